@@ -1,0 +1,1 @@
+//! The daemon: one driver of the core.

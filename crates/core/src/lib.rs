@@ -1,0 +1,8 @@
+//! The deciding half of Evenkeel.
+//!
+//! Nothing here does I/O, reads a clock, starts a thread or draws a random number of its own: time,
+//! randomness and measurements come in as arguments, and what shall happen goes out as data. The
+//! agent and the simulator are two thin drivers of this one crate. See `ARCHITECTURE.md`.
+
+pub mod model;
+pub mod port;

@@ -1,0 +1,13 @@
+//! What a cluster consists of: identities, units, hosts, machines and schedules.
+
+mod host;
+mod ids;
+mod resources;
+mod schedule;
+mod time;
+
+pub use host::{HostFacts, HostProfile, HostState, Missing, ProfileError, Provides};
+pub use ids::{Epoch, ExchangeId, HostId, ID_BYTES_MAX, IdError, MachineId};
+pub use resources::{PerResource, Resource, Resources, Weights, WeightsError};
+pub use schedule::{CpuNeed, Entry, LastMove, MachineFacts, Requirements, Rules};
+pub use time::Time;

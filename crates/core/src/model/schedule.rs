@@ -1,0 +1,111 @@
+//! Schedules: what a host is to execute, and what goes along when it moves.
+
+use std::sync::Arc;
+
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use super::{Epoch, HostId, MachineId, Time};
+
+/// What may happen to a machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rules {
+    /// Hosts it may run on; empty means any.
+    #[n(0)]
+    pub pinned_to: Vec<HostId>,
+    /// Groups whose members want to run on one host.
+    #[n(1)]
+    pub affinity: Vec<String>,
+    /// Groups whose members must not share a host.
+    #[n(2)]
+    pub anti_affinity: Vec<String>,
+    /// Never moved by the balancer.
+    #[n(3)]
+    pub ignore: bool,
+}
+
+/// A machine's last change of hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct LastMove {
+    /// When it ended.
+    #[n(0)]
+    pub at: Time,
+    /// Where the machine came from.
+    #[n(1)]
+    pub from: HostId,
+}
+
+/// One entry of a host's schedule: that it is to execute this machine, and how.
+///
+/// The entry is kept in the machine's libvirt metadata and therefore moves with it: migrating
+/// deletes it on one host and inserts it on the other (claims 13, 22, 33).
+#[derive(Clone, Debug, Default, PartialEq, Encode, Decode, Serialize, Deserialize)]
+pub struct Entry {
+    /// How often the entry has changed hosts.
+    #[n(0)]
+    pub epoch: Epoch,
+    /// The machine's *target load* on the host that holds this entry, as a share of that host
+    /// (0.25 is a quarter of it), where one is programmed: it then counts instead of what is
+    /// measured (claims 7, 30). Restated for the other host when the entry moves.
+    #[n(1)]
+    pub target_load: Option<f64>,
+    /// What may happen to it.
+    #[n(2)]
+    pub rules: Rules,
+    /// Its last change of hosts, if any.
+    #[n(3)]
+    pub last_move: Option<LastMove>,
+}
+
+/// The virtual CPU that a machine was defined with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CpuNeed {
+    /// Nothing particular.
+    #[default]
+    #[n(0)]
+    Any,
+    /// A named model, such as `qemu64` or `EPYC-Rome`.
+    #[n(1)]
+    Model(#[n(0)] String),
+    /// The physical CPU passed through: the other host must have the same.
+    #[n(2)]
+    Signature(#[n(0)] String),
+}
+
+/// What a machine needs of a host besides room.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Requirements {
+    /// Architecture in libvirt's spelling; empty when not known.
+    #[n(0)]
+    pub arch: String,
+    /// Its CPU.
+    #[n(1)]
+    pub cpu: CpuNeed,
+    /// Ids of the shared storage that its disks are on.
+    #[n(2)]
+    pub storage: Vec<String>,
+    /// Whether a disk of it is where only its present host reaches it.
+    #[n(3)]
+    pub local_storage: bool,
+}
+
+/// What a machine is, as far as it changes rarely.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MachineFacts {
+    /// Its identity: the libvirt UUID.
+    pub id: MachineId,
+    /// The name that people use.
+    pub name: Arc<str>,
+    /// Virtual CPUs; at least 1.
+    pub vcpus: u32,
+    /// Memory that it may come to occupy, in bytes.
+    pub memory_bytes: f64,
+    /// What it needs of a host.
+    pub needs: Requirements,
+    /// Whether its definition outlives its running: such a definition moves along.
+    pub persistent: bool,
+    /// Its schedule entry, or what is wrong with the text of it.
+    pub entry: Result<Entry, String>,
+}

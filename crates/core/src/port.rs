@@ -1,0 +1,202 @@
+//! The port to a hypervisor: what the core asks of it and what it hears back.
+//!
+//! Orders never block and every order with an answer is answered exactly once, by an event. The
+//! trait that carries them, its conformance suite and its implementations live in the crates
+//! `evenkeel-hypervisor` and `evenkeel-libvirt`; the core only knows this data.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Entry, HostFacts, HostId, MachineFacts, MachineId, Resources, Time};
+
+/// One handoff of one machine from one host to another. Drawn at random by the source.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize,
+)]
+#[cbor(transparent)]
+#[serde(transparent)]
+pub struct HandoffId(#[n(0)] pub u64);
+
+impl std::fmt::Display for HandoffId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// What the core asks of the hypervisor of its own host.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Order {
+    /// Measure the host and every machine on it, once. Answered by [`Event::Sampled`].
+    Sample,
+    /// Migrate a running machine away, live. Answered by [`Event::MigrationEnded`], after any
+    /// number of [`Event::Progress`].
+    Migrate(Migration),
+    /// Give up a migration under way, if it still can be. The machine then runs on here; the
+    /// migration is answered as usual, by [`Event::MigrationEnded`].
+    Abort(HandoffId),
+    /// Rewrite the schedule entry of a machine of this host. Answered by [`Event::EntryWritten`].
+    WriteEntry(MachineId, Entry),
+    /// Say whether a machine is on this host. Answered by [`Event::Looked`].
+    Look(MachineId),
+}
+
+/// A migration to be carried out by the hypervisor of the source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Migration {
+    /// The handoff that it belongs to.
+    pub handoff: HandoffId,
+    /// The machine to move.
+    pub machine: MachineId,
+    /// The host that has reserved room for it.
+    pub to: HostId,
+    /// Where that host's hypervisor is reached, as it said itself: [`HostFacts::migration_uri`].
+    pub uri: String,
+    /// The schedule entry as it shall read on the other host. The entry here stays as it is until
+    /// the machine has left, so that a migration that fails changes nothing.
+    pub entry: Entry,
+    /// Most that it may send, in bytes per second; unlimited if `None`.
+    pub bandwidth_bytes_per_s: Option<u64>,
+}
+
+/// What the core hears from the hypervisor of its own host.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The answer to [`Order::Sample`].
+    Sampled(Result<HostSample, Failure>),
+    /// How far a migration is.
+    Progress(HandoffId, Progress),
+    /// A migration is over. On success the machine runs on the other host and its definition and
+    /// entry are gone here; on failure it is here as before.
+    MigrationEnded(HandoffId, Result<MigrationStats, Failure>),
+    /// The answer to [`Order::WriteEntry`].
+    EntryWritten(MachineId, Result<(), Failure>),
+    /// The answer to [`Order::Look`].
+    Looked(MachineId, Result<Presence, Failure>),
+    /// Something happened to a machine that may have changed the schedule: it was defined, started,
+    /// stopped, edited, it arrived or left. A new sample tells what.
+    ScheduleChanged(MachineId),
+    /// The hypervisor went away; everything under way with it is answered with a failure.
+    Disconnected(String),
+    /// The hypervisor is back.
+    Connected,
+}
+
+/// Whether a machine is on a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Presence {
+    /// Not even its definition.
+    Absent,
+    /// Defined, not running.
+    Defined,
+    /// Here, its virtual CPUs stopped.
+    Paused,
+    /// Running.
+    Running,
+}
+
+/// Everything measured on a host at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostSample {
+    /// When.
+    pub at: Time,
+    /// The host itself.
+    pub facts: Arc<HostFacts>,
+    /// What the host does besides its machines, where that can be told apart.
+    pub background: Option<Resources>,
+    /// Every machine with an entry in the schedule of this host, running or not, by id.
+    pub machines: Vec<MachineSample>,
+}
+
+/// One machine at the moment of a sample.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MachineSample {
+    /// What changes rarely; shared between samples until it does.
+    pub facts: Arc<MachineFacts>,
+    /// Whether it runs.
+    pub presence: Presence,
+    /// What it has consumed since this host began to run it; `None` when it does not run or could
+    /// not be measured.
+    pub counters: Option<Counters>,
+}
+
+/// What a machine has consumed since its present host began to run it. Restarts at zero there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Time executed on CPUs, in nanoseconds, over all virtual CPUs and the emulator.
+    pub cpu_time_ns: u64,
+    /// Time that virtual CPUs were ready and did not run, in nanoseconds, where told.
+    pub cpu_delay_ns: Option<u64>,
+    /// Bytes read, written, received and sent.
+    pub io_bytes: u64,
+    /// Memory occupied on the host now, in bytes. (A gauge.)
+    pub memory_bytes: u64,
+}
+
+/// How far a migration is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Since it began.
+    pub elapsed_ms: u64,
+    /// Bytes sent.
+    pub bytes_done: u64,
+    /// Bytes still to send, as known now; pages dirtied meanwhile count again.
+    pub bytes_left: u64,
+}
+
+/// What a finished migration cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct MigrationStats {
+    /// From the order to the hypervisor's answer, in milliseconds.
+    #[n(0)]
+    pub elapsed_ms: u64,
+    /// How long the machine stood still, in milliseconds; 0 where it was not told.
+    #[n(1)]
+    pub downtime_ms: u64,
+    /// Bytes sent; 0 where it was not told.
+    #[n(2)]
+    pub bytes: u64,
+}
+
+/// Why an order could not be carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What kind of failure.
+    pub kind: FailureKind,
+    /// The hypervisor's own words, naming the machine or host.
+    pub detail: String,
+}
+
+impl Failure {
+    /// A failure of `kind`, in the hypervisor's words.
+    pub fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into() }
+    }
+}
+
+/// Kinds of failure that differ in what is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The machine is not on this host.
+    NoSuchMachine,
+    /// It is here but does not run, so there is nothing to migrate live.
+    NotRunning,
+    /// Another job is under way on it.
+    Busy,
+    /// The migration was aborted by order.
+    Aborted,
+    /// The hypervisor of this host does not answer.
+    Unreachable,
+    /// The other host's hypervisor could not be reached or refused the machine.
+    PeerRefused,
+    /// Anything else; the detail says what.
+    Other,
+}
+
+/// How long an order may take before the hypervisor answers it with a failure of its own: a
+/// migration has no such limit, since the core aborts it when it lasts too long.
+pub const ORDER_TIME_MAX: Duration = Duration::from_secs(30);

@@ -1,0 +1,1 @@
+//! Who is alive: SWIM membership over foca, without I/O.

@@ -1,0 +1,1 @@
+//! Identity, mutual TLS and QUIC between agents.
