@@ -34,9 +34,10 @@ pub enum Order {
     /// Migrate a running machine away, live. Answered by [`Event::MigrationEnded`], after any
     /// number of [`Event::Progress`].
     Migrate(Migration),
-    /// Give up a migration under way, if it still can be. The machine then runs on here; the
-    /// migration is answered as usual, by [`Event::MigrationEnded`].
-    Abort(HandoffId),
+    /// Give up whatever migration of this machine is under way, if it still can be, also one begun
+    /// before this process was started. The machine then runs on here. A migration ordered from
+    /// this process is answered as usual, by [`Event::MigrationEnded`]; nothing else answers.
+    Abort(MachineId),
     /// Rewrite the schedule entry of a machine of this host. Answered by [`Event::EntryWritten`].
     WriteEntry(MachineId, Entry),
     /// Say whether a machine is on this host. Answered by [`Event::Looked`].
