@@ -4,5 +4,14 @@
 //! randomness and measurements come in as arguments, and what shall happen goes out as data. The
 //! agent and the simulator are two thin drivers of this one crate. See `ARCHITECTURE.md`.
 
+pub mod balancer;
+pub mod decision;
+pub mod effect;
+pub mod exchange;
+pub mod handoff;
+pub mod host;
+pub mod load;
+pub mod message;
 pub mod model;
 pub mod port;
+pub mod select;

@@ -93,10 +93,20 @@ pub enum Presence {
     Absent,
     /// Defined, not running.
     Defined,
-    /// Here, its virtual CPUs stopped.
+    /// Here, its virtual CPUs stopped: by somebody's wish, or because it is still arriving.
     Paused,
+    /// Running here, with a migration away from here under way.
+    Leaving,
     /// Running.
     Running,
+}
+
+impl Presence {
+    /// Whether the machine takes up memory here.
+    #[must_use]
+    pub const fn is_resident(self) -> bool {
+        matches!(self, Self::Paused | Self::Leaving | Self::Running)
+    }
 }
 
 /// Everything measured on a host at one moment.
@@ -174,7 +184,10 @@ pub struct Failure {
 impl Failure {
     /// A failure of `kind`, in the hypervisor's words.
     pub fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into() }
+        Self {
+            kind,
+            detail: detail.into(),
+        }
     }
 }
 

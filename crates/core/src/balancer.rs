@@ -1,0 +1,418 @@
+//! The surface of the core: one host's balancer.
+//!
+//! [`Balancer::handle`] takes something that happened and returns what to do about it. It holds one
+//! [`Host`], at most one [`Exchange`] and the [`Handoffs`] under way, and only decides which of them
+//! an input is for.
+
+use std::time::Duration;
+
+use rand::seq::index;
+use rand::{Rng, RngExt};
+
+use crate::decision::{Decision, Reason};
+use crate::effect::{Effect, Input, Timer};
+use crate::exchange::{Answer, Exchange, Step};
+use crate::handoff::{Handoff, Handoffs, Limits};
+use crate::host::Host;
+use crate::load::Metering;
+use crate::message::{Message, Pass, Talk};
+use crate::model::{ExchangeId, HostId, HostProfile, Time};
+use crate::port::{Event, HandoffId, Order};
+use crate::select::Calm;
+
+/// How a host balances.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Mean time between two rounds. Shorter reacts faster and asks more often.
+    pub round: Duration,
+    /// How far a round may come early or late, as a fraction of `round` below 1: hosts that were
+    /// started together drift apart.
+    pub jitter: f64,
+    /// Time between two samples. A rate is a mean over this span.
+    pub sample: Duration,
+    /// How samples become rates.
+    pub metering: Metering,
+    /// When a difference is worth acting on.
+    pub calm: Calm,
+    /// How long a machine that has moved stays where it is.
+    pub cool_down: Duration,
+    /// Limits of time for exchanges and handoffs.
+    pub limits: Limits,
+    /// Most handoffs under way at once, given and taken together; at least 1.
+    pub handoffs_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            round: Duration::from_secs(30),
+            jitter: 0.25,
+            sample: Duration::from_secs(5),
+            metering: Metering::default(),
+            calm: Calm::default(),
+            cool_down: Duration::from_secs(300),
+            limits: Limits::default(),
+            handoffs_max: 1,
+        }
+    }
+}
+
+/// One host's balancer.
+#[derive(Clone, Debug)]
+pub struct Balancer {
+    config: Config,
+    host: Host,
+    members: Vec<HostId>,
+    exchange: Option<Exchange>,
+    handoffs: Handoffs,
+    /// Handoffs that were under way when the agent ended last; taken up at the start.
+    recovered: Vec<Handoff>,
+    /// Where peers reach this host's hypervisor.
+    migration_uri: String,
+    sampling: bool,
+    stopping: bool,
+}
+
+impl Balancer {
+    /// A balancer for this host. `recovered` are the handoffs found open in its store.
+    #[must_use]
+    pub fn new(config: Config, profile: HostProfile, recovered: Vec<Handoff>) -> Self {
+        let host = Host::new(
+            profile,
+            config.metering.clone(),
+            config.calm,
+            config.cool_down,
+        );
+        Self {
+            handoffs: Handoffs::new(config.limits.clone()),
+            config,
+            host,
+            members: Vec::new(),
+            exchange: None,
+            recovered,
+            migration_uri: String::new(),
+            sampling: false,
+            stopping: false,
+        }
+    }
+
+    /// The host and what it knows of itself.
+    #[must_use]
+    pub const fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The other live members.
+    #[must_use]
+    pub fn members(&self) -> &[HostId] {
+        &self.members
+    }
+
+    /// The handoffs under way.
+    pub fn handoffs(&self) -> impl Iterator<Item = &Handoff> {
+        self.handoffs.iter()
+    }
+
+    /// The host that this one is talking to, if any.
+    #[must_use]
+    pub fn talking_to(&self) -> Option<&HostId> {
+        self.exchange.as_ref().map(Exchange::peer)
+    }
+
+    /// Takes what happened at `now`, which must not lie before the `now` of an earlier call, and
+    /// appends what to do about it to `out`.
+    pub fn handle(&mut self, input: Input, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
+        match input {
+            Input::Start => self.start(now, rng, out),
+            Input::Members(members) => {
+                self.members = members;
+                self.members.retain(|m| m != self.host.id());
+                self.members.sort_unstable();
+                self.members.dedup();
+            }
+            Input::Message(from, Message::Exchange(id, talk)) => {
+                self.talk(id, &from, talk, now, rng, out);
+            }
+            Input::Message(from, Message::Handoff(id, pass)) => {
+                self.pass(id, &from, pass, now, out);
+            }
+            Input::Undelivered(to, why) => self.undelivered(&to, &why, now, out),
+            Input::Timer(timer) => self.timer(timer, now, rng, out),
+            Input::Hypervisor(event) => self.event(event, now, out),
+            Input::StoreFailed(id, why) => {
+                self.handoffs
+                    .store_failed(id, why, &mut self.host, now, out);
+            }
+            Input::SetState(state) => self.host.state = state,
+            Input::Stop | Input::StopNow => self.stop(input == Input::StopNow, now, out),
+        }
+        if self.stopping && self.handoffs.engaged() == 0 {
+            out.push(Effect::Stopped);
+        }
+    }
+
+    fn start(&mut self, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
+        out.push(Effect::SetTimer(Timer::Sample, now));
+        // Anywhere in the first period: hosts that are started together do not act together.
+        let first = self.config.round.mul_f64(rng.random_range(0.0..1.0));
+        out.push(Effect::SetTimer(Timer::Round, now + first));
+        let recovered = std::mem::take(&mut self.recovered);
+        self.handoffs.recover(recovered, &mut self.host, now, out);
+    }
+
+    fn stop(&mut self, abort: bool, now: Time, out: &mut Vec<Effect>) {
+        self.stopping = true;
+        if let Some(exchange) = self.exchange.take() {
+            let close = Talk::Close {
+                reason: Reason::Stopping,
+                verdicts: Vec::new(),
+            };
+            out.push(Effect::Send(
+                exchange.peer().clone(),
+                Message::Exchange(exchange.id(), close),
+            ));
+            let record = exchange.abandon(&self.host, Reason::Stopping, String::new(), now);
+            out.push(Effect::Record(record));
+        }
+        if abort {
+            self.handoffs.abort_all(&mut self.host, now, out);
+        }
+    }
+
+    fn timer(&mut self, timer: Timer, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
+        match timer {
+            Timer::Sample => {
+                out.push(Effect::SetTimer(Timer::Sample, now + self.config.sample));
+                self.sample(out);
+            }
+            Timer::Round => {
+                let swing = self.config.jitter.clamp(0.0, 0.99);
+                let wait = self
+                    .config
+                    .round
+                    .mul_f64(1.0 + rng.random_range(-swing..=swing));
+                out.push(Effect::SetTimer(Timer::Round, now + wait));
+                self.round(now, rng, out);
+            }
+            Timer::Exchange(id) => {
+                if let Some(exchange) = self.exchange.take_if(|e| e.id() == id) {
+                    let detail = format!("`{}` did not answer in time", exchange.peer());
+                    let record = exchange.abandon(&self.host, Reason::TimedOut, detail, now);
+                    out.push(Effect::Record(record));
+                }
+            }
+            Timer::Handoff(id) => self.handoffs.timer(id, &mut self.host, now, out),
+        }
+    }
+
+    fn sample(&mut self, out: &mut Vec<Effect>) {
+        if !self.sampling {
+            self.sampling = true;
+            out.push(Effect::Order(Order::Sample));
+        }
+    }
+
+    fn event(&mut self, event: Event, now: Time, out: &mut Vec<Effect>) {
+        match event {
+            Event::Sampled(result) => {
+                self.sampling = false;
+                match result {
+                    Ok(sample) => {
+                        self.migration_uri.clone_from(&sample.facts.migration_uri);
+                        self.host.view.observe(sample, &self.host.profile);
+                    }
+                    Err(failure) => self.host.view.fail(failure.detail),
+                }
+            }
+            Event::MigrationEnded(id, result) => {
+                self.handoffs.migrated(id, result, &mut self.host, now, out);
+            }
+            Event::Looked(machine, presence) => {
+                self.handoffs
+                    .looked(&machine, presence, &mut self.host, now, out);
+            }
+            Event::ScheduleChanged(_) | Event::Connected => self.sample(out),
+            Event::Disconnected(why) => self.host.view.fail(why),
+            Event::Progress(..) | Event::EntryWritten(..) => {}
+        }
+    }
+
+    /// Draws another host at random (claims 4, 17, 27) and asks it for its load.
+    fn round(&mut self, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
+        if self.is_busy() || self.stopping {
+            return;
+        }
+        let id = ExchangeId(rng.next_u64());
+        let Some(own) = self.own_report(id, now, out) else {
+            return;
+        };
+        if self.members.is_empty() {
+            let record = self.lonely(id, Reason::NoPeer, String::new(), now);
+            out.push(Effect::Record(record));
+            return;
+        }
+        let drawn = index::sample(rng, self.members.len(), 1).index(0);
+        let peer = self.members[drawn].clone();
+        let (exchange, inquiry) = Exchange::open(id, peer, &self.host, own, now);
+        self.say(exchange, inquiry, now, out);
+    }
+
+    fn own_report(
+        &self,
+        id: ExchangeId,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) -> Option<crate::message::Report> {
+        match self.host.report(now) {
+            Ok(report) => Some(report),
+            Err(unknown) => {
+                let record = self.lonely(id, Reason::UnknownLoad, unknown.to_string(), now);
+                out.push(Effect::Record(record));
+                None
+            }
+        }
+    }
+
+    /// The record of a round in which nobody was asked.
+    fn lonely(&self, exchange: ExchangeId, ending: Reason, detail: String, now: Time) -> Decision {
+        Decision {
+            exchange,
+            host: self.host.id().clone(),
+            initiator: self.host.id().clone(),
+            peer: None,
+            role: None,
+            began: now,
+            ended: now,
+            pair: None,
+            candidates: Vec::new(),
+            handoff: None,
+            ending,
+            detail,
+            stats: None,
+        }
+    }
+
+    /// A host is in one exchange at a time, and in no more handoffs than it may be.
+    fn is_busy(&self) -> bool {
+        self.exchange.is_some() || self.handoffs.engaged() >= self.config.handoffs_max.max(1)
+    }
+
+    fn talk(
+        &mut self,
+        id: ExchangeId,
+        from: &HostId,
+        talk: Talk,
+        now: Time,
+        rng: &mut impl Rng,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Some(exchange) = self.exchange.take_if(|e| e.id() == id && e.peer() == from) {
+            let step = exchange.hear(talk, &self.host, now);
+            return self.step(step, from, id, now, rng, out);
+        }
+        let refuse = |reason| Talk::Decline {
+            reason,
+            detail: String::new(),
+            report: None,
+        };
+        let reply = |talk| Effect::Send(from.clone(), Message::Exchange(id, talk));
+        match talk {
+            Talk::Inquire(_) | Talk::Offer { .. } if self.stopping => {
+                out.push(reply(refuse(Reason::Stopping)));
+            }
+            Talk::Inquire(_) | Talk::Offer { .. } if self.is_busy() => {
+                out.push(reply(refuse(Reason::Busy)));
+            }
+            Talk::Inquire(theirs) => match Exchange::answer(id, from, theirs, &self.host, now) {
+                Answer::Say(talk) => out.push(reply(talk)),
+                Answer::Engage(exchange, talk) => self.say(exchange, talk, now, out),
+                Answer::Decline(talk, record) => {
+                    out.push(reply(talk));
+                    out.push(Effect::Record(record));
+                }
+            },
+            Talk::Offer { report, candidates } => {
+                let step = Exchange::take_offer(id, from, report, candidates, &self.host, now);
+                self.step(step, from, id, now, rng, out);
+            }
+            // Late: that conversation is over, and both sides have their limits of time.
+            Talk::Accept(_) | Talk::Decline { .. } | Talk::Quotes { .. } | Talk::Close { .. } => {}
+        }
+    }
+
+    fn step(
+        &mut self,
+        step: Step,
+        peer: &HostId,
+        id: ExchangeId,
+        now: Time,
+        rng: &mut impl Rng,
+        out: &mut Vec<Effect>,
+    ) {
+        match step {
+            Step::Say(exchange, talk) => self.say(exchange, talk, now, out),
+            Step::End(talk, record) => {
+                if let Some(talk) = talk {
+                    out.push(Effect::Send(peer.clone(), Message::Exchange(id, talk)));
+                }
+                out.push(Effect::Record(record));
+            }
+            Step::Agree(agreement) => {
+                let handoff = HandoffId(rng.next_u64());
+                self.handoffs
+                    .give(handoff, *agreement, &mut self.host, now, out);
+            }
+        }
+    }
+
+    fn say(&mut self, exchange: Exchange, talk: Talk, now: Time, out: &mut Vec<Effect>) {
+        let id = exchange.id();
+        out.push(Effect::Send(
+            exchange.peer().clone(),
+            Message::Exchange(id, talk),
+        ));
+        let limit = now + self.config.limits.reply_time_max;
+        out.push(Effect::SetTimer(Timer::Exchange(id), limit));
+        self.exchange = Some(exchange);
+    }
+
+    fn pass(&mut self, id: HandoffId, from: &HostId, pass: Pass, now: Time, out: &mut Vec<Effect>) {
+        let Pass::Reserve {
+            exchange,
+            machine,
+            entry,
+            verdicts,
+        } = pass
+        else {
+            return self.handoffs.hear(id, from, pass, &mut self.host, now, out);
+        };
+        let refused =
+            |reason| Effect::Send(from.clone(), Message::Handoff(id, Pass::Refused { reason }));
+        let Some(quoted) = self
+            .exchange
+            .take_if(|e| e.id() == exchange && e.peer() == from)
+        else {
+            out.push(refused(Reason::TimedOut));
+            return;
+        };
+        match quoted.reserve(&machine, entry, verdicts, &self.host, now) {
+            Ok(agreement) => {
+                let uri = self.migration_uri.clone();
+                self.handoffs
+                    .take(id, *agreement, uri, &mut self.host, now, out);
+            }
+            Err(record) => {
+                out.push(refused(record.ending));
+                out.push(Effect::Record(*record));
+            }
+        }
+    }
+
+    fn undelivered(&mut self, to: &HostId, why: &str, now: Time, out: &mut Vec<Effect>) {
+        if let Some(exchange) = self.exchange.take_if(|e| e.peer() == to) {
+            let record = exchange.abandon(&self.host, Reason::Unreachable, why.to_owned(), now);
+            out.push(Effect::Record(record));
+        }
+        self.handoffs.undelivered(to, why, &mut self.host, now, out);
+    }
+}

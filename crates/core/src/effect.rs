@@ -1,0 +1,63 @@
+//! What goes into the core and what comes out of it.
+
+use crate::decision::Decision;
+use crate::handoff::Handoff;
+use crate::message::Message;
+use crate::model::{ExchangeId, HostId, HostState, Time};
+use crate::port::{Event, HandoffId, Order};
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// The driver is ready. The first input, once.
+    Start,
+    /// The live members of the cluster besides this host have changed to these.
+    Members(Vec<HostId>),
+    /// Another host said something.
+    Message(HostId, Message),
+    /// A message to another host could not be delivered.
+    Undelivered(HostId, String),
+    /// A timer set by [`Effect::SetTimer`] is due.
+    Timer(Timer),
+    /// The hypervisor of this host said something.
+    Hypervisor(Event),
+    /// A record could not be made durable. The effects behind it were dropped.
+    StoreFailed(HandoffId, String),
+    /// An operator wants this host to take part, or not.
+    SetState(HostState),
+    /// An operator wants the agent to stop: finish or hand back what is under way.
+    Stop,
+    /// The same, now: abort what is under way.
+    StopNow,
+}
+
+/// A timer. Setting one that is set moves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Timer {
+    /// Measure.
+    Sample,
+    /// Draw another host and compare loads.
+    Round,
+    /// The peer of this exchange has been silent too long.
+    Exchange(ExchangeId),
+    /// Look after this handoff.
+    Handoff(HandoffId),
+}
+
+/// Something to be done, in the order given.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Make this handoff durable before anything behind it is done. If that fails, drop the rest and
+    /// say so by [`Input::StoreFailed`].
+    Persist(Handoff),
+    /// Say this to another host.
+    Send(HostId, Message),
+    /// Wake the core at this time.
+    SetTimer(Timer, Time),
+    /// Order this from the hypervisor.
+    Order(Order),
+    /// Keep this record of a decision. May fail without harm.
+    Record(Decision),
+    /// Nothing is under way any more; the driver may end.
+    Stopped,
+}

@@ -1,0 +1,607 @@
+//! The conversation of two hosts, from a random choice to an agreement or a reason.
+//!
+//! ```text
+//!            initiator                                 peer
+//!     Inquiring ── Inquire ─────────────────────────────▶  its load is lower:  Accept, and forget
+//!         │                                                its load is higher: Offer → Offering
+//!         ├─ Accept ──▶ Offer → Offering                   otherwise:          Decline, and forget
+//!         ├─ Offer  ──▶ Quotes → Quoted
+//!         └─ Decline, time-out ──▶ ended
+//!
+//!     Offering (donor)    ── Quotes ──▶ agreed (→ handoff), or Close and ended
+//!     Quoted   (receiver) ── Reserve ─▶ agreed (→ handoff), Close ──▶ ended
+//! ```
+//!
+//! An answer to an inquiry is a statement, not a promise: only an offer engages its receiver. Every
+//! phase has the same limit of time, and every way out of it ends in a [`Decision`].
+
+use crate::decision::{Decision, Judged, Reason, Role};
+use crate::host::Host;
+use crate::load::Basis;
+use crate::message::{Candidate, Quote, Report, Talk};
+use crate::model::{Entry, ExchangeId, HostId, HostState, LastMove, MachineId, Time};
+use crate::select::{Calm, Pair, Price, half_difference, improves};
+
+/// One conversation with one other host.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    id: ExchangeId,
+    peer: HostId,
+    initiator: HostId,
+    began: Time,
+    phase: Phase,
+}
+
+#[derive(Clone, Debug)]
+enum Phase {
+    /// Asked, waits for the answer.
+    Inquiring,
+    /// Donor: offered, waits for quotes.
+    Offering {
+        own: Report,
+        judged: Vec<Judged>,
+        candidates: Vec<Candidate>,
+    },
+    /// Receiver: quoted, waits for the donor's choice.
+    Quoted {
+        pair: Pair,
+        judged: Vec<Judged>,
+        candidates: Vec<Candidate>,
+        quotes: Vec<Quote>,
+    },
+}
+
+/// What both hosts agreed on: the machine to hand over.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Agreement {
+    /// The exchange.
+    pub exchange: ExchangeId,
+    /// The other host.
+    pub peer: HostId,
+    /// The machine and what it needs, as offered.
+    pub candidate: Candidate,
+    /// What it will load the receiver.
+    pub at_receiver: f64,
+    /// Its schedule entry, as it will read on the receiver.
+    pub entry: Entry,
+    /// The donor's verdict on each candidate offered.
+    pub verdicts: Vec<Reason>,
+    /// The record of the exchange so far; the handoff will close it.
+    pub decision: Decision,
+}
+
+/// What comes of something heard.
+#[derive(Debug)]
+pub enum Step {
+    /// Say this to the peer and go on waiting.
+    Say(Exchange, Talk),
+    /// It is over. Say this to the peer, if anything.
+    End(Option<Talk>, Decision),
+    /// Donor: ask the receiver to keep room for the machine.
+    Agree(Box<Agreement>),
+}
+
+/// Why a host takes no machine, whatever the loads.
+const fn unwilling(receiver: HostState) -> Option<Reason> {
+    match receiver {
+        HostState::Active => None,
+        HostState::Cordoned => Some(Reason::Cordoned),
+        HostState::Draining => Some(Reason::Draining),
+    }
+}
+
+impl Exchange {
+    /// Opens a conversation with `peer`.
+    #[must_use]
+    pub fn open(id: ExchangeId, peer: HostId, host: &Host, own: Report, now: Time) -> (Self, Talk) {
+        let exchange = Self {
+            id,
+            peer,
+            initiator: host.id().clone(),
+            began: now,
+            phase: Phase::Inquiring,
+        };
+        (exchange, Talk::Inquire(own))
+    }
+
+    /// Answers the inquiry of `from`: with an offer if this host is the more loaded one.
+    #[must_use]
+    pub fn answer(id: ExchangeId, from: &HostId, theirs: Report, host: &Host, now: Time) -> Answer {
+        let exchange = Self {
+            id,
+            peer: from.clone(),
+            initiator: from.clone(),
+            began: now,
+            phase: Phase::Inquiring,
+        };
+        let own = match host.report(now) {
+            Ok(own) => own,
+            Err(unknown) => {
+                return exchange.decline(
+                    host,
+                    Reason::UnknownLoad,
+                    unknown.to_string(),
+                    None,
+                    None,
+                    now,
+                );
+            }
+        };
+        let (pair, role, receiver) = if own.load > theirs.load {
+            (
+                Pair {
+                    donor: own.load,
+                    receiver: theirs.load,
+                },
+                Role::Donor,
+                theirs,
+            )
+        } else {
+            (
+                Pair {
+                    donor: theirs.load,
+                    receiver: own.load,
+                },
+                Role::Receiver,
+                own,
+            )
+        };
+        let known = Some((pair, role));
+        if !pair.exceeds(&host.calm) {
+            let reason = Reason::WithinDeadBand;
+            return exchange.decline(host, reason, String::new(), known, Some(own), now);
+        }
+        if let Some(reason) = unwilling(receiver.state) {
+            return exchange.decline(host, reason, String::new(), known, Some(own), now);
+        }
+        if role == Role::Receiver {
+            return Answer::Say(Talk::Accept(own));
+        }
+        match exchange.offer(host, own, theirs, now) {
+            Step::Say(exchange, talk) => Answer::Engage(exchange, talk),
+            Step::End(_, decision) => {
+                let talk = Talk::Decline {
+                    reason: decision.ending,
+                    detail: String::new(),
+                    report: Some(own),
+                };
+                Answer::Decline(talk, decision)
+            }
+            Step::Agree(_) => unreachable!("an offer is not an agreement"),
+        }
+    }
+
+    /// Takes an offer that was not asked for by an inquiry still open here: the answer to an
+    /// [`Talk::Accept`] of ours.
+    #[must_use]
+    pub fn take_offer(
+        id: ExchangeId,
+        from: &HostId,
+        theirs: Report,
+        candidates: Vec<Candidate>,
+        host: &Host,
+        now: Time,
+    ) -> Step {
+        let exchange = Self {
+            id,
+            peer: from.clone(),
+            initiator: from.clone(),
+            began: now,
+            phase: Phase::Inquiring,
+        };
+        exchange.price(theirs, candidates, host, now)
+    }
+
+    /// Its id.
+    #[must_use]
+    pub const fn id(&self) -> ExchangeId {
+        self.id
+    }
+
+    /// The other host.
+    #[must_use]
+    pub const fn peer(&self) -> &HostId {
+        &self.peer
+    }
+
+    /// Goes on with what the peer said.
+    #[must_use]
+    pub fn hear(self, talk: Talk, host: &Host, now: Time) -> Step {
+        match (self.phase.clone(), talk) {
+            (Phase::Inquiring, Talk::Accept(theirs)) => self.accepted(theirs, host, now),
+            (Phase::Inquiring, Talk::Offer { report, candidates }) => {
+                self.price(report, candidates, host, now)
+            }
+            (
+                Phase::Offering {
+                    own,
+                    judged,
+                    candidates,
+                },
+                Talk::Quotes { report, quotes },
+            ) if quotes.len() == candidates.len() => {
+                self.choose(own, judged, candidates, report, &quotes, host, now)
+            }
+            (Phase::Quoted { .. }, Talk::Close { reason, verdicts }) => {
+                let mut decision = self.record(host, reason, String::new(), now);
+                apply(&mut decision.candidates, &verdicts);
+                Step::End(None, decision)
+            }
+            (
+                _,
+                Talk::Decline {
+                    reason,
+                    detail,
+                    report,
+                },
+            ) => {
+                let mut decision = self.record(host, reason, detail, now);
+                if let (Some(theirs), Ok(own), None) = (report, host.load(now), decision.pair) {
+                    let (pair, role) = ordered(own, theirs.load);
+                    decision.pair = Some(pair);
+                    decision.role = Some(role);
+                }
+                Step::End(None, decision)
+            }
+            (_, said) => {
+                let detail = format!("`{}` said {} out of turn", self.peer, name_of(&said));
+                let close = Talk::Close {
+                    reason: Reason::Protocol,
+                    verdicts: Vec::new(),
+                };
+                Step::End(
+                    Some(close),
+                    self.record(host, Reason::Protocol, detail, now),
+                )
+            }
+        }
+    }
+
+    /// Receiver: the donor has chosen. Checks the choice and agrees, or refuses.
+    ///
+    /// # Errors
+    /// The record of the exchange, ended with the reason for refusing.
+    pub fn reserve(
+        self,
+        machine: &MachineId,
+        entry: Entry,
+        verdicts: Vec<Reason>,
+        host: &Host,
+        now: Time,
+    ) -> Result<Box<Agreement>, Box<Decision>> {
+        let mut decision = self.record(host, Reason::Protocol, String::new(), now);
+        let Phase::Quoted {
+            pair,
+            candidates,
+            quotes,
+            ..
+        } = self.phase
+        else {
+            decision.detail = format!("`{}` reserved without an offer", self.peer);
+            return Err(Box::new(decision));
+        };
+        apply(&mut decision.candidates, &verdicts);
+        let Some(index) = candidates.iter().position(|c| c.machine == *machine) else {
+            decision.detail = format!(
+                "`{}` reserved for `{machine}`, which it did not offer",
+                self.peer
+            );
+            return Err(Box::new(decision));
+        };
+        let (candidate, quote) = (&candidates[index], host.quote(&candidates[index]));
+        let price = Price {
+            at_donor: candidate.at_donor,
+            at_receiver: quotes[index].at_receiver,
+        };
+        // The donor's own calm may be another; that the pair ends closer together must hold for both.
+        let improves = improves(&pair, price, &Calm::NONE);
+        let willing = unwilling(host.state);
+        if let Some(reason) = quote.refusal.or(improves.err()).or(willing) {
+            decision.ending = reason;
+            return Err(Box::new(decision));
+        }
+        Ok(Box::new(Agreement {
+            exchange: self.id,
+            peer: self.peer,
+            candidate: candidate.clone(),
+            at_receiver: price.at_receiver,
+            entry,
+            verdicts,
+            decision,
+        }))
+    }
+
+    /// Ends it from outside: the peer is silent or cannot be reached, or this host stops.
+    #[must_use]
+    pub fn abandon(self, host: &Host, reason: Reason, detail: String, now: Time) -> Decision {
+        self.record(host, reason, detail, now)
+    }
+
+    fn accepted(self, theirs: Report, host: &Host, now: Time) -> Step {
+        let own = match host.report(now) {
+            Ok(own) => own,
+            Err(unknown) => {
+                let record = self.record(host, Reason::UnknownLoad, unknown.to_string(), now);
+                return Step::End(None, record);
+            }
+        };
+        let pair = Pair {
+            donor: own.load,
+            receiver: theirs.load,
+        };
+        let calm = (!pair.exceeds(&host.calm)).then_some(Reason::WithinDeadBand);
+        if let Some(reason) = calm.or_else(|| unwilling(theirs.state)) {
+            let mut record = self.record(host, reason, String::new(), now);
+            (record.pair, record.role) = (Some(pair), Some(Role::Donor));
+            return Step::End(None, record);
+        }
+        self.offer(host, own, theirs, now)
+    }
+
+    /// Donor: offers what could go, if anything.
+    fn offer(mut self, host: &Host, own: Report, theirs: Report, now: Time) -> Step {
+        let pair = Pair {
+            donor: own.load,
+            receiver: theirs.load,
+        };
+        let (judged, candidates) = host.candidates(&self.peer, &pair, now);
+        let nothing = candidates.is_empty();
+        let talk = Talk::Offer {
+            report: own,
+            candidates: candidates.clone(),
+        };
+        self.phase = Phase::Offering {
+            own,
+            judged,
+            candidates,
+        };
+        if nothing {
+            let mut record = self.record(host, Reason::NoCandidate, String::new(), now);
+            record.pair = Some(pair);
+            return Step::End(None, record);
+        }
+        Step::Say(self, talk)
+    }
+
+    /// Receiver: prices what is offered by its own capacity and weights (claims 8, 20, 31).
+    fn price(mut self, theirs: Report, candidates: Vec<Candidate>, host: &Host, now: Time) -> Step {
+        let refuse = |exchange: Self, reason: Reason, detail: String, report: Option<Report>| {
+            let talk = Talk::Decline {
+                reason,
+                detail: detail.clone(),
+                report,
+            };
+            Step::End(Some(talk), exchange.record(host, reason, detail, now))
+        };
+        let own = match host.report(now) {
+            Ok(own) => own,
+            Err(unknown) => return refuse(self, Reason::UnknownLoad, unknown.to_string(), None),
+        };
+        if let Some(reason) = unwilling(own.state) {
+            return refuse(self, reason, String::new(), Some(own));
+        }
+        let quotes: Vec<_> = candidates.iter().map(|c| host.quote(c)).collect();
+        let judged = candidates
+            .iter()
+            .zip(&quotes)
+            .map(|(candidate, quote)| Judged {
+                machine: candidate.machine.clone(),
+                name: candidate.name.clone(),
+                basis: Some(candidate.basis),
+                factors: Some(candidate.factors),
+                at_donor: Some(candidate.at_donor),
+                at_receiver: Some(quote.at_receiver),
+                verdict: quote.refusal.unwrap_or(Reason::Farther),
+            });
+        let judged = judged.collect();
+        let pair = Pair {
+            donor: theirs.load,
+            receiver: own.load,
+        };
+        let talk = Talk::Quotes {
+            report: own,
+            quotes: quotes.clone(),
+        };
+        self.phase = Phase::Quoted {
+            pair,
+            judged,
+            candidates,
+            quotes,
+        };
+        Step::Say(self, talk)
+    }
+
+    /// Donor: selects with both prices.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the whole of what the choice is made from"
+    )]
+    fn choose(
+        mut self,
+        own: Report,
+        mut judged: Vec<Judged>,
+        candidates: Vec<Candidate>,
+        theirs: Report,
+        quotes: &[Quote],
+        host: &Host,
+        now: Time,
+    ) -> Step {
+        let pair = Pair {
+            donor: own.load,
+            receiver: theirs.load,
+        };
+        let prices: Vec<_> = candidates
+            .iter()
+            .zip(quotes)
+            .map(|(candidate, quote)| match quote.refusal {
+                Some(reason) => Err(reason),
+                None => Ok(Price {
+                    at_donor: candidate.at_donor,
+                    at_receiver: quote.at_receiver,
+                }),
+            })
+            .collect();
+        let verdicts = half_difference(&pair, &prices, &host.calm);
+        for ((judged, quote), verdict) in judged.iter_mut().zip(quotes).zip(&verdicts) {
+            judged.at_receiver = Some(quote.at_receiver);
+            judged.verdict = *verdict;
+        }
+        let chosen = verdicts.iter().position(|&v| v == Reason::Chosen);
+        let ending = match chosen {
+            _ if !pair.exceeds(&host.calm) => Reason::WithinDeadBand,
+            None => Reason::NoCandidate,
+            Some(_) => Reason::Moved,
+        };
+        self.phase = Phase::Offering {
+            own,
+            judged,
+            candidates,
+        };
+        let mut decision = self.record(host, ending, String::new(), now);
+        decision.pair = Some(pair);
+        let Phase::Offering { mut candidates, .. } = self.phase else {
+            unreachable!("set above")
+        };
+        let Some(index) = chosen.filter(|_| ending == Reason::Moved) else {
+            return Step::End(
+                Some(Talk::Close {
+                    reason: ending,
+                    verdicts,
+                }),
+                decision,
+            );
+        };
+        let candidate = candidates.swap_remove(index);
+        let at_receiver = quotes[index].at_receiver;
+        let Some(entry) = entry_there(host, &candidate, at_receiver, now) else {
+            decision.ending = Reason::Ended;
+            let close = Talk::Close {
+                reason: Reason::Ended,
+                verdicts,
+            };
+            return Step::End(Some(close), decision);
+        };
+        Step::Agree(Box::new(Agreement {
+            exchange: self.id,
+            peer: self.peer,
+            candidate,
+            at_receiver,
+            entry,
+            verdicts,
+            decision,
+        }))
+    }
+
+    fn decline(
+        self,
+        host: &Host,
+        reason: Reason,
+        detail: String,
+        known: Option<(Pair, Role)>,
+        report: Option<Report>,
+        now: Time,
+    ) -> Answer {
+        let talk = Talk::Decline {
+            reason,
+            detail: detail.clone(),
+            report,
+        };
+        let mut decision = self.record(host, reason, detail, now);
+        if let Some((pair, role)) = known {
+            (decision.pair, decision.role) = (Some(pair), Some(role));
+        }
+        Answer::Decline(talk, decision)
+    }
+
+    fn record(&self, host: &Host, ending: Reason, detail: String, now: Time) -> Decision {
+        let (role, pair, candidates) = match &self.phase {
+            Phase::Inquiring => (None, None, Vec::new()),
+            Phase::Offering { judged, .. } => (Some(Role::Donor), None, judged.clone()),
+            Phase::Quoted { pair, judged, .. } => {
+                (Some(Role::Receiver), Some(*pair), judged.clone())
+            }
+        };
+        Decision {
+            exchange: self.id,
+            host: host.id().clone(),
+            initiator: self.initiator.clone(),
+            peer: Some(self.peer.clone()),
+            role,
+            began: self.began,
+            ended: now,
+            pair,
+            candidates,
+            handoff: None,
+            ending,
+            detail,
+            stats: None,
+        }
+    }
+}
+
+/// How a host answers an inquiry.
+#[derive(Debug)]
+pub enum Answer {
+    /// Say this and forget.
+    Say(Talk),
+    /// Say this and wait.
+    Engage(Exchange, Talk),
+    /// Say no, and keep the record.
+    Decline(Talk, Decision),
+}
+
+/// The schedule entry of a machine of this host, as it will read on the receiver: a target load is
+/// restated as the share that it is there.
+fn entry_there(host: &Host, candidate: &Candidate, at_receiver: f64, now: Time) -> Option<Entry> {
+    let entry = host.view.machines().get(&candidate.machine)?.entry()?;
+    Some(Entry {
+        epoch: entry.epoch.next(),
+        target_load: match candidate.basis {
+            Basis::Actual => None,
+            Basis::Target => Some(at_receiver),
+        },
+        rules: entry.rules.clone(),
+        last_move: Some(LastMove {
+            at: now,
+            from: host.id().clone(),
+        }),
+    })
+}
+
+fn ordered(own: f64, theirs: f64) -> (Pair, Role) {
+    if own > theirs {
+        (
+            Pair {
+                donor: own,
+                receiver: theirs,
+            },
+            Role::Donor,
+        )
+    } else {
+        (
+            Pair {
+                donor: theirs,
+                receiver: own,
+            },
+            Role::Receiver,
+        )
+    }
+}
+
+/// Puts the donor's verdicts on the candidates that it offered.
+fn apply(judged: &mut [Judged], verdicts: &[Reason]) {
+    for (judged, verdict) in judged.iter_mut().zip(verdicts) {
+        judged.verdict = *verdict;
+    }
+}
+
+const fn name_of(talk: &Talk) -> &'static str {
+    match talk {
+        Talk::Inquire(_) => "Inquire",
+        Talk::Accept(_) => "Accept",
+        Talk::Decline { .. } => "Decline",
+        Talk::Offer { .. } => "Offer",
+        Talk::Quotes { .. } => "Quotes",
+        Talk::Close { .. } => "Close",
+    }
+}

@@ -1,0 +1,629 @@
+//! A machine on its way from one host to another.
+//!
+//! ```text
+//!  source                                              target
+//!  Offered ────────────── Reserve ───────────────────▶ Reserved      room is kept, until it expires
+//!  Transferring ◀──────── Reserved ─────────────────
+//!     │  ═══════════ hypervisor migrates ═══════════▶
+//!     ├─ done ──▶ Released ── Released (repeated) ────▶ Claiming      is it really here?
+//!     │              Done ◀── Claimed ───────────────── Done
+//!     ├─ failed ─▶ Doubt: look where the machine is
+//!     │              here ──▶ Cancelled ── Cancel ─────▶ Cancelled
+//!     └              gone ──▶ Released, as above
+//! ```
+//!
+//! The commit point is the hypervisor's own: when it reports success the machine runs on the target
+//! and its definition and entry are gone from the source. Whatever is unclear afterwards (a failure
+//! with unknown outcome, a restarted agent, a reservation that ran out) is settled by **looking** at
+//! the hypervisor, never by a time-out alone.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::decision::{Decision, Reason, Role};
+use crate::effect::{Effect, Timer};
+use crate::exchange::Agreement;
+use crate::host::{Host, Incoming};
+use crate::message::{Message, Pass};
+use crate::model::{Entry, HostId, MachineId, Resources, Time};
+use crate::port::{Failure, FailureKind, HandoffId, Migration, MigrationStats, Order, Presence};
+
+/// How far a handoff is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Source: waits for the target to keep room.
+    Offered,
+    /// Source: the hypervisor migrates.
+    Transferring,
+    /// Source: the migration ended in a way that does not tell where the machine is.
+    Doubt,
+    /// Source: the machine has left; waits for the target to say that it has it.
+    Released,
+    /// Target: room is kept.
+    Reserved,
+    /// Target: the source says that the machine has left; looks for it here.
+    Claiming,
+    /// The machine runs on the target and its entry is there.
+    Done,
+    /// The machine is where it was.
+    Cancelled,
+}
+
+/// One handoff, as one of its two hosts sees it. This is also the durable record of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Handoff {
+    /// Its id, the same on both hosts.
+    pub id: HandoffId,
+    /// Whether this host gives or takes.
+    pub role: Role,
+    /// The other host.
+    pub peer: HostId,
+    /// The machine.
+    pub machine: MachineId,
+    /// Its name.
+    pub name: String,
+    /// Its schedule entry as it reads on the target.
+    pub entry: Entry,
+    /// What it uses, for the target to believe until it has measured it.
+    pub usage: Resources,
+    /// What it will load the target.
+    pub load: f64,
+    /// Memory that it may come to occupy, in bytes.
+    pub memory_bytes: f64,
+    /// Its anti-affinity groups.
+    pub anti_affinity: Vec<String>,
+    /// How far it is.
+    pub phase: Phase,
+    /// Since when it is in this phase.
+    pub since: Time,
+    /// How often it has been looked after in this phase.
+    pub attempts: u32,
+    /// Why it is being cancelled, where that is known before the hypervisor has answered.
+    pub cancelled_for: Option<Reason>,
+    /// The record of the exchange that led to it.
+    pub decision: Decision,
+}
+
+/// Limits of time for handoffs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// How long a peer may take to answer.
+    pub reply_time_max: Duration,
+    /// How long room is kept before the target looks whether anything arrives.
+    pub reservation_time: Duration,
+    /// How long a migration may last before it is aborted.
+    pub migration_time_max: Duration,
+    /// Most that a migration may send, in bytes per second.
+    pub bandwidth_bytes_per_s: Option<u64>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            reply_time_max: Duration::from_secs(5),
+            reservation_time: Duration::from_secs(30),
+            migration_time_max: Duration::from_secs(600),
+            bandwidth_bytes_per_s: None,
+        }
+    }
+}
+
+/// First wait before a message is repeated or a look taken again; doubled up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(500);
+/// Longest wait between two attempts.
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+fn backoff(attempts: u32) -> Duration {
+    RETRY_MIN
+        .saturating_mul(1 << attempts.min(10))
+        .min(RETRY_MAX)
+}
+
+/// The handoffs of one host that are under way.
+#[derive(Clone, Debug, Default)]
+pub struct Handoffs {
+    live: BTreeMap<HandoffId, Handoff>,
+    limits: Limits,
+}
+
+impl Handoffs {
+    /// None under way.
+    #[must_use]
+    pub const fn new(limits: Limits) -> Self {
+        Self {
+            live: BTreeMap::new(),
+            limits,
+        }
+    }
+
+    /// Those under way.
+    pub fn iter(&self) -> impl Iterator<Item = &Handoff> {
+        self.live.values()
+    }
+
+    /// How many of them keep this host from beginning another exchange: those whose machine has
+    /// not certainly left or arrived.
+    #[must_use]
+    pub fn engaged(&self) -> usize {
+        self.live
+            .values()
+            .filter(|h| h.phase != Phase::Released)
+            .count()
+    }
+
+    /// Takes up the handoffs that were under way when the agent ended: looks where each machine is.
+    pub fn recover(
+        &mut self,
+        records: Vec<Handoff>,
+        host: &mut Host,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        for mut handoff in records {
+            match handoff.phase {
+                Phase::Done | Phase::Cancelled => continue,
+                Phase::Offered | Phase::Transferring | Phase::Doubt => {
+                    out.push(Effect::Order(Order::Abort(handoff.machine.clone())));
+                    handoff.phase = Phase::Doubt;
+                }
+                Phase::Released | Phase::Reserved | Phase::Claiming => {}
+            }
+            hold(host, &handoff);
+            handoff.attempts = 0;
+            out.push(Effect::SetTimer(Timer::Handoff(handoff.id), now));
+            self.live.insert(handoff.id, handoff);
+        }
+    }
+
+    /// Source: asks the target to keep room for what was agreed on.
+    pub fn give(
+        &mut self,
+        id: HandoffId,
+        agreement: Agreement,
+        host: &mut Host,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let exchange = agreement.exchange;
+        let verdicts = agreement.verdicts.clone();
+        let handoff = begin(id, Role::Donor, agreement, now);
+        hold(host, &handoff);
+        let pass = Pass::Reserve {
+            exchange,
+            machine: handoff.machine.clone(),
+            entry: handoff.entry.clone(),
+            verdicts,
+        };
+        out.push(send(&handoff, pass));
+        out.push(Effect::SetTimer(
+            Timer::Handoff(id),
+            now + self.limits.reply_time_max,
+        ));
+        self.live.insert(id, handoff);
+    }
+
+    /// Target: keeps room for what was agreed on. `uri` is where this host's hypervisor is reached.
+    pub fn take(
+        &mut self,
+        id: HandoffId,
+        agreement: Agreement,
+        uri: String,
+        host: &mut Host,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let handoff = begin(id, Role::Receiver, agreement, now);
+        hold(host, &handoff);
+        out.push(Effect::Persist(handoff.clone()));
+        out.push(send(&handoff, Pass::Reserved { uri }));
+        out.push(Effect::SetTimer(
+            Timer::Handoff(id),
+            now + self.limits.reservation_time,
+        ));
+        self.live.insert(id, handoff);
+    }
+
+    /// The other host said something about a handoff.
+    pub fn hear(
+        &mut self,
+        id: HandoffId,
+        from: &HostId,
+        pass: Pass,
+        host: &mut Host,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(handoff) = self.live.get_mut(&id).filter(|h| h.peer == *from) else {
+            if let Pass::Released { machine, .. } = pass {
+                // Ended here and forgotten, or this host's store was lost: the source still asks.
+                let known = host
+                    .view
+                    .machines()
+                    .get(&machine)
+                    .is_some_and(|m| m.presence.is_resident());
+                let answer = if known { Pass::Claimed } else { Pass::Missing };
+                out.push(Effect::Send(from.clone(), Message::Handoff(id, answer)));
+            }
+            return;
+        };
+        match (handoff.phase, pass) {
+            (Phase::Offered, Pass::Reserved { uri }) => {
+                enter(handoff, Phase::Transferring, now);
+                out.push(Effect::Persist(handoff.clone()));
+                out.push(Effect::Order(Order::Migrate(Migration {
+                    handoff: id,
+                    machine: handoff.machine.clone(),
+                    to: handoff.peer.clone(),
+                    uri,
+                    entry: handoff.entry.clone(),
+                    bandwidth_bytes_per_s: self.limits.bandwidth_bytes_per_s,
+                })));
+                let limit = now + self.limits.migration_time_max;
+                out.push(Effect::SetTimer(Timer::Handoff(id), limit));
+            }
+            (Phase::Offered, Pass::Refused { reason }) => {
+                self.cancel(id, reason, String::new(), None, host, now, out);
+            }
+            (Phase::Released, Pass::Claimed) => self.finish(id, Reason::Moved, host, now, out),
+            (Phase::Released, Pass::Missing) => self.finish(id, Reason::Ended, host, now, out),
+            (Phase::Reserved | Phase::Claiming, Pass::Released { stats, .. }) => {
+                handoff.decision.stats = Some(stats);
+                enter(handoff, Phase::Claiming, now);
+                out.push(Effect::Order(Order::Look(handoff.machine.clone())));
+                out.push(Effect::SetTimer(Timer::Handoff(id), now + RETRY_MAX));
+            }
+            (Phase::Reserved, Pass::Cancel { reason }) => {
+                self.cancel(id, reason, String::new(), None, host, now, out);
+            }
+            // Late, repeated or out of turn: what was decided stands.
+            _ => {}
+        }
+    }
+
+    /// A handoff's timer is due.
+    pub fn timer(&mut self, id: HandoffId, host: &mut Host, now: Time, out: &mut Vec<Effect>) {
+        let Some(handoff) = self.live.get_mut(&id) else {
+            return;
+        };
+        handoff.attempts += 1;
+        let again = now + backoff(handoff.attempts);
+        match handoff.phase {
+            Phase::Offered => {
+                let detail = format!("`{}` did not answer a reservation", handoff.peer);
+                let tell = Some(Pass::Cancel {
+                    reason: Reason::TimedOut,
+                });
+                self.cancel(id, Reason::TimedOut, detail, tell, host, now, out);
+            }
+            Phase::Transferring => {
+                handoff
+                    .cancelled_for
+                    .get_or_insert(Reason::MigrationTooLong);
+                out.push(Effect::Order(Order::Abort(handoff.machine.clone())));
+                out.push(Effect::SetTimer(Timer::Handoff(id), now + RETRY_MAX));
+            }
+            Phase::Doubt | Phase::Reserved | Phase::Claiming => {
+                out.push(Effect::Order(Order::Look(handoff.machine.clone())));
+                out.push(Effect::SetTimer(Timer::Handoff(id), again));
+            }
+            Phase::Released => {
+                let pass = released(handoff);
+                out.push(Effect::SetTimer(Timer::Handoff(id), again));
+                out.push(Effect::Persist(handoff.clone()));
+                out.push(send(handoff, pass));
+            }
+            Phase::Done | Phase::Cancelled => {}
+        }
+    }
+
+    /// The hypervisor is done with a migration of this host.
+    pub fn migrated(
+        &mut self,
+        id: HandoffId,
+        result: Result<MigrationStats, Failure>,
+        host: &mut Host,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(handoff) = self
+            .live
+            .get_mut(&id)
+            .filter(|h| h.phase == Phase::Transferring)
+        else {
+            return;
+        };
+        match result {
+            Ok(stats) => {
+                handoff.decision.stats = Some(stats);
+                self.release(id, host, now, out);
+            }
+            Err(failure) => {
+                if failure.kind == FailureKind::Aborted {
+                    handoff.cancelled_for.get_or_insert(Reason::Stopping);
+                }
+                handoff.decision.detail = failure.detail;
+                enter(handoff, Phase::Doubt, now);
+                out.push(Effect::Order(Order::Look(handoff.machine.clone())));
+                out.push(Effect::SetTimer(Timer::Handoff(id), now + RETRY_MAX));
+            }
+        }
+    }
+
+    /// The hypervisor says where a machine is; settles every handoff that waits to know.
+    pub fn looked(
+        &mut self,
+        machine: &MachineId,
+        presence: Result<Presence, Failure>,
+        host: &mut Host,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let waiting = |h: &&Handoff| {
+            h.machine == *machine
+                && matches!(h.phase, Phase::Doubt | Phase::Reserved | Phase::Claiming)
+        };
+        let Some((id, phase)) = self.live.values().find(waiting).map(|h| (h.id, h.phase)) else {
+            return;
+        };
+        match (phase, presence) {
+            (Phase::Doubt, Ok(Presence::Running | Presence::Defined)) => {
+                self.stays(id, host, now, out);
+            }
+            (Phase::Doubt, Ok(Presence::Absent)) => self.release(id, host, now, out),
+            (Phase::Reserved, Ok(Presence::Absent | Presence::Defined)) => {
+                let detail = "nothing arrived".to_owned();
+                self.cancel(id, Reason::ReservationExpired, detail, None, host, now, out);
+            }
+            (Phase::Claiming, Ok(Presence::Absent | Presence::Defined)) => {
+                let handoff = &self.live[&id];
+                out.push(send(handoff, Pass::Missing));
+                self.finish(id, Reason::Ended, host, now, out);
+            }
+            (Phase::Reserved | Phase::Claiming, Ok(Presence::Running | Presence::Leaving)) => {
+                let handoff = &self.live[&id];
+                out.push(send(handoff, Pass::Claimed));
+                host.view.believe(handoff.machine.clone(), handoff.usage);
+                self.finish(id, Reason::Moved, host, now, out);
+            }
+            // Still arriving or leaving, or the hypervisor could not say: look again.
+            _ => {
+                let attempts = self.live[&id].attempts;
+                out.push(Effect::SetTimer(
+                    Timer::Handoff(id),
+                    now + backoff(attempts),
+                ));
+            }
+        }
+    }
+
+    /// A record of this handoff could not be made durable, and what depended on it was not done.
+    pub fn store_failed(
+        &mut self,
+        id: HandoffId,
+        why: String,
+        host: &mut Host,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(handoff) = self.live.get(&id) else {
+            return;
+        };
+        let reason = Reason::StoreFailed;
+        let tell = match handoff.phase {
+            Phase::Transferring => Pass::Cancel { reason },
+            Phase::Reserved => Pass::Refused { reason },
+            // The machine has moved; its timer will try again to say so durably.
+            _ => return,
+        };
+        self.cancel(id, reason, why, Some(tell), host, now, out);
+    }
+
+    /// A message to `peer` could not be delivered.
+    pub fn undelivered(
+        &mut self,
+        peer: &HostId,
+        why: &str,
+        host: &mut Host,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let lost = |h: &&Handoff| h.peer == *peer && h.phase == Phase::Offered;
+        let ids: Vec<_> = self.live.values().filter(lost).map(|h| h.id).collect();
+        for id in ids {
+            self.cancel(
+                id,
+                Reason::Unreachable,
+                why.to_owned(),
+                None,
+                host,
+                now,
+                out,
+            );
+        }
+    }
+
+    /// Aborts what can be aborted, because the agent must stop now.
+    pub fn abort_all(&mut self, host: &mut Host, now: Time, out: &mut Vec<Effect>) {
+        let ids: Vec<_> = self.live.keys().copied().collect();
+        for id in ids {
+            let Some(handoff) = self.live.get_mut(&id) else {
+                continue;
+            };
+            match handoff.phase {
+                Phase::Offered => {
+                    let tell = Some(Pass::Cancel {
+                        reason: Reason::Stopping,
+                    });
+                    self.cancel(id, Reason::Stopping, String::new(), tell, host, now, out);
+                }
+                Phase::Transferring => {
+                    handoff.cancelled_for = Some(Reason::Stopping);
+                    out.push(Effect::Order(Order::Abort(handoff.machine.clone())));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether a machine is on its way from or to this host.
+    #[must_use]
+    pub fn moves(&self, machine: &MachineId) -> bool {
+        self.live.values().any(|h| h.machine == *machine)
+    }
+
+    /// Source: the machine has left.
+    fn release(&mut self, id: HandoffId, host: &mut Host, now: Time, out: &mut Vec<Effect>) {
+        let Some(handoff) = self.live.get_mut(&id) else {
+            return;
+        };
+        enter(handoff, Phase::Released, now);
+        host.view.outdate();
+        host.holds.outgoing.remove(&handoff.machine);
+        let pass = released(handoff);
+        out.push(Effect::SetTimer(Timer::Handoff(id), now + RETRY_MIN));
+        out.push(Effect::Order(Order::Sample));
+        out.push(Effect::Persist(handoff.clone()));
+        out.push(send(handoff, pass));
+    }
+
+    /// Source: the machine is still here.
+    fn stays(&mut self, id: HandoffId, host: &mut Host, now: Time, out: &mut Vec<Effect>) {
+        let handoff = &self.live[&id];
+        let reason = handoff.cancelled_for.unwrap_or(Reason::MigrationFailed);
+        let detail = handoff.decision.detail.clone();
+        let tell = Some(Pass::Cancel { reason });
+        self.cancel(id, reason, detail, tell, host, now, out);
+    }
+
+    /// Ends a handoff whose machine stays where it was.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "an ending has a reason, words and an audience"
+    )]
+    fn cancel(
+        &mut self,
+        id: HandoffId,
+        reason: Reason,
+        detail: String,
+        tell: Option<Pass>,
+        host: &mut Host,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(handoff) = self.live.get_mut(&id) else {
+            return;
+        };
+        if let Some(pass) = tell {
+            out.push(send(handoff, pass));
+        }
+        handoff.decision.detail = detail;
+        self.end(id, Phase::Cancelled, reason, host, now, out);
+    }
+
+    /// Ends a handoff whose machine has moved.
+    fn finish(
+        &mut self,
+        id: HandoffId,
+        reason: Reason,
+        host: &mut Host,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        self.end(id, Phase::Done, reason, host, now, out);
+        host.view.outdate();
+        out.push(Effect::Order(Order::Sample));
+    }
+
+    fn end(
+        &mut self,
+        id: HandoffId,
+        phase: Phase,
+        reason: Reason,
+        host: &mut Host,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(mut handoff) = self.live.remove(&id) else {
+            return;
+        };
+        enter(&mut handoff, phase, now);
+        host.holds.incoming.remove(&id);
+        host.holds.outgoing.remove(&handoff.machine);
+        handoff.decision.ending = reason;
+        handoff.decision.ended = now;
+        out.push(Effect::Record(handoff.decision.clone()));
+        // Last, since nothing depends on it: a record left open is settled by looking again.
+        out.push(Effect::Persist(handoff));
+    }
+}
+
+fn begin(id: HandoffId, role: Role, agreement: Agreement, now: Time) -> Handoff {
+    let Agreement {
+        peer,
+        candidate,
+        at_receiver,
+        entry,
+        mut decision,
+        ..
+    } = agreement;
+    decision.handoff = Some(id);
+    Handoff {
+        id,
+        role,
+        peer,
+        machine: candidate.machine,
+        name: candidate.name,
+        entry,
+        usage: candidate.factors,
+        load: at_receiver,
+        memory_bytes: candidate.memory_bytes,
+        anti_affinity: candidate.anti_affinity,
+        phase: match role {
+            Role::Donor => Phase::Offered,
+            Role::Receiver => Phase::Reserved,
+        },
+        since: now,
+        attempts: 0,
+        cancelled_for: None,
+        decision,
+    }
+}
+
+/// Marks what a handoff holds of this host.
+fn hold(host: &mut Host, handoff: &Handoff) {
+    match (handoff.role, handoff.phase) {
+        (Role::Donor, Phase::Released) => {}
+        (Role::Donor, _) => {
+            host.holds.outgoing.insert(handoff.machine.clone());
+        }
+        (Role::Receiver, _) => {
+            let incoming = Incoming {
+                machine: handoff.machine.clone(),
+                memory_bytes: handoff.memory_bytes,
+                load: handoff.load,
+                anti_affinity: handoff.anti_affinity.clone(),
+            };
+            host.holds.incoming.insert(handoff.id, incoming);
+        }
+    }
+}
+
+fn enter(handoff: &mut Handoff, phase: Phase, now: Time) {
+    handoff.phase = phase;
+    handoff.since = now;
+    handoff.attempts = 0;
+}
+
+fn send(handoff: &Handoff, pass: Pass) -> Effect {
+    Effect::Send(handoff.peer.clone(), Message::Handoff(handoff.id, pass))
+}
+
+fn released(handoff: &Handoff) -> Pass {
+    Pass::Released {
+        machine: handoff.machine.clone(),
+        stats: handoff.decision.stats.unwrap_or_default(),
+    }
+}

@@ -1,0 +1,492 @@
+//! Loads: from counters to rates, and what a host knows of itself.
+//!
+//! A [`View`] is one host's knowledge of its own schedule and of what every machine in it uses.
+//! Knowledge can be missing: a machine seen once has no rates yet, a sample can be stale or make no
+//! sense. What is missing is [`Unknown`], and nothing is decided on the unknown.
+//!
+//! Counters restart at zero on the host that a machine moves to. A counter that decreases therefore
+//! begins a new series; until that has a rate, what the former host sent along is believed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::{Entry, HostProfile, MachineFacts, MachineId, Provides, Resources, Time};
+use crate::port::{Counters, HostSample, MachineSample, Presence};
+
+/// How samples become rates.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metering {
+    /// A sample older than this says nothing any more.
+    pub stale_after: Duration,
+    /// Weight of the newest rate in the running mean, above 0 and at most 1; 1 is no smoothing.
+    pub smoothing: f64,
+    /// CPU that a machine may be measured to use beyond its virtual CPUs, in cores of its host: the
+    /// emulator's own threads, and the error of measuring.
+    pub cpu_slack_cores: f64,
+}
+
+impl Default for Metering {
+    fn default() -> Self {
+        Self {
+            stale_after: Duration::from_secs(30),
+            smoothing: 0.5,
+            cpu_slack_cores: 1.0,
+        }
+    }
+}
+
+/// Shortest span that a rate is taken over: below it, the error of the clock counts too much.
+const RATE_SPAN_MIN: Duration = Duration::from_millis(100);
+
+/// Why a load is not known.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Unknown {
+    /// The host has not been measured yet, or not since its schedule changed.
+    #[error("not measured yet")]
+    NotMeasured,
+    /// The last sample is too old.
+    #[error("last measured {} s ago", .age.as_secs())]
+    Stale {
+        /// How old it is.
+        age: Duration,
+    },
+    /// Measuring failed.
+    #[error("measuring failed: {0}")]
+    Failed(String),
+    /// A machine's load is not known, therefore its host's is not.
+    #[error("machine `{name}`: {why}")]
+    Machine {
+        /// Its name.
+        name: Arc<str>,
+        /// Why its load is not known.
+        why: Implausible,
+    },
+}
+
+/// Why what was measured of a machine is no load.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Implausible {
+    /// It was seen once: a rate needs two samples.
+    #[error("seen once so far, a rate needs two samples")]
+    SeenOnce,
+    /// The hypervisor told nothing of it.
+    #[error("the hypervisor told no statistics of it")]
+    NoCounters,
+    /// It has no virtual CPUs.
+    #[error("it claims to have 0 virtual CPUs")]
+    NoCpus,
+    /// It used more CPU than it has.
+    #[error("it is said to have used {cores:.2} cores with {vcpus} virtual CPUs")]
+    TooMuchCpu {
+        /// Cores used.
+        cores: f64,
+        /// Virtual CPUs it has.
+        vcpus: u32,
+    },
+}
+
+/// Where a machine's load comes from.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    minicbor::Encode,
+    minicbor::Decode,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+#[cbor(index_only)]
+pub enum Basis {
+    /// Measured on the host that runs it (claims 6, 29).
+    #[n(0)]
+    Actual,
+    /// Programmed for it on that host (claims 7, 30).
+    #[n(1)]
+    Target,
+}
+
+/// The series of one machine's counters on this host.
+#[derive(Clone, Debug, Default)]
+struct Series {
+    last: Option<(Time, Counters)>,
+    rate: Option<Resources>,
+    fault: Option<Implausible>,
+}
+
+impl Series {
+    /// Takes the next sample. `speed` converts this host's cores into reference cores.
+    fn observe(&mut self, at: Time, sample: &MachineSample, speed: f64, metering: &Metering) {
+        let vcpus = sample.facts.vcpus;
+        let Some(counters) = sample.counters else {
+            *self = Self {
+                fault: Some(Implausible::NoCounters),
+                ..Self::default()
+            };
+            return;
+        };
+        if vcpus == 0 {
+            *self = Self {
+                fault: Some(Implausible::NoCpus),
+                ..Self::default()
+            };
+            return;
+        }
+        let Some((before, earlier)) = self.last else {
+            self.last = Some((at, counters));
+            return;
+        };
+        let span = at.since(before);
+        if span < RATE_SPAN_MIN {
+            return;
+        }
+        self.last = Some((at, counters));
+        let restarted =
+            counters.cpu_time_ns < earlier.cpu_time_ns || counters.io_bytes < earlier.io_bytes;
+        if restarted {
+            return;
+        }
+        let seconds = span.as_secs_f64();
+        let cores = (counters.cpu_time_ns - earlier.cpu_time_ns) as f64 / 1e9 / seconds;
+        if cores > f64::from(vcpus) + metering.cpu_slack_cores {
+            self.rate = None;
+            self.fault = Some(Implausible::TooMuchCpu { cores, vcpus });
+            return;
+        }
+        let newest = Resources {
+            cpu_cores: cores * speed,
+            memory_bytes: counters.memory_bytes as f64,
+            io_bytes_per_s: (counters.io_bytes - earlier.io_bytes) as f64 / seconds,
+        };
+        self.fault = None;
+        self.rate = Some(match self.rate {
+            Some(mean) => mean.scaled(1.0 - metering.smoothing) + newest.scaled(metering.smoothing),
+            None => newest,
+        });
+    }
+}
+
+/// A machine in the schedule of this host, and what is known of it.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// What changes rarely.
+    pub facts: Arc<MachineFacts>,
+    /// Whether it runs.
+    pub presence: Presence,
+    usage: Result<Resources, Implausible>,
+}
+
+impl Machine {
+    /// Its schedule entry; `None` if the text of it could not be read.
+    #[must_use]
+    pub fn entry(&self) -> Option<&Entry> {
+        self.facts.entry.as_ref().ok()
+    }
+
+    /// What it uses as measured: nothing while it does not run.
+    ///
+    /// # Errors
+    /// When it runs and that is not known.
+    pub fn measured(&self) -> Result<Resources, Implausible> {
+        if self.presence.is_resident() {
+            self.usage.clone()
+        } else {
+            Ok(Resources::ZERO)
+        }
+    }
+
+    /// Its load factors on `host`: what it uses, or, where a target load is programmed, the usage
+    /// that takes that share of the host.
+    ///
+    /// # Errors
+    /// When no target is programmed and its usage is not known.
+    pub fn factors(&self, host: &HostProfile) -> Result<(Basis, Resources), Implausible> {
+        match self.entry().and_then(|e| e.target_load) {
+            Some(share) if self.presence.is_resident() => {
+                Ok((Basis::Target, host.share_as_usage(share)))
+            }
+            _ => self.measured().map(|usage| (Basis::Actual, usage)),
+        }
+    }
+}
+
+/// What a host knows of itself.
+#[derive(Clone, Debug)]
+pub struct View {
+    metering: Metering,
+    provides: Provides,
+    background: Resources,
+    machines: BTreeMap<MachineId, Machine>,
+    series: BTreeMap<MachineId, Series>,
+    /// Usage that came along with machines which have not been measured here yet.
+    believed: BTreeMap<MachineId, Resources>,
+    measured: Measured,
+}
+
+#[derive(Clone, Debug)]
+enum Measured {
+    Never,
+    At(Time),
+    Failed(String),
+}
+
+impl View {
+    /// A host that has not been measured yet.
+    #[must_use]
+    pub fn new(metering: Metering) -> Self {
+        Self {
+            metering,
+            provides: Provides::default(),
+            background: Resources::ZERO,
+            machines: BTreeMap::new(),
+            series: BTreeMap::new(),
+            believed: BTreeMap::new(),
+            measured: Measured::Never,
+        }
+    }
+
+    /// Takes in a sample of the whole host. `host` tells the speed of its cores.
+    pub fn observe(&mut self, sample: HostSample, host: &HostProfile) {
+        if self.provides != sample.facts.provides {
+            self.provides.clone_from(&sample.facts.provides);
+        }
+        self.background = sample.background.unwrap_or(Resources::ZERO);
+        let mut before = std::mem::take(&mut self.series);
+        self.machines.clear();
+        for machine in sample.machines {
+            let id = machine.facts.id.clone();
+            let mut series = before.remove(&id).unwrap_or_default();
+            if machine.presence.is_resident() {
+                series.observe(sample.at, &machine, host.cpu_speed, &self.metering);
+            } else {
+                series = Series::default();
+            }
+            if series.rate.is_some() {
+                self.believed.remove(&id);
+            }
+            let usage = match (&series.rate, &series.fault) {
+                (_, Some(fault)) => Err(fault.clone()),
+                (Some(rate), None) => Ok(*rate),
+                (None, None) => self.believed.get(&id).copied().ok_or(Implausible::SeenOnce),
+            };
+            self.series.insert(id.clone(), series);
+            self.machines.insert(
+                id,
+                Machine {
+                    facts: machine.facts,
+                    presence: machine.presence,
+                    usage,
+                },
+            );
+        }
+        self.measured = Measured::At(sample.at);
+    }
+
+    /// Measuring failed: nothing is known until it succeeds again.
+    pub fn fail(&mut self, why: String) {
+        self.measured = Measured::Failed(why);
+    }
+
+    /// The schedule changed: nothing is known until the next sample.
+    pub fn outdate(&mut self) {
+        if matches!(self.measured, Measured::At(_)) {
+            self.measured = Measured::Never;
+        }
+    }
+
+    /// Believes that an arriving machine uses `usage` until it has been measured here.
+    pub fn believe(&mut self, machine: MachineId, usage: Resources) {
+        self.series.remove(&machine);
+        self.believed.insert(machine, usage);
+    }
+
+    /// Every machine in this host's schedule.
+    #[must_use]
+    pub const fn machines(&self) -> &BTreeMap<MachineId, Machine> {
+        &self.machines
+    }
+
+    /// What machines may need of this host.
+    #[must_use]
+    pub const fn provides(&self) -> &Provides {
+        &self.provides
+    }
+
+    /// What machines here use as load factors, summed, with the host's own background.
+    ///
+    /// # Errors
+    /// When the host or one of its machines is not known.
+    pub fn usage(&self, host: &HostProfile, now: Time) -> Result<Resources, Unknown> {
+        match &self.measured {
+            Measured::Never => return Err(Unknown::NotMeasured),
+            Measured::Failed(why) => return Err(Unknown::Failed(why.clone())),
+            Measured::At(at) => {
+                let age = now.since(*at);
+                if age > self.metering.stale_after {
+                    return Err(Unknown::Stale { age });
+                }
+            }
+        }
+        let mut sum = self.background;
+        for machine in self.machines.values() {
+            let (_, factors) = machine.factors(host).map_err(|why| Unknown::Machine {
+                name: machine.facts.name.clone(),
+                why,
+            })?;
+            sum += factors;
+        }
+        Ok(sum)
+    }
+
+    /// Memory that machines here may come to occupy, in bytes: of those that run, what they were
+    /// defined with.
+    #[must_use]
+    pub fn committed_memory_bytes(&self) -> f64 {
+        self.machines
+            .values()
+            .filter(|m| m.presence.is_resident())
+            .map(|m| m.facts.memory_bytes)
+            .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{HostFacts, HostId, Requirements};
+
+    fn host() -> HostProfile {
+        let capacity = Resources {
+            cpu_cores: 4.0,
+            memory_bytes: 1e9,
+            io_bytes_per_s: 1e8,
+        };
+        HostProfile::new(HostId::new("h").unwrap(), capacity)
+    }
+
+    fn sample(at_ms: u64, machines: &[(&str, u32, Option<Counters>)]) -> HostSample {
+        let machines = machines
+            .iter()
+            .map(|(name, vcpus, counters)| MachineSample {
+                facts: Arc::new(MachineFacts {
+                    id: MachineId::new(name).unwrap(),
+                    name: Arc::from(*name),
+                    vcpus: *vcpus,
+                    memory_bytes: 1e8,
+                    needs: Requirements::default(),
+                    persistent: true,
+                    entry: Ok(Entry::default()),
+                }),
+                presence: Presence::Running,
+                counters: *counters,
+            });
+        HostSample {
+            at: Time::from_unix_ms(at_ms),
+            facts: Arc::new(HostFacts::default()),
+            background: None,
+            machines: machines.collect(),
+        }
+    }
+
+    fn used(cpu_ms: u64, io_bytes: u64) -> Option<Counters> {
+        Some(Counters {
+            cpu_time_ns: cpu_ms * 1_000_000,
+            cpu_delay_ns: None,
+            io_bytes,
+            memory_bytes: 50_000_000,
+        })
+    }
+
+    fn view_after(samples: Vec<HostSample>) -> View {
+        let mut view = View::new(Metering {
+            smoothing: 1.0,
+            ..Metering::default()
+        });
+        for s in samples {
+            view.observe(s, &host());
+        }
+        view
+    }
+
+    fn usage(view: &View, now_ms: u64) -> Result<Resources, Unknown> {
+        view.usage(&host(), Time::from_unix_ms(now_ms))
+    }
+
+    #[test]
+    fn two_samples_make_a_rate_and_one_makes_none() {
+        let once = view_after(vec![sample(0, &[("a", 1, used(0, 0))])]);
+        assert!(matches!(
+            usage(&once, 0),
+            Err(Unknown::Machine {
+                why: Implausible::SeenOnce,
+                ..
+            })
+        ));
+        let twice = view_after(vec![
+            sample(0, &[("a", 1, used(100, 0))]),
+            sample(2000, &[("a", 1, used(1100, 4000))]),
+        ]);
+        let rates = usage(&twice, 2000).unwrap();
+        assert!((rates.cpu_cores - 0.5).abs() < 1e-9);
+        assert!((rates.io_bytes_per_s - 2000.0).abs() < 1e-9);
+        assert!((rates.memory_bytes - 5e7).abs() < 1e-9);
+    }
+
+    #[test]
+    fn counters_that_restart_begin_a_new_series_and_keep_the_last_rate() {
+        let mut view = view_after(vec![
+            sample(0, &[("a", 1, used(5000, 0))]),
+            sample(1000, &[("a", 1, used(5500, 0))]),
+            sample(2000, &[("a", 1, used(10, 0))]),
+        ]);
+        assert!((usage(&view, 2000).unwrap().cpu_cores - 0.5).abs() < 1e-9);
+        view.observe(sample(3000, &[("a", 1, used(110, 0))]), &host());
+        assert!((usage(&view, 3000).unwrap().cpu_cores - 0.1).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_came_along_is_believed_until_it_is_measured() {
+        let mut view = view_after(vec![]);
+        let id = MachineId::new("a").unwrap();
+        view.believe(
+            id,
+            Resources {
+                cpu_cores: 0.7,
+                ..Resources::ZERO
+            },
+        );
+        view.observe(sample(0, &[("a", 1, used(0, 0))]), &host());
+        assert!((usage(&view, 0).unwrap().cpu_cores - 0.7).abs() < 1e-9);
+        view.observe(sample(1000, &[("a", 1, used(200, 0))]), &host());
+        assert!((usage(&view, 1000).unwrap().cpu_cores - 0.2).abs() < 1e-9);
+    }
+
+    #[test]
+    fn nothing_is_known_of_what_makes_no_sense() {
+        let cases: [(&str, Vec<HostSample>); 4] = [
+            ("0 virtual CPUs", vec![sample(0, &[("a", 0, used(0, 0))])]),
+            ("no statistics", vec![sample(0, &[("a", 1, None)])]),
+            (
+                "3.00 cores with 1 virtual",
+                vec![
+                    sample(0, &[("a", 1, used(0, 0))]),
+                    sample(1000, &[("a", 1, used(3000, 0))]),
+                ],
+            ),
+            ("not measured", vec![]),
+        ];
+        for (text, samples) in cases {
+            let unknown = usage(&view_after(samples), 1000).unwrap_err().to_string();
+            assert!(unknown.contains(text), "`{unknown}` does not say `{text}`");
+        }
+        let stale = view_after(vec![sample(0, &[])]);
+        assert!(matches!(usage(&stale, 31_000), Err(Unknown::Stale { .. })));
+        assert!(
+            usage(&stale, 30_000).is_ok(),
+            "an empty host is known to use nothing"
+        );
+    }
+}

@@ -1,0 +1,206 @@
+//! The protocol on one page: everything that one host ever says to another.
+//!
+//! Field numbers are the wire contract: a number once used is never used for something else, and a
+//! field added later is an `Option`. `evenkeel-wire` frames these, checks limits and versions.
+//!
+//! ```text
+//!  initiator                       peer
+//!     │ ── Inquire(report) ────────▶ │   who is the more loaded?
+//!     │ ◀──────── Accept(report) ─── │   the initiator: it goes on with an Offer
+//!     │ ◀──── Offer(candidates) ──── │   the peer: it offers at once
+//!     │ ◀────────────── Decline ──── │   neither, or not now
+//!
+//!   donor                         receiver
+//!     │ ── Offer(candidates) ──────▶ │   load factors and the donor's prices
+//!     │ ◀──────── Quotes(prices) ─── │   the receiver's prices and refusals
+//!     │ ── Close ──────────────────▶ │   no machine fits, or:
+//!     │ ── Reserve(machine) ───────▶ │
+//!     │ ◀──────── Reserved(uri) ──── │
+//!     │ ═════ live migration ══════▶ │
+//!     │ ── Released ───────────────▶ │   the entry is deleted here
+//!     │ ◀────────────── Claimed ──── │   the entry is inserted there
+//! ```
+
+use minicbor::{Decode, Encode};
+
+use crate::decision::Reason;
+use crate::load::Basis;
+use crate::model::{Entry, ExchangeId, HostState, MachineId, Requirements, Resources};
+use crate::port::{HandoffId, MigrationStats};
+
+/// What one host says to another.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum Message {
+    /// Part of an exchange.
+    #[n(0)]
+    Exchange(#[n(0)] ExchangeId, #[n(1)] Talk),
+    /// Part of a handoff.
+    #[n(1)]
+    Handoff(#[n(0)] HandoffId, #[n(1)] Pass),
+}
+
+/// What a host says of itself when it compares loads.
+#[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
+pub struct Report {
+    /// Its load; 1.0 is the whole host.
+    #[n(0)]
+    pub load: f64,
+    /// Whether it gives and takes.
+    #[n(1)]
+    pub state: HostState,
+}
+
+/// What is said in an exchange.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum Talk {
+    /// "This is my load. What is yours?"
+    #[n(0)]
+    Inquire(#[n(0)] Report),
+    /// "Mine is lower: offer me something." A statement, not a promise.
+    #[n(1)]
+    Accept(#[n(0)] Report),
+    /// "Not now."
+    #[n(2)]
+    Decline {
+        /// Why.
+        #[n(0)]
+        reason: Reason,
+        /// More on it, in words.
+        #[n(1)]
+        detail: String,
+        /// The load, where it is known.
+        #[n(2)]
+        report: Option<Report>,
+    },
+    /// "These could go to you; what would they load you?"
+    #[n(3)]
+    Offer {
+        /// Of the donor, now.
+        #[n(0)]
+        report: Report,
+        /// At most [`OFFER_MAX`].
+        #[n(1)]
+        candidates: Vec<Candidate>,
+    },
+    /// "This is what they would load me", in the order of the offer.
+    #[n(4)]
+    Quotes {
+        /// Of the receiver, now.
+        #[n(0)]
+        report: Report,
+        /// One for each candidate.
+        #[n(1)]
+        quotes: Vec<Quote>,
+    },
+    /// "None of them."
+    #[n(5)]
+    Close {
+        /// How the exchange ended.
+        #[n(0)]
+        reason: Reason,
+        /// The donor's verdict on each candidate, in the order of the offer.
+        #[n(1)]
+        verdicts: Vec<Reason>,
+    },
+}
+
+/// Most machines that one offer holds.
+pub const OFFER_MAX: usize = 64;
+
+/// A machine that could move, and its load factors.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Candidate {
+    /// The machine.
+    #[n(0)]
+    pub machine: MachineId,
+    /// Its name.
+    #[n(1)]
+    pub name: String,
+    /// Where its load comes from.
+    #[n(2)]
+    pub basis: Basis,
+    /// Its load factors: what it uses, for the receiver to price.
+    #[n(3)]
+    pub factors: Resources,
+    /// What it loads the donor.
+    #[n(4)]
+    pub at_donor: f64,
+    /// Memory that it may come to occupy, in bytes.
+    #[n(5)]
+    pub memory_bytes: f64,
+    /// What it needs of a host besides room.
+    #[n(6)]
+    pub needs: Requirements,
+    /// Groups whose members must not share a host.
+    #[n(7)]
+    pub anti_affinity: Vec<String>,
+}
+
+/// The receiver's answer to one candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
+pub struct Quote {
+    /// What it would load the receiver.
+    #[n(0)]
+    pub at_receiver: f64,
+    /// Why the receiver cannot take it, if so.
+    #[n(1)]
+    pub refusal: Option<Reason>,
+}
+
+/// What is said in a handoff.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum Pass {
+    /// Source: "Keep room for this one of your quotes."
+    #[n(0)]
+    Reserve {
+        /// The exchange in which it was quoted.
+        #[n(0)]
+        exchange: ExchangeId,
+        /// The machine.
+        #[n(1)]
+        machine: MachineId,
+        /// Its schedule entry as it will read on the receiver.
+        #[n(2)]
+        entry: Entry,
+        /// The donor's verdict on each candidate, in the order of the offer.
+        #[n(3)]
+        verdicts: Vec<Reason>,
+    },
+    /// Target: "It is kept; migrate to this address."
+    #[n(1)]
+    Reserved {
+        /// Where the target's hypervisor is reached.
+        #[n(0)]
+        uri: String,
+    },
+    /// Target: "It cannot be."
+    #[n(2)]
+    Refused {
+        /// Why.
+        #[n(0)]
+        reason: Reason,
+    },
+    /// Source: "It has left, and its entry is deleted here." Repeated until answered.
+    #[n(3)]
+    Released {
+        /// The machine.
+        #[n(0)]
+        machine: MachineId,
+        /// What the migration cost.
+        #[n(1)]
+        stats: MigrationStats,
+    },
+    /// Target: "It runs here, and its entry is inserted."
+    #[n(4)]
+    Claimed,
+    /// Target: "It is not here."
+    #[n(5)]
+    Missing,
+    /// Source: "It stays; forget the reservation."
+    #[n(6)]
+    Cancel {
+        /// Why.
+        #[n(0)]
+        reason: Reason,
+    },
+}
