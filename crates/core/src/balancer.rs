@@ -77,12 +77,7 @@ impl Balancer {
     /// A balancer for this host. `recovered` are the handoffs found open in its store.
     #[must_use]
     pub fn new(config: Config, profile: HostProfile, recovered: Vec<Handoff>) -> Self {
-        let host = Host::new(
-            profile,
-            config.metering.clone(),
-            config.calm,
-            config.cool_down,
-        );
+        let host = Host::new(profile, config.metering.clone(), config.calm, config.cool_down);
         Self {
             handoffs: Handoffs::new(config.limits.clone()),
             config,
@@ -140,8 +135,7 @@ impl Balancer {
             Input::Timer(timer) => self.timer(timer, now, rng, out),
             Input::Hypervisor(event) => self.event(event, now, out),
             Input::StoreFailed(id, why) => {
-                self.handoffs
-                    .store_failed(id, why, &mut self.host, now, out);
+                self.handoffs.store_failed(id, why, &mut self.host, now, out);
             }
             Input::SetState(state) => self.host.state = state,
             Input::Stop | Input::StopNow => self.stop(input == Input::StopNow, now, out),
@@ -163,10 +157,7 @@ impl Balancer {
     fn stop(&mut self, abort: bool, now: Time, out: &mut Vec<Effect>) {
         self.stopping = true;
         if let Some(exchange) = self.exchange.take() {
-            let close = Talk::Close {
-                reason: Reason::Stopping,
-                verdicts: Vec::new(),
-            };
+            let close = Talk::Close { reason: Reason::Stopping, verdicts: Vec::new() };
             out.push(Effect::Send(
                 exchange.peer().clone(),
                 Message::Exchange(exchange.id(), close),
@@ -187,10 +178,7 @@ impl Balancer {
             }
             Timer::Round => {
                 let swing = self.config.jitter.clamp(0.0, 0.99);
-                let wait = self
-                    .config
-                    .round
-                    .mul_f64(1.0 + rng.random_range(-swing..=swing));
+                let wait = self.config.round.mul_f64(1.0 + rng.random_range(-swing..=swing));
                 out.push(Effect::SetTimer(Timer::Round, now + wait));
                 self.round(now, rng, out);
             }
@@ -228,8 +216,7 @@ impl Balancer {
                 self.handoffs.migrated(id, result, &mut self.host, now, out);
             }
             Event::Looked(machine, presence) => {
-                self.handoffs
-                    .looked(&machine, presence, &mut self.host, now, out);
+                self.handoffs.looked(&machine, presence, &mut self.host, now, out);
             }
             Event::ScheduleChanged(_) | Event::Connected => self.sample(out),
             Event::Disconnected(why) => self.host.view.fail(why),
@@ -310,11 +297,7 @@ impl Balancer {
             let step = exchange.hear(talk, &self.host, now);
             return self.step(step, from, id, now, rng, out);
         }
-        let refuse = |reason| Talk::Decline {
-            reason,
-            detail: String::new(),
-            report: None,
-        };
+        let refuse = |reason| Talk::Decline { reason, detail: String::new(), report: None };
         let reply = |talk| Effect::Send(from.clone(), Message::Exchange(id, talk));
         match talk {
             Talk::Inquire(_) | Talk::Offer { .. } if self.stopping => {
@@ -359,47 +342,33 @@ impl Balancer {
             }
             Step::Agree(agreement) => {
                 let handoff = HandoffId(rng.next_u64());
-                self.handoffs
-                    .give(handoff, *agreement, &mut self.host, now, out);
+                self.handoffs.give(handoff, *agreement, &mut self.host, now, out);
             }
         }
     }
 
     fn say(&mut self, exchange: Exchange, talk: Talk, now: Time, out: &mut Vec<Effect>) {
         let id = exchange.id();
-        out.push(Effect::Send(
-            exchange.peer().clone(),
-            Message::Exchange(id, talk),
-        ));
+        out.push(Effect::Send(exchange.peer().clone(), Message::Exchange(id, talk)));
         let limit = now + self.config.limits.reply_time_max;
         out.push(Effect::SetTimer(Timer::Exchange(id), limit));
         self.exchange = Some(exchange);
     }
 
     fn pass(&mut self, id: HandoffId, from: &HostId, pass: Pass, now: Time, out: &mut Vec<Effect>) {
-        let Pass::Reserve {
-            exchange,
-            machine,
-            entry,
-            verdicts,
-        } = pass
-        else {
+        let Pass::Reserve { exchange, machine, entry, verdicts } = pass else {
             return self.handoffs.hear(id, from, pass, &mut self.host, now, out);
         };
         let refused =
             |reason| Effect::Send(from.clone(), Message::Handoff(id, Pass::Refused { reason }));
-        let Some(quoted) = self
-            .exchange
-            .take_if(|e| e.id() == exchange && e.peer() == from)
-        else {
+        let Some(quoted) = self.exchange.take_if(|e| e.id() == exchange && e.peer() == from) else {
             out.push(refused(Reason::TimedOut));
             return;
         };
         match quoted.reserve(&machine, entry, verdicts, &self.host, now) {
             Ok(agreement) => {
                 let uri = self.migration_uri.clone();
-                self.handoffs
-                    .take(id, *agreement, uri, &mut self.host, now, out);
+                self.handoffs.take(id, *agreement, uri, &mut self.host, now, out);
             }
             Err(record) => {
                 out.push(refused(record.ending));

@@ -175,10 +175,7 @@ mod tests {
         codes.dedup();
         assert_eq!(codes.len(), Reason::ALL.len());
         for reason in Reason::ALL {
-            assert!(
-                reason.meaning().ends_with('.') && reason.remedy().ends_with('.'),
-                "{reason}"
-            );
+            assert!(reason.meaning().ends_with('.') && reason.remedy().ends_with('.'), "{reason}");
             let json = serde_json::to_string(reason).unwrap();
             assert_eq!(json, format!("\"{reason}\""));
         }

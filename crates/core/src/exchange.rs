@@ -37,18 +37,9 @@ enum Phase {
     /// Asked, waits for the answer.
     Inquiring,
     /// Donor: offered, waits for quotes.
-    Offering {
-        own: Report,
-        judged: Vec<Judged>,
-        candidates: Vec<Candidate>,
-    },
+    Offering { own: Report, judged: Vec<Judged>, candidates: Vec<Candidate> },
     /// Receiver: quoted, waits for the donor's choice.
-    Quoted {
-        pair: Pair,
-        judged: Vec<Judged>,
-        candidates: Vec<Candidate>,
-        quotes: Vec<Quote>,
-    },
+    Quoted { pair: Pair, judged: Vec<Judged>, candidates: Vec<Candidate>, quotes: Vec<Quote> },
 }
 
 /// What both hosts agreed on: the machine to hand over.
@@ -94,13 +85,8 @@ impl Exchange {
     /// Opens a conversation with `peer`.
     #[must_use]
     pub fn open(id: ExchangeId, peer: HostId, host: &Host, own: Report, now: Time) -> (Self, Talk) {
-        let exchange = Self {
-            id,
-            peer,
-            initiator: host.id().clone(),
-            began: now,
-            phase: Phase::Inquiring,
-        };
+        let exchange =
+            Self { id, peer, initiator: host.id().clone(), began: now, phase: Phase::Inquiring };
         (exchange, Talk::Inquire(own))
     }
 
@@ -128,23 +114,9 @@ impl Exchange {
             }
         };
         let (pair, role, receiver) = if own.load > theirs.load {
-            (
-                Pair {
-                    donor: own.load,
-                    receiver: theirs.load,
-                },
-                Role::Donor,
-                theirs,
-            )
+            (Pair { donor: own.load, receiver: theirs.load }, Role::Donor, theirs)
         } else {
-            (
-                Pair {
-                    donor: theirs.load,
-                    receiver: own.load,
-                },
-                Role::Receiver,
-                own,
-            )
+            (Pair { donor: theirs.load, receiver: own.load }, Role::Receiver, own)
         };
         let known = Some((pair, role));
         if !pair.exceeds(&host.calm) {
@@ -212,14 +184,9 @@ impl Exchange {
             (Phase::Inquiring, Talk::Offer { report, candidates }) => {
                 self.price(report, candidates, host, now)
             }
-            (
-                Phase::Offering {
-                    own,
-                    judged,
-                    candidates,
-                },
-                Talk::Quotes { report, quotes },
-            ) if quotes.len() == candidates.len() => {
+            (Phase::Offering { own, judged, candidates }, Talk::Quotes { report, quotes })
+                if quotes.len() == candidates.len() =>
+            {
                 self.choose(own, judged, candidates, report, &quotes, host, now)
             }
             (Phase::Quoted { .. }, Talk::Close { reason, verdicts }) => {
@@ -227,14 +194,7 @@ impl Exchange {
                 apply(&mut decision.candidates, &verdicts);
                 Step::End(None, decision)
             }
-            (
-                _,
-                Talk::Decline {
-                    reason,
-                    detail,
-                    report,
-                },
-            ) => {
+            (_, Talk::Decline { reason, detail, report }) => {
                 let mut decision = self.record(host, reason, detail, now);
                 if let (Some(theirs), Ok(own), None) = (report, host.load(now), decision.pair) {
                     let (pair, role) = ordered(own, theirs.load);
@@ -245,14 +205,8 @@ impl Exchange {
             }
             (_, said) => {
                 let detail = format!("`{}` said {} out of turn", self.peer, name_of(&said));
-                let close = Talk::Close {
-                    reason: Reason::Protocol,
-                    verdicts: Vec::new(),
-                };
-                Step::End(
-                    Some(close),
-                    self.record(host, Reason::Protocol, detail, now),
-                )
+                let close = Talk::Close { reason: Reason::Protocol, verdicts: Vec::new() };
+                Step::End(Some(close), self.record(host, Reason::Protocol, detail, now))
             }
         }
     }
@@ -270,29 +224,18 @@ impl Exchange {
         now: Time,
     ) -> Result<Box<Agreement>, Box<Decision>> {
         let mut decision = self.record(host, Reason::Protocol, String::new(), now);
-        let Phase::Quoted {
-            pair,
-            candidates,
-            quotes,
-            ..
-        } = self.phase
-        else {
+        let Phase::Quoted { pair, candidates, quotes, .. } = self.phase else {
             decision.detail = format!("`{}` reserved without an offer", self.peer);
             return Err(Box::new(decision));
         };
         apply(&mut decision.candidates, &verdicts);
         let Some(index) = candidates.iter().position(|c| c.machine == *machine) else {
-            decision.detail = format!(
-                "`{}` reserved for `{machine}`, which it did not offer",
-                self.peer
-            );
+            decision.detail =
+                format!("`{}` reserved for `{machine}`, which it did not offer", self.peer);
             return Err(Box::new(decision));
         };
         let (candidate, quote) = (&candidates[index], host.quote(&candidates[index]));
-        let price = Price {
-            at_donor: candidate.at_donor,
-            at_receiver: quotes[index].at_receiver,
-        };
+        let price = Price { at_donor: candidate.at_donor, at_receiver: quotes[index].at_receiver };
         // The donor's own calm may be another; that the pair ends closer together must hold for both.
         let improves = improves(&pair, price, &Calm::NONE);
         let willing = unwilling(host.state);
@@ -325,10 +268,7 @@ impl Exchange {
                 return Step::End(None, record);
             }
         };
-        let pair = Pair {
-            donor: own.load,
-            receiver: theirs.load,
-        };
+        let pair = Pair { donor: own.load, receiver: theirs.load };
         let calm = (!pair.exceeds(&host.calm)).then_some(Reason::WithinDeadBand);
         if let Some(reason) = calm.or_else(|| unwilling(theirs.state)) {
             let mut record = self.record(host, reason, String::new(), now);
@@ -340,21 +280,11 @@ impl Exchange {
 
     /// Donor: offers what could go, if anything.
     fn offer(mut self, host: &Host, own: Report, theirs: Report, now: Time) -> Step {
-        let pair = Pair {
-            donor: own.load,
-            receiver: theirs.load,
-        };
+        let pair = Pair { donor: own.load, receiver: theirs.load };
         let (judged, candidates) = host.candidates(&self.peer, &pair, now);
         let nothing = candidates.is_empty();
-        let talk = Talk::Offer {
-            report: own,
-            candidates: candidates.clone(),
-        };
-        self.phase = Phase::Offering {
-            own,
-            judged,
-            candidates,
-        };
+        let talk = Talk::Offer { report: own, candidates: candidates.clone() };
+        self.phase = Phase::Offering { own, judged, candidates };
         if nothing {
             let mut record = self.record(host, Reason::NoCandidate, String::new(), now);
             record.pair = Some(pair);
@@ -366,11 +296,7 @@ impl Exchange {
     /// Receiver: prices what is offered by its own capacity and weights (claims 8, 20, 31).
     fn price(mut self, theirs: Report, candidates: Vec<Candidate>, host: &Host, now: Time) -> Step {
         let refuse = |exchange: Self, reason: Reason, detail: String, report: Option<Report>| {
-            let talk = Talk::Decline {
-                reason,
-                detail: detail.clone(),
-                report,
-            };
+            let talk = Talk::Decline { reason, detail: detail.clone(), report };
             Step::End(Some(talk), exchange.record(host, reason, detail, now))
         };
         let own = match host.report(now) {
@@ -381,41 +307,24 @@ impl Exchange {
             return refuse(self, reason, String::new(), Some(own));
         }
         let quotes: Vec<_> = candidates.iter().map(|c| host.quote(c)).collect();
-        let judged = candidates
-            .iter()
-            .zip(&quotes)
-            .map(|(candidate, quote)| Judged {
-                machine: candidate.machine.clone(),
-                name: candidate.name.clone(),
-                basis: Some(candidate.basis),
-                factors: Some(candidate.factors),
-                at_donor: Some(candidate.at_donor),
-                at_receiver: Some(quote.at_receiver),
-                verdict: quote.refusal.unwrap_or(Reason::Farther),
-            });
+        let judged = candidates.iter().zip(&quotes).map(|(candidate, quote)| Judged {
+            machine: candidate.machine.clone(),
+            name: candidate.name.clone(),
+            basis: Some(candidate.basis),
+            factors: Some(candidate.factors),
+            at_donor: Some(candidate.at_donor),
+            at_receiver: Some(quote.at_receiver),
+            verdict: quote.refusal.unwrap_or(Reason::Farther),
+        });
         let judged = judged.collect();
-        let pair = Pair {
-            donor: theirs.load,
-            receiver: own.load,
-        };
-        let talk = Talk::Quotes {
-            report: own,
-            quotes: quotes.clone(),
-        };
-        self.phase = Phase::Quoted {
-            pair,
-            judged,
-            candidates,
-            quotes,
-        };
+        let pair = Pair { donor: theirs.load, receiver: own.load };
+        let talk = Talk::Quotes { report: own, quotes: quotes.clone() };
+        self.phase = Phase::Quoted { pair, judged, candidates, quotes };
         Step::Say(self, talk)
     }
 
     /// Donor: selects with both prices.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the whole of what the choice is made from"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "the whole of what the choice is made from")]
     fn choose(
         mut self,
         own: Report,
@@ -426,19 +335,13 @@ impl Exchange {
         host: &Host,
         now: Time,
     ) -> Step {
-        let pair = Pair {
-            donor: own.load,
-            receiver: theirs.load,
-        };
+        let pair = Pair { donor: own.load, receiver: theirs.load };
         let prices: Vec<_> = candidates
             .iter()
             .zip(quotes)
             .map(|(candidate, quote)| match quote.refusal {
                 Some(reason) => Err(reason),
-                None => Ok(Price {
-                    at_donor: candidate.at_donor,
-                    at_receiver: quote.at_receiver,
-                }),
+                None => Ok(Price { at_donor: candidate.at_donor, at_receiver: quote.at_receiver }),
             })
             .collect();
         let verdicts = half_difference(&pair, &prices, &host.calm);
@@ -452,33 +355,18 @@ impl Exchange {
             None => Reason::NoCandidate,
             Some(_) => Reason::Moved,
         };
-        self.phase = Phase::Offering {
-            own,
-            judged,
-            candidates,
-        };
+        self.phase = Phase::Offering { own, judged, candidates };
         let mut decision = self.record(host, ending, String::new(), now);
         decision.pair = Some(pair);
-        let Phase::Offering { mut candidates, .. } = self.phase else {
-            unreachable!("set above")
-        };
+        let Phase::Offering { mut candidates, .. } = self.phase else { unreachable!("set above") };
         let Some(index) = chosen.filter(|_| ending == Reason::Moved) else {
-            return Step::End(
-                Some(Talk::Close {
-                    reason: ending,
-                    verdicts,
-                }),
-                decision,
-            );
+            return Step::End(Some(Talk::Close { reason: ending, verdicts }), decision);
         };
         let candidate = candidates.swap_remove(index);
         let at_receiver = quotes[index].at_receiver;
         let Some(entry) = entry_there(host, &candidate, at_receiver, now) else {
             decision.ending = Reason::Ended;
-            let close = Talk::Close {
-                reason: Reason::Ended,
-                verdicts,
-            };
+            let close = Talk::Close { reason: Reason::Ended, verdicts };
             return Step::End(Some(close), decision);
         };
         Step::Agree(Box::new(Agreement {
@@ -501,11 +389,7 @@ impl Exchange {
         report: Option<Report>,
         now: Time,
     ) -> Answer {
-        let talk = Talk::Decline {
-            reason,
-            detail: detail.clone(),
-            report,
-        };
+        let talk = Talk::Decline { reason, detail: detail.clone(), report };
         let mut decision = self.record(host, reason, detail, now);
         if let Some((pair, role)) = known {
             (decision.pair, decision.role) = (Some(pair), Some(role));
@@ -561,30 +445,15 @@ fn entry_there(host: &Host, candidate: &Candidate, at_receiver: f64, now: Time) 
             Basis::Target => Some(at_receiver),
         },
         rules: entry.rules.clone(),
-        last_move: Some(LastMove {
-            at: now,
-            from: host.id().clone(),
-        }),
+        last_move: Some(LastMove { at: now, from: host.id().clone() }),
     })
 }
 
 fn ordered(own: f64, theirs: f64) -> (Pair, Role) {
     if own > theirs {
-        (
-            Pair {
-                donor: own,
-                receiver: theirs,
-            },
-            Role::Donor,
-        )
+        (Pair { donor: own, receiver: theirs }, Role::Donor)
     } else {
-        (
-            Pair {
-                donor: theirs,
-                receiver: own,
-            },
-            Role::Receiver,
-        )
+        (Pair { donor: theirs, receiver: own }, Role::Receiver)
     }
 }
 

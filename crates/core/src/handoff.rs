@@ -117,9 +117,7 @@ const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
 fn backoff(attempts: u32) -> Duration {
-    RETRY_MIN
-        .saturating_mul(1 << attempts.min(10))
-        .min(RETRY_MAX)
+    RETRY_MIN.saturating_mul(1 << attempts.min(10)).min(RETRY_MAX)
 }
 
 /// The handoffs of one host that are under way.
@@ -133,10 +131,7 @@ impl Handoffs {
     /// None under way.
     #[must_use]
     pub const fn new(limits: Limits) -> Self {
-        Self {
-            live: BTreeMap::new(),
-            limits,
-        }
+        Self { live: BTreeMap::new(), limits }
     }
 
     /// Those under way.
@@ -148,10 +143,7 @@ impl Handoffs {
     /// not certainly left or arrived.
     #[must_use]
     pub fn engaged(&self) -> usize {
-        self.live
-            .values()
-            .filter(|h| h.phase != Phase::Released)
-            .count()
+        self.live.values().filter(|h| h.phase != Phase::Released).count()
     }
 
     /// Takes up the handoffs that were under way when the agent ended: looks where each machine is.
@@ -198,10 +190,7 @@ impl Handoffs {
             verdicts,
         };
         out.push(send(&handoff, pass));
-        out.push(Effect::SetTimer(
-            Timer::Handoff(id),
-            now + self.limits.reply_time_max,
-        ));
+        out.push(Effect::SetTimer(Timer::Handoff(id), now + self.limits.reply_time_max));
         self.live.insert(id, handoff);
     }
 
@@ -219,10 +208,7 @@ impl Handoffs {
         hold(host, &handoff);
         out.push(Effect::Persist(handoff.clone()));
         out.push(send(&handoff, Pass::Reserved { uri }));
-        out.push(Effect::SetTimer(
-            Timer::Handoff(id),
-            now + self.limits.reservation_time,
-        ));
+        out.push(Effect::SetTimer(Timer::Handoff(id), now + self.limits.reservation_time));
         self.live.insert(id, handoff);
     }
 
@@ -239,11 +225,8 @@ impl Handoffs {
         let Some(handoff) = self.live.get_mut(&id).filter(|h| h.peer == *from) else {
             if let Pass::Released { machine, .. } = pass {
                 // Ended here and forgotten, or this host's store was lost: the source still asks.
-                let known = host
-                    .view
-                    .machines()
-                    .get(&machine)
-                    .is_some_and(|m| m.presence.is_resident());
+                let known =
+                    host.view.machines().get(&machine).is_some_and(|m| m.presence.is_resident());
                 let answer = if known { Pass::Claimed } else { Pass::Missing };
                 out.push(Effect::Send(from.clone(), Message::Handoff(id, answer)));
             }
@@ -293,15 +276,11 @@ impl Handoffs {
         match handoff.phase {
             Phase::Offered => {
                 let detail = format!("`{}` did not answer a reservation", handoff.peer);
-                let tell = Some(Pass::Cancel {
-                    reason: Reason::TimedOut,
-                });
+                let tell = Some(Pass::Cancel { reason: Reason::TimedOut });
                 self.cancel(id, Reason::TimedOut, detail, tell, host, now, out);
             }
             Phase::Transferring => {
-                handoff
-                    .cancelled_for
-                    .get_or_insert(Reason::MigrationTooLong);
+                handoff.cancelled_for.get_or_insert(Reason::MigrationTooLong);
                 out.push(Effect::Order(Order::Abort(handoff.machine.clone())));
                 out.push(Effect::SetTimer(Timer::Handoff(id), now + RETRY_MAX));
             }
@@ -328,10 +307,7 @@ impl Handoffs {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
-        let Some(handoff) = self
-            .live
-            .get_mut(&id)
-            .filter(|h| h.phase == Phase::Transferring)
+        let Some(handoff) = self.live.get_mut(&id).filter(|h| h.phase == Phase::Transferring)
         else {
             return;
         };
@@ -391,10 +367,7 @@ impl Handoffs {
             // Still arriving or leaving, or the hypervisor could not say: look again.
             _ => {
                 let attempts = self.live[&id].attempts;
-                out.push(Effect::SetTimer(
-                    Timer::Handoff(id),
-                    now + backoff(attempts),
-                ));
+                out.push(Effect::SetTimer(Timer::Handoff(id), now + backoff(attempts)));
             }
         }
     }
@@ -433,15 +406,7 @@ impl Handoffs {
         let lost = |h: &&Handoff| h.peer == *peer && h.phase == Phase::Offered;
         let ids: Vec<_> = self.live.values().filter(lost).map(|h| h.id).collect();
         for id in ids {
-            self.cancel(
-                id,
-                Reason::Unreachable,
-                why.to_owned(),
-                None,
-                host,
-                now,
-                out,
-            );
+            self.cancel(id, Reason::Unreachable, why.to_owned(), None, host, now, out);
         }
     }
 
@@ -454,9 +419,7 @@ impl Handoffs {
             };
             match handoff.phase {
                 Phase::Offered => {
-                    let tell = Some(Pass::Cancel {
-                        reason: Reason::Stopping,
-                    });
+                    let tell = Some(Pass::Cancel { reason: Reason::Stopping });
                     self.cancel(id, Reason::Stopping, String::new(), tell, host, now, out);
                 }
                 Phase::Transferring => {
@@ -499,10 +462,7 @@ impl Handoffs {
     }
 
     /// Ends a handoff whose machine stays where it was.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "an ending has a reason, words and an audience"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "an ending has a reason, words and an audience")]
     fn cancel(
         &mut self,
         id: HandoffId,
@@ -561,14 +521,7 @@ impl Handoffs {
 }
 
 fn begin(id: HandoffId, role: Role, agreement: Agreement, now: Time) -> Handoff {
-    let Agreement {
-        peer,
-        candidate,
-        at_receiver,
-        entry,
-        mut decision,
-        ..
-    } = agreement;
+    let Agreement { peer, candidate, at_receiver, entry, mut decision, .. } = agreement;
     decision.handoff = Some(id);
     Handoff {
         id,

@@ -77,15 +77,9 @@ impl Host {
     pub fn load(&self, now: Time) -> Result<f64, Unknown> {
         let present = self.profile.price(&self.view.usage(&self.profile, now)?);
         let coming: f64 = self.holds.incoming.values().map(|i| i.load).sum();
-        let leaving = self
-            .holds
-            .outgoing
-            .iter()
-            .filter_map(|id| self.view.machines().get(id));
-        let leaving: f64 = leaving
-            .filter_map(|m| self.price_of(m))
-            .map(|(_, _, price)| price)
-            .sum();
+        let leaving = self.holds.outgoing.iter().filter_map(|id| self.view.machines().get(id));
+        let leaving: f64 =
+            leaving.filter_map(|m| self.price_of(m)).map(|(_, _, price)| price).sum();
         Ok(present + coming - leaving)
     }
 
@@ -94,10 +88,7 @@ impl Host {
     /// # Errors
     /// When its load is not known.
     pub fn report(&self, now: Time) -> Result<Report, Unknown> {
-        Ok(Report {
-            load: self.load(now)?,
-            state: self.state,
-        })
+        Ok(Report { load: self.load(now)?, state: self.state })
     }
 
     /// Basis, load factors and price here of a machine of this host, where known.
@@ -197,8 +188,7 @@ impl Host {
         }
         let has_mate = |(other, m): (&MachineId, &Machine)| {
             other != id
-                && m.entry()
-                    .is_some_and(|e| shares_group(&e.rules.affinity, &rules.affinity))
+                && m.entry().is_some_and(|e| shares_group(&e.rules.affinity, &rules.affinity))
         };
         if !rules.affinity.is_empty() && self.view.machines().iter().any(has_mate) {
             return Err(Reason::RuleAffinity);
@@ -210,38 +200,22 @@ impl Host {
     #[must_use]
     pub fn quote(&self, candidate: &Candidate) -> Quote {
         let at_receiver = self.profile.price(&candidate.factors);
-        Quote {
-            at_receiver,
-            refusal: self.can_take(candidate).err(),
-        }
+        Quote { at_receiver, refusal: self.can_take(candidate).err() }
     }
 
     fn can_take(&self, candidate: &Candidate) -> Result<(), Reason> {
         if candidate.memory_bytes > self.free_memory_bytes() {
             return Err(Reason::NoMemory);
         }
-        self.view
-            .provides()
-            .meets(&candidate.needs)
-            .map_err(|missing| match missing {
-                Missing::Cpu => Reason::NoCpuModel,
-                Missing::Storage => Reason::NoStorage,
-            })?;
+        self.view.provides().meets(&candidate.needs).map_err(|missing| match missing {
+            Missing::Cpu => Reason::NoCpuModel,
+            Missing::Storage => Reason::NoStorage,
+        })?;
         let groups = &candidate.anti_affinity;
         let on_host = self.view.machines().values().filter_map(Machine::entry);
-        let clash = on_host
-            .map(|e| &e.rules.anti_affinity)
-            .any(|g| shares_group(g, groups))
-            || self
-                .holds
-                .incoming
-                .values()
-                .any(|i| shares_group(&i.anti_affinity, groups));
-        if clash {
-            Err(Reason::RuleAntiAffinity)
-        } else {
-            Ok(())
-        }
+        let clash = on_host.map(|e| &e.rules.anti_affinity).any(|g| shares_group(g, groups))
+            || self.holds.incoming.values().any(|i| shares_group(&i.anti_affinity, groups));
+        if clash { Err(Reason::RuleAntiAffinity) } else { Ok(()) }
     }
 }
 

@@ -28,11 +28,7 @@ pub struct Metering {
 
 impl Default for Metering {
     fn default() -> Self {
-        Self {
-            stale_after: Duration::from_secs(30),
-            smoothing: 0.5,
-            cpu_slack_cores: 1.0,
-        }
+        Self { stale_after: Duration::from_secs(30), smoothing: 0.5, cpu_slack_cores: 1.0 }
     }
 }
 
@@ -122,17 +118,11 @@ impl Series {
     fn observe(&mut self, at: Time, sample: &MachineSample, speed: f64, metering: &Metering) {
         let vcpus = sample.facts.vcpus;
         let Some(counters) = sample.counters else {
-            *self = Self {
-                fault: Some(Implausible::NoCounters),
-                ..Self::default()
-            };
+            *self = Self { fault: Some(Implausible::NoCounters), ..Self::default() };
             return;
         };
         if vcpus == 0 {
-            *self = Self {
-                fault: Some(Implausible::NoCpus),
-                ..Self::default()
-            };
+            *self = Self { fault: Some(Implausible::NoCpus), ..Self::default() };
             return;
         }
         let Some((before, earlier)) = self.last else {
@@ -191,11 +181,7 @@ impl Machine {
     /// # Errors
     /// When it runs and that is not known.
     pub fn measured(&self) -> Result<Resources, Implausible> {
-        if self.presence.is_resident() {
-            self.usage.clone()
-        } else {
-            Ok(Resources::ZERO)
-        }
+        if self.presence.is_resident() { self.usage.clone() } else { Ok(Resources::ZERO) }
     }
 
     /// Its load factors on `host`: what it uses, or, where a target load is programmed, the usage
@@ -273,14 +259,8 @@ impl View {
                 (None, None) => self.believed.get(&id).copied().ok_or(Implausible::SeenOnce),
             };
             self.series.insert(id.clone(), series);
-            self.machines.insert(
-                id,
-                Machine {
-                    facts: machine.facts,
-                    presence: machine.presence,
-                    usage,
-                },
-            );
+            self.machines
+                .insert(id, Machine { facts: machine.facts, presence: machine.presence, usage });
         }
         self.measured = Measured::At(sample.at);
     }
@@ -332,10 +312,9 @@ impl View {
         }
         let mut sum = self.background;
         for machine in self.machines.values() {
-            let (_, factors) = machine.factors(host).map_err(|why| Unknown::Machine {
-                name: machine.facts.name.clone(),
-                why,
-            })?;
+            let (_, factors) = machine
+                .factors(host)
+                .map_err(|why| Unknown::Machine { name: machine.facts.name.clone(), why })?;
             sum += factors;
         }
         Ok(sum)
@@ -359,30 +338,24 @@ mod tests {
     use crate::model::{HostFacts, HostId, Requirements};
 
     fn host() -> HostProfile {
-        let capacity = Resources {
-            cpu_cores: 4.0,
-            memory_bytes: 1e9,
-            io_bytes_per_s: 1e8,
-        };
+        let capacity = Resources { cpu_cores: 4.0, memory_bytes: 1e9, io_bytes_per_s: 1e8 };
         HostProfile::new(HostId::new("h").unwrap(), capacity)
     }
 
     fn sample(at_ms: u64, machines: &[(&str, u32, Option<Counters>)]) -> HostSample {
-        let machines = machines
-            .iter()
-            .map(|(name, vcpus, counters)| MachineSample {
-                facts: Arc::new(MachineFacts {
-                    id: MachineId::new(name).unwrap(),
-                    name: Arc::from(*name),
-                    vcpus: *vcpus,
-                    memory_bytes: 1e8,
-                    needs: Requirements::default(),
-                    persistent: true,
-                    entry: Ok(Entry::default()),
-                }),
-                presence: Presence::Running,
-                counters: *counters,
-            });
+        let machines = machines.iter().map(|(name, vcpus, counters)| MachineSample {
+            facts: Arc::new(MachineFacts {
+                id: MachineId::new(name).unwrap(),
+                name: Arc::from(*name),
+                vcpus: *vcpus,
+                memory_bytes: 1e8,
+                needs: Requirements::default(),
+                persistent: true,
+                entry: Ok(Entry::default()),
+            }),
+            presence: Presence::Running,
+            counters: *counters,
+        });
         HostSample {
             at: Time::from_unix_ms(at_ms),
             facts: Arc::new(HostFacts::default()),
@@ -401,10 +374,7 @@ mod tests {
     }
 
     fn view_after(samples: Vec<HostSample>) -> View {
-        let mut view = View::new(Metering {
-            smoothing: 1.0,
-            ..Metering::default()
-        });
+        let mut view = View::new(Metering { smoothing: 1.0, ..Metering::default() });
         for s in samples {
             view.observe(s, &host());
         }
@@ -420,10 +390,7 @@ mod tests {
         let once = view_after(vec![sample(0, &[("a", 1, used(0, 0))])]);
         assert!(matches!(
             usage(&once, 0),
-            Err(Unknown::Machine {
-                why: Implausible::SeenOnce,
-                ..
-            })
+            Err(Unknown::Machine { why: Implausible::SeenOnce, .. })
         ));
         let twice = view_after(vec![
             sample(0, &[("a", 1, used(100, 0))]),
@@ -451,13 +418,7 @@ mod tests {
     fn what_came_along_is_believed_until_it_is_measured() {
         let mut view = view_after(vec![]);
         let id = MachineId::new("a").unwrap();
-        view.believe(
-            id,
-            Resources {
-                cpu_cores: 0.7,
-                ..Resources::ZERO
-            },
-        );
+        view.believe(id, Resources { cpu_cores: 0.7, ..Resources::ZERO });
         view.observe(sample(0, &[("a", 1, used(0, 0))]), &host());
         assert!((usage(&view, 0).unwrap().cpu_cores - 0.7).abs() < 1e-9);
         view.observe(sample(1000, &[("a", 1, used(200, 0))]), &host());
@@ -471,10 +432,7 @@ mod tests {
             ("no statistics", vec![sample(0, &[("a", 1, None)])]),
             (
                 "3.00 cores with 1 virtual",
-                vec![
-                    sample(0, &[("a", 1, used(0, 0))]),
-                    sample(1000, &[("a", 1, used(3000, 0))]),
-                ],
+                vec![sample(0, &[("a", 1, used(0, 0))]), sample(1000, &[("a", 1, used(3000, 0))])],
             ),
             ("not measured", vec![]),
         ];
@@ -484,9 +442,6 @@ mod tests {
         }
         let stale = view_after(vec![sample(0, &[])]);
         assert!(matches!(usage(&stale, 31_000), Err(Unknown::Stale { .. })));
-        assert!(
-            usage(&stale, 30_000).is_ok(),
-            "an empty host is known to use nothing"
-        );
+        assert!(usage(&stale, 30_000).is_ok(), "an empty host is known to use nothing");
     }
 }

@@ -184,10 +184,7 @@ pub struct Failure {
 impl Failure {
     /// A failure of `kind`, in the hypervisor's words.
     pub fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
-        Self {
-            kind,
-            detail: detail.into(),
-        }
+        Self { kind, detail: detail.into() }
     }
 }
 

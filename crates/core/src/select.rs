@@ -25,20 +25,12 @@ pub struct Calm {
 
 impl Calm {
     /// Acts on every difference and every gain.
-    pub const NONE: Self = Self {
-        dead_band: 0.0,
-        difference_min: 0.0,
-        gain_min: 0.0,
-    };
+    pub const NONE: Self = Self { dead_band: 0.0, difference_min: 0.0, gain_min: 0.0 };
 }
 
 impl Default for Calm {
     fn default() -> Self {
-        Self {
-            dead_band: 0.2,
-            difference_min: 0.02,
-            gain_min: 0.1,
-        }
+        Self { dead_band: 0.2, difference_min: 0.02, gain_min: 0.1 }
     }
 }
 
@@ -78,10 +70,7 @@ impl Pair {
     #[must_use]
     pub fn exceeds(&self, calm: &Calm) -> bool {
         let mean = f64::midpoint(self.donor, self.receiver).max(0.0);
-        self.difference()
-            > (calm.dead_band * mean)
-                .max(calm.difference_min)
-                .max(LOAD_EPSILON)
+        self.difference() > (calm.dead_band * mean).max(calm.difference_min).max(LOAD_EPSILON)
     }
 }
 
@@ -158,24 +147,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn same(load: f64) -> Result<Price, Reason> {
-        Ok(Price {
-            at_donor: load,
-            at_receiver: load,
-        })
+        Ok(Price { at_donor: load, at_receiver: load })
     }
 
     fn check(pair: (f64, f64), loads: &[f64], chosen: Option<usize>) {
-        let pair = Pair {
-            donor: pair.0,
-            receiver: pair.1,
-        };
+        let pair = Pair { donor: pair.0, receiver: pair.1 };
         let candidates: Vec<_> = loads.iter().map(|&l| same(l)).collect();
         let verdicts = half_difference(&pair, &candidates, &Calm::NONE);
-        assert_eq!(
-            verdicts.iter().position(|&v| v == Reason::Chosen),
-            chosen,
-            "{verdicts:?}"
-        );
+        assert_eq!(verdicts.iter().position(|&v| v == Reason::Chosen), chosen, "{verdicts:?}");
     }
 
     #[test]
@@ -194,49 +173,17 @@ mod tests {
 
     #[test]
     fn a_difference_within_the_dead_band_is_left_alone() {
-        let calm = Calm {
-            dead_band: 0.2,
-            difference_min: 0.02,
-            gain_min: 0.1,
-        };
-        assert!(
-            !Pair {
-                donor: 0.55,
-                receiver: 0.45
-            }
-            .exceeds(&calm)
-        );
-        assert!(
-            Pair {
-                donor: 0.56,
-                receiver: 0.44
-            }
-            .exceeds(&calm)
-        );
-        assert!(
-            !Pair {
-                donor: 0.015,
-                receiver: 0.0
-            }
-            .exceeds(&calm),
-            "an idle pair is calm"
-        );
+        let calm = Calm { dead_band: 0.2, difference_min: 0.02, gain_min: 0.1 };
+        assert!(!Pair { donor: 0.54, receiver: 0.46 }.exceeds(&calm));
+        assert!(Pair { donor: 0.56, receiver: 0.44 }.exceeds(&calm));
+        assert!(!Pair { donor: 0.015, receiver: 0.0 }.exceeds(&calm), "an idle pair is calm");
     }
 
     #[test]
     fn both_prices_decide() {
-        let pair = Pair {
-            donor: 0.8,
-            receiver: 0.2,
-        };
-        let dear = Ok(Price {
-            at_donor: 0.3,
-            at_receiver: 0.6,
-        });
-        let even = Ok(Price {
-            at_donor: 0.35,
-            at_receiver: 0.2,
-        });
+        let pair = Pair { donor: 0.8, receiver: 0.2 };
+        let dear = Ok(Price { at_donor: 0.3, at_receiver: 0.6 });
+        let even = Ok(Price { at_donor: 0.35, at_receiver: 0.2 });
         let verdicts = half_difference(&pair, &[dear, even], &Calm::NONE);
         assert_eq!(verdicts, [Reason::Farther, Reason::Chosen]);
     }

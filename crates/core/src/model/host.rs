@@ -129,10 +129,7 @@ impl HostProfile {
     /// When a resource that counts has no capacity, or the speed is not above zero.
     pub fn check(&self) -> Result<(), ProfileError> {
         if !(self.cpu_speed.is_finite() && self.cpu_speed > 0.0) {
-            return Err(ProfileError::Speed {
-                host: self.id.clone(),
-                value: self.cpu_speed,
-            });
+            return Err(ProfileError::Speed { host: self.id.clone(), value: self.cpu_speed });
         }
         for resource in Resource::ALL {
             let (value, weight) = (self.capacity[resource], self.weights.get()[resource]);
@@ -221,11 +218,7 @@ mod tests {
     use super::*;
 
     fn host(cores: f64, speed: f64) -> HostProfile {
-        let capacity = Resources {
-            cpu_cores: cores,
-            memory_bytes: 100.0,
-            io_bytes_per_s: 10.0,
-        };
+        let capacity = Resources { cpu_cores: cores, memory_bytes: 100.0, io_bytes_per_s: 10.0 };
         let mut host = HostProfile::new(HostId::new("h").unwrap(), capacity);
         host.cpu_speed = speed;
         host
@@ -234,17 +227,8 @@ mod tests {
     #[test]
     fn a_load_is_the_weighted_share_of_each_resource() {
         let mut h = host(4.0, 0.5);
-        h.weights = Weights::new(PerResource {
-            cpu: 2.0,
-            memory: 1.0,
-            io: 1.0,
-        })
-        .unwrap();
-        let usage = Resources {
-            cpu_cores: 1.0,
-            memory_bytes: 50.0,
-            io_bytes_per_s: 1.0,
-        };
+        h.weights = Weights::new(PerResource { cpu: 2.0, memory: 1.0, io: 1.0 }).unwrap();
+        let usage = Resources { cpu_cores: 1.0, memory_bytes: 50.0, io_bytes_per_s: 1.0 };
         // 0.5 × 1/(4 × 0.5) + 0.25 × 50/100 + 0.25 × 1/10
         assert!((h.price(&usage) - (0.25 + 0.125 + 0.025)).abs() < 1e-12);
     }

@@ -39,16 +39,12 @@ fn checked(text: &str) -> Result<Arc<str>, IdError> {
         return Err(IdError::Long(text.chars().take(16).collect()));
     }
     let bad = if first.is_ascii_alphanumeric() {
-        text.chars()
-            .find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')))
+        text.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')))
     } else {
         Some(first)
     };
     match bad {
-        Some(found) => Err(IdError::Character {
-            id: text.to_owned(),
-            found,
-        }),
+        Some(found) => Err(IdError::Character { id: text.to_owned(), found }),
         None => Ok(Arc::from(text)),
     }
 }
@@ -193,23 +189,10 @@ mod tests {
 
     #[test]
     fn ids_refuse_what_could_be_mistaken_for_something_else() {
-        for bad in [
-            "",
-            "a b",
-            "../etc",
-            "-rf",
-            "ä",
-            "a/b",
-            "a\n",
-            &"x".repeat(64),
-        ] {
+        for bad in ["", "a b", "../etc", "-rf", "ä", "a/b", "a\n", &"x".repeat(64)] {
             assert!(HostId::new(bad).is_err(), "`{bad}` was taken");
         }
-        for good in [
-            "n000",
-            "kvm-1.example.com",
-            "11111111-2222-4333-8444-000000000001",
-        ] {
+        for good in ["n000", "kvm-1.example.com", "11111111-2222-4333-8444-000000000001"] {
             assert_eq!(HostId::new(good).unwrap().as_str(), good);
         }
     }

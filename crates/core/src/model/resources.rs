@@ -56,11 +56,7 @@ pub struct Resources {
 
 impl Resources {
     /// Nothing.
-    pub const ZERO: Self = Self {
-        cpu_cores: 0.0,
-        memory_bytes: 0.0,
-        io_bytes_per_s: 0.0,
-    };
+    pub const ZERO: Self = Self { cpu_cores: 0.0, memory_bytes: 0.0, io_bytes_per_s: 0.0 };
 
     /// The same amounts times `factor`.
     #[must_use]
@@ -75,9 +71,7 @@ impl Resources {
     /// Whether every amount is a finite number not below zero.
     #[must_use]
     pub fn is_plausible(&self) -> bool {
-        Resource::ALL
-            .iter()
-            .all(|&r| self[r].is_finite() && self[r] >= 0.0)
+        Resource::ALL.iter().all(|&r| self[r].is_finite() && self[r] >= 0.0)
     }
 }
 
@@ -179,11 +173,7 @@ impl Weights {
         if sum <= 0.0 || !sum.is_finite() {
             return Err(WeightsError::AllZero);
         }
-        Ok(Self(PerResource {
-            cpu: raw.cpu / sum,
-            memory: raw.memory / sum,
-            io: raw.io / sum,
-        }))
+        Ok(Self(PerResource { cpu: raw.cpu / sum, memory: raw.memory / sum, io: raw.io / sum }))
     }
 
     /// The normalised weight of each resource.
@@ -197,11 +187,7 @@ impl Default for Weights {
     /// Every resource counts the same.
     fn default() -> Self {
         let third = 1.0 / 3.0;
-        Self(PerResource {
-            cpu: third,
-            memory: third,
-            io: third,
-        })
+        Self(PerResource { cpu: third, memory: third, io: third })
     }
 }
 
@@ -224,39 +210,10 @@ mod tests {
 
     #[test]
     fn weights_always_sum_to_one() {
-        let w = Weights::new(PerResource {
-            cpu: 2.0,
-            memory: 1.0,
-            io: 1.0,
-        })
-        .unwrap();
-        assert_eq!(
-            w.get(),
-            PerResource {
-                cpu: 0.5,
-                memory: 0.25,
-                io: 0.25
-            }
-        );
-        assert_eq!(
-            Weights::new(PerResource::default()).unwrap_err(),
-            WeightsError::AllZero,
-        );
-        assert!(
-            Weights::new(PerResource {
-                cpu: -1.0,
-                memory: 1.0,
-                io: 1.0
-            })
-            .is_err()
-        );
-        assert!(
-            Weights::new(PerResource {
-                cpu: f64::NAN,
-                memory: 1.0,
-                io: 1.0
-            })
-            .is_err()
-        );
+        let w = Weights::new(PerResource { cpu: 2.0, memory: 1.0, io: 1.0 }).unwrap();
+        assert_eq!(w.get(), PerResource { cpu: 0.5, memory: 0.25, io: 0.25 });
+        assert_eq!(Weights::new(PerResource::default()).unwrap_err(), WeightsError::AllZero,);
+        assert!(Weights::new(PerResource { cpu: -1.0, memory: 1.0, io: 1.0 }).is_err());
+        assert!(Weights::new(PerResource { cpu: f64::NAN, memory: 1.0, io: 1.0 }).is_err());
     }
 }
