@@ -80,7 +80,8 @@ impl Host {
         let leaving = self.holds.outgoing.iter().filter_map(|id| self.view.machines().get(id));
         let leaving: f64 =
             leaving.filter_map(|m| self.price_of(m)).map(|(_, _, price)| price).sum();
-        Ok(present + coming - leaving)
+        // Sums of what comes and goes leave a rounding error behind.
+        Ok((present + coming - leaving).max(0.0))
     }
 
     /// What it says of itself.

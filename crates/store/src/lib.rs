@@ -1,1 +1,315 @@
-//! Durable state in SQLite: handoff journal and decision records.
+//! Durable state of one agent, in one SQLite file that an operator can open.
+//!
+//! | table | holds | lost without harm |
+//! | --- | --- | --- |
+//! | `meta` | the store's identity and how often it was opened | no |
+//! | `handoff` | every handoff under way, and those ended lately | no |
+//! | `decision` | decision records, the newest [`DECISIONS_MAX`] | yes |
+//! | `member` | the other hosts and where they were last reached | yes |
+//! | `token` | join tokens that were used | no |
+//!
+//! A handoff is written with `synchronous = FULL` and is on disk when [`Store::persist`] returns.
+
+use std::fs::{File, TryLockError};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use evenkeel_core::decision::{Decision, Role};
+use evenkeel_core::handoff::{Handoff, Phase};
+use evenkeel_core::model::{HostId, Time};
+use rusqlite::{Connection, OptionalExtension, params};
+
+/// Most decision records kept; the oldest go first.
+pub const DECISIONS_MAX: u32 = 100_000;
+
+/// Most ended handoffs kept; the oldest go first.
+const HANDOFFS_ENDED_MAX: u32 = 10_000;
+
+/// Old records are cleared once in this many writes.
+const CLEAR_EVERY: u32 = 256;
+
+const SCHEMA_VERSION: i64 = 1;
+
+const SCHEMA: &str = "
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+    CREATE TABLE handoff (
+        id TEXT PRIMARY KEY, machine TEXT NOT NULL, peer TEXT NOT NULL, role TEXT NOT NULL,
+        phase TEXT NOT NULL, open INTEGER NOT NULL, since_ms INTEGER NOT NULL, record TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX handoff_open ON handoff (open, since_ms);
+    CREATE TABLE decision (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, exchange TEXT NOT NULL, ended_ms INTEGER NOT NULL,
+        peer TEXT, ending TEXT NOT NULL, record TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE member (host TEXT PRIMARY KEY, address TEXT NOT NULL) STRICT;
+    CREATE TABLE token (id TEXT PRIMARY KEY, used_ms INTEGER NOT NULL) STRICT;
+";
+
+/// Why the store could not do something. Nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has it open.
+    #[error(
+        "the state directory `{0}` is in use by another agent: one agent runs on a host, stop the \
+         other one first"
+    )]
+    InUse(PathBuf),
+    /// The directory or its lock cannot be opened.
+    #[error("cannot open the state directory `{path}`: {source}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The database refused.
+    #[error("cannot {action} in `{path}`: {source}; nothing was written")]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What was to be done.
+        action: &'static str,
+        /// Why not.
+        source: rusqlite::Error,
+    },
+    /// A record in it cannot be read.
+    #[error(
+        "cannot read {what} in `{path}`: {detail}; it was written by another version or damaged"
+    )]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Which record.
+        what: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+}
+
+/// The store of one agent.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    connection: Connection,
+    writes: u32,
+    /// Held as long as the store is open: a second agent on this host finds it locked.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the store in `directory`, making both if they are missing.
+    ///
+    /// # Errors
+    /// When another process has it open, or the directory or file cannot be used.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let failed = |source| StoreError::Directory { path: directory.to_owned(), source };
+        std::fs::create_dir_all(directory).map_err(failed)?;
+        let lock = File::create(directory.join("agent.lock")).map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StoreError::InUse(directory.to_owned())),
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        let path = directory.join("state.sqlite");
+        let error = |action, source| StoreError::Database { path: path.clone(), action, source };
+        let connection = Connection::open(&path).map_err(|e| error("open the store", e))?;
+        prepare(&connection).map_err(|e| error("prepare the store", e))?;
+        Ok(Self { path, connection, writes: 0, _lock: lock })
+    }
+
+    /// The store's identity: drawn when it was made, the same as long as it is not lost.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn identity(&self) -> Result<String, StoreError> {
+        let select = "SELECT value FROM meta WHERE key = 'identity'";
+        self.connection
+            .query_row(select, [], |row| row.get(0))
+            .map_err(|e| self.error("read the store's identity", e))
+    }
+
+    /// Makes a handoff durable: when this returns, it is on disk.
+    ///
+    /// # Errors
+    /// When it could not be written; the store then holds what it held before.
+    pub fn persist(&mut self, handoff: &Handoff) -> Result<(), StoreError> {
+        let open = !matches!(handoff.phase, Phase::Done | Phase::Cancelled);
+        let record = self.json("a handoff", serde_json::to_string(handoff))?;
+        let insert = "INSERT OR REPLACE INTO handoff VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+        let role = match handoff.role {
+            Role::Donor => "donor",
+            Role::Receiver => "receiver",
+        };
+        let row = params![
+            handoff.id.to_string(),
+            handoff.machine.as_str(),
+            handoff.peer.as_str(),
+            role,
+            format!("{:?}", handoff.phase).to_lowercase(),
+            open,
+            signed(handoff.since),
+            record,
+        ];
+        self.connection.execute(insert, row).map_err(|e| self.error("write a handoff", e))?;
+        self.clear_now_and_then();
+        Ok(())
+    }
+
+    /// The handoffs that were under way when the agent ended last.
+    ///
+    /// # Errors
+    /// When the database cannot be read or a record is damaged.
+    pub fn open_handoffs(&self) -> Result<Vec<Handoff>, StoreError> {
+        let select = "SELECT record FROM handoff WHERE open = 1 ORDER BY since_ms";
+        self.records("a handoff", select, [])
+    }
+
+    /// Keeps a decision record.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    pub fn record(&mut self, decision: &Decision) -> Result<(), StoreError> {
+        let record = self.json("a decision", serde_json::to_string(decision))?;
+        let insert = "INSERT INTO decision (exchange, ended_ms, peer, ending, record) \
+                      VALUES (?1, ?2, ?3, ?4, ?5)";
+        let peer = decision.peer.as_ref().map(HostId::as_str);
+        let row = params![
+            decision.exchange.to_string(),
+            signed(decision.ended),
+            peer,
+            decision.ending.code(),
+            record,
+        ];
+        self.connection.execute(insert, row).map_err(|e| self.error("write a decision", e))?;
+        self.clear_now_and_then();
+        Ok(())
+    }
+
+    /// The newest decision records, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// When the database cannot be read or a record is damaged.
+    pub fn decisions(&self, limit: u32) -> Result<Vec<Decision>, StoreError> {
+        let select = "SELECT record FROM decision ORDER BY seq DESC LIMIT ?1";
+        self.records("a decision", select, [limit])
+    }
+
+    /// Remembers where another host was reached.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    pub fn remember(&mut self, host: &HostId, address: SocketAddr) -> Result<(), StoreError> {
+        let insert = "INSERT OR REPLACE INTO member VALUES (?1, ?2)";
+        let row = params![host.as_str(), address.to_string()];
+        self.connection.execute(insert, row).map_err(|e| self.error("write a member", e))?;
+        Ok(())
+    }
+
+    /// Where other hosts were last reached.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn members(&self) -> Result<Vec<(HostId, SocketAddr)>, StoreError> {
+        let failed = |e| self.error("read the members", e);
+        let mut statement =
+            self.connection.prepare("SELECT host, address FROM member").map_err(failed)?;
+        let rows = statement
+            .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
+            .map_err(failed)?;
+        let mut members = Vec::new();
+        for row in rows {
+            let (host, address) = row.map_err(failed)?;
+            if let (Ok(host), Ok(address)) = (HostId::new(&host), address.parse()) {
+                members.push((host, address));
+            }
+        }
+        Ok(members)
+    }
+
+    /// Marks a join token as used. Answers whether it had not been used before.
+    ///
+    /// # Errors
+    /// When it could not be written; the token then counts as unused.
+    pub fn use_token(&mut self, id: &str, now: Time) -> Result<bool, StoreError> {
+        let insert = "INSERT OR IGNORE INTO token VALUES (?1, ?2)";
+        let rows = self
+            .connection
+            .execute(insert, params![id, signed(now)])
+            .map_err(|e| self.error("write a used join token", e))?;
+        Ok(rows == 1)
+    }
+
+    fn records<T: serde::de::DeserializeOwned>(
+        &self,
+        what: &str,
+        select: &str,
+        params: impl rusqlite::Params,
+    ) -> Result<Vec<T>, StoreError> {
+        let failed = |e| self.error("read records", e);
+        let mut statement = self.connection.prepare(select).map_err(failed)?;
+        let rows = statement.query_map(params, |row| row.get::<_, String>(0)).map_err(failed)?;
+        let parse = |row: Result<String, rusqlite::Error>| {
+            self.json(what, serde_json::from_str(&row.map_err(failed)?))
+        };
+        rows.map(parse).collect()
+    }
+
+    fn json<T>(&self, what: &str, result: Result<T, serde_json::Error>) -> Result<T, StoreError> {
+        result.map_err(|e| StoreError::Record {
+            path: self.path.clone(),
+            what: what.to_owned(),
+            detail: e.to_string(),
+        })
+    }
+
+    fn error(&self, action: &'static str, source: rusqlite::Error) -> StoreError {
+        StoreError::Database { path: self.path.clone(), action, source }
+    }
+
+    /// Clears old records. Failing to does no harm: the next write tries again.
+    fn clear_now_and_then(&mut self) {
+        self.writes = self.writes.wrapping_add(1);
+        if !self.writes.is_multiple_of(CLEAR_EVERY) {
+            return;
+        }
+        let oldest = "DELETE FROM decision WHERE seq <= (SELECT max(seq) FROM decision) - ?1";
+        let _ = self.connection.execute(oldest, [DECISIONS_MAX]);
+        let ended = "DELETE FROM handoff WHERE open = 0 AND id NOT IN \
+                     (SELECT id FROM handoff WHERE open = 0 ORDER BY since_ms DESC LIMIT ?1)";
+        let _ = self.connection.execute(ended, [HANDOFFS_ENDED_MAX]);
+    }
+}
+
+fn prepare(connection: &Connection) -> Result<(), rusqlite::Error> {
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // One agent needs no megabytes of cache.
+    connection.pragma_update(None, "cache_size", -512)?;
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version == 0 {
+        connection.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {SCHEMA} INSERT INTO meta VALUES ('identity', hex(randomblob(16))); \
+             INSERT INTO meta VALUES ('generation', '0'); \
+             PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        ))?;
+    }
+    let identity: Option<String> = connection
+        .query_row("SELECT value FROM meta WHERE key = 'identity'", [], |row| row.get(0))
+        .optional()?;
+    if version > SCHEMA_VERSION || identity.is_none() {
+        return Err(rusqlite::Error::InvalidQuery);
+    }
+    let count = "UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'";
+    connection.execute(count, [])?;
+    Ok(())
+}
+
+/// SQLite has signed integers only; times this side of the year 292,000,000 fit.
+fn signed(time: Time) -> i64 {
+    i64::try_from(time.unix_ms()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

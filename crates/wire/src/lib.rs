@@ -1,1 +1,330 @@
 //! The wire format: versions, limits, and the one place where a message is decoded.
+//!
+//! A frame is CBOR: `[version, [kind, [id, body…]]]`. The two outer levels and the id are the same
+//! in every version, so that an agent can decline a frame of a version that it does not speak; the
+//! body has numbered fields, which a decoder skips where it does not know them. What [`decode`]
+//! returns is trustworthy in form: ids are ids, numbers are finite and in range, lists and texts are
+//! bounded. It is never trustworthy in content.
+
+use evenkeel_core::message::{Candidate, Message, OFFER_MAX, Pass, Quote, Report, Talk};
+use evenkeel_core::model::{Entry, ExchangeId, Requirements};
+use minicbor::{Decoder, Encoder};
+
+/// The version that this agent speaks.
+pub const VERSION: u16 = 1;
+
+/// The oldest version that it understands.
+pub const VERSION_MIN: u16 = 1;
+
+/// Largest frame in bytes: an offer of [`OFFER_MAX`] machines with long names fits several times.
+pub const FRAME_BYTES_MAX: usize = 256 * 1024;
+
+/// Longest text in a message, in bytes.
+pub const TEXT_BYTES_MAX: usize = 1024;
+
+/// Most entries in a list of groups, hosts or storage ids.
+pub const LIST_MAX: usize = 64;
+
+/// Largest load or price: a host a thousand times over is not a host.
+pub const LOAD_MAX: f64 = 1000.0;
+
+/// Why a frame was refused. The frame is dropped; nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// It is too large.
+    #[error("a frame of {0} bytes is over the limit of {FRAME_BYTES_MAX}")]
+    TooLarge(usize),
+    /// It is of a version that this agent does not speak.
+    #[error(
+        "protocol version {version}, and this agent speaks {VERSION_MIN} to {VERSION}: upgrade the older of the two"
+    )]
+    Version {
+        /// The version that it is of.
+        version: u16,
+        /// The exchange that it belongs to, if to one.
+        exchange: Option<ExchangeId>,
+    },
+    /// It is not a message.
+    #[error("not a message: {0}")]
+    Malformed(String),
+    /// A field is out of its range.
+    #[error("{0} is out of range")]
+    OutOfRange(&'static str),
+}
+
+/// Encodes a message into a frame.
+#[must_use]
+pub fn encode(message: &Message) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(256);
+    let mut encoder = Encoder::new(&mut bytes);
+    let done = encoder.array(2).and_then(|e| e.u16(VERSION)).and_then(|e| e.encode(message));
+    // Writing to a `Vec` has no error to return.
+    debug_assert!(done.is_ok());
+    bytes
+}
+
+/// Decodes a frame into a message and checks every limit.
+///
+/// # Errors
+/// When it is too large, of another version, malformed or out of range.
+pub fn decode(frame: &[u8]) -> Result<Message, WireError> {
+    if frame.len() > FRAME_BYTES_MAX {
+        return Err(WireError::TooLarge(frame.len()));
+    }
+    let malformed = |e: minicbor::decode::Error| WireError::Malformed(e.to_string());
+    let mut decoder = Decoder::new(frame);
+    if decoder.array().map_err(malformed)? != Some(2) {
+        return Err(WireError::Malformed("no frame".to_owned()));
+    }
+    let version = decoder.u16().map_err(malformed)?;
+    if !(VERSION_MIN..=VERSION).contains(&version) {
+        return Err(WireError::Version { version, exchange: exchange_of(&mut decoder) });
+    }
+    let message: Message = decoder.decode().map_err(malformed)?;
+    if decoder.position() != frame.len() {
+        return Err(WireError::Malformed("something follows the message".to_owned()));
+    }
+    check(&message)?;
+    Ok(message)
+}
+
+/// The exchange that a frame of any version belongs to, if to one.
+fn exchange_of(decoder: &mut Decoder<'_>) -> Option<ExchangeId> {
+    let kind = decoder.array().ok().and_then(|_| decoder.u32().ok())?;
+    let fields = decoder.array().ok()?;
+    (kind == 0 && fields != Some(0)).then(|| decoder.u64().ok().map(ExchangeId)).flatten()
+}
+
+fn check(message: &Message) -> Result<(), WireError> {
+    match message {
+        Message::Exchange(_, talk) => check_talk(talk),
+        Message::Handoff(_, pass) => check_pass(pass),
+    }
+}
+
+fn check_talk(talk: &Talk) -> Result<(), WireError> {
+    match talk {
+        Talk::Inquire(report) | Talk::Accept(report) => check_report(report),
+        Talk::Decline { detail, report, .. } => {
+            text(detail, "a detail")?;
+            report.as_ref().map_or(Ok(()), check_report)
+        }
+        Talk::Offer { report, candidates } => {
+            within(candidates.len() <= OFFER_MAX, "the number of candidates")?;
+            check_report(report)?;
+            candidates.iter().try_for_each(check_candidate)
+        }
+        Talk::Quotes { report, quotes } => {
+            within(quotes.len() <= OFFER_MAX, "the number of quotes")?;
+            check_report(report)?;
+            quotes.iter().try_for_each(|Quote { at_receiver, .. }| load(*at_receiver, "a price"))
+        }
+        Talk::Close { verdicts, .. } => {
+            within(verdicts.len() <= OFFER_MAX, "the number of verdicts")
+        }
+    }
+}
+
+fn check_pass(pass: &Pass) -> Result<(), WireError> {
+    match pass {
+        Pass::Reserve { entry, verdicts, .. } => {
+            within(verdicts.len() <= OFFER_MAX, "the number of verdicts")?;
+            check_entry(entry)
+        }
+        Pass::Reserved { uri } => text(uri, "a migration URI"),
+        Pass::Refused { .. }
+        | Pass::Released { .. }
+        | Pass::Claimed
+        | Pass::Missing
+        | Pass::Cancel { .. } => Ok(()),
+    }
+}
+
+fn check_report(report: &Report) -> Result<(), WireError> {
+    load(report.load, "a load")
+}
+
+fn check_candidate(candidate: &Candidate) -> Result<(), WireError> {
+    text(&candidate.name, "a machine's name")?;
+    load(candidate.at_donor, "a price")?;
+    within(candidate.factors.is_plausible(), "a load factor")?;
+    let memory = candidate.memory_bytes;
+    within(memory.is_finite() && memory >= 0.0, "a machine's memory")?;
+    let Requirements { arch, storage, .. } = &candidate.needs;
+    text(arch, "an architecture")?;
+    texts(storage, "a storage id")?;
+    texts(&candidate.anti_affinity, "a group")
+}
+
+fn check_entry(entry: &Entry) -> Result<(), WireError> {
+    if let Some(target) = entry.target_load {
+        load(target, "a target load")?;
+    }
+    within(entry.rules.pinned_to.len() <= LIST_MAX, "the number of hosts pinned to")?;
+    texts(&entry.rules.affinity, "a group")?;
+    texts(&entry.rules.anti_affinity, "a group")
+}
+
+fn within(holds: bool, what: &'static str) -> Result<(), WireError> {
+    if holds { Ok(()) } else { Err(WireError::OutOfRange(what)) }
+}
+
+fn load(value: f64, what: &'static str) -> Result<(), WireError> {
+    within(value.is_finite() && (0.0..=LOAD_MAX).contains(&value), what)
+}
+
+fn text(value: &str, what: &'static str) -> Result<(), WireError> {
+    within(value.len() <= TEXT_BYTES_MAX, what)
+}
+
+fn texts(values: &[String], what: &'static str) -> Result<(), WireError> {
+    within(values.len() <= LIST_MAX, what)?;
+    values.iter().try_for_each(|value| text(value, what))
+}
+
+#[cfg(test)]
+mod tests {
+    use evenkeel_core::decision::Reason;
+    use evenkeel_core::load::Basis;
+    use evenkeel_core::model::{HostState, MachineId, Resources};
+    use evenkeel_core::port::{HandoffId, MigrationStats};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn report(load: f64) -> Report {
+        Report { load, state: HostState::Active }
+    }
+
+    fn candidate() -> Candidate {
+        Candidate {
+            machine: MachineId::new("m-1").unwrap(),
+            name: "web 1".to_owned(),
+            basis: Basis::Actual,
+            factors: Resources { cpu_cores: 0.5, memory_bytes: 1e9, io_bytes_per_s: 0.0 },
+            at_donor: 0.25,
+            memory_bytes: 2e9,
+            needs: Requirements { arch: "x86_64".to_owned(), ..Requirements::default() },
+            anti_affinity: vec!["web".to_owned()],
+        }
+    }
+
+    fn messages() -> Vec<Message> {
+        let talks = [
+            Talk::Inquire(report(0.5)),
+            Talk::Accept(report(0.0)),
+            Talk::Decline {
+                reason: Reason::Busy,
+                detail: "ü".to_owned(),
+                report: Some(report(1.0)),
+            },
+            Talk::Offer { report: report(0.9), candidates: vec![candidate(); 3] },
+            Talk::Quotes {
+                report: report(0.1),
+                quotes: vec![Quote { at_receiver: 0.2, refusal: Some(Reason::NoMemory) }],
+            },
+            Talk::Close { reason: Reason::NoCandidate, verdicts: vec![Reason::GainSmall] },
+        ];
+        let passes = [
+            Pass::Reserve {
+                exchange: ExchangeId(7),
+                machine: MachineId::new("m-1").unwrap(),
+                entry: Entry { target_load: Some(0.25), ..Entry::default() },
+                verdicts: vec![Reason::Chosen],
+            },
+            Pass::Reserved { uri: "qemu+unix:///session".to_owned() },
+            Pass::Refused { reason: Reason::NoMemory },
+            Pass::Released {
+                machine: MachineId::new("m-1").unwrap(),
+                stats: MigrationStats { elapsed_ms: 1, downtime_ms: 2, bytes: 3 },
+            },
+            Pass::Claimed,
+            Pass::Missing,
+            Pass::Cancel { reason: Reason::Stopping },
+        ];
+        let talks = talks.into_iter().map(|t| Message::Exchange(ExchangeId(u64::MAX), t));
+        talks.chain(passes.into_iter().map(|p| Message::Handoff(HandoffId(9), p))).collect()
+    }
+
+    #[test]
+    fn every_message_comes_back_as_it_went() {
+        for message in messages() {
+            assert_eq!(decode(&encode(&message)), Ok(message));
+        }
+    }
+
+    #[test]
+    fn a_frame_of_another_version_is_refused_and_its_exchange_known() {
+        let mut frame = encode(&messages()[0]);
+        assert_eq!(frame[1], VERSION as u8, "the version is the second byte");
+        frame[1] = 9;
+        let exchange = Some(ExchangeId(u64::MAX));
+        assert_eq!(decode(&frame), Err(WireError::Version { version: 9, exchange }));
+    }
+
+    #[test]
+    fn a_field_that_a_later_version_adds_is_skipped() {
+        // An inquiry whose report has a third field, as a later agent would send it.
+        let mut frame = Vec::new();
+        let mut e = Encoder::new(&mut frame);
+        e.array(2).unwrap().u16(VERSION).unwrap();
+        e.array(2).unwrap().u32(0).unwrap();
+        e.array(2).unwrap().u64(5).unwrap();
+        e.array(2).unwrap().u32(0).unwrap();
+        e.array(1).unwrap();
+        e.array(3).unwrap().f64(0.5).unwrap().encode(HostState::Active).unwrap().f64(7.0).unwrap();
+        let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(report(0.5)));
+        assert_eq!(decode(&frame), Ok(inquiry));
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused() {
+        for bad in [f64::NAN, f64::INFINITY, -0.1, 1e9] {
+            let inquiry = Message::Exchange(ExchangeId(1), Talk::Inquire(report(bad)));
+            assert_eq!(decode(&encode(&inquiry)), Err(WireError::OutOfRange("a load")));
+            let offer = Talk::Offer {
+                report: report(0.1),
+                candidates: vec![Candidate { at_donor: bad, ..candidate() }],
+            };
+            let offer = Message::Exchange(ExchangeId(1), offer);
+            assert_eq!(decode(&encode(&offer)), Err(WireError::OutOfRange("a price")));
+        }
+        let offer =
+            Talk::Offer { report: report(0.1), candidates: vec![candidate(); OFFER_MAX + 1] };
+        let refused = decode(&encode(&Message::Exchange(ExchangeId(1), offer)));
+        assert_eq!(refused, Err(WireError::OutOfRange("the number of candidates")));
+    }
+
+    #[test]
+    fn a_frame_that_is_cut_or_followed_by_something_is_refused() {
+        for message in messages() {
+            let frame = encode(&message);
+            for cut in 0..frame.len() {
+                assert!(decode(&frame[..cut]).is_err());
+            }
+            let longer = [frame.as_slice(), &[0]].concat();
+            assert!(decode(&longer).is_err());
+        }
+        assert!(matches!(decode(&vec![0; FRAME_BYTES_MAX + 1]), Err(WireError::TooLarge(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn no_flipped_bytes_make_it_panic(
+            which in 0..13usize,
+            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        ) {
+            let mut frame = encode(&messages()[which]);
+            for (at, byte) in flips {
+                let at = at.index(frame.len());
+                frame[at] = byte;
+            }
+            let _ = decode(&frame);
+        }
+    }
+}
