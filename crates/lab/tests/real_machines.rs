@@ -1,0 +1,177 @@
+//! A lab of real libvirt hosts and real guests. Runs as root, who drops to `nobody`, or as anybody.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use evenkeel_lab::{Dirty, GuestSpec, HostSpec, Lab, LabError, LabSpec, Launcher, Phase, Progress};
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn spec(name: &str, guests: Vec<GuestSpec>) -> LabSpec {
+    LabSpec {
+        dir: PathBuf::from(format!("/tmp/ek-{name}-{}", std::process::id())),
+        hosts: vec![HostSpec::new("h1", 0.8), HostSpec::new("h2", 0.8)],
+        guests,
+        agents: None,
+    }
+}
+
+fn launcher(tied: bool) -> Launcher {
+    Launcher {
+        program: env!("CARGO_BIN_EXE_evenkeel-lab").into(),
+        arguments: vec!["supervise".to_owned()],
+        tied,
+    }
+}
+
+fn up(spec: &LabSpec, tied: bool) -> Lab {
+    let started = Instant::now();
+    let mut show =
+        |progress: Progress| eprintln!("{:5} ms {progress:?}", started.elapsed().as_millis());
+    match Lab::up(spec, &launcher(tied), &mut show) {
+        Ok(lab) => lab,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// The processes whose command line names the lab's directory.
+fn processes_of(dir: &Path) -> Vec<String> {
+    let needle = format!("{}/", dir.display());
+    std::fs::read_dir("/proc")
+        .expect("/proc is mounted")
+        .filter_map(|entry| std::fs::read(entry.ok()?.path().join("cmdline")).ok())
+        .map(|bytes| String::from_utf8_lossy(&bytes).replace('\0', " "))
+        .filter(|command_line| command_line.contains(&needle))
+        .collect()
+}
+
+fn assert_nothing_left(dir: &Path) {
+    assert_eq!(processes_of(dir), Vec::<String>::new(), "processes of the lab are left");
+    assert!(!dir.exists(), "the lab's directory is left");
+}
+
+#[test]
+fn a_guest_survives_its_migration_and_the_death_of_the_host_it_left() -> Result<(), LabError> {
+    let transient = GuestSpec { persistent: false, ..GuestSpec::new("transient", "h1", 100) };
+    let guests =
+        vec![GuestSpec::new("mover", "h1", 200), transient, GuestSpec::new("stayer", "h2", 50)];
+    let spec = spec("move", guests);
+    let lab = up(&spec, true);
+
+    lab.await_report("mover", SOON)?;
+    let report = lab.set_burn("mover", 300)?;
+    assert_eq!(report.burn_permille, 300);
+    let busy = Dirty { mib: 8, mib_per_s: 40 };
+    assert_eq!(lab.set_dirty("mover", busy)?.dirty, busy);
+
+    lab.migrate("mover", "h2")?;
+    lab.migrate("transient", "h2")?;
+    let status = lab.status()?;
+    assert_eq!(status.phase, Phase::Up);
+    assert_eq!(status.hosts[0].guests, Vec::<String>::new());
+    let mut there = status.hosts[1].guests.clone();
+    there.sort();
+    assert_eq!(there, ["mover", "stayer", "transient"]);
+
+    lab.kill_host("h1")?;
+    assert!(!lab.status()?.hosts[0].alive);
+    assert_eq!(lab.host_of("mover")?, "h2");
+    for guest in ["mover", "transient", "stayer"] {
+        let verdict = lab.await_report(guest, SOON)?.verify();
+        assert!(verdict.is_unharmed(), "{guest}: {verdict}");
+        assert!(verdict.pages_checked > 0, "{guest}: {verdict}");
+    }
+    // Its terminal is another one now.
+    assert_eq!(lab.set_burn("mover", 100)?.burn_permille, 100);
+
+    // A host that comes back can take it again.
+    lab.start_host("h1")?;
+    lab.migrate("mover", "h1")?;
+    let verdict = lab.await_report("mover", SOON)?.verify();
+    assert!(verdict.is_unharmed(), "{verdict}");
+
+    lab.down()?;
+    assert_nothing_left(&spec.dir);
+    Ok(())
+}
+
+#[test]
+fn a_lab_whose_supervisor_was_killed_is_cleaned_up_and_strangers_are_spared() -> Result<(), LabError>
+{
+    let spec = spec("stale", vec![GuestSpec::new("orphan", "h1", 0)]);
+    let lab = up(&spec, false);
+    lab.await_report("orphan", SOON)?;
+    // Names the directory, but is not the lab's.
+    let mut stranger = Command::new("tail")
+        .args(["-f".into(), spec.dir.join("consoles/orphan.log")])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("tail is there");
+
+    kill_supervisor(&spec.dir);
+    assert_eq!(lab.status()?.phase, Phase::Stale);
+    assert!(matches!(lab.kill_host("h1"), Err(LabError::Stale(_))));
+    let again = Lab::up(&spec, &launcher(true), &mut |_| {});
+    assert!(matches!(again, Err(LabError::AlreadyThere { .. })), "{again:?}");
+
+    Lab::open(&spec.dir)?.down()?;
+    assert!(stranger.try_wait().expect("it is our child").is_none(), "a stranger was ended");
+    stranger.kill().expect("it is our child");
+    stranger.wait().expect("it is our child");
+    assert_nothing_left(&spec.dir);
+    assert!(matches!(Lab::open(&spec.dir), Err(LabError::NotThere(_))));
+    Ok(())
+}
+
+fn kill_supervisor(dir: &Path) {
+    let state = std::fs::read(dir.join("lab.json")).expect("the lab has a state file");
+    let state: serde_json::Value = serde_json::from_slice(&state).expect("it is JSON");
+    let pid = state["supervisor"]["pid"].as_i64().expect("it names the supervisor");
+    let killed = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+    assert!(killed.is_ok_and(|status| status.success()));
+    let deadline = Instant::now() + SOON;
+    let stat = format!("/proc/{pid}/stat");
+    // Until whoever is its parent has reaped it.
+    while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+        assert!(Instant::now() < deadline, "the supervisor does not end");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_tied_lab_ends_with_its_owner() {
+    let spec = spec("tied", vec![GuestSpec::new("guest", "h1", 0)]);
+    drop(up(&spec, true));
+    let deadline = Instant::now() + SOON;
+    while spec.dir.exists() {
+        assert!(Instant::now() < deadline, "the lab is still there: {:?}", processes_of(&spec.dir));
+        std::thread::yield_now();
+    }
+    assert_nothing_left(&spec.dir);
+}
+
+#[test]
+fn a_lab_that_cannot_be_built_is_refused_before_anything_is_started() {
+    let fits = spec("refused", vec![GuestSpec::new("guest", "h1", 0)]);
+    let changed = |change: fn(&mut LabSpec)| {
+        let mut spec = fits.clone();
+        change(&mut spec);
+        spec
+    };
+    for (spec, complaint) in [
+        (changed(|spec| spec.hosts.clear()), "0 hosts"),
+        (changed(|spec| spec.hosts[1].id = "h1".to_owned()), "two hosts"),
+        (changed(|spec| spec.hosts[0].cpu_cores = 0.0), "more than nothing"),
+        (changed(|spec| spec.guests[0].host = "h9".to_owned()), "unknown host `h9`"),
+        (changed(|spec| spec.guests[0].name = "a/b".to_owned()), "no guest name"),
+        (changed(|spec| spec.guests[0].dirty.mib = 31), "cannot dirty"),
+        (changed(|spec| spec.dir = PathBuf::from(format!("/tmp/{}", "x".repeat(60)))), "too long"),
+        (changed(|spec| spec.dir = PathBuf::from("lab")), "absolute"),
+    ] {
+        let refused = Lab::up(&spec, &launcher(true), &mut |_| {}).map(|_| ());
+        let error = refused.expect_err(complaint).to_string();
+        assert!(error.contains(complaint), "{error}");
+        assert!(!spec.dir.exists());
+    }
+}
