@@ -28,6 +28,7 @@ mod spec;
 mod state;
 mod supervisor;
 mod terminal;
+mod up;
 mod user;
 mod virsh;
 

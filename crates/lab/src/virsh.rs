@@ -44,6 +44,11 @@ impl Virsh<'_> {
         })
     }
 
+    /// Has libvirt find out what QEMU can do, which takes it a second the first time.
+    pub(crate) fn warm_up(&self) -> Result<(), LabError> {
+        self.run(&["domcapabilities"], COMMAND_LIMIT).map(drop)
+    }
+
     /// Makes a definition that libvirt keeps, without starting the guest.
     pub(crate) fn define(&self, xml: &Path) -> Result<(), LabError> {
         self.run(&["define", &xml.display().to_string()], COMMAND_LIMIT).map(drop)

@@ -1,10 +1,12 @@
 //! A lab of real libvirt hosts and real guests. Runs as root, who drops to `nobody`, or as anybody.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use evenkeel_lab::{Dirty, GuestSpec, HostSpec, Lab, LabError, LabSpec, Launcher, Phase, Progress};
+use evenkeel_lab::{
+    Capacity, Dirty, GuestSpec, HostSpec, Lab, LabError, LabSpec, Launcher, Phase, Progress,
+};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -102,12 +104,7 @@ fn a_lab_whose_supervisor_was_killed_is_cleaned_up_and_strangers_are_spared() ->
     let spec = spec("stale", vec![GuestSpec::new("orphan", "h1", 0)]);
     let lab = up(&spec, false);
     lab.await_report("orphan", SOON)?;
-    // Names the directory, but is not the lab's.
-    let mut stranger = Command::new("tail")
-        .args(["-f".into(), spec.dir.join("consoles/orphan.log")])
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("tail is there");
+    let mut stranger = Stranger::start(&spec.dir.join("consoles/orphan.log"));
 
     kill_supervisor(&spec.dir);
     assert_eq!(lab.status()?.phase, Phase::Stale);
@@ -116,12 +113,33 @@ fn a_lab_whose_supervisor_was_killed_is_cleaned_up_and_strangers_are_spared() ->
     assert!(matches!(again, Err(LabError::AlreadyThere { .. })), "{again:?}");
 
     Lab::open(&spec.dir)?.down()?;
-    assert!(stranger.try_wait().expect("it is our child").is_none(), "a stranger was ended");
-    stranger.kill().expect("it is our child");
-    stranger.wait().expect("it is our child");
+    assert!(stranger.is_running(), "a stranger was ended");
+    drop(stranger);
     assert_nothing_left(&spec.dir);
     assert!(matches!(Lab::open(&spec.dir), Err(LabError::NotThere(_))));
     Ok(())
+}
+
+/// A program that has to do with a file of the lab, but is not of the lab.
+struct Stranger(Child);
+
+impl Stranger {
+    fn start(file: &Path) -> Self {
+        let mut tail = Command::new("tail");
+        Self(tail.arg("-f").arg(file).stdout(Stdio::null()).spawn().expect("tail is there"))
+    }
+
+    fn is_running(&mut self) -> bool {
+        self.0.try_wait().is_ok_and(|status| status.is_none())
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        // Fails only for one that was ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn kill_supervisor(dir: &Path) {
@@ -135,8 +153,51 @@ fn kill_supervisor(dir: &Path) {
     // Until whoever is its parent has reaped it.
     while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
         assert!(Instant::now() < deadline, "the supervisor does not end");
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// CPU time that the guests of a host have used so far, in milliseconds.
+fn guest_cpu_ms(dir: &Path, host: &str) -> u64 {
+    const TICK_MS: u64 = 10;
+    let needle = format!("{}/{host}/", dir.display());
+    let mut ticks = 0;
+    for entry in std::fs::read_dir("/proc").expect("/proc is mounted").flatten() {
+        let Ok(command_line) = std::fs::read(entry.path().join("cmdline")) else { continue };
+        let command_line = String::from_utf8_lossy(&command_line);
+        if !command_line.contains("qemu-system-") || !command_line.contains(&needle) {
+            continue;
+        }
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
+        ticks += fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>();
+    }
+    ticks * TICK_MS
+}
+
+#[test]
+fn the_guests_of_a_host_get_no_more_cpu_than_its_capacity() -> Result<(), LabError> {
+    const WHILE: Duration = Duration::from_secs(2);
+    let guests = vec![GuestSpec::new("greedy", "h1", 1000), GuestSpec::new("modest", "h2", 200)];
+    let mut spec = spec("quota", guests);
+    spec.hosts[0].cpu_cores = 0.3;
+    let lab = up(&spec, true);
+    let enforced = matches!(lab.status()?.hosts[0].capacity, Some(Capacity::Enforced { .. }));
+    lab.await_report("modest", SOON)?;
+    let used = |host| guest_cpu_ms(&spec.dir, host);
+    let (before, started) = ((used("h1"), used("h2")), Instant::now());
+    std::thread::sleep(WHILE);
+    let took = started.elapsed().as_millis() as u64;
+    let (greedy, modest) = (used("h1") - before.0, used("h2") - before.1);
+    eprintln!("enforced: {enforced}; of {took} ms, greedy used {greedy}, modest {modest}");
+    if enforced {
+        assert!((1..=40).contains(&(greedy * 100 / took)), "greedy used {greedy} of {took} ms");
+    }
+    // Less than its share if the machine is busy with other things, but not more.
+    assert!((1..=30).contains(&(modest * 100 / took)), "modest used {modest} of {took} ms");
+    lab.down()?;
+    assert_nothing_left(&spec.dir);
+    Ok(())
 }
 
 #[test]
@@ -146,7 +207,7 @@ fn a_tied_lab_ends_with_its_owner() {
     let deadline = Instant::now() + SOON;
     while spec.dir.exists() {
         assert!(Instant::now() < deadline, "the lab is still there: {:?}", processes_of(&spec.dir));
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_millis(5));
     }
     assert_nothing_left(&spec.dir);
 }
