@@ -16,7 +16,7 @@ use crate::handoff::{Handoff, Handoffs, Limits};
 use crate::host::Host;
 use crate::load::Metering;
 use crate::message::{Message, Pass, Talk};
-use crate::model::{ExchangeId, HostId, HostProfile, Time};
+use crate::model::{Entry, ExchangeId, HostId, HostProfile, MachineId, TARGET_LOAD_MAX, Time};
 use crate::port::{Event, HandoffId, Order};
 use crate::select::Calm;
 
@@ -112,6 +112,28 @@ impl Balancer {
     #[must_use]
     pub fn talking_to(&self) -> Option<&HostId> {
         self.exchange.as_ref().map(Exchange::peer)
+    }
+
+    /// The order that programs a target load for a machine of this host, or with `None` removes it,
+    /// so that it counts as measured again.
+    ///
+    /// # Errors
+    /// Why not, in words; nothing changes then.
+    pub fn program_target(&self, machine: &MachineId, target: Option<f64>) -> Result<Order, String> {
+        let host = self.host.id();
+        if let Some(load) = target.filter(|t| !(t.is_finite() && (0.0..=TARGET_LOAD_MAX).contains(t))) {
+            return Err(format!("a target load of {load} is out of range: 0 to {TARGET_LOAD_MAX}"));
+        }
+        let known = self.host.view.machines().get(machine);
+        let known = known.ok_or_else(|| format!("host `{host}` has no machine `{machine}`"))?;
+        if self.handoffs.moves(machine) {
+            return Err(format!("machine `{}` is being moved; try again later", known.facts.name));
+        }
+        let entry = known.facts.entry.as_ref().map_err(|why| {
+            format!("the schedule entry of machine `{}` cannot be read: {why}", known.facts.name)
+        })?;
+        let entry = Entry { target_load: target, ..entry.clone() };
+        Ok(Order::WriteEntry(machine.clone(), entry))
     }
 
     /// Takes what happened at `now`, which must not lie before the `now` of an earlier call, and

@@ -6,13 +6,14 @@
 //! | `handoff` | every handoff under way, and those ended lately | no |
 //! | `decision` | decision records, the newest [`DECISIONS_MAX`] | yes |
 //! | `member` | the other hosts and where they were last reached | yes |
-//! | `token` | join tokens that were used | no |
+//! | `admission` | hosts brought into the cluster, and with which join token | no |
 //!
 //! A handoff is written with `synchronous = FULL` and is on disk when [`Store::persist`] returns.
 
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use evenkeel_core::decision::{Decision, Role};
@@ -29,6 +30,9 @@ const HANDOFFS_ENDED_MAX: u32 = 10_000;
 /// Old records are cleared once in this many writes.
 const CLEAR_EVERY: u32 = 256;
 
+/// How long one connection waits for the other.
+const BUSY_TIME_MAX: Duration = Duration::from_secs(5);
+
 const SCHEMA_VERSION: i64 = 1;
 
 const SCHEMA: &str = "
@@ -43,7 +47,9 @@ const SCHEMA: &str = "
         peer TEXT, ending TEXT NOT NULL, record TEXT NOT NULL
     ) STRICT;
     CREATE TABLE member (host TEXT PRIMARY KEY, address TEXT NOT NULL) STRICT;
-    CREATE TABLE token (id TEXT PRIMARY KEY, used_ms INTEGER NOT NULL) STRICT;
+    CREATE TABLE admission (
+        token TEXT PRIMARY KEY, host TEXT NOT NULL UNIQUE, key TEXT NOT NULL
+    ) STRICT;
 ";
 
 /// Why the store could not do something. Nothing was written.
@@ -62,6 +68,17 @@ pub enum StoreError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// It was written by a later version.
+    #[error(
+        "the store `{path}` has format {version}, and this agent knows up to {SCHEMA_VERSION}: \
+         run the newer agent, or move the file away to begin anew"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        version: i64,
     },
     /// The database refused.
     #[error("cannot {action} in `{path}`: {source}; nothing was written")]
@@ -114,7 +131,10 @@ impl Store {
         let path = directory.join("state.sqlite");
         let error = |action, source| StoreError::Database { path: path.clone(), action, source };
         let connection = Connection::open(&path).map_err(|e| error("open the store", e))?;
-        prepare(&connection).map_err(|e| error("prepare the store", e))?;
+        let version = prepare(&connection).map_err(|e| error("prepare the store", e))?;
+        if version > SCHEMA_VERSION {
+            return Err(StoreError::Newer { path, version });
+        }
         Ok(Self { path, connection, writes: 0, _lock: lock })
     }
 
@@ -227,17 +247,16 @@ impl Store {
         Ok(members)
     }
 
-    /// Marks a join token as used. Answers whether it had not been used before.
+    /// The memory of who was brought into the cluster, for use on another thread.
     ///
     /// # Errors
-    /// When it could not be written; the token then counts as unused.
-    pub fn use_token(&mut self, id: &str, now: Time) -> Result<bool, StoreError> {
-        let insert = "INSERT OR IGNORE INTO token VALUES (?1, ?2)";
-        let rows = self
-            .connection
-            .execute(insert, params![id, signed(now)])
-            .map_err(|e| self.error("write a used join token", e))?;
-        Ok(rows == 1)
+    /// When the database cannot be opened once more.
+    pub fn admissions(&self) -> Result<Admissions, StoreError> {
+        let failed = |e| self.error("open the store once more", e);
+        let connection = Connection::open(&self.path).map_err(failed)?;
+        connection.busy_timeout(BUSY_TIME_MAX).map_err(failed)?;
+        connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+        Ok(Admissions { path: self.path.clone(), connection: Mutex::new(connection) })
     }
 
     fn records<T: serde::de::DeserializeOwned>(
@@ -281,8 +300,55 @@ impl Store {
     }
 }
 
-fn prepare(connection: &Connection) -> Result<(), rusqlite::Error> {
-    connection.busy_timeout(Duration::from_secs(5))?;
+/// Who was brought into the cluster, and with which join token. It has a connection of its own to
+/// the store that it came from, and must not outlive it.
+#[derive(Debug)]
+pub struct Admissions {
+    path: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+/// What became of a wish to join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    /// It is recorded, now or as the very same wish before.
+    Yes,
+    /// The token has brought in another host, or the same with another key.
+    TokenUsed,
+    /// The host's name is taken.
+    HostTaken,
+}
+
+impl Admissions {
+    /// Records that `token` brings in `host` with `key`; it is on disk when this returns.
+    ///
+    /// # Errors
+    /// When it could not be written; nothing is admitted then.
+    pub fn admit(&self, token: &str, host: &HostId, key: &str) -> Result<Admitted, StoreError> {
+        let failed = |source| StoreError::Database {
+            path: self.path.clone(),
+            action: "record a new host",
+            source,
+        };
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let insert = "INSERT OR IGNORE INTO admission VALUES (?1, ?2, ?3)";
+        let row = params![token, host.as_str(), key];
+        if connection.execute(insert, row).map_err(failed)? == 1 {
+            return Ok(Admitted::Yes);
+        }
+        let select = "SELECT host = ?2 AND key = ?3 FROM admission WHERE token = ?1";
+        let same = connection.query_row(select, row, |row| row.get(0)).optional();
+        Ok(match same.map_err(failed)? {
+            Some(true) => Admitted::Yes,
+            Some(false) => Admitted::TokenUsed,
+            None => Admitted::HostTaken,
+        })
+    }
+}
+
+/// Makes the schema if there is none. Returns its version.
+fn prepare(connection: &Connection) -> Result<i64, rusqlite::Error> {
+    connection.busy_timeout(BUSY_TIME_MAX)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     // One agent needs no megabytes of cache.
@@ -295,15 +361,9 @@ fn prepare(connection: &Connection) -> Result<(), rusqlite::Error> {
              PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         ))?;
     }
-    let identity: Option<String> = connection
-        .query_row("SELECT value FROM meta WHERE key = 'identity'", [], |row| row.get(0))
-        .optional()?;
-    if version > SCHEMA_VERSION || identity.is_none() {
-        return Err(rusqlite::Error::InvalidQuery);
-    }
     let count = "UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'";
     connection.execute(count, [])?;
-    Ok(())
+    Ok(version.max(SCHEMA_VERSION))
 }
 
 /// SQLite has signed integers only; times this side of the year 292,000,000 fit.

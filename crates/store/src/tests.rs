@@ -78,13 +78,29 @@ fn decisions_come_back_newest_first() {
 }
 
 #[test]
-fn a_join_token_can_be_used_once() {
+fn a_join_token_brings_in_one_host_with_one_key() {
     let directory = tempfile::tempdir().unwrap();
-    let mut store = Store::open(directory.path()).unwrap();
-    let now = Time::from_unix_ms(5);
-    assert!(store.use_token("t1", now).unwrap());
-    assert!(!store.use_token("t1", now).unwrap());
-    assert!(store.use_token("t2", now).unwrap());
+    let store = Store::open(directory.path()).unwrap();
+    let admissions = store.admissions().unwrap();
+    let admit = |token: &str, host: &str, key: &str| {
+        admissions.admit(token, &HostId::new(host).unwrap(), key).unwrap()
+    };
+    assert_eq!(admit("t1", "a", "k1"), Admitted::Yes);
+    assert_eq!(admit("t1", "a", "k1"), Admitted::Yes, "the certificate may not have arrived");
+    assert_eq!(admit("t1", "a", "k2"), Admitted::TokenUsed);
+    assert_eq!(admit("t1", "b", "k1"), Admitted::TokenUsed);
+    assert_eq!(admit("t2", "a", "k3"), Admitted::HostTaken);
+    assert_eq!(admit("t2", "b", "k3"), Admitted::Yes);
+}
+
+#[test]
+fn a_store_of_a_later_version_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    store.connection.pragma_update(None, "user_version", SCHEMA_VERSION + 1).unwrap();
+    drop(store);
+    let refused = Store::open(directory.path()).unwrap_err();
+    assert!(matches!(refused, StoreError::Newer { version, .. } if version == SCHEMA_VERSION + 1));
 }
 
 #[test]

@@ -36,6 +36,9 @@ pub struct LastMove {
     pub from: HostId,
 }
 
+/// Largest target load: a machine may be programmed to count as up to this many whole hosts.
+pub const TARGET_LOAD_MAX: f64 = 100.0;
+
 /// One entry of a host's schedule: that it is to execute this machine, and how.
 ///
 /// The entry is kept in the machine's libvirt metadata and therefore moves with it: migrating

@@ -1,0 +1,468 @@
+//! The configuration file of an agent.
+//!
+//! Every key has a default but `listen` where the host has no fixed address; an unknown key is an
+//! error that names the nearest known one. `docs/configuration.md` describes each key.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use evenkeel_core::balancer;
+use evenkeel_core::handoff::Limits;
+use evenkeel_core::load::Metering;
+use evenkeel_core::model::{
+    HostId, HostProfile, IdError, PerResource, ProfileError, Resources, Weights, WeightsError,
+};
+use evenkeel_core::select::Calm;
+use serde::{Deserialize, Deserializer};
+
+/// The port that agents listen on unless told otherwise.
+pub const PORT: u16 = 7946;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration `{path}`: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not TOML, or a key or value of it is not known.
+    #[error("in the configuration `{path}`: {detail}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and what, and the nearest known key.
+        detail: String,
+    },
+    /// A value is of the right kind and makes no sense.
+    #[error("in the configuration: `{key}` is {value}: {want}")]
+    Value {
+        /// The key, with its table.
+        key: &'static str,
+        /// What it is.
+        value: String,
+        /// What it must be.
+        want: &'static str,
+    },
+    /// The host's name is no host id.
+    #[error("in the configuration: `host`: {0}")]
+    Host(#[from] IdError),
+    /// The weights cannot be used.
+    #[error("in the configuration: `weights`: {0}")]
+    Weights(#[from] WeightsError),
+    /// The host cannot be reckoned with.
+    #[error("in the configuration: {0}")]
+    Profile(#[from] ProfileError),
+}
+
+/// An agent's configuration file, as written.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// This host's name in the cluster; the one in its certificate.
+    pub host: Option<String>,
+    /// Where the store is.
+    pub state_dir: PathBuf,
+    /// Where the certificates and the key are.
+    pub identity_dir: PathBuf,
+    /// Where the cluster's CA is, on the host that hands out certificates to joining hosts.
+    pub ca_dir: Option<PathBuf>,
+    /// UDP address to listen on.
+    pub listen: SocketAddr,
+    /// Address at which the other hosts reach this one, where it differs from `listen`.
+    pub advertise: Option<SocketAddr>,
+    /// Addresses of other agents; one that is alive is enough.
+    pub seeds: Vec<SocketAddr>,
+    /// UNIX socket of the local API.
+    pub api_socket: PathBuf,
+    /// How long a stopping agent waits for migrations under way before it aborts them.
+    #[serde(deserialize_with = "duration")]
+    pub stop_grace: Duration,
+    /// The hypervisor.
+    pub libvirt: LibvirtConfig,
+    /// What the host has, where that is to be declared rather than found.
+    pub capacity: CapacityConfig,
+    /// How much each resource counts in this host's load.
+    pub weights: WeightsConfig,
+    /// How this host balances.
+    pub balance: BalanceConfig,
+    /// Paths on storage that other hosts reach too, and the id under which they know it.
+    pub storage: BTreeMap<String, String>,
+}
+
+/// `[libvirt]`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LibvirtConfig {
+    /// The connection of this host.
+    pub uri: String,
+    /// The connection by which other hosts' libvirt daemons reach this one.
+    pub migration_uri: Option<String>,
+    /// Where the guests' memory is sent to, as in `virsh migrate --migrateuri`.
+    pub migrate_address: Option<String>,
+    /// Where an incoming migration listens, as in `virsh migrate --listen-address`.
+    pub listen_address: Option<String>,
+}
+
+/// `[capacity]`. What is not declared is what the host has.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CapacityConfig {
+    /// Cores.
+    pub cpu_cores: Option<f64>,
+    /// Memory, such as `"64GiB"`.
+    pub memory: Option<ByteSize>,
+    /// Disk and network transfer per second, such as `"1GB"`.
+    pub io_per_s: Option<ByteSize>,
+    /// Speed of a core relative to the cluster's reference core.
+    pub cpu_speed: Option<f64>,
+    /// Memory that no machine may take.
+    pub reserved_memory: Option<ByteSize>,
+}
+
+/// `[weights]`; only the proportions matter.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WeightsConfig {
+    /// Of CPU time.
+    pub cpu: f64,
+    /// Of memory occupied.
+    pub memory: f64,
+    /// Of disk and network transfer.
+    pub io: f64,
+}
+
+/// `[balance]`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BalanceConfig {
+    /// Mean time between two rounds.
+    #[serde(deserialize_with = "duration")]
+    pub round: Duration,
+    /// How far a round may come early or late, as a fraction of `round`.
+    pub jitter: f64,
+    /// Time between two samples.
+    #[serde(deserialize_with = "duration")]
+    pub sample: Duration,
+    /// Weight of the newest rate in the running mean.
+    pub smoothing: f64,
+    /// Age at which a sample says nothing any more.
+    #[serde(deserialize_with = "duration")]
+    pub stale_after: Duration,
+    /// Differences up to this fraction of the pair's mean load are left alone.
+    pub dead_band: f64,
+    /// Differences up to this load are left alone.
+    pub difference_min: f64,
+    /// A move must narrow the difference by more than this fraction of the pair's mean load.
+    pub gain_min: f64,
+    /// How long a machine that has moved stays where it is.
+    #[serde(deserialize_with = "duration")]
+    pub cool_down: Duration,
+    /// How long another host may take to answer.
+    #[serde(deserialize_with = "duration")]
+    pub reply_time_max: Duration,
+    /// How long room is kept for a machine.
+    #[serde(deserialize_with = "duration")]
+    pub reservation_time: Duration,
+    /// How long a migration may last.
+    #[serde(deserialize_with = "duration")]
+    pub migration_time_max: Duration,
+    /// Most that a migration may send per second.
+    pub migration_bandwidth: Option<ByteSize>,
+    /// Most handoffs at once, given and taken together.
+    pub handoffs_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            host: None,
+            state_dir: PathBuf::from("/var/lib/evenkeel"),
+            identity_dir: PathBuf::from("/etc/evenkeel/identity"),
+            ca_dir: None,
+            listen: SocketAddr::from(([0, 0, 0, 0], PORT)),
+            advertise: None,
+            seeds: Vec::new(),
+            api_socket: PathBuf::from("/run/evenkeel/agent.sock"),
+            stop_grace: Duration::from_secs(60),
+            libvirt: LibvirtConfig::default(),
+            capacity: CapacityConfig::default(),
+            weights: WeightsConfig::default(),
+            balance: BalanceConfig::default(),
+            storage: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for LibvirtConfig {
+    fn default() -> Self {
+        Self {
+            uri: "qemu:///system".to_owned(),
+            migration_uri: None,
+            migrate_address: None,
+            listen_address: None,
+        }
+    }
+}
+
+impl Default for WeightsConfig {
+    fn default() -> Self {
+        Self { cpu: 1.0, memory: 1.0, io: 1.0 }
+    }
+}
+
+impl Default for BalanceConfig {
+    fn default() -> Self {
+        let core = balancer::Config::default();
+        Self {
+            round: core.round,
+            jitter: core.jitter,
+            sample: core.sample,
+            smoothing: core.metering.smoothing,
+            stale_after: core.metering.stale_after,
+            dead_band: core.calm.dead_band,
+            difference_min: core.calm.difference_min,
+            gain_min: core.calm.gain_min,
+            cool_down: core.cool_down,
+            reply_time_max: core.limits.reply_time_max,
+            reservation_time: core.limits.reservation_time,
+            migration_time_max: core.limits.migration_time_max,
+            migration_bandwidth: None,
+            handoffs_max: core.handoffs_max,
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a configuration file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or says something that cannot be used; names the key.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let config = Self::parse(&text)
+            .map_err(|detail| ConfigError::Parse { path: path.to_owned(), detail })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|e| {
+            let said = e.to_string();
+            let hint = nearest_key(e.message()).map(|key| format!("hint: did you mean `{key}`?"));
+            [Some(said.trim_end().to_owned()), hint]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join("\n")
+        })
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let balance = &self.balance;
+        let fraction = |value: f64| value.is_finite() && (0.0..=10.0).contains(&value);
+        let fractions = [
+            ("balance.dead_band", balance.dead_band),
+            ("balance.difference_min", balance.difference_min),
+            ("balance.gain_min", balance.gain_min),
+        ];
+        for (key, value) in fractions {
+            check(fraction(value), key, &value, "a fraction, from 0 to 10")?;
+        }
+        let (jitter, smoothing) = (balance.jitter, balance.smoothing);
+        check((0.0..1.0).contains(&jitter), "balance.jitter", &jitter, "at least 0 and below 1")?;
+        let in_range = smoothing > 0.0 && smoothing <= 1.0;
+        check(in_range, "balance.smoothing", &smoothing, "above 0 and at most 1")?;
+        let spans = [
+            ("balance.round", balance.round),
+            ("balance.sample", balance.sample),
+            ("balance.stale_after", balance.stale_after),
+            ("balance.reply_time_max", balance.reply_time_max),
+            ("balance.reservation_time", balance.reservation_time),
+            ("balance.migration_time_max", balance.migration_time_max),
+        ];
+        for (key, span) in spans {
+            let long_enough = span >= Duration::from_millis(100);
+            check(long_enough, key, &format!("{span:?}"), "at least 100ms")?;
+        }
+        let fresh = balance.stale_after > balance.sample;
+        let stale = format!("{:?}", balance.stale_after);
+        check(fresh, "balance.stale_after", &stale, "longer than balance.sample")?;
+        let handoffs = balance.handoffs_max;
+        check((1..=64).contains(&handoffs), "balance.handoffs_max", &handoffs, "from 1 to 64")?;
+        let advertised = self.advertised();
+        let reachable = !advertised.ip().is_unspecified();
+        let want = "an address that the other hosts can reach: set `advertise`";
+        check(reachable, "listen", &self.listen, want)?;
+        self.profile_of(
+            HostId::new("checked")?,
+            self.declared_or(Resources { cpu_cores: 1.0, memory_bytes: 1.0, io_bytes_per_s: 1.0 }),
+        )?;
+        Ok(())
+    }
+
+    /// The address at which other hosts reach this agent.
+    #[must_use]
+    pub fn advertised(&self) -> SocketAddr {
+        self.advertise.unwrap_or(self.listen)
+    }
+
+    /// The capacity declared, and of what is not declared, what was `found`.
+    #[must_use]
+    pub fn declared_or(&self, found: Resources) -> Resources {
+        let bytes = |size: ByteSize| size.as_u64() as f64;
+        Resources {
+            cpu_cores: self.capacity.cpu_cores.unwrap_or(found.cpu_cores),
+            memory_bytes: self.capacity.memory.map_or(found.memory_bytes, bytes),
+            io_bytes_per_s: self.capacity.io_per_s.map_or(found.io_bytes_per_s, bytes),
+        }
+    }
+
+    /// Whether nothing of the capacity has to be found.
+    #[must_use]
+    pub const fn declares_all(&self) -> bool {
+        let CapacityConfig { cpu_cores, memory, io_per_s, .. } = &self.capacity;
+        cpu_cores.is_some() && memory.is_some() && io_per_s.is_some()
+    }
+
+    /// This host as the arithmetic sees it, with the given capacity.
+    ///
+    /// # Errors
+    /// When loads on it would be no numbers.
+    pub fn profile_of(&self, id: HostId, capacity: Resources) -> Result<HostProfile, ConfigError> {
+        let WeightsConfig { cpu, memory, io } = self.weights;
+        let profile = HostProfile {
+            cpu_speed: self.capacity.cpu_speed.unwrap_or(1.0),
+            weights: Weights::new(PerResource { cpu, memory, io })?,
+            reserved_memory_bytes: self.capacity.reserved_memory.map_or(0.0, |b| b.as_u64() as f64),
+            ..HostProfile::new(id, capacity)
+        };
+        profile.check()?;
+        Ok(profile)
+    }
+
+    /// How the core shall balance.
+    #[must_use]
+    pub fn balancer(&self) -> balancer::Config {
+        let b = &self.balance;
+        balancer::Config {
+            round: b.round,
+            jitter: b.jitter,
+            sample: b.sample,
+            metering: Metering {
+                stale_after: b.stale_after,
+                smoothing: b.smoothing,
+                ..Metering::default()
+            },
+            calm: Calm {
+                dead_band: b.dead_band,
+                difference_min: b.difference_min,
+                gain_min: b.gain_min,
+            },
+            cool_down: b.cool_down,
+            limits: Limits {
+                reply_time_max: b.reply_time_max,
+                reservation_time: b.reservation_time,
+                migration_time_max: b.migration_time_max,
+                bandwidth_bytes_per_s: b.migration_bandwidth.map(|size| size.as_u64()),
+            },
+            handoffs_max: b.handoffs_max,
+        }
+    }
+}
+
+fn check(
+    holds: bool,
+    key: &'static str,
+    value: &impl fmt::Display,
+    want: &'static str,
+) -> Result<(), ConfigError> {
+    if holds { Ok(()) } else { Err(ConfigError::Value { key, value: value.to_string(), want }) }
+}
+
+/// Durations are written as people write them: `30s`, `5m`, `1h 30m`, `500ms`.
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let span: jiff::SignedDuration = text.parse().map_err(|_| {
+        serde::de::Error::custom(format!("`{text}` is no duration: write `30s`, `5m` or `500ms`"))
+    })?;
+    Duration::try_from(span)
+        .map_err(|_| serde::de::Error::custom(format!("`{text}` is a negative duration")))
+}
+
+/// The known key nearest to the unknown one that a message speaks of: serde puts the unknown one
+/// first between backticks, and all the known ones behind it.
+fn nearest_key(message: &str) -> Option<String> {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let unknown = message.starts_with("unknown field").then(|| quoted.next())??;
+    let near = quoted.map(|key| (strsim::damerau_levenshtein(unknown, key), key)).min()?;
+    (near.0 <= unknown.len().div_ceil(2)).then(|| near.1.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, says: &[&str]) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.toml");
+        std::fs::write(&path, text).unwrap();
+        let error = Config::load(&path).unwrap_err().to_string();
+        for part in says {
+            assert!(error.contains(part), "`{error}` does not say `{part}`");
+        }
+    }
+
+    #[test]
+    fn a_typo_is_named_with_the_nearest_key() {
+        check("[balance]\ndead_bnad = 0.1\n", &["dead_bnad", "did you mean `dead_band`"]);
+        check("hots = 'a'\n", &["line 1", "did you mean `host`"]);
+        check("[libvirt]\nurl = 'x'\n", &["did you mean `uri`"]);
+    }
+
+    #[test]
+    fn a_value_that_makes_no_sense_is_named_with_what_it_must_be() {
+        check("[balance]\nround = '0s'\n", &["balance.round", "at least 100ms"]);
+        check("[balance]\nround = 'soon'\n", &["`soon` is no duration", "30s"]);
+        check("[balance]\njitter = 1.5\n", &["balance.jitter", "1.5", "below 1"]);
+        check("[balance]\nsample = '60s'\n", &["stale_after", "longer than balance.sample"]);
+        check("listen = '0.0.0.0:7946'\n", &["`listen` is 0.0.0.0:7946", "advertise"]);
+        check("listen = '127.0.0.1:1'\n[capacity]\ncpu_cores = 0\n", &["capacity of 0 for cpu"]);
+        check("listen = '127.0.0.1:1'\n[weights]\ncpu = -1\n", &["weights", "cpu is -1"]);
+        check("not toml", &["agent.toml", "line 1"]);
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = Config::load(Path::new("/nonexistent/agent.toml")).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/agent.toml"), "{error}");
+    }
+
+    #[test]
+    fn a_whole_configuration_is_taken_as_written() {
+        let config = Config::parse(
+            "host = 'kvm1'\nlisten = '127.0.0.1:7001'\nseeds = ['127.0.0.1:7002']\n\
+             [capacity]\ncpu_cores = 0.5\nmemory = '4GiB'\nio_per_s = '100MB'\ncpu_speed = 1.5\n\
+             [weights]\ncpu = 2\n[balance]\nround = '1m 30s'\n[storage]\n'/srv/vm' = 'nfs1'\n",
+        )
+        .unwrap();
+        config.check().unwrap();
+        let capacity = config.declared_or(Resources::ZERO);
+        assert_eq!(
+            capacity,
+            Resources { cpu_cores: 0.5, memory_bytes: 4294967296.0, io_bytes_per_s: 1e8 }
+        );
+        assert_eq!(config.balancer().round, Duration::from_secs(90));
+        let profile = config.profile_of(HostId::new("kvm1").unwrap(), capacity).unwrap();
+        assert_eq!(profile.weights.get().cpu, 0.5);
+        assert!(config.declares_all());
+    }
+}

@@ -1,0 +1,291 @@
+//! The one place in the agent where an effect becomes I/O.
+//!
+//! The loop waits for whatever comes first (a message, an event of the hypervisor, a timer, a
+//! request, a signal), gives it to the core and carries out what the core returns, in order. It
+//! decides nothing.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use evenkeel_core::balancer::Balancer;
+use evenkeel_core::decision::{Decision, Reason};
+use evenkeel_core::effect::{Effect, Input};
+use evenkeel_core::message::{Message, Talk};
+use evenkeel_core::model::{HostId, MachineId};
+use evenkeel_core::port::{Event, HandoffId, Progress};
+use evenkeel_hypervisor::Hypervisor;
+use evenkeel_membership::{self as membership, Change, Membership, Output};
+use evenkeel_net::{Net, NetEvent};
+use evenkeel_store::Store;
+use evenkeel_wire::{WireError, decode, encode};
+use rand_chacha::ChaCha12Rng;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, error, info, warn};
+
+use crate::api::Request;
+use crate::clock::Clock;
+use crate::status::Status;
+use crate::timers::{Due, Timers};
+
+/// How long the last words to other hosts may take.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// What the loop listens to.
+pub(crate) struct Sources {
+    pub(crate) net: mpsc::Receiver<NetEvent>,
+    pub(crate) hypervisor: mpsc::Receiver<Event>,
+    pub(crate) requests: mpsc::Receiver<Request>,
+    /// Other agents found at the addresses that were configured.
+    pub(crate) seeds: mpsc::Receiver<(HostId, SocketAddr)>,
+    /// Stop, and the second time, stop now.
+    pub(crate) stop: mpsc::Receiver<()>,
+}
+
+pub(crate) struct Driver {
+    pub(crate) balancer: Balancer,
+    pub(crate) rng: ChaCha12Rng,
+    pub(crate) clock: Clock,
+    pub(crate) store: Store,
+    pub(crate) net: Net,
+    pub(crate) membership: Membership,
+    pub(crate) hypervisor: Box<dyn Hypervisor>,
+    pub(crate) timers: Timers,
+    /// Where other hosts were last reached, also those that seem dead.
+    pub(crate) addresses: BTreeMap<HostId, SocketAddr>,
+    pub(crate) progress: BTreeMap<HandoffId, Progress>,
+    /// Who waits for a schedule entry to be written.
+    pub(crate) writers: BTreeMap<MachineId, oneshot::Sender<Result<(), String>>>,
+    pub(crate) stop_grace: Duration,
+    pub(crate) stopped: bool,
+}
+
+impl Driver {
+    /// Runs until the core says that nothing is under way any more.
+    pub(crate) async fn run(mut self, mut sources: Sources) {
+        self.feed(Input::Start);
+        let mut abort_at: Option<Instant> = None;
+        while !self.stopped {
+            let due = self.timers.next().map(|at| self.clock.instant_of(at));
+            let wake = [due, abort_at].into_iter().flatten().min();
+            tokio::select! {
+                Some(event) = sources.net.recv() => self.net_event(event),
+                Some(event) = sources.hypervisor.recv() => self.hypervisor_event(event),
+                Some(request) = sources.requests.recv() => self.answer(request),
+                Some((host, addr)) = sources.seeds.recv() => {
+                    self.addresses.insert(host.clone(), addr);
+                    self.membership(membership::Input::Join { host, addr });
+                }
+                Some(()) = sources.stop.recv() => {
+                    let again = abort_at.is_some();
+                    info!(again, "stopping: finishing what is under way");
+                    abort_at = Some(Instant::now() + self.stop_grace);
+                    self.feed(if again { Input::StopNow } else { Input::Stop });
+                }
+                () = sleep_until(wake) => self.due_timers(),
+            }
+            if abort_at.is_some_and(|at| at <= Instant::now()) {
+                warn!("migrations under way outlast the grace for stopping: aborting them");
+                abort_at = Some(Instant::now() + self.stop_grace);
+                self.feed(Input::StopNow);
+            }
+        }
+        self.membership(membership::Input::Leave);
+        self.net.close(CLOSE_TIME_MAX).await;
+    }
+
+    fn due_timers(&mut self) {
+        while let Some(due) = self.timers.take_due(self.clock.now()) {
+            match due {
+                Due::Core(timer) => self.feed(Input::Timer(timer)),
+                Due::Membership(timer) => self.membership(membership::Input::Timer(timer)),
+            }
+        }
+    }
+
+    /// Gives an input to the core and carries out the effects, and those of whatever failed.
+    fn feed(&mut self, input: Input) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let mut effects = Vec::new();
+            self.balancer.handle(input, self.clock.now(), &mut self.rng, &mut effects);
+            for effect in effects {
+                if let Err(failed) = self.carry_out(effect) {
+                    // What stands behind it depended on it.
+                    inputs.push_back(failed);
+                    break;
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) -> Result<(), Input> {
+        match effect {
+            Effect::Persist(handoff) => {
+                self.store.persist(&handoff).map_err(|error| {
+                    error!(machine = %handoff.name, %error, "handoff not made durable");
+                    Input::StoreFailed(handoff.id, error.to_string())
+                })?;
+            }
+            Effect::Send(to, message) => {
+                self.send(&to, &message).map_err(|why| Input::Undelivered(to, why))?;
+            }
+            Effect::SetTimer(timer, at) => self.timers.set(timer, at),
+            Effect::Order(order) => self.hypervisor.submit(order),
+            Effect::Record(decision) => self.record(&decision),
+            Effect::Stopped => self.stopped = true,
+        }
+        Ok(())
+    }
+
+    fn send(&self, to: &HostId, message: &Message) -> Result<(), String> {
+        let known = self.addresses.get(to);
+        let addr = known.ok_or_else(|| format!("the address of host `{to}` is not known"))?;
+        self.net.send(to, *addr, encode(message)).map_err(|why| why.to_string())
+    }
+
+    fn record(&mut self, decision: &Decision) {
+        log(decision);
+        if let Some(handoff) = decision.handoff {
+            self.progress.remove(&handoff);
+        }
+        if let Err(error) = self.store.record(decision) {
+            warn!(%error, "decision not recorded");
+        }
+    }
+
+    fn net_event(&mut self, event: NetEvent) {
+        match event {
+            NetEvent::Message { from, bytes } => match decode(&bytes) {
+                Ok(message) => self.feed(Input::Message(from, message)),
+                Err(error) => self.undecodable(&from, &error),
+            },
+            NetEvent::Datagram { from, bytes } => {
+                self.membership(membership::Input::Datagram { from, bytes: &bytes });
+            }
+            NetEvent::Undelivered { to, why } => self.feed(Input::Undelivered(to, why.to_string())),
+            NetEvent::Enrolled { host, remote } => {
+                info!(%host, %remote, "a host has joined the cluster");
+            }
+        }
+    }
+
+    /// A frame that cannot be decoded is dropped; one of another version is declined, so that the
+    /// other side knows why.
+    fn undecodable(&mut self, from: &HostId, error: &WireError) {
+        warn!(host = %from, %error, "frame refused");
+        if let WireError::Version { exchange: Some(id), .. } = error {
+            let (reason, detail) = (Reason::Version, error.to_string());
+            let decline = Talk::Decline { reason, detail, report: None };
+            if let Err(why) = self.send(from, &Message::Exchange(*id, decline)) {
+                debug!(host = %from, why, "could not be told so");
+            }
+        }
+    }
+
+    fn membership(&mut self, input: membership::Input<'_>) {
+        let mut changed = false;
+        for output in self.membership.handle(input, self.clock.now()) {
+            match output {
+                Output::Send { to, bytes } => self.net.send_datagram(&to.host, to.addr, bytes),
+                Output::SetTimer { timer, at } => self.timers.add(timer, at),
+                Output::Changed(change) => {
+                    changed = true;
+                    self.member_changed(&change);
+                }
+                Output::Refused { from, why } => debug!(?from, why, "membership datagram refused"),
+            }
+        }
+        if changed {
+            let members = self.membership.members().map(|m| m.host.clone()).collect();
+            self.feed(Input::Members(members));
+        }
+    }
+
+    fn member_changed(&mut self, change: &Change) {
+        match change {
+            Change::Up(member) | Change::Replaced { after: member, .. } => {
+                info!(host = %member.host, address = %member.addr, "member is alive");
+                self.addresses.insert(member.host.clone(), member.addr);
+                if let Err(error) = self.store.remember(&member.host, member.addr) {
+                    warn!(%error, "member's address not remembered");
+                }
+            }
+            Change::Down(member) => warn!(host = %member.host, "member is gone"),
+            Change::Renewed(_) => info!("was taken for dead; back in the cluster"),
+        }
+    }
+
+    fn hypervisor_event(&mut self, event: Event) {
+        match &event {
+            Event::Progress(handoff, progress) => {
+                self.progress.insert(*handoff, *progress);
+            }
+            Event::EntryWritten(machine, result) => {
+                if let Some(writer) = self.writers.remove(machine) {
+                    // Whoever asked may have gone away.
+                    let _ = writer.send(result.clone().map_err(|failure| failure.detail));
+                }
+            }
+            Event::Disconnected(why) => warn!(why, "libvirt is not reached: nothing is balanced"),
+            Event::Connected => info!("libvirt is reached"),
+            Event::Sampled(Err(failure)) => warn!(why = failure.detail, "not measured"),
+            _ => {}
+        }
+        self.feed(Input::Hypervisor(event));
+    }
+
+    fn answer(&mut self, request: Request) {
+        // Whoever asked may have gone away; that is no error.
+        match request {
+            Request::Status(answer) => {
+                let status = Status::of(&self.balancer, &self.progress, self.clock.now());
+                let _ = answer.send(status);
+            }
+            Request::Decisions(limit, answer) => {
+                let _ = answer.send(self.store.decisions(limit).map_err(|e| e.to_string()));
+            }
+            Request::SetTarget(machine, target, answer) => {
+                match self.balancer.program_target(&machine, target) {
+                    Ok(order) => {
+                        self.writers.insert(machine, answer);
+                        self.hypervisor.submit(order);
+                    }
+                    Err(why) => {
+                        let _ = answer.send(Err(why));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The members remembered from an earlier life are asked first.
+    pub(crate) fn join_remembered(&mut self) {
+        let remembered: Vec<_> = self.addresses.clone().into_iter().collect();
+        for (host, addr) in remembered {
+            self.membership(membership::Input::Join { host, addr });
+        }
+    }
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn log(decision: &Decision) {
+    let peer = decision.peer.as_ref().map_or("-", HostId::as_str);
+    let Decision { exchange, ending, detail, .. } = decision;
+    match (ending, decision.chosen()) {
+        (Reason::Moved, Some(machine)) => {
+            let downtime_ms = decision.stats.map_or(0, |stats| stats.downtime_ms);
+            info!(%exchange, peer, role = ?decision.role, machine = machine.name, downtime_ms, "moved");
+        }
+        (_, Some(machine)) => {
+            warn!(%exchange, peer, machine = machine.name, %ending, detail, "not moved");
+        }
+        (_, None) => debug!(%exchange, peer, %ending, detail, "exchange ended"),
+    }
+}

@@ -1,0 +1,159 @@
+//! What an agent says of itself over its local API: `evenkeel.status/v1`.
+
+use std::collections::BTreeMap;
+
+use evenkeel_core::balancer::Balancer;
+use evenkeel_core::decision::Role;
+use evenkeel_core::handoff::{Handoff, Phase};
+use evenkeel_core::load::{Basis, Machine};
+use evenkeel_core::model::{
+    Epoch, HostId, HostProfile, HostState, MachineId, PerResource, Resources, Time,
+};
+use evenkeel_core::port::{HandoffId, Presence, Progress};
+use serde::{Deserialize, Serialize};
+
+/// One host as its agent sees it now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// `evenkeel.status/v1`.
+    pub format: String,
+    /// The host.
+    pub host: HostId,
+    /// Version of the agent.
+    pub version: String,
+    /// When this was said.
+    pub at: Time,
+    /// Whether the host takes part.
+    pub state: HostState,
+    /// Its load; 1.0 is the whole host. Missing while it is not known.
+    pub load: Option<f64>,
+    /// Why the load is not known.
+    pub unknown: Option<String>,
+    /// The share of each resource in use, where known.
+    pub shares: Option<PerResource>,
+    /// What the host has.
+    pub capacity: Resources,
+    /// Speed of a core relative to the reference core.
+    pub cpu_speed: f64,
+    /// How much each resource counts, summing to 1.
+    pub weights: PerResource,
+    /// The other live members.
+    pub members: Vec<HostId>,
+    /// The host that this one is in an exchange with.
+    pub talking_to: Option<HostId>,
+    /// The schedule: every machine that this host is to execute.
+    pub machines: Vec<MachineStatus>,
+    /// Handoffs under way.
+    pub handoffs: Vec<HandoffStatus>,
+}
+
+/// One entry of a host's schedule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MachineStatus {
+    /// The machine.
+    pub id: MachineId,
+    /// Its name.
+    pub name: String,
+    /// Whether it runs.
+    pub presence: Presence,
+    /// Its load on this host, where known.
+    pub load: Option<f64>,
+    /// Where that comes from.
+    pub basis: Option<Basis>,
+    /// What was measured of it, where known.
+    pub usage: Option<Resources>,
+    /// Why its load is not known.
+    pub unknown: Option<String>,
+    /// How often it has changed hosts.
+    pub epoch: Epoch,
+    /// Its target load, where programmed.
+    pub target_load: Option<f64>,
+    /// What is wrong with its schedule entry.
+    pub entry_error: Option<String>,
+}
+
+/// One handoff under way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HandoffStatus {
+    /// Its id.
+    pub id: HandoffId,
+    /// The machine.
+    pub machine: MachineId,
+    /// Its name.
+    pub name: String,
+    /// Whether this host gives or takes.
+    pub role: Role,
+    /// The other host.
+    pub peer: HostId,
+    /// How far it is.
+    pub phase: Phase,
+    /// Since when.
+    pub since: Time,
+    /// How far the hypervisor is, where it says.
+    pub progress: Option<Progress>,
+}
+
+impl Status {
+    pub(crate) fn of(
+        balancer: &Balancer,
+        progress: &BTreeMap<HandoffId, Progress>,
+        now: Time,
+    ) -> Self {
+        let host = balancer.host();
+        let profile = &host.profile;
+        let (load, unknown) = match host.load(now) {
+            Ok(load) => (Some(load), None),
+            Err(unknown) => (None, Some(unknown.to_string())),
+        };
+        let machine = |(id, m): (&MachineId, &Machine)| MachineStatus::of(id, m, profile);
+        let handoff = |h: &Handoff| HandoffStatus {
+            id: h.id,
+            machine: h.machine.clone(),
+            name: h.name.clone(),
+            role: h.role,
+            peer: h.peer.clone(),
+            phase: h.phase,
+            since: h.since,
+            progress: progress.get(&h.id).copied(),
+        };
+        Self {
+            format: "evenkeel.status/v1".to_owned(),
+            host: profile.id.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            at: now,
+            state: host.state,
+            load,
+            unknown,
+            shares: host.view.usage(profile, now).ok().map(|usage| profile.shares(&usage)),
+            capacity: profile.capacity,
+            cpu_speed: profile.cpu_speed,
+            weights: profile.weights.get(),
+            members: balancer.members().to_vec(),
+            talking_to: balancer.talking_to().cloned(),
+            machines: host.view.machines().iter().map(machine).collect(),
+            handoffs: balancer.handoffs().map(handoff).collect(),
+        }
+    }
+}
+
+impl MachineStatus {
+    fn of(id: &MachineId, machine: &Machine, profile: &HostProfile) -> Self {
+        let (priced, unknown) = match machine.factors(profile) {
+            Ok((basis, factors)) => (Some((basis, profile.price(&factors))), None),
+            Err(why) => (None, Some(why.to_string())),
+        };
+        let entry = machine.entry();
+        Self {
+            id: id.clone(),
+            name: machine.facts.name.to_string(),
+            presence: machine.presence,
+            load: priced.map(|(_, load)| load),
+            basis: priced.map(|(basis, _)| basis),
+            usage: machine.measured().ok(),
+            unknown,
+            epoch: entry.map_or(Epoch::default(), |e| e.epoch),
+            target_load: entry.and_then(|e| e.target_load),
+            entry_error: machine.facts.entry.as_ref().err().cloned(),
+        }
+    }
+}
