@@ -3,8 +3,11 @@
 //! Let `d` be the load of the donor less that of the receiver and `l` the mean of a machine's two
 //! prices. Moving it brings the pair's difference from `d` to `|d − 2l|`. The machine wanted is the
 //! one with `l` nearest to `d / 2` (claims 5, 19, 28), under **strict improvement**: `0 < l < d`,
-//! so that the pair always ends closer together than it began. Without that guard the literal rule
-//! never comes to rest: a pair with a small difference would pass a larger machine back and forth.
+//! so that the pair always ends closer together than it began, and, where the prices differ, the
+//! receiver must end below where the donor began. Without a guard the literal rule never comes to
+//! rest: a pair with a small difference would pass a larger machine back and forth. With it every
+//! move lowers the larger load of its pair, so that the loads of all hosts, largest first, fall in
+//! lexicographic order with every move, whatever the prices: the rule always ends.
 
 use serde::{Deserialize, Serialize};
 
@@ -98,7 +101,8 @@ impl Price {
 pub fn improves(pair: &Pair, price: Price, calm: &Calm) -> Result<(), Reason> {
     let (difference, load) = (pair.difference(), price.mean());
     let strictly = load > LOAD_EPSILON && load < difference - LOAD_EPSILON;
-    if !strictly || price.at_donor < 0.0 || price.at_receiver < 0.0 {
+    let lowers = price.at_receiver < difference - LOAD_EPSILON;
+    if !strictly || !lowers || price.at_donor < 0.0 || price.at_receiver < 0.0 {
         return Err(Reason::NoImprovement);
     }
     let mean = f64::midpoint(pair.donor, pair.receiver).max(0.0);
@@ -182,10 +186,11 @@ mod tests {
     #[test]
     fn both_prices_decide() {
         let pair = Pair { donor: 0.8, receiver: 0.2 };
-        let dear = Ok(Price { at_donor: 0.3, at_receiver: 0.6 });
+        let dear = Ok(Price { at_donor: 0.3, at_receiver: 0.5 });
         let even = Ok(Price { at_donor: 0.35, at_receiver: 0.2 });
-        let verdicts = half_difference(&pair, &[dear, even], &Calm::NONE);
-        assert_eq!(verdicts, [Reason::Farther, Reason::Chosen]);
+        let lifts = Ok(Price { at_donor: 0.0, at_receiver: 0.6 });
+        let verdicts = half_difference(&pair, &[dear, even, lifts], &Calm::NONE);
+        assert_eq!(verdicts, [Reason::Farther, Reason::Chosen, Reason::NoImprovement]);
     }
 
     proptest! {
@@ -204,6 +209,7 @@ mod tests {
             if let Some(index) = verdicts.iter().position(|&v| v == Reason::Chosen) {
                 let price = candidates[index].unwrap();
                 prop_assert!(pair.difference_after(price) < pair.difference());
+                prop_assert!(pair.receiver + price.at_receiver < pair.donor);
                 let distance = |p: &Price| (p.mean() - pair.wanted()).abs();
                 for other in candidates.iter().flatten() {
                     if improves(&pair, *other, &Calm::NONE).is_ok() {

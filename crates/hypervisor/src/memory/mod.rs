@@ -170,10 +170,7 @@ impl MemoryCloud {
         let host = &mut self.hosts[index];
         host.settle(now);
         let migration_uri = host.facts.migration_uri.clone();
-        host.facts = Arc::new(HostFacts {
-            migration_uri,
-            ..facts
-        });
+        host.facts = Arc::new(HostFacts { migration_uri, ..facts });
         Ok(())
     }
 
@@ -191,17 +188,10 @@ impl MemoryCloud {
         let index = self.index(host)?;
         if let Some(&home) = self.homes.get(&facts.id) {
             let host = self.hosts[home].spec.id.clone();
-            return Err(CloudError::MachineExists {
-                machine: facts.id,
-                host,
-            });
+            return Err(CloudError::MachineExists { machine: facts.id, host });
         }
         let machine = facts.id.clone();
-        let presence = if running {
-            Presence::Running
-        } else {
-            Presence::Defined
-        };
+        let presence = if running { Presence::Running } else { Presence::Defined };
         self.insert(index, Machine::new(Arc::new(facts), presence, workload));
         self.tell(index, Event::ScheduleChanged(machine));
         Ok(())
@@ -267,6 +257,12 @@ impl MemoryCloud {
         let (home, _) = self.home(machine)?;
         self.write_entry(home, machine, entry);
         Ok(())
+    }
+
+    /// The machines in the schedule of a host, by id, running or not; none if there is no such host.
+    pub fn machines_on(&self, host: &HostId) -> impl Iterator<Item = (&MachineFacts, Presence)> {
+        let found = self.by_id.get(host).map(|&index| &self.hosts[index].machines);
+        found.into_iter().flat_map(|all| all.values().map(|m| (&*m.facts, m.presence)))
     }
 
     /// Where a machine is, and how.
@@ -343,11 +339,7 @@ impl MemoryCloud {
     fn submit(&mut self, host: usize, order: Order) {
         let up = self.hosts[host].link == Link::Up;
         let reachable = || -> Result<(), Failure> {
-            if up {
-                Ok(())
-            } else {
-                Err(unreachable(&self.hosts[host].spec.id))
-            }
+            if up { Ok(()) } else { Err(unreachable(&self.hosts[host].spec.id)) }
         };
         match order {
             Order::Sample => {
@@ -400,9 +392,7 @@ impl MemoryCloud {
     fn insert(&mut self, host: usize, machine: Machine) {
         self.hosts[host].settle(self.now);
         self.homes.insert(machine.facts.id.clone(), host);
-        self.hosts[host]
-            .machines
-            .insert(machine.facts.id.clone(), machine);
+        self.hosts[host].machines.insert(machine.facts.id.clone(), machine);
     }
 
     fn take(&mut self, host: usize, machine: &MachineId) -> Option<Machine> {
@@ -459,11 +449,8 @@ impl MemoryCloud {
     /// Ends every migration from and to a host whose link is no longer up.
     fn fail_jobs_of(&mut self, host: usize) {
         let id = self.hosts[host].spec.id.clone();
-        let outgoing: BTreeSet<u64> = self.hosts[host]
-            .machines
-            .values()
-            .filter_map(|m| m.job)
-            .collect();
+        let outgoing: BTreeSet<u64> =
+            self.hosts[host].machines.values().filter_map(|m| m.job).collect();
         for key in outgoing {
             self.end(key, Err(unreachable(&id)));
         }

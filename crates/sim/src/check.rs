@@ -1,0 +1,189 @@
+//! What must hold at every moment of every run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use evenkeel_core::decision::{Decision, Reason};
+use evenkeel_core::model::{Entry, HostId, HostProfile, MachineId, Time};
+use evenkeel_core::port::Presence;
+use evenkeel_core::select::Price;
+use evenkeel_hypervisor::memory::MemoryCloud;
+
+/// Something that must not be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Violation {
+    /// When it was seen.
+    pub at: Time,
+    /// What was broken.
+    pub invariant: Invariant,
+    /// Where and how, in words.
+    pub detail: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.at, self.invariant.sentence(), self.detail)
+    }
+}
+
+/// What must hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Invariant {
+    /// Every machine runs on exactly one host.
+    RunsOnce,
+    /// Every machine's entry is in exactly one schedule, and can be read.
+    EntryOnce,
+    /// The machines of a host fit into its memory.
+    MemoryFits,
+    /// No two machines of an anti-affinity group share a host, none is where it must not be.
+    RulesHold,
+    /// A move brings its pair closer together.
+    PairCloser,
+    /// A move does not lift the maximum of its pair.
+    MaximumNotLifted,
+}
+
+impl Invariant {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::RunsOnce,
+        Self::EntryOnce,
+        Self::MemoryFits,
+        Self::RulesHold,
+        Self::PairCloser,
+        Self::MaximumNotLifted,
+    ];
+
+    /// The invariant as a sentence.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::RunsOnce => "every machine runs on exactly one host",
+            Self::EntryOnce => "every entry is in exactly one schedule",
+            Self::MemoryFits => "the machines of a host fit into its memory",
+            Self::RulesHold => "no rule is broken",
+            Self::PairCloser => "a move brings its pair closer together",
+            Self::MaximumNotLifted => "a move does not lift the maximum of its pair",
+        }
+    }
+}
+
+/// Looks for broken invariants and remembers what it found, up to a bound.
+#[derive(Debug, Default)]
+pub(crate) struct Checker {
+    expected: BTreeSet<MachineId>,
+    violations: Vec<Violation>,
+}
+
+/// One is too many; more than this tell nothing new.
+const VIOLATIONS_MAX: usize = 100;
+
+impl Checker {
+    pub(crate) fn expect(&mut self, machine: MachineId) {
+        self.expected.insert(machine);
+    }
+
+    pub(crate) fn forget(&mut self, machine: &MachineId) {
+        self.expected.remove(machine);
+    }
+
+    pub(crate) fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    fn found(&mut self, at: Time, invariant: Invariant, detail: String) {
+        if self.violations.len() < VIOLATIONS_MAX {
+            self.violations.push(Violation { at, invariant, detail });
+        }
+    }
+
+    /// Where every machine is, and every host.
+    pub(crate) fn check_all<'a>(
+        &mut self,
+        at: Time,
+        hosts: impl Iterator<Item = &'a HostProfile>,
+        cloud: &MemoryCloud,
+    ) {
+        let mut runs: BTreeMap<MachineId, u32> = BTreeMap::new();
+        let mut entries: BTreeMap<MachineId, u32> = BTreeMap::new();
+        for host in hosts {
+            for (facts, presence) in cloud.machines_on(&host.id) {
+                *runs.entry(facts.id.clone()).or_default() += u32::from(presence.is_resident());
+                *entries.entry(facts.id.clone()).or_default() += u32::from(facts.entry.is_ok());
+            }
+            self.check_host(at, host, cloud);
+        }
+        for machine in self.expected.clone() {
+            for (count, invariant) in
+                [(&runs, Invariant::RunsOnce), (&entries, Invariant::EntryOnce)]
+            {
+                let count = count.get(&machine).copied().unwrap_or(0);
+                if count != 1 {
+                    self.found(at, invariant, format!("`{machine}` on {count} hosts"));
+                }
+            }
+        }
+    }
+
+    /// One host, after its schedule has changed.
+    pub(crate) fn check_host(&mut self, at: Time, host: &HostProfile, cloud: &MemoryCloud) {
+        let id = &host.id;
+        let mut committed = 0.0;
+        let mut groups: BTreeMap<&str, &MachineId> = BTreeMap::new();
+        let mut broken = Vec::new();
+        for (facts, presence) in cloud.machines_on(id) {
+            if presence == Presence::Defined {
+                continue;
+            }
+            committed += facts.memory_bytes;
+            if let Ok(entry) = &facts.entry {
+                if is_misplaced(entry, id) {
+                    broken.push(format!("`{}` is pinned elsewhere than `{id}`", facts.id));
+                }
+                for group in &entry.rules.anti_affinity {
+                    if let Some(other) = groups.insert(group, &facts.id) {
+                        broken.push(format!("`{}` and `{other}` share `{id}`", facts.id));
+                    }
+                }
+            }
+        }
+        for detail in broken {
+            self.found(at, Invariant::RulesHold, detail);
+        }
+        // The sum of a thousand machines is not exact to the byte.
+        let usable = host.usable_memory_bytes();
+        if committed > usable * (1.0 + 1e-12) {
+            let detail = format!("{committed:.0} bytes of {usable:.0} on `{id}`");
+            self.found(at, Invariant::MemoryFits, detail);
+        }
+    }
+
+    /// A record of a decision, by its own figures.
+    pub(crate) fn check_record(&mut self, at: Time, decision: &Decision) {
+        let (Reason::Moved, Some(pair), Some(chosen)) =
+            (decision.ending, decision.pair, decision.chosen())
+        else {
+            return;
+        };
+        let (Some(at_donor), Some(at_receiver)) = (chosen.at_donor, chosen.at_receiver) else {
+            return;
+        };
+        let price = Price { at_donor, at_receiver };
+        let detail = || {
+            let (exchange, machine) = (decision.exchange, &chosen.machine);
+            format!("exchange {exchange}, machine `{machine}`, {pair:?}, {price:?}")
+        };
+        if pair.difference_after(price) >= pair.difference() {
+            self.found(at, Invariant::PairCloser, detail());
+        }
+        if pair.receiver + at_receiver >= pair.donor {
+            self.found(at, Invariant::MaximumNotLifted, detail());
+        }
+    }
+}
+
+fn is_misplaced(entry: &Entry, host: &HostId) -> bool {
+    // A machine may have been started where it is not pinned to; balancing must not bring it there.
+    let pinned = &entry.rules.pinned_to;
+    entry.last_move.is_some() && !pinned.is_empty() && !pinned.contains(host)
+}

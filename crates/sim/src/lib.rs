@@ -1,0 +1,19 @@
+//! Clusters in virtual time.
+//!
+//! A [`Cluster`] drives the very same core that the daemon runs: every host has its own balancer,
+//! they talk through a simulated [`Network`] with delay, loss and duplication, and their hypervisors
+//! are in memory. The same seed makes the same run, event by event, and what must always hold is
+//! checked while it runs.
+
+mod check;
+mod cluster;
+mod log;
+mod membership;
+mod network;
+mod queue;
+
+pub use check::{Invariant, Violation};
+pub use cluster::{Cluster, HostSpec, Tally};
+pub use log::{Line, What};
+pub use membership::{Membership, News, Oracle};
+pub use network::Network;

@@ -1,0 +1,61 @@
+//! A network between simulated hosts: delay, loss, duplication and cut links.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use evenkeel_core::message::Message;
+use evenkeel_core::model::HostId;
+use rand::{Rng, RngExt};
+
+/// How messages travel. Order is not kept: a later message may overtake an earlier one.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// Least time that a message takes.
+    pub delay_min: Duration,
+    /// Most time that a message takes; at least `delay_min`.
+    pub delay_max: Duration,
+    /// Share of messages that vanish silently, from 0 to 1.
+    pub loss: f64,
+    /// Share of messages that arrive twice, from 0 to 1.
+    pub duplication: f64,
+    /// Loses every message that this says yes to.
+    pub loses: Option<fn(&Message) -> bool>,
+    /// Hosts that nothing reaches and that reach nobody.
+    pub cut_off: BTreeSet<HostId>,
+}
+
+impl Default for Network {
+    /// A local network without faults.
+    fn default() -> Self {
+        Self {
+            delay_min: Duration::from_millis(1),
+            delay_max: Duration::from_millis(2),
+            loss: 0.0,
+            duplication: 0.0,
+            loses: None,
+            cut_off: BTreeSet::new(),
+        }
+    }
+}
+
+impl Network {
+    /// After how long each copy of a message from one host to another arrives; empty if it is lost.
+    pub(crate) fn carry<R: Rng>(
+        &self,
+        from: &HostId,
+        to: &HostId,
+        message: &Message,
+        rng: &mut R,
+    ) -> impl Iterator<Item = Duration> + use<R> {
+        let cut = self.cut_off.contains(from) || self.cut_off.contains(to);
+        let chosen = self.loses.is_some_and(|loses| loses(message));
+        let lost = cut || chosen || rng.random_bool(self.loss.clamp(0.0, 1.0));
+        let twice = rng.random_bool(self.duplication.clamp(0.0, 1.0));
+        let copies = if lost { 0 } else { 1 + usize::from(twice) };
+        let mut delays = [Duration::ZERO; 2];
+        for delay in delays.iter_mut().take(copies) {
+            *delay = rng.random_range(self.delay_min..=self.delay_max.max(self.delay_min));
+        }
+        delays.into_iter().take(copies)
+    }
+}

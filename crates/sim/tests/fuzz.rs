@@ -1,0 +1,219 @@
+//! Anything at all said to a balancer: it neither panics nor breaks what it promised.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
+mod common;
+
+use common::*;
+use evenkeel_core::balancer::Balancer;
+use evenkeel_core::decision::Reason;
+use evenkeel_core::effect::{Effect, Input, Timer};
+use evenkeel_core::load::Basis;
+use evenkeel_core::message::{Candidate, Message, Pass, Quote, Report, Talk};
+use evenkeel_core::model::{
+    Entry, ExchangeId, HostState, MachineId, Requirements, Resources, Time,
+};
+use evenkeel_core::port::{
+    Counters, Event, Failure, FailureKind, HandoffId, HostSample, MachineSample, MigrationStats,
+    Order, Presence,
+};
+use proptest::prelude::*;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+fn any_machine() -> impl Strategy<Value = MachineId> {
+    (0..4u8).prop_map(|i| machine_id(&format!("v{i}")))
+}
+
+/// Mostly sensible numbers, and every other one.
+fn number() -> impl Strategy<Value = f64> {
+    prop_oneof![4 => 0.0..2.0f64, 1 => any::<f64>()]
+}
+
+fn report() -> impl Strategy<Value = Report> {
+    let state =
+        prop_oneof![Just(HostState::Active), Just(HostState::Cordoned), Just(HostState::Draining)];
+    (number(), state).prop_map(|(load, state)| Report { load, state })
+}
+
+fn reason() -> impl Strategy<Value = Reason> {
+    prop::sample::select(Reason::ALL)
+}
+
+fn candidate() -> impl Strategy<Value = Candidate> {
+    (any_machine(), number(), number(), number()).prop_map(|(machine, cpu, at_donor, memory)| {
+        Candidate {
+            name: machine.to_string(),
+            machine,
+            basis: Basis::Actual,
+            factors: Resources { cpu_cores: cpu, memory_bytes: memory, io_bytes_per_s: cpu },
+            at_donor,
+            memory_bytes: memory,
+            needs: Requirements::default(),
+            anti_affinity: vec!["g".to_owned()],
+        }
+    })
+}
+
+fn talk() -> impl Strategy<Value = Talk> {
+    let quote = (number(), prop::option::of(reason()))
+        .prop_map(|(at_receiver, refusal)| Quote { at_receiver, refusal });
+    let quotes = prop::collection::vec(quote, 0..5);
+    let candidates = prop::collection::vec(candidate(), 0..5);
+    let verdicts = prop::collection::vec(reason(), 0..5);
+    prop_oneof![
+        report().prop_map(Talk::Inquire),
+        report().prop_map(Talk::Accept),
+        (reason(), prop::option::of(report())).prop_map(|(reason, report)| Talk::Decline {
+            reason,
+            detail: String::new(),
+            report
+        }),
+        (report(), candidates).prop_map(|(report, candidates)| Talk::Offer { report, candidates }),
+        (report(), quotes).prop_map(|(report, quotes)| Talk::Quotes { report, quotes }),
+        (reason(), verdicts).prop_map(|(reason, verdicts)| Talk::Close { reason, verdicts }),
+    ]
+}
+
+fn pass() -> impl Strategy<Value = Pass> {
+    let verdicts = prop::collection::vec(reason(), 0..5);
+    prop_oneof![
+        (0..4u64, any_machine(), verdicts).prop_map(|(exchange, machine, verdicts)| {
+            Pass::Reserve {
+                exchange: ExchangeId(exchange),
+                machine,
+                entry: Entry::default(),
+                verdicts,
+            }
+        }),
+        Just(Pass::Reserved { uri: "memory:///n001".to_owned() }),
+        reason().prop_map(|reason| Pass::Refused { reason }),
+        any_machine()
+            .prop_map(|machine| Pass::Released { machine, stats: MigrationStats::default() }),
+        Just(Pass::Claimed),
+        Just(Pass::Missing),
+        reason().prop_map(|reason| Pass::Cancel { reason }),
+    ]
+}
+
+fn presence() -> impl Strategy<Value = Presence> {
+    use Presence::{Absent, Defined, Leaving, Paused, Running};
+    prop::sample::select(vec![Absent, Defined, Paused, Leaving, Running])
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let failure = || Failure::new(FailureKind::Other, "no");
+    let machine = (0..4u8, presence(), any::<Option<(u64, u64)>>(), 0..9u32).prop_map(
+        |(index, presence, counters, vcpus)| MachineSample {
+            facts: {
+                let mut facts = facts(&format!("v{index}"), 1.0);
+                facts.vcpus = vcpus;
+                facts.into()
+            },
+            presence,
+            counters: counters.map(|(cpu_time_ns, io_bytes)| Counters {
+                cpu_time_ns,
+                io_bytes,
+                ..Counters::default()
+            }),
+        },
+    );
+    let sample = (any::<u32>(), prop::collection::vec(machine, 0..5)).prop_map(|(at, machines)| {
+        let at = Time::from_unix_ms(u64::from(at));
+        Event::Sampled(Ok(HostSample { at, facts: Default::default(), background: None, machines }))
+    });
+    prop_oneof![
+        4 => sample,
+        1 => Just(Event::Sampled(Err(failure()))),
+        1 => (0..4u64, any::<bool>()).prop_map(move |(id, ok)| {
+            let result = if ok { Ok(MigrationStats::default()) } else { Err(failure()) };
+            Event::MigrationEnded(HandoffId(id), result)
+        }),
+        1 => (any_machine(), presence()).prop_map(|(m, p)| Event::Looked(m, Ok(p))),
+        1 => any_machine().prop_map(Event::ScheduleChanged),
+        1 => Just(Event::Disconnected("gone".to_owned())),
+        1 => Just(Event::Connected),
+    ]
+}
+
+fn input() -> impl Strategy<Value = Input> {
+    let from = || (0..4usize).prop_map(host_id);
+    let timer = prop_oneof![
+        1 => Just(Timer::Sample),
+        4 => Just(Timer::Round),
+        1 => (0..4u64).prop_map(|id| Timer::Exchange(ExchangeId(id))),
+        1 => (0..4u64).prop_map(|id| Timer::Handoff(HandoffId(id))),
+    ];
+    prop_oneof![
+        1 => prop::collection::vec(from(), 0..5).prop_map(Input::Members),
+        6 => (from(), 0..4u64, talk())
+            .prop_map(|(from, id, talk)| Input::Message(from, Message::Exchange(ExchangeId(id), talk))),
+        6 => (from(), 0..4u64, pass())
+            .prop_map(|(from, id, pass)| Input::Message(from, Message::Handoff(HandoffId(id), pass))),
+        1 => from().prop_map(|from| Input::Undelivered(from, "no route".to_owned())),
+        4 => timer.prop_map(Input::Timer),
+        6 => event().prop_map(Input::Hypervisor),
+        1 => (0..4u64).prop_map(|id| Input::StoreFailed(HandoffId(id), "full".to_owned())),
+        1 => Just(Input::SetState(HostState::Draining)),
+        1 => Just(Input::SetState(HostState::Active)),
+    ]
+}
+
+/// Answers a conversation with the id that the balancer itself has drawn, so that the deeper phases
+/// are reached.
+fn align(input: Input, talking: Option<ExchangeId>, handing: Option<HandoffId>) -> Input {
+    match input {
+        Input::Message(from, Message::Exchange(ExchangeId(id), talk)) if id < 3 => {
+            let id = talking.unwrap_or(ExchangeId(id));
+            Input::Message(from, Message::Exchange(id, talk))
+        }
+        Input::Message(from, Message::Handoff(HandoffId(id), pass)) if id < 3 => {
+            let pass = match pass {
+                Pass::Reserve { exchange, machine, entry, verdicts } => Pass::Reserve {
+                    exchange: talking.unwrap_or(exchange),
+                    machine,
+                    entry,
+                    verdicts,
+                },
+                other => other,
+            };
+            Input::Message(from, Message::Handoff(handing.unwrap_or(HandoffId(id)), pass))
+        }
+        other => other,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// No sequence of inputs makes a balancer panic; it keeps its bound on handoffs, orders no
+    /// migration that it did not make durable first, and every record names a reason.
+    #[test]
+    fn no_sequence_of_inputs_breaks_a_balancer(
+        seed in any::<u64>(),
+        inputs in prop::collection::vec((input(), 0..4000u64), 0..120),
+    ) {
+        let mut balancer = Balancer::new(eager(), profile(0), Vec::new());
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let (mut now, mut out) = (0, Vec::new());
+        let (mut talking, mut handing) = (None, None);
+        balancer.handle(Input::Start, Time::from_unix_ms(now), &mut rng, &mut out);
+        for (input, wait) in inputs {
+            now += wait;
+            let input = align(input, talking, handing);
+            out.clear();
+            balancer.handle(input, Time::from_unix_ms(now), &mut rng, &mut out);
+            let mut durable = Vec::new();
+            for effect in &out {
+                match effect {
+                    Effect::Persist(handoff) => durable.push(handoff.id),
+                    Effect::Order(Order::Migrate(m)) => prop_assert!(durable.contains(&m.handoff)),
+                    Effect::Send(_, Message::Exchange(id, _)) => talking = Some(*id),
+                    Effect::Send(_, Message::Handoff(id, _)) => handing = Some(*id),
+                    _ => {}
+                }
+            }
+            prop_assert!(balancer.handoffs().count() <= 200);
+        }
+    }
+}
