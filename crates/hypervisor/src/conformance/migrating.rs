@@ -24,9 +24,7 @@ fn begin_slowly(w: &mut Watch<'_>, handoff: u64, id: &MachineId) -> Migration {
 /// Asserts that nothing more is answered: each order was, once.
 fn assert_answered_once(w: &mut Watch<'_>, host: &HostId) {
     let rest = w.rest(host, QUIET);
-    let again = rest
-        .iter()
-        .find(|event| matches!(event, Event::MigrationEnded(..)));
+    let again = rest.iter().find(|event| matches!(event, Event::MigrationEnded(..)));
     assert!(again.is_none(), "a migration was answered twice: {rest:?}");
 }
 
@@ -40,23 +38,13 @@ pub fn a_migration_moves_machine_definition_and_entry(rig: &mut dyn Rig) {
     w.forget_schedule_changes(&a);
     let migration = w.migration(1, &id, &full_entry(4));
     w.order(Order::Migrate(migration));
-    let stats = w
-        .ended(&a, 1, MIGRATION_MAX)
-        .unwrap_or_else(|failure| panic!("{failure:?}"));
-    assert!(
-        stats.elapsed_ms > 0 && stats.downtime_ms <= stats.elapsed_ms,
-        "{stats:?}"
-    );
+    let stats = w.ended(&a, 1, MIGRATION_MAX).unwrap_or_else(|failure| panic!("{failure:?}"));
+    assert!(stats.elapsed_ms > 0 && stats.downtime_ms <= stats.elapsed_ms, "{stats:?}");
     w.schedule_changed(&a, &id);
     w.schedule_changed(&b, &id);
     w.assert_runs_only_on(&b, &a, &id);
-    assert!(
-        w.measured(&a, &id).is_none(),
-        "its entry is still in the schedule here"
-    );
-    let there = w
-        .measured(&b, &id)
-        .unwrap_or_else(|| panic!("it is not in the schedule there"));
+    assert!(w.measured(&a, &id).is_none(), "its entry is still in the schedule here");
+    let there = w.measured(&b, &id).unwrap_or_else(|| panic!("it is not in the schedule there"));
     assert_eq!(there.facts.entry, Ok(full_entry(4)));
     assert!(there.facts.persistent, "its definition did not come along");
     w.rig.stop(&b, &id);
@@ -74,13 +62,8 @@ pub fn a_transient_machine_stays_transient(rig: &mut dyn Rig) {
     w.order(Order::Migrate(migration));
     assert!(w.ended(&a, 1, MIGRATION_MAX).is_ok());
     w.assert_runs_only_on(&b, &a, &id);
-    let there = w
-        .measured(&b, &id)
-        .unwrap_or_else(|| panic!("it is not in the schedule there"));
-    assert!(
-        !there.facts.persistent && there.facts.entry == Ok(full_entry(1)),
-        "{there:?}"
-    );
+    let there = w.measured(&b, &id).unwrap_or_else(|| panic!("it is not in the schedule there"));
+    assert!(!there.facts.persistent && there.facts.entry == Ok(full_entry(1)), "{there:?}");
     w.rig.stop(&b, &id);
     assert_eq!(w.look(&b, &id), Ok(Presence::Absent));
 }
@@ -89,13 +72,7 @@ pub fn a_transient_machine_stays_transient(rig: &mut dyn Rig) {
 pub fn counters_restart_on_the_other_host(rig: &mut dyn Rig) {
     let mut w = Watch::new(rig);
     let (a, b) = (w.a.clone(), w.b.clone());
-    let id = w.rig.boot(
-        &a,
-        &Guest {
-            burn: 0.9,
-            ..Guest::new("busy")
-        },
-    );
+    let id = w.rig.boot(&a, &Guest { burn: 0.9, ..Guest::new("busy") });
     w.rig.pass(Duration::from_secs(6));
     let before = w.counters(&a, &id).cpu_time_ns;
     let migration = w.migration(1, &id, &Entry::default());
@@ -104,10 +81,7 @@ pub fn counters_restart_on_the_other_host(rig: &mut dyn Rig) {
     let after = w.counters(&b, &id).cpu_time_ns;
     assert!(after < before, "{after} ns there, {before} ns here");
     w.rig.pass(Duration::from_secs(1));
-    assert!(
-        w.counters(&b, &id).cpu_time_ns > after,
-        "it does not run there"
-    );
+    assert!(w.counters(&b, &id).cpu_time_ns > after, "it does not run there");
 }
 
 /// Nothing is left behind that would be in the way of coming back.
@@ -120,13 +94,7 @@ pub fn a_machine_moves_there_and_back_again(rig: &mut dyn Rig) {
     assert!(w.ended(&a, 1, MIGRATION_MAX).is_ok());
     let uri = w.sample(&a).facts.migration_uri.clone();
     let (to, entry) = (a.clone(), full_entry(2));
-    let back = Migration {
-        handoff: HandoffId(2),
-        uri,
-        to,
-        entry,
-        ..there
-    };
+    let back = Migration { handoff: HandoffId(2), uri, to, entry, ..there };
     w.rig.submit(&b, Order::Migrate(back));
     assert!(w.ended(&b, 2, MIGRATION_MAX).is_ok());
     w.assert_runs_only_on(&a, &b, &id);
@@ -145,16 +113,11 @@ pub fn a_migration_that_fails_changes_nothing(rig: &mut dyn Rig) {
         let mut migration = w.migration(handoff, id, &full_entry(4));
         migration.uri.push_str("-nowhere");
         w.order(Order::Migrate(migration));
-        let ended = w
-            .ended(&a, handoff, MIGRATION_MAX)
-            .map_err(|failure| failure.kind);
+        let ended = w.ended(&a, handoff, MIGRATION_MAX).map_err(|failure| failure.kind);
         assert_eq!(ended, Err(FailureKind::PeerRefused));
         w.assert_runs_only_on(&a, &b, id);
         let after = w.measured(&a, id).map(|machine| machine.facts);
-        assert_eq!(
-            before.map(Arc::unwrap_or_clone),
-            after.map(Arc::unwrap_or_clone)
-        );
+        assert_eq!(before.map(Arc::unwrap_or_clone), after.map(Arc::unwrap_or_clone));
     }
     assert_answered_once(&mut w, &a);
 }
@@ -175,10 +138,7 @@ pub fn an_aborted_migration_leaves_the_machine_running(rig: &mut dyn Rig) {
     assert_answered_once(&mut w, &a);
     let again = w.migration(2, &id, &full_entry(4));
     w.order(Order::Migrate(again));
-    assert!(
-        w.ended(&a, 2, MIGRATION_MAX).is_ok(),
-        "after an abort it can still be migrated"
-    );
+    assert!(w.ended(&a, 2, MIGRATION_MAX).is_ok(), "after an abort it can still be migrated");
     w.assert_runs_only_on(&b, &a, &id);
 }
 
@@ -188,25 +148,14 @@ pub fn a_machine_under_migration_is_busy(rig: &mut dyn Rig) {
     let a = w.a.clone();
     let id = w.rig.boot(&a, &Guest::new("kept").slow_to_move());
     let first = begin_slowly(&mut w, 1, &id);
-    w.order(Order::Migrate(Migration {
-        handoff: HandoffId(2),
-        ..first
-    }));
+    w.order(Order::Migrate(Migration { handoff: HandoffId(2), ..first }));
     let ended = w.ended(&a, 2, ANSWER_MAX).map_err(|failure| failure.kind);
     assert_eq!(ended, Err(FailureKind::Busy));
-    assert_eq!(
-        w.look(&a, &id),
-        Ok(Presence::Running),
-        "a look does not wait for the migration"
-    );
+    assert_eq!(w.look(&a, &id), Ok(Presence::Running), "a look does not wait for the migration");
     w.sample(&a);
     w.order(Order::Abort(id));
     let ended = w.ended(&a, 1, SLOW_SPAN).map_err(|failure| failure.kind);
-    assert_eq!(
-        ended,
-        Err(FailureKind::Aborted),
-        "the first migration was disturbed"
-    );
+    assert_eq!(ended, Err(FailureKind::Aborted), "the first migration was disturbed");
     assert_answered_once(&mut w, &a);
 }
 
@@ -224,16 +173,11 @@ pub fn a_migration_reports_progress(rig: &mut dyn Rig) {
         Event::Progress(HandoffId(1), next) if next.bytes_done > moved.bytes_done => Some(*next),
         _ => None,
     });
-    assert!(
-        later.elapsed_ms > moved.elapsed_ms,
-        "{moved:?}, then {later:?}"
-    );
+    assert!(later.elapsed_ms > moved.elapsed_ms, "{moved:?}, then {later:?}");
     w.order(Order::Abort(id));
     assert!(w.ended(&a, 1, SLOW_SPAN).is_err());
     let rest = w.rest(&a, QUIET);
-    let late = rest
-        .iter()
-        .rposition(|event| matches!(event, Event::Progress(..)));
+    let late = rest.iter().rposition(|event| matches!(event, Event::Progress(..)));
     assert!(late.is_none(), "progress after the end: {rest:?}");
 }
 
@@ -244,19 +188,15 @@ pub fn only_what_runs_here_can_be_migrated(rig: &mut dyn Rig) {
     let off = w.rig.boot(&a, &Guest::new("off"));
     w.rig.stop(&a, &off);
     let elsewhere = w.rig.boot(&b, &Guest::new("elsewhere"));
-    for (handoff, id, kind) in [
-        (1, &off, FailureKind::NotRunning),
-        (2, &elsewhere, FailureKind::NoSuchMachine),
-    ] {
+    for (handoff, id, kind) in
+        [(1, &off, FailureKind::NotRunning), (2, &elsewhere, FailureKind::NoSuchMachine)]
+    {
         let migration = w.migration(handoff, id, &Entry::default());
         w.order(Order::Migrate(migration));
         let ended = w.ended(&a, handoff, ANSWER_MAX);
         let failure = ended.expect_err("what does not run here was migrated");
         assert_eq!(failure.kind, kind, "{failure:?}");
-        assert!(
-            failure.detail.contains(id.as_str()),
-            "{failure:?} does not name the machine"
-        );
+        assert!(failure.detail.contains(id.as_str()), "{failure:?} does not name the machine");
     }
     assert_eq!(w.look(&a, &off), Ok(Presence::Defined));
     w.assert_runs_only_on(&b, &a, &elsewhere);

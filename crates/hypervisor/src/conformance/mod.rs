@@ -40,13 +40,7 @@ impl Guest {
     /// A persistent guest of 32 MiB that burns a fifth of a core.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
-        Self {
-            name,
-            memory_bytes: 32 << 20,
-            burn: 0.2,
-            dirties_bytes: 0,
-            persistent: true,
-        }
+        Self { name, memory_bytes: 32 << 20, burn: 0.2, dirties_bytes: 0, persistent: true }
     }
 
     /// The same guest without a definition that outlives its running.

@@ -23,17 +23,9 @@ pub(super) struct Watch<'a> {
 impl<'a> Watch<'a> {
     pub(super) fn new(rig: &'a mut dyn Rig) -> Self {
         let hosts = rig.hosts();
-        assert!(
-            hosts.len() >= 2,
-            "a rig has at least two hosts, this one has {hosts:?}"
-        );
+        assert!(hosts.len() >= 2, "a rig has at least two hosts, this one has {hosts:?}");
         let (a, b) = (hosts[0].clone(), hosts[1].clone());
-        Self {
-            rig,
-            a,
-            b,
-            heard: BTreeMap::new(),
-        }
+        Self { rig, a, b, heard: BTreeMap::new() }
     }
 
     /// Gives an order to the first host.
@@ -93,10 +85,7 @@ impl<'a> Watch<'a> {
 
     /// The machine in a new sample of a host, if it is there.
     pub(super) fn measured(&mut self, host: &HostId, id: &MachineId) -> Option<MachineSample> {
-        self.sample(host)
-            .machines
-            .into_iter()
-            .find(|machine| machine.facts.id == *id)
+        self.sample(host).machines.into_iter().find(|machine| machine.facts.id == *id)
     }
 
     pub(super) fn counters(&mut self, host: &HostId, id: &MachineId) -> Counters {
@@ -114,15 +103,10 @@ impl<'a> Watch<'a> {
     pub(super) fn write_entry(&mut self, id: &MachineId, entry: &Entry) -> Result<(), Failure> {
         self.order(Order::WriteEntry(id.clone(), entry.clone()));
         let a = self.a.clone();
-        self.until(
-            &a,
-            "that the entry is written",
-            ANSWER_MAX,
-            |event| match event {
-                Event::EntryWritten(machine, answer) if machine == id => Some(answer.clone()),
-                _ => None,
-            },
-        )
+        self.until(&a, "that the entry is written", ANSWER_MAX, |event| match event {
+            Event::EntryWritten(machine, answer) if machine == id => Some(answer.clone()),
+            _ => None,
+        })
     }
 
     pub(super) fn look(&mut self, host: &HostId, id: &MachineId) -> Result<Presence, Failure> {
@@ -135,16 +119,8 @@ impl<'a> Watch<'a> {
 
     /// Asserts that a machine is on one host and not even defined on the other.
     pub(super) fn assert_runs_only_on(&mut self, here: &HostId, there: &HostId, id: &MachineId) {
-        assert_eq!(
-            self.look(here, id),
-            Ok(Presence::Running),
-            "`{id}` on host `{here}`"
-        );
-        assert_eq!(
-            self.look(there, id),
-            Ok(Presence::Absent),
-            "`{id}` on host `{there}`"
-        );
+        assert_eq!(self.look(here, id), Ok(Presence::Running), "`{id}` on host `{here}`");
+        assert_eq!(self.look(there, id), Ok(Presence::Absent), "`{id}` on host `{there}`");
     }
 
     /// The order to migrate a machine from the first host to the second.
@@ -167,15 +143,10 @@ impl<'a> Watch<'a> {
         handoff: u64,
         limit: Duration,
     ) -> Result<MigrationStats, Failure> {
-        self.until(
-            host,
-            "the end of the migration",
-            limit,
-            |event| match event {
-                Event::MigrationEnded(id, outcome) if id.0 == handoff => Some(outcome.clone()),
-                _ => None,
-            },
-        )
+        self.until(host, "the end of the migration", limit, |event| match event {
+            Event::MigrationEnded(id, outcome) if id.0 == handoff => Some(outcome.clone()),
+            _ => None,
+        })
     }
 
     pub(super) fn schedule_changed(&mut self, host: &HostId, id: &MachineId) {
@@ -188,9 +159,7 @@ impl<'a> Watch<'a> {
     /// Forgets what was heard of a machine's schedule so far.
     pub(super) fn forget_schedule_changes(&mut self, host: &HostId) {
         let rest = self.rest(host, QUIET);
-        let kept = rest
-            .into_iter()
-            .filter(|e| !matches!(e, Event::ScheduleChanged(_)));
+        let kept = rest.into_iter().filter(|e| !matches!(e, Event::ScheduleChanged(_)));
         self.heard.entry(host.clone()).or_default().extend(kept);
     }
 }
@@ -210,9 +179,6 @@ pub(super) fn full_entry(epoch: u64) -> Entry {
             anti_affinity: vec!["\"quorum\" 'a'".to_owned(), "ünïcode".to_owned()],
             ignore: true,
         },
-        last_move: Some(LastMove {
-            at: Time::from_unix_ms(1_700_000_000_123),
-            from: host("h3"),
-        }),
+        last_move: Some(LastMove { at: Time::from_unix_ms(1_700_000_000_123), from: host("h3") }),
     }
 }

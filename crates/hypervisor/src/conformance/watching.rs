@@ -20,21 +20,8 @@ fn nobody() -> MachineId {
 pub fn a_sample_lists_every_machine_with_counters_that_grow(rig: &mut dyn Rig) {
     let mut w = Watch::new(rig);
     let a = w.a.clone();
-    let busy = w.rig.boot(
-        &a,
-        &Guest {
-            burn: 0.5,
-            ..Guest::new("busy")
-        },
-    );
-    let idle = w.rig.boot(
-        &a,
-        &Guest {
-            burn: 0.0,
-            ..Guest::new("idle")
-        }
-        .transient(),
-    );
+    let busy = w.rig.boot(&a, &Guest { burn: 0.5, ..Guest::new("busy") });
+    let idle = w.rig.boot(&a, &Guest { burn: 0.0, ..Guest::new("idle") }.transient());
     let off = w.rig.boot(&a, &Guest::new("off"));
     w.rig.stop(&a, &off);
 
@@ -46,11 +33,9 @@ pub fn a_sample_lists_every_machine_with_counters_that_grow(rig: &mut dyn Rig) {
 
     let ids: Vec<_> = first.machines.iter().map(|m| m.facts.id.clone()).collect();
     assert!(ids.is_sorted(), "machines are listed by id: {ids:?}");
-    for (id, presence) in [
-        (&busy, Presence::Running),
-        (&idle, Presence::Running),
-        (&off, Presence::Defined),
-    ] {
+    for (id, presence) in
+        [(&busy, Presence::Running), (&idle, Presence::Running), (&off, Presence::Defined)]
+    {
         let found = first.machines.iter().find(|m| m.facts.id == *id);
         let found = found.unwrap_or_else(|| panic!("`{id}` is not in {ids:?}"));
         assert_eq!(found.presence, presence, "of `{}`", found.facts.name);
@@ -59,22 +44,10 @@ pub fn a_sample_lists_every_machine_with_counters_that_grow(rig: &mut dyn Rig) {
     let span_ns = second.at.since(first.at).as_nanos() as f64;
     let burned = (busy_after.cpu_time_ns - busy_before.cpu_time_ns) as f64;
     let idled = (idle_after.cpu_time_ns - idle_before.cpu_time_ns) as f64;
-    assert!(
-        span_ns >= A_WHILE.as_nanos() as f64 * 0.9,
-        "only {span_ns} ns passed"
-    );
-    assert!(
-        burned > idled && burned > span_ns * 0.1,
-        "{burned} of {span_ns} ns burned"
-    );
-    assert!(
-        burned < span_ns * 1.5,
-        "one virtual CPU burned {burned} ns in {span_ns}"
-    );
-    assert!(
-        busy_after.memory_bytes > 0,
-        "a running machine occupies memory"
-    );
+    assert!(span_ns >= A_WHILE.as_nanos() as f64 * 0.9, "only {span_ns} ns passed");
+    assert!(burned > idled && burned > span_ns * 0.1, "{burned} of {span_ns} ns burned");
+    assert!(burned < span_ns * 1.5, "one virtual CPU burned {burned} ns in {span_ns}");
+    assert!(busy_after.memory_bytes > 0, "a running machine occupies memory");
 }
 
 /// Facts of host and machine are complete and plausible.
@@ -92,26 +65,11 @@ pub fn a_sample_says_what_host_and_machine_are(rig: &mut dyn Rig) {
 
     for (id, name, persistent) in [(kept, "kept", true), (passing, "passing", false)] {
         let found = w.measured(&a, &id);
-        let facts = found
-            .unwrap_or_else(|| panic!("`{name}` is not in the sample"))
-            .facts;
-        assert_eq!(
-            (&*facts.name, facts.vcpus, facts.persistent),
-            (name, 1, persistent)
-        );
-        assert!(
-            (facts.memory_bytes - f64::from(32 << 20)).abs() < 1.0,
-            "{}",
-            facts.memory_bytes
-        );
-        assert!(
-            !facts.needs.local_storage,
-            "a machine without disks needs no storage"
-        );
-        assert!(
-            host.provides.meets(&facts.needs).is_ok(),
-            "a host provides what runs on it"
-        );
+        let facts = found.unwrap_or_else(|| panic!("`{name}` is not in the sample")).facts;
+        assert_eq!((&*facts.name, facts.vcpus, facts.persistent), (name, 1, persistent));
+        assert!((facts.memory_bytes - f64::from(32 << 20)).abs() < 1.0, "{}", facts.memory_bytes);
+        assert!(!facts.needs.local_storage, "a machine without disks needs no storage");
+        assert!(host.provides.meets(&facts.needs).is_ok(), "a host provides what runs on it");
         assert_eq!(facts.entry, Ok(Entry::default()), "where none was written");
     }
 }
@@ -145,10 +103,7 @@ pub fn an_entry_reads_back_as_it_was_written(rig: &mut dyn Rig) {
         }
     }
     let refused = w.write_entry(&nobody(), &Entry::default());
-    assert_eq!(
-        refused.map_err(|failure| failure.kind),
-        Err(FailureKind::NoSuchMachine)
-    );
+    assert_eq!(refused.map_err(|failure| failure.kind), Err(FailureKind::NoSuchMachine));
 }
 
 /// The entry of a persistent machine is part of its definition.
@@ -172,10 +127,7 @@ pub fn an_entry_that_is_nonsense_is_reported_and_can_be_rewritten(rig: &mut dyn 
     w.rig.spoil_entry(&a, &id);
     let refused = w.entry(&a, &id);
     let text = refused.expect_err("an epoch of `abc` was taken for an entry");
-    assert!(
-        text.contains("epoch") && text.contains("abc"),
-        "`{text}` does not say what is wrong"
-    );
+    assert!(text.contains("epoch") && text.contains("abc"), "`{text}` does not say what is wrong");
     assert_eq!(w.write_entry(&id, &full_entry(1)), Ok(()));
     assert_eq!(w.entry(&a, &id), Ok(full_entry(1)));
 }
@@ -212,10 +164,7 @@ pub fn every_order_is_answered_when_the_hypervisor_dies(rig: &mut dyn Rig) {
     w.until(&a, "that it is gone", ANSWER_MAX, |event| {
         matches!(event, Event::Disconnected(_)).then_some(())
     });
-    let second = Migration {
-        handoff: HandoffId(2),
-        ..migration
-    };
+    let second = Migration { handoff: HandoffId(2), ..migration };
     let orders = [
         Order::Sample,
         Order::Look(id.clone()),
@@ -227,20 +176,13 @@ pub fn every_order_is_answered_when_the_hypervisor_dies(rig: &mut dyn Rig) {
         w.order(order);
     }
     for handoff in [1, 2] {
-        let ended = w
-            .ended(&a, handoff, ANSWER_MAX)
-            .map_err(|failure| failure.kind);
+        let ended = w.ended(&a, handoff, ANSWER_MAX).map_err(|failure| failure.kind);
         assert_eq!(ended, Err(FailureKind::Unreachable), "of handoff {handoff}");
     }
-    w.until(
-        &a,
-        "that a sample failed",
-        ANSWER_MAX,
-        |event| match event {
-            Event::Sampled(Err(failure)) if failure.kind == FailureKind::Unreachable => Some(()),
-            _ => None,
-        },
-    );
+    w.until(&a, "that a sample failed", ANSWER_MAX, |event| match event {
+        Event::Sampled(Err(failure)) if failure.kind == FailureKind::Unreachable => Some(()),
+        _ => None,
+    });
     w.until(&a, "that a look failed", ANSWER_MAX, |event| match event {
         Event::Looked(_, Err(failure)) if failure.kind == FailureKind::Unreachable => Some(()),
         _ => None,
@@ -256,16 +198,9 @@ pub fn every_order_is_answered_when_the_hypervisor_dies(rig: &mut dyn Rig) {
     w.until(&a, "that it is back", ANSWER_MAX, |event| {
         matches!(event, Event::Connected).then_some(())
     });
-    assert_eq!(
-        w.look(&a, &id),
-        Ok(Presence::Running),
-        "the machine outlived its hypervisor"
-    );
+    assert_eq!(w.look(&a, &id), Ok(Presence::Running), "the machine outlived its hypervisor");
     assert_eq!(w.look(&b, &id), Ok(Presence::Absent));
-    let entry = Entry {
-        epoch: Epoch(7),
-        ..Entry::default()
-    };
+    let entry = Entry { epoch: Epoch(7), ..Entry::default() };
     assert_eq!(w.write_entry(&id, &entry), Ok(()));
     assert_eq!(w.entry(&a, &id), Ok(entry));
     let answers: Vec<Event> = w

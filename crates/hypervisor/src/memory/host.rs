@@ -33,11 +33,7 @@ impl MemoryHost {
         let migration_uri = format!("memory:///{id}");
         Self {
             id,
-            facts: HostFacts {
-                capacity,
-                migration_uri,
-                ..HostFacts::default()
-            },
+            facts: HostFacts { capacity, migration_uri, ..HostFacts::default() },
             background: None,
             cpu_speed: 1.0,
             link_bytes_per_s: LINK_BYTES_PER_S,
@@ -106,13 +102,7 @@ struct Used {
 
 impl Machine {
     pub(super) fn new(facts: Arc<MachineFacts>, presence: Presence, workload: Workload) -> Self {
-        Self {
-            facts,
-            presence,
-            workload,
-            job: None,
-            used: Used::default(),
-        }
+        Self { facts, presence, workload, job: None, used: Used::default() }
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -121,10 +111,7 @@ impl Machine {
 
     /// Memory that it occupies, in bytes.
     pub(super) fn occupied_bytes(&self) -> f64 {
-        self.workload
-            .wants
-            .memory_bytes
-            .clamp(0.0, self.facts.memory_bytes.max(0.0))
+        self.workload.wants.memory_bytes.clamp(0.0, self.facts.memory_bytes.max(0.0))
     }
 
     /// Cores of this host that it would keep busy if it had them for itself.
@@ -140,11 +127,7 @@ impl Machine {
             io_bytes: self.used.io_bytes as u64,
             memory_bytes: self.occupied_bytes() as u64,
         });
-        MachineSample {
-            facts: Arc::clone(&self.facts),
-            presence: self.presence,
-            counters,
-        }
+        MachineSample { facts: Arc::clone(&self.facts), presence: self.presence, counters }
     }
 }
 
@@ -170,27 +153,17 @@ impl Host {
             return;
         }
         let speed = self.spec.cpu_speed;
-        let running = || {
-            self.machines
-                .values()
-                .filter(|m| m.presence == Presence::Running)
-        };
+        let running = || self.machines.values().filter(|m| m.presence == Presence::Running);
         let (mut cores, mut io) = (0.0, 0.0);
         for machine in running() {
             cores += machine.wanted_cores(speed);
             io += machine.workload.wants.io_bytes_per_s.max(0.0);
         }
         let capacity = self.facts.capacity;
-        let (cpu_share, io_share) = (
-            granted(cores, capacity.cpu_cores),
-            granted(io, capacity.io_bytes_per_s),
-        );
+        let (cpu_share, io_share) =
+            (granted(cores, capacity.cpu_cores), granted(io, capacity.io_bytes_per_s));
         let seconds = span.as_secs_f64();
-        for machine in self
-            .machines
-            .values_mut()
-            .filter(|m| m.presence == Presence::Running)
-        {
+        for machine in self.machines.values_mut().filter(|m| m.presence == Presence::Running) {
             let wanted_ns = machine.wanted_cores(speed) * seconds * 1e9;
             machine.used.cpu_ns += wanted_ns * cpu_share;
             machine.used.delay_ns += wanted_ns * (1.0 - cpu_share);
@@ -212,9 +185,5 @@ impl Host {
 
 /// The share of what is wanted that a host can give; a resource without a capacity has no limit.
 fn granted(wanted: f64, capacity: f64) -> f64 {
-    if capacity > 0.0 && wanted > capacity {
-        capacity / wanted
-    } else {
-        1.0
-    }
+    if capacity > 0.0 && wanted > capacity { capacity / wanted } else { 1.0 }
 }

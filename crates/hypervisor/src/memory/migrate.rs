@@ -56,18 +56,12 @@ impl MemoryCloud {
             return Err(Failure::new(FailureKind::Busy, detail));
         }
         let to = self.destination(from, &order, &machine.facts);
-        let far_link = to
-            .as_ref()
-            .map_or(f64::INFINITY, |&to| self.hosts[to].spec.link_bytes_per_s);
-        let limit = order
-            .bandwidth_bytes_per_s
-            .map_or(f64::INFINITY, |limit| limit as f64);
+        let far_link =
+            to.as_ref().map_or(f64::INFINITY, |&to| self.hosts[to].spec.link_bytes_per_s);
+        let limit = order.bandwidth_bytes_per_s.map_or(f64::INFINITY, |limit| limit as f64);
         let bandwidth = host.spec.link_bytes_per_s.min(far_link).min(limit);
-        let course = Course::new(
-            machine.occupied_bytes(),
-            machine.workload.dirty_bytes_per_s,
-            bandwidth,
-        );
+        let course =
+            Course::new(machine.occupied_bytes(), machine.workload.dirty_bytes_per_s, bandwidth);
         let now = self.now;
         let fails = match (&to, self.hosts[from].fault.take()) {
             (Err(refused), _) => Some((now + PREPARATION, refused.clone())),
@@ -83,15 +77,7 @@ impl MemoryCloud {
             self.hosts[to].incoming.insert(key);
         }
         self.edit(from, &order.machine, |m| m.job = Some(key));
-        let underway = Underway {
-            order,
-            from,
-            to,
-            began: now,
-            course,
-            told: 0,
-            fails,
-        };
+        let underway = Underway { order, from, to, began: now, course, told: 0, fails };
         self.due.push(Reverse((underway.due(), key)));
         self.migrations.insert(key, underway);
         Ok(())
@@ -105,29 +91,18 @@ impl MemoryCloud {
         machine: &MachineFacts,
     ) -> Result<usize, Failure> {
         let refused = |detail: String| Failure::new(FailureKind::PeerRefused, detail);
-        let found = self
-            .by_uri
-            .get(&order.uri)
-            .filter(|&&to| self.hosts[to].link == Link::Up);
+        let found = self.by_uri.get(&order.uri).filter(|&&to| self.hosts[to].link == Link::Up);
         let Some(&to) = found else {
             return Err(refused(format!("nothing answers at `{}`", order.uri)));
         };
         let host = &self.hosts[to];
         if to == from {
-            return Err(refused(format!(
-                "`{}` is the host that the machine is on",
-                order.uri
-            )));
+            return Err(refused(format!("`{}` is the host that the machine is on", order.uri)));
         }
-        host.facts
-            .provides
-            .meets(&machine.needs)
-            .map_err(|missing| {
-                let (machine, host) = (&order.machine, &host.spec.id);
-                refused(format!(
-                    "host `{host}` lacks what machine `{machine}` needs: {missing:?}"
-                ))
-            })?;
+        host.facts.provides.meets(&machine.needs).map_err(|missing| {
+            let (machine, host) = (&order.machine, &host.spec.id);
+            refused(format!("host `{host}` lacks what machine `{machine}` needs: {missing:?}"))
+        })?;
         Ok(to)
     }
 
@@ -148,24 +123,13 @@ impl MemoryCloud {
         if elapsed >= underway.course.duration() {
             let downtime_ms = millis(underway.course.downtime);
             let bytes = underway.course.bytes();
-            return self.end(
-                key,
-                Ok(MigrationStats {
-                    elapsed_ms,
-                    downtime_ms,
-                    bytes,
-                }),
-            );
+            return self.end(key, Ok(MigrationStats { elapsed_ms, downtime_ms, bytes }));
         }
         let (bytes_done, bytes_left) = underway.course.at(elapsed);
         underway.told += 1;
         let (from, handoff) = (underway.from, underway.order.handoff);
         self.due.push(Reverse((underway.due(), key)));
-        let progress = Progress {
-            elapsed_ms,
-            bytes_done,
-            bytes_left,
-        };
+        let progress = Progress { elapsed_ms, bytes_done, bytes_left };
         self.tell(from, Event::Progress(handoff, progress));
     }
 
@@ -196,9 +160,7 @@ impl MemoryCloud {
         let Some(underway) = self.migrations.remove(&key) else {
             return;
         };
-        let Underway {
-            order, from, to, ..
-        } = underway;
+        let Underway { order, from, to, .. } = underway;
         self.edit(from, &order.machine, |m| m.job = None);
         if let Ok(to) = to {
             self.hosts[to].incoming.remove(&key);

@@ -43,10 +43,7 @@ impl Course {
         // Clamped so that the loop ends for every input: the throttle wins within 50 rounds.
         let (memory, bandwidth) = (memory_bytes.clamp(1.0, 1e18), bandwidth.max(1.0));
         let mut dirty_rate = dirty_rate.max(0.0).min(bandwidth * 1e6);
-        let mut course = Self {
-            rounds: Vec::new(),
-            downtime: Duration::ZERO,
-        };
+        let mut course = Self { rounds: Vec::new(), downtime: Duration::ZERO };
         let (mut ends, mut done, mut left) = (PREPARATION.as_secs_f64(), 0.0, memory);
         loop {
             let seconds = left / bandwidth;
@@ -67,18 +64,12 @@ impl Course {
     }
 
     fn push(&mut self, ends: f64, done: f64) {
-        self.rounds.push(Round {
-            ends: span(ends),
-            bytes_done: done as u64,
-        });
+        self.rounds.push(Round { ends: span(ends), bytes_done: done as u64 });
     }
 
     /// Bytes sent, and bytes still to be sent, `elapsed` after the order.
     pub(crate) fn at(&self, elapsed: Duration) -> (u64, u64) {
-        let mut before = Round {
-            ends: PREPARATION,
-            bytes_done: 0,
-        };
+        let mut before = Round { ends: PREPARATION, bytes_done: 0 };
         for round in &self.rounds {
             let in_round = round.bytes_done - before.bytes_done;
             if elapsed < round.ends {
@@ -118,10 +109,7 @@ mod tests {
     fn an_idle_machine_takes_as_long_as_its_memory_takes() {
         let course = Course::new(1000.0 * MIB, 0.0, 100.0 * MIB);
         assert_eq!(course.duration(), PREPARATION + Duration::from_secs(10));
-        assert_eq!(
-            (course.bytes(), course.downtime),
-            ((1000.0 * MIB) as u64, Duration::ZERO)
-        );
+        assert_eq!((course.bytes(), course.downtime), ((1000.0 * MIB) as u64, Duration::ZERO));
     }
 
     #[test]
@@ -140,11 +128,7 @@ mod tests {
         for rate in [100.0 * MIB, 1e6 * MIB, f64::INFINITY, f64::NAN] {
             let course = Course::new(1000.0 * MIB, rate, 100.0 * MIB);
             assert!(course.downtime <= DOWNTIME_MAX, "at {rate}");
-            assert!(
-                course.rounds.len() < 200,
-                "{} rounds at {rate}",
-                course.rounds.len()
-            );
+            assert!(course.rounds.len() < 200, "{} rounds at {rate}", course.rounds.len());
         }
     }
 }

@@ -36,21 +36,13 @@ struct MemoryRig {
 
 impl MemoryRig {
     fn boxed() -> Box<dyn Rig> {
-        let capacity = Resources {
-            cpu_cores: 4.0,
-            memory_bytes: 1024.0 * MIB,
-            io_bytes_per_s: 100.0 * MIB,
-        };
+        let capacity =
+            Resources { cpu_cores: 4.0, memory_bytes: 1024.0 * MIB, io_bytes_per_s: 100.0 * MIB };
         let mut cloud = MemoryCloud::new(Time::from_unix_ms(1_000_000));
         for name in ["h1", "h2"] {
-            cloud
-                .add_host(MemoryHost::new(host_id(name), capacity))
-                .unwrap();
+            cloud.add_host(MemoryHost::new(host_id(name), capacity)).unwrap();
         }
-        Box::new(Self {
-            cloud,
-            waiting: VecDeque::new(),
-        })
+        Box::new(Self { cloud, waiting: VecDeque::new() })
     }
 
     /// Takes the next event of a host that has happened already.
@@ -96,15 +88,8 @@ impl Rig for MemoryRig {
         let memory_bytes = guest.memory_bytes as f64;
         let facts = facts(guest.name, memory_bytes, 1, guest.persistent);
         let id = facts.id.clone();
-        let wants = Resources {
-            cpu_cores: guest.burn,
-            memory_bytes,
-            io_bytes_per_s: 0.0,
-        };
-        let workload = Workload {
-            wants,
-            dirty_bytes_per_s: guest.dirties_bytes as f64,
-        };
+        let wants = Resources { cpu_cores: guest.burn, memory_bytes, io_bytes_per_s: 0.0 };
+        let workload = Workload { wants, dirty_bytes_per_s: guest.dirties_bytes as f64 };
         self.cloud.place(host, facts, workload, true).unwrap();
         id
     }
@@ -118,9 +103,7 @@ impl Rig for MemoryRig {
     }
 
     fn spoil_entry(&mut self, _: &HostId, machine: &MachineId) {
-        self.cloud
-            .edit_entry(machine, Err("`epoch` is `abc`".to_owned()))
-            .unwrap();
+        self.cloud.edit_entry(machine, Err("`epoch` is `abc`".to_owned())).unwrap();
     }
 
     fn sever(&mut self, host: &HostId) {
@@ -138,43 +121,20 @@ mod conformance {
 
 /// Three hosts of two cores, `m` of 1000 MiB on the first, reached over links of 100 MiB/s.
 fn three_hosts() -> MemoryCloud {
-    let capacity = Resources {
-        cpu_cores: 2.0,
-        memory_bytes: 1e10,
-        io_bytes_per_s: 10.0 * MIB,
-    };
+    let capacity = Resources { cpu_cores: 2.0, memory_bytes: 1e10, io_bytes_per_s: 10.0 * MIB };
     let mut cloud = MemoryCloud::new(Time::from_unix_ms(0));
     for name in ["h1", "h2", "h3"] {
         let host = MemoryHost::new(host_id(name), capacity);
-        cloud
-            .add_host(MemoryHost {
-                link_bytes_per_s: 100.0 * MIB,
-                ..host
-            })
-            .unwrap();
+        cloud.add_host(MemoryHost { link_bytes_per_s: 100.0 * MIB, ..host }).unwrap();
     }
-    cloud
-        .place(
-            &host_id("h1"),
-            facts("m", 1000.0 * MIB, 2, true),
-            wants(1.0),
-            true,
-        )
-        .unwrap();
+    cloud.place(&host_id("h1"), facts("m", 1000.0 * MIB, 2, true), wants(1.0), true).unwrap();
     drain(&mut cloud);
     cloud
 }
 
 fn wants(cpu_cores: f64) -> Workload {
-    let wants = Resources {
-        cpu_cores,
-        memory_bytes: 1000.0 * MIB,
-        io_bytes_per_s: 0.0,
-    };
-    Workload {
-        wants,
-        dirty_bytes_per_s: 0.0,
-    }
+    let wants = Resources { cpu_cores, memory_bytes: 1000.0 * MIB, io_bytes_per_s: 0.0 };
+    Workload { wants, dirty_bytes_per_s: 0.0 }
 }
 
 fn drain(cloud: &mut MemoryCloud) -> Vec<(HostId, Event)> {
@@ -190,10 +150,7 @@ fn migrate(cloud: &mut MemoryCloud, machine: &str, from: &str, to: &str) {
         entry: Entry::default(),
         bandwidth_bytes_per_s: None,
     };
-    cloud
-        .on(&host_id(from))
-        .unwrap()
-        .submit(Order::Migrate(migration));
+    cloud.on(&host_id(from)).unwrap().submit(Order::Migrate(migration));
 }
 
 fn outcome(cloud: &mut MemoryCloud) -> Option<Result<MigrationStats, FailureKind>> {
@@ -214,10 +171,7 @@ fn sample(cloud: &mut MemoryCloud, host: &str) -> HostSample {
 
 fn counters(cloud: &mut MemoryCloud, host: &str, machine: &str) -> Counters {
     let sample = sample(cloud, host);
-    let found = sample
-        .machines
-        .iter()
-        .find(|m| m.facts.id == machine_id(machine));
+    let found = sample.machines.iter().find(|m| m.facts.id == machine_id(machine));
     found.unwrap().counters.unwrap()
 }
 
@@ -228,30 +182,19 @@ fn a_migration_ends_when_its_bytes_are_through() {
     let end = Time::from_unix_ms(0) + PREPARATION + Duration::from_secs(10);
     cloud.advance_to(end - Duration::from_millis(1));
     assert_eq!(outcome(&mut cloud), None);
-    assert_eq!(
-        cloud.locate(&machine_id("m")),
-        Some((&host_id("h1"), Presence::Running))
-    );
+    assert_eq!(cloud.locate(&machine_id("m")), Some((&host_id("h1"), Presence::Running)));
     assert_eq!(cloud.next_due(), Some(end));
     cloud.advance_to(end);
     let stats = outcome(&mut cloud).unwrap().unwrap();
-    assert_eq!(
-        (stats.elapsed_ms, stats.bytes),
-        (10_200, (1000.0 * MIB) as u64)
-    );
-    assert_eq!(
-        cloud.locate(&machine_id("m")),
-        Some((&host_id("h2"), Presence::Running))
-    );
+    assert_eq!((stats.elapsed_ms, stats.bytes), (10_200, (1000.0 * MIB) as u64));
+    assert_eq!(cloud.locate(&machine_id("m")), Some((&host_id("h2"), Presence::Running)));
     assert_eq!(cloud.next_due(), None);
 }
 
 #[test]
 fn machines_that_want_more_than_there_is_share_it_and_wait_for_the_rest() {
     let mut cloud = three_hosts();
-    cloud
-        .place(&host_id("h1"), facts("n", MIB, 8, false), wants(3.0), true)
-        .unwrap();
+    cloud.place(&host_id("h1"), facts("n", MIB, 8, false), wants(3.0), true).unwrap();
     cloud.advance_to(Time::from_unix_ms(10_000));
     // 4 cores wanted, 2 there: everybody gets half.
     for (machine, wanted) in [("m", 1.0), ("n", 3.0)] {
@@ -267,53 +210,27 @@ fn machines_that_want_more_than_there_is_share_it_and_wait_for_the_rest() {
 #[test]
 fn a_machine_uses_no_more_than_its_virtual_cpus_and_longer_on_slow_cores() {
     let mut cloud = MemoryCloud::new(Time::from_unix_ms(0));
-    let capacity = Resources {
-        cpu_cores: 8.0,
-        memory_bytes: 1e10,
-        io_bytes_per_s: MIB,
-    };
-    let slow = MemoryHost {
-        cpu_speed: 0.5,
-        ..MemoryHost::new(host_id("slow"), capacity)
-    };
+    let capacity = Resources { cpu_cores: 8.0, memory_bytes: 1e10, io_bytes_per_s: MIB };
+    let slow = MemoryHost { cpu_speed: 0.5, ..MemoryHost::new(host_id("slow"), capacity) };
     cloud.add_host(slow).unwrap();
     for (name, vcpus) in [("wide", 4), ("narrow", 1)] {
-        cloud
-            .place(
-                &host_id("slow"),
-                facts(name, MIB, vcpus, true),
-                wants(1.0),
-                true,
-            )
-            .unwrap();
+        cloud.place(&host_id("slow"), facts(name, MIB, vcpus, true), wants(1.0), true).unwrap();
     }
     cloud.advance_to(Time::from_unix_ms(1_000));
-    assert_eq!(
-        counters(&mut cloud, "slow", "wide").cpu_time_ns,
-        2_000_000_000
-    );
-    assert_eq!(
-        counters(&mut cloud, "slow", "narrow").cpu_time_ns,
-        1_000_000_000
-    );
+    assert_eq!(counters(&mut cloud, "slow", "wide").cpu_time_ns, 2_000_000_000);
+    assert_eq!(counters(&mut cloud, "slow", "narrow").cpu_time_ns, 1_000_000_000);
 }
 
 #[test]
 fn an_injected_fault_strikes_once_and_when_it_was_told_to() {
     let mut cloud = three_hosts();
     let failure = Failure::new(FailureKind::Other, "cosmic ray");
-    let fault = Fault {
-        failure,
-        after: 0.5,
-    };
+    let fault = Fault { failure, after: 0.5 };
     cloud.fail_next_migration(&host_id("h1"), fault).unwrap();
     migrate(&mut cloud, "m", "h1", "h2");
     cloud.advance_to(Time::from_unix_ms(5_100));
     assert_eq!(outcome(&mut cloud), Some(Err(FailureKind::Other)));
-    assert_eq!(
-        cloud.locate(&machine_id("m")),
-        Some((&host_id("h1"), Presence::Running))
-    );
+    assert_eq!(cloud.locate(&machine_id("m")), Some((&host_id("h1"), Presence::Running)));
     migrate(&mut cloud, "m", "h1", "h2");
     cloud.advance_to(Time::from_unix_ms(60_000));
     assert!(outcome(&mut cloud).unwrap().is_ok());
@@ -332,10 +249,7 @@ fn a_host_without_power_takes_its_machines_with_it_and_answers_nobody() {
         cloud.on(&host_id(off)).unwrap().submit(Order::Sample);
         cloud.advance_to(Time::from_unix_ms(60_000));
         let events = drain(&mut cloud);
-        assert!(
-            events.iter().all(|(host, _)| *host != host_id(off)),
-            "{events:?}"
-        );
+        assert!(events.iter().all(|(host, _)| *host != host_id(off)), "{events:?}");
         let told = events.into_iter().find_map(|(_, event)| match event {
             Event::MigrationEnded(_, outcome) => Some(outcome.map_err(|failure| failure.kind)),
             _ => None,
@@ -353,9 +267,7 @@ fn the_other_host_refuses_what_it_cannot_run() {
     let mut cloud = three_hosts();
     let mut picky = facts("picky", MIB, 1, true);
     picky.needs.storage = vec!["ceph".to_owned()];
-    cloud
-        .place(&host_id("h1"), picky, wants(0.1), true)
-        .unwrap();
+    cloud.place(&host_id("h1"), picky, wants(0.1), true).unwrap();
     migrate(&mut cloud, "picky", "h1", "h3");
     cloud.advance_to(Time::from_unix_ms(60_000));
     assert_eq!(outcome(&mut cloud), Some(Err(FailureKind::PeerRefused)));
@@ -369,10 +281,7 @@ fn a_machine_that_stops_on_its_way_is_not_migrated() {
     cloud.stop(&machine_id("m")).unwrap();
     assert_eq!(outcome(&mut cloud), Some(Err(FailureKind::NotRunning)));
     cloud.advance_to(Time::from_unix_ms(60_000));
-    assert_eq!(
-        cloud.locate(&machine_id("m")),
-        Some((&host_id("h1"), Presence::Defined))
-    );
+    assert_eq!(cloud.locate(&machine_id("m")), Some((&host_id("h1"), Presence::Defined)));
 }
 
 #[test]
