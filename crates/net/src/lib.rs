@@ -1,1 +1,46 @@
-//! Identity, mutual TLS and QUIC between agents.
+//! Identity, mutual TLS and QUIC between agents: bytes between hosts that have names.
+//!
+//! # Who is who
+//!
+//! A cluster has an authority of its own ([`ClusterCa`]), and every host a certificate from it whose
+//! one name is the host id ([`Identity`]). A host joins with a [`JoinToken`], which holds a
+//! short-lived certificate that can do nothing but ask for that ([`enrol`], [`Enroller`]).
+//!
+//! # What is answered
+//!
+//! Every connection is QUIC with TLS 1.3 and certificates on both sides, over one UDP port
+//! ([`Net`]). Beyond the handshake nothing is answered without a certificate of this cluster that is
+//! valid now: a caller may open no stream until it is known who it is, and what it may open depends
+//! on that. An event says `from` whom it is by the certificate, whatever the bytes say.
+//!
+//! # Messages and datagrams
+//!
+//! A message is one unidirectional stream, its end the end of the stream. It is delivered when the
+//! peer's QUIC has acknowledged it, within [`Limits::delivery`]; otherwise the driver hears that it
+//! was not. A datagram is sent or dropped. Connections are made when something is to be sent, used
+//! in both directions, and kept until they have been idle for a while.
+//!
+//! Bidirectional streams are free for what may come: a carrier of byte streams between hosts.
+
+mod ca;
+mod enrol;
+mod files;
+mod identity;
+mod incoming;
+mod limits;
+mod name;
+mod net;
+mod peers;
+mod throttle;
+mod tls;
+mod token;
+
+pub use ca::{CA_KEY_FILE, ClusterCa};
+pub use enrol::{Admission, AdmissionRefused, EnrolError, Enroller, Registrar, enrol};
+pub use files::PkiError;
+pub use identity::{CA_CERTIFICATE_FILE, HOST_CERTIFICATE_FILE, HOST_KEY_FILE, Identity};
+pub use limits::Limits;
+pub use name::{ClusterId, NameError, TokenId};
+pub use net::{DialError, Net, NetError, NetEvent, Undelivered};
+pub use tls::PeerRefused;
+pub use token::{JoinToken, TokenError};

@@ -1,0 +1,332 @@
+//! How a host gets its certificate.
+//!
+//! ```text
+//! new host, with a join token                    an agent that holds the authority's key
+//!   connects with the enrolment certificate  ──▶   verified like any other, may open one stream
+//!   host id wished for, signing request      ──▶   Registrar::admit: on disk before anything is sent
+//!                                            ◀──   certificate, or why not
+//! ```
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use evenkeel_core::model::HostId;
+use minicbor::{Decode, Encode};
+use quinn::{Connection, Endpoint};
+use rcgen::PublicKeyData;
+use rcgen::{CertificateParams, KeyPair};
+use ring::digest;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use tokio::time::timeout;
+
+use crate::ca::{ClusterCa, generate_key};
+use crate::files::{self, PkiError};
+use crate::identity::{HOST_CERTIFICATE_FILE, HOST_KEY_FILE, Identity};
+use crate::limits::Limits;
+use crate::name::TokenId;
+use crate::net::{Call, DialError, Inner, NetEvent, code, streams};
+use crate::tls::Credentials;
+use crate::token::JoinToken;
+
+/// Largest request and answer in bytes.
+const FRAME_BYTES_MAX: usize = 16 * 1024;
+
+/// A wish to join, as it is to be recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// The token that was shown. Good for one host.
+    pub token: TokenId,
+    /// The host id wished for. Taken by at most one key.
+    pub host: HostId,
+    /// SHA-256 of the public key, in hexadecimal.
+    pub key: String,
+}
+
+/// Why a host is not admitted. The text is told to the host.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdmissionRefused {
+    /// The token has brought in another host, or another key.
+    #[error(
+        "join token `{0}` has been used already: make another with `evenkeel cluster join-token`"
+    )]
+    TokenUsed(TokenId),
+    /// There is such a host.
+    #[error("host id `{0}` is taken: choose another with `--host-id`, or remove that host first")]
+    HostTaken(HostId),
+    /// It could not be recorded, and so must not happen.
+    #[error("the agent cannot record the new host: {0}")]
+    NotRecorded(String),
+}
+
+/// Remembers who has joined with which token.
+pub trait Registrar: Send + Sync + 'static {
+    /// Admits a host, durably, before this returns; its certificate is sent afterwards.
+    ///
+    /// The very same admission again must succeed: the certificate may not have arrived. Blocks as
+    /// long as it must, on a thread of its own.
+    ///
+    /// # Errors
+    /// When the token was used for another host or key, the id is taken, or it cannot be recorded.
+    fn admit(&self, admission: &Admission) -> Result<(), AdmissionRefused>;
+}
+
+/// What an agent needs to bring others in.
+#[derive(Clone)]
+pub struct Enroller {
+    ca: Arc<ClusterCa>,
+    registrar: Arc<dyn Registrar>,
+}
+
+impl Enroller {
+    /// With the authority's key, and a memory of who has joined.
+    pub fn new(ca: ClusterCa, registrar: impl Registrar) -> Self {
+        Self { ca: Arc::new(ca), registrar: Arc::new(registrar) }
+    }
+
+    fn admit(&self, token: TokenId, request: &Request) -> Result<CertificateDer<'static>, String> {
+        let key = ClusterCa::requested_key(&request.signing_request)?;
+        let spki = digest::digest(&digest::SHA256, &key.subject_public_key_info());
+        let fingerprint = spki.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let admission = Admission { token, host: request.host.clone(), key: fingerprint };
+        self.registrar.admit(&admission).map_err(|e| e.to_string())?;
+        self.ca.sign_requested(&request.host, &key).map_err(|e| e.to_string())
+    }
+}
+
+/// Why a host could not join. It has no certificate; its key, once made, is kept for the next try.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    /// The token is too old.
+    #[error(
+        "join token `{token}` has expired: make another with `evenkeel cluster join-token` \
+         (or this host's clock is wrong)"
+    )]
+    Expired {
+        /// Which.
+        token: TokenId,
+    },
+    /// No agent could be asked. The last failure.
+    #[error("none of the agents in the join token could be asked: {0}")]
+    Unreachable(String),
+    /// An agent said no.
+    #[error("the agent at {addr} does not let host `{host}` in: {why}")]
+    Refused {
+        /// Who said it.
+        addr: SocketAddr,
+        /// For whom.
+        host: HostId,
+        /// Its words.
+        why: String,
+    },
+    /// What it gave is no certificate for this host.
+    #[error("the certificate that the agent at {addr} gave {why}")]
+    Unusable {
+        /// Who gave it.
+        addr: SocketAddr,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Keys and certificates on this host.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+}
+
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct Request {
+    #[n(0)]
+    host: HostId,
+    #[cbor(n(1), with = "minicbor::bytes")]
+    signing_request: Vec<u8>,
+}
+
+#[derive(Encode, Decode)]
+#[cbor(map)]
+struct Answer {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    certificate: Option<Vec<u8>>,
+    #[n(1)]
+    refusal: Option<String>,
+}
+
+fn encode(value: &impl Encode<()>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // A vector takes everything, and no field of ours fails to encode.
+    let encoded = minicbor::encode(value, &mut bytes);
+    debug_assert!(encoded.is_ok());
+    bytes
+}
+
+/// Serves somebody who holds a join token: one request, one answer.
+pub(crate) async fn serve(inner: &Arc<Inner>, link: &Connection, token: TokenId) {
+    let remote = link.remote_address();
+    match timeout(inner.limits.handshake, answer(inner, link, token.clone())).await {
+        Ok(Ok(host)) => {
+            tracing::info!(%host, %remote, %token, "a host has joined the cluster");
+            let _ = inner.events.send(NetEvent::Enrolled { host, remote }).await;
+        }
+        Ok(Err(why)) => inner.log_refusal(remote, &why),
+        Err(_) => inner.log_refusal(remote, &"its request to join took too long"),
+    }
+    link.close(code::BYE, b"done");
+}
+
+async fn answer(inner: &Arc<Inner>, link: &Connection, token: TokenId) -> Result<HostId, String> {
+    link.set_max_concurrent_bi_streams(streams(1));
+    let (mut send, mut recv) = link.accept_bi().await.map_err(|e| e.to_string())?;
+    let bytes = recv.read_to_end(FRAME_BYTES_MAX).await.map_err(|e| e.to_string())?;
+    let result = decide(inner, token, &bytes).await;
+    let (answer, result) = match result {
+        Ok((host, certificate)) => {
+            (Answer { certificate: Some(certificate.to_vec()), refusal: None }, Ok(host))
+        }
+        Err(why) => (Answer { certificate: None, refusal: Some(why.clone()) }, Err(why)),
+    };
+    // It is admitted, whether or not the answer arrives: it may ask again.
+    let sent = send.write_all(&encode(&answer)).await;
+    if sent.is_ok() && send.finish().is_ok() {
+        let _ = send.stopped().await;
+    }
+    result
+}
+
+async fn decide(
+    inner: &Arc<Inner>,
+    token: TokenId,
+    bytes: &[u8],
+) -> Result<(HostId, CertificateDer<'static>), String> {
+    let request: Request =
+        minicbor::decode(bytes).map_err(|e| format!("the request to join is malformed: {e}"))?;
+    let Some(enroller) = inner.enroller.clone() else {
+        return Err(format!(
+            "host `{}` does not hold the key of the cluster's authority: ask the one where \
+             `evenkeel cluster init` ran",
+            inner.me
+        ));
+    };
+    let host = request.host.clone();
+    if host == inner.me {
+        return Err(AdmissionRefused::HostTaken(host).to_string());
+    }
+    // The registrar writes to disk.
+    let certificate = tokio::task::spawn_blocking(move || enroller.admit(token, &request))
+        .await
+        .map_err(|e| format!("the agent failed: {e}"))??;
+    Ok((host, certificate))
+}
+
+/// Joins the cluster of a token as `host`: makes a key, asks for a certificate, and writes both
+/// into `dir`.
+///
+/// # Errors
+/// When the token is too old or used, the id is taken, nobody can be asked, or there is an identity
+/// in `dir` already.
+pub async fn enrol(
+    token: &JoinToken,
+    host: &HostId,
+    dir: &Path,
+    limits: &Limits,
+) -> Result<Identity, EnrolError> {
+    let certificate = dir.join(HOST_CERTIFICATE_FILE);
+    if certificate.exists() {
+        let remedy = "this host has joined a cluster; use another directory, or move it away";
+        return Err(PkiError::Exists { path: certificate, remedy }.into());
+    }
+    if SystemTime::now() >= token.expires {
+        return Err(EnrolError::Expired { token: token.id.clone() });
+    }
+    let key = kept_key(dir)?;
+    let asked = Asked { token, host, key: &key, limits };
+    let mut failure = "it names none".to_owned();
+    for addr in &token.seeds {
+        match asked.ask(*addr).await {
+            Ok(identity) => {
+                identity.save_certificates(dir)?;
+                return Ok(identity);
+            }
+            Err(EnrolError::Unreachable(why)) => failure = why,
+            Err(other) => return Err(other),
+        }
+    }
+    Err(EnrolError::Unreachable(failure))
+}
+
+/// The key of an earlier try, or a new one, which is on disk before it is used.
+fn kept_key(dir: &Path) -> Result<KeyPair, PkiError> {
+    const REMEDY: &str = "remove it to make a new one";
+    let path = dir.join(HOST_KEY_FILE);
+    if path.exists() {
+        let key = files::read_key(&path, REMEDY)?;
+        return KeyPair::try_from(&key)
+            .map_err(|e| files::content(&path, format!("cannot be used ({e}): {REMEDY}")));
+    }
+    let key = generate_key()?;
+    files::make_dir(dir)?;
+    files::write_new(&path, &key.serialize_pem(), 0o600, REMEDY)?;
+    Ok(key)
+}
+
+struct Asked<'a> {
+    token: &'a JoinToken,
+    host: &'a HostId,
+    key: &'a KeyPair,
+    limits: &'a Limits,
+}
+
+impl Asked<'_> {
+    async fn ask(&self, addr: SocketAddr) -> Result<Identity, EnrolError> {
+        let unreachable = |why: String| EnrolError::Unreachable(format!("{addr}: {why}"));
+        let any: SocketAddr = match addr {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let endpoint = Endpoint::client(any).map_err(|e| unreachable(e.to_string()))?;
+        let limit = self.limits.handshake;
+        let call = Call { endpoint: &endpoint, transport: &self.limits.transport(), addr, limit };
+        let token = self.token;
+        let credentials =
+            Credentials::new(&token.ca, token.certificate.clone(), &token.key.clone_key().into())
+                .map_err(unreachable)?;
+        let (_, link) = call
+            .dial(&credentials, None)
+            .await
+            .map_err(|e: DialError| unreachable(e.to_string()))?;
+        let answer = timeout(limit, self.exchange(&link)).await;
+        link.close(code::BYE, b"done");
+        let answer = answer
+            .map_err(|_| unreachable(format!("no answer within {limit:?}")))?
+            .map_err(unreachable)?;
+        let _ = timeout(limit, endpoint.wait_idle()).await;
+        self.check(addr, answer)
+    }
+
+    async fn exchange(&self, link: &Connection) -> Result<Answer, String> {
+        let request = CertificateParams::default()
+            .serialize_request(self.key)
+            .map_err(|e| format!("cannot make a signing request: {e}"))?;
+        let request = Request { host: self.host.clone(), signing_request: request.der().to_vec() };
+        let (mut send, mut recv) = link.open_bi().await.map_err(|e| e.to_string())?;
+        send.write_all(&encode(&request)).await.map_err(|e| e.to_string())?;
+        send.finish().map_err(|e| e.to_string())?;
+        let bytes = recv.read_to_end(FRAME_BYTES_MAX).await.map_err(|e| e.to_string())?;
+        minicbor::decode(&bytes).map_err(|e| format!("its answer is malformed: {e}"))
+    }
+
+    fn check(&self, addr: SocketAddr, answer: Answer) -> Result<Identity, EnrolError> {
+        let Some(certificate) = answer.certificate else {
+            let why = answer.refusal.unwrap_or_else(|| "it gives no reason".to_owned());
+            return Err(EnrolError::Refused { addr, host: self.host.clone(), why });
+        };
+        let unusable = |why: String| EnrolError::Unusable { addr, why };
+        let key = PrivatePkcs8KeyDer::from(self.key.serialize_der());
+        let identity =
+            Identity::checked(self.token.ca.clone(), CertificateDer::from(certificate), key)
+                .map_err(unusable)?;
+        if identity.host != *self.host {
+            return Err(unusable(format!("names host `{}`", identity.host)));
+        }
+        Ok(identity)
+    }
+}

@@ -1,0 +1,162 @@
+//! Certificates and keys as files, and the errors that name the file and the remedy.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+
+/// Nothing of ours is larger.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// Why keys and certificates cannot be used or made. Nothing was changed unless it says so.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// A file is not there.
+    #[error("there is no `{}`: {remedy}", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// What makes one.
+        remedy: &'static str,
+    },
+    /// A file is there that would be overwritten.
+    #[error("`{}` exists already and is left as it is: {remedy}", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A private key can be read or written by others.
+    #[error(
+        "the private key `{}` can be read or changed by others (mode {mode:04o}): \
+         run `chmod 600 {}`; if somebody may have read it, make a new one", path.display(), path.display()
+    )]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The file system said no.
+    #[error("cannot {doing} `{}`: {source}", path.display())]
+    File {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file does not hold what its name says.
+    #[error("`{}` {what}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and the remedy.
+        what: String,
+    },
+    /// A certificate or key could not be made.
+    #[error("cannot {doing}: {why}")]
+    Crypto {
+        /// What was tried.
+        doing: &'static str,
+        /// Why it failed.
+        why: String,
+    },
+}
+
+/// For `map_err`: a failure to make something.
+pub(crate) fn crypto(doing: &'static str) -> impl FnOnce(rcgen::Error) -> PkiError {
+    move |e| PkiError::Crypto { doing, why: e.to_string() }
+}
+
+fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PkiError {
+    move |source| PkiError::File { doing, path: path.to_owned(), source }
+}
+
+pub(crate) fn content(path: &Path, what: impl Into<String>) -> PkiError {
+    PkiError::Content { path: path.to_owned(), what: what.into() }
+}
+
+fn read(path: &Path, remedy: &'static str) -> Result<Vec<u8>, PkiError> {
+    let size = match fs::metadata(path) {
+        Ok(facts) => facts.len(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(PkiError::Missing { path: path.to_owned(), remedy });
+        }
+        Err(e) => return Err(failed("look at", path)(e)),
+    };
+    if size > FILE_BYTES_MAX {
+        return Err(content(path, format!("has {size} bytes, which no certificate or key has")));
+    }
+    fs::read(path).map_err(failed("read", path))
+}
+
+/// Reads a certificate.
+pub(crate) fn read_certificate(
+    path: &Path,
+    remedy: &'static str,
+) -> Result<CertificateDer<'static>, PkiError> {
+    CertificateDer::from_pem_slice(&read(path, remedy)?)
+        .map_err(|e| content(path, format!("holds no certificate in PEM ({e}): {remedy}")))
+}
+
+/// Reads a private key that nobody else can read.
+pub(crate) fn read_key(
+    path: &Path,
+    remedy: &'static str,
+) -> Result<PrivatePkcs8KeyDer<'static>, PkiError> {
+    let bytes = read(path, remedy)?;
+    let mode = fs::metadata(path).map_err(failed("look at", path))?.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(PkiError::Exposed { path: path.to_owned(), mode });
+    }
+    PrivatePkcs8KeyDer::from_pem_slice(&bytes)
+        .map_err(|e| content(path, format!("holds no private key in PEM ({e}): {remedy}")))
+}
+
+/// Makes a directory for keys, and those above it.
+pub(crate) fn make_dir(dir: &Path) -> Result<(), PkiError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("make", dir))
+}
+
+/// Writes a new file and refuses to overwrite one. It is on disk when this returns.
+pub(crate) fn write_new(
+    path: &Path,
+    text: &str,
+    mode: u32,
+    remedy: &'static str,
+) -> Result<(), PkiError> {
+    let opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    let mut file = match opened {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(PkiError::Exists { path: path.to_owned(), remedy });
+        }
+        Err(e) => return Err(failed("make", path)(e)),
+    };
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    if let Err(e) = written {
+        // Half a key is worse than none. If it cannot be removed either, it fails to parse.
+        let _ = fs::remove_file(path);
+        return Err(failed("write", path)(e));
+    }
+    Ok(())
+}
+
+/// The text form of a certificate.
+pub(crate) fn pem(certificate: &CertificateDer<'_>) -> String {
+    let body = STANDARD.encode(certificate);
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in body.as_bytes().chunks(64) {
+        text.extend(line.iter().map(|&b| char::from(b)));
+        text.push('\n');
+    }
+    text + "-----END CERTIFICATE-----\n"
+}

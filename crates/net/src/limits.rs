@@ -1,0 +1,83 @@
+//! Limits on everything that a peer can make grow, and on every wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+
+/// What QUIC holds of datagrams per connection and direction.
+pub(crate) const DATAGRAM_BUFFER_BYTES: usize = 64 << 10;
+
+/// What is allowed, and how long. The same on every host of a cluster, or nearly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest message in bytes, sent or taken.
+    pub message_bytes_max: usize,
+    /// Messages to one peer that may be on their way, unacknowledged or waiting.
+    pub messages_to_peer_max: usize,
+    /// Messages from one peer that may be on their way; they are read one after the other.
+    pub messages_from_peer_max: u32,
+    /// Datagrams to one peer that wait for a connection; the oldest is dropped for a newer one.
+    pub datagrams_waiting_max: usize,
+    /// Events that wait for the driver. Messages then wait with their sender; datagrams are
+    /// dropped.
+    pub events_max: usize,
+    /// Connections with one peer. Two are usual when both called at once; the oldest is closed for
+    /// a newer one.
+    pub connections_per_peer_max: usize,
+    /// Connections in all. Callers above it are refused.
+    pub connections_max: usize,
+    /// Callers that are proving who they are. Above half of it, one must first show that it is at
+    /// the address that it calls from; above all of it, callers are ignored.
+    pub handshakes_max: usize,
+    /// How long a handshake, or a request to enrol, may take.
+    pub handshake: Duration,
+    /// How long a message may take, a connection included, until the peer has acknowledged it.
+    pub delivery: Duration,
+    /// How long a connection without traffic is kept.
+    pub idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_bytes_max: 1 << 20,
+            messages_to_peer_max: 64,
+            messages_from_peer_max: 16,
+            datagrams_waiting_max: 8,
+            events_max: 256,
+            connections_per_peer_max: 4,
+            connections_max: 1024,
+            handshakes_max: 64,
+            handshake: Duration::from_secs(3),
+            delivery: Duration::from_secs(5),
+            idle: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Limits {
+    /// How a connection behaves. A caller may open nothing until it is known who it is.
+    pub(crate) fn transport(&self) -> Arc<TransportConfig> {
+        const STREAM_WINDOW: u32 = 256 << 10;
+        const WINDOW: u32 = 1 << 20;
+        let idle = u32::try_from(self.idle.as_millis()).unwrap_or(u32::MAX);
+        // Searched when a connection begins; on a local network it does not change afterwards.
+        let mut mtu = MtuDiscoveryConfig::default();
+        mtu.interval(Duration::from_secs(3600));
+        let mut transport = TransportConfig::default();
+        transport
+            .max_concurrent_uni_streams(VarInt::from_u32(0))
+            .max_concurrent_bidi_streams(VarInt::from_u32(0))
+            .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(idle))))
+            .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+            .receive_window(VarInt::from_u32(WINDOW))
+            .send_window(u64::from(WINDOW))
+            .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER_BYTES))
+            .datagram_send_buffer_size(DATAGRAM_BUFFER_BYTES)
+            // A lost first packet is sent again after thrice this; agents are not an ocean apart.
+            .initial_rtt(Duration::from_millis(100))
+            .mtu_discovery_config(Some(mtu));
+        Arc::new(transport)
+    }
+}

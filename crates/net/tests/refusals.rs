@@ -1,0 +1,147 @@
+//! Whoever is not a host of this cluster, with a certificate that is valid now, gets nothing.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use common::{Agent, call, cluster, host, limits, loopback};
+use evenkeel_net::{DialError, Limits, NetEvent, PeerRefused};
+
+/// A caller that shows no certificate, and may speak another protocol.
+async fn call_without_certificate(addr: SocketAddr, alpn: &[u8]) -> Result<(), String> {
+    let connection = call(addr, alpn, None).await?;
+    // TLS lets the caller believe that it is connected until the other side has seen that nothing
+    // is shown. Nothing can be sent in the meantime.
+    tokio::select! {
+        opened = connection.open_uni() => opened.map(drop).map_err(|e| e.to_string()),
+        opened = connection.open_bi() => opened.map(drop).map_err(|e| e.to_string()),
+        answer = connection.read_datagram() => answer.map(drop).map_err(|e| e.to_string()),
+    }
+}
+
+#[tokio::test]
+async fn a_caller_without_a_certificate_gets_nothing() {
+    let mut victim = Agent::start(&cluster().issue(&host("a")).unwrap());
+    let refused = call_without_certificate(victim.addr, b"evenkeel/1").await.unwrap_err();
+    assert!(refused.contains("certificate"), "{refused}");
+    let refused = call_without_certificate(victim.addr, b"h3").await.unwrap_err();
+    assert!(refused.contains("protocol"), "{refused}");
+    assert!(victim.events.try_recv().is_err());
+    assert_eq!(victim.net.connections(), 0);
+}
+
+#[tokio::test]
+async fn the_hosts_of_two_clusters_have_nothing_to_say_to_each_other() {
+    let (ours, theirs) = (cluster(), cluster());
+    let mut a = Agent::start(&ours.issue(&host("a")).unwrap());
+    let mut stranger = Agent::start(&theirs.issue(&host("b")).unwrap());
+    stranger.net.send(&host("a"), a.addr, b"let me in".to_vec()).unwrap();
+    stranger.net.send_datagram(&host("a"), a.addr, &b"and me"[..]);
+    let (_, why) = stranger.undelivered().await;
+    assert!(why.contains(&format!("cluster (`{}`)", theirs.cluster())), "{why}");
+    assert!(a.events.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_valid_now_is_refused_on_either_side() {
+    let ca = cluster();
+    let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
+    for (from, until, expected) in [
+        (now - 2 * hour, now - hour, PeerRefused::Expired),
+        (now + hour, now + 2 * hour, PeerRefused::NotYetValid),
+    ] {
+        let mut a = Agent::start(&ca.issue(&host("a")).unwrap());
+        let b = Agent::start(&ca.issue(&host("b")).unwrap());
+        let invalid = ca.issue_within(&host("c"), from, until).unwrap();
+        let mut c = Agent::start(&invalid);
+        let refused = a.net.identify(c.addr).await;
+        let Err(DialError::Refused { why, .. }) = refused else { panic!("{refused:?}") };
+        assert_eq!(why, expected);
+
+        c.send(&a, b"let me in");
+        let (_, why) = c.undelivered().await;
+        assert!(why.contains("lost"), "{why}");
+        a.nothing_but_from(&b).await;
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_logged_with_the_address_and_a_flood_of_them_is_not() {
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("no panic").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .with_env_filter("evenkeel_net=warn")
+        .finish();
+    // This test's runtime has one thread, which is this one.
+    let _logging = tracing::subscriber::set_default(subscriber);
+
+    let victim = Agent::start(&cluster().issue(&host("a")).unwrap());
+    for _ in 0..30 {
+        call_without_certificate(victim.addr, b"evenkeel/1").await.unwrap_err();
+    }
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(text.lines().count(), 10, "{text}");
+    assert!(text.contains("remote=127.0.0.1:") && text.contains("certificate"), "{text}");
+}
+
+#[tokio::test]
+async fn a_caller_above_the_limit_of_connections_is_refused_and_the_others_stay() {
+    let ca = cluster();
+    let few = Limits { connections_max: 2, ..limits() };
+    let mut a = Agent::at(loopback(), &ca.issue(&host("a")).unwrap(), few);
+    let callers: Vec<Agent> =
+        ["b", "c", "d"].iter().map(|n| Agent::start(&ca.issue(&host(n)).unwrap())).collect();
+    for caller in &callers[..2] {
+        caller.send(&a, b"in");
+        a.message().await;
+    }
+    let mut last = callers.into_iter().collect::<Vec<_>>();
+    let mut third = last.pop().unwrap();
+    third.send(&a, b"one too many");
+    let (_, why) = third.undelivered().await;
+    assert!(why.contains("cannot reach"), "{why}");
+    last[0].send(&a, b"still in");
+    assert_eq!(a.message().await.1, b"still in");
+}
+
+#[tokio::test]
+async fn a_peer_that_opens_connection_after_connection_keeps_the_newest_few() {
+    let ca = cluster();
+    let mut a = Agent::start(&ca.issue(&host("a")).unwrap());
+    let b = Agent::start(&ca.issue(&host("b")).unwrap());
+    for _ in 0..10 {
+        b.net.identify(a.addr).await.unwrap();
+    }
+    b.send(&a, b"hello");
+    a.message().await;
+    assert!(a.net.connections() <= limits().connections_per_peer_max);
+}
+
+#[tokio::test]
+async fn noise_on_the_port_is_ignored() {
+    let ca = cluster();
+    let mut a = Agent::start(&ca.issue(&host("a")).unwrap());
+    let b = Agent::start(&ca.issue(&host("b")).unwrap());
+    let socket = std::net::UdpSocket::bind(loopback()).unwrap();
+    for n in 0..200usize {
+        let noise: Vec<u8> = (0..n * 7).map(|i| (i * 31 + n * 17) as u8).collect();
+        socket.send_to(&noise, a.addr).unwrap();
+    }
+    b.send(&a, b"hello");
+    assert!(matches!(a.next().await, NetEvent::Message { .. }));
+}
