@@ -1,1 +1,203 @@
 //! The hypervisor trait over libvirt: the only unsafe code and the only LGPL dependency.
+//!
+//! [`LibvirtHypervisor`] takes orders and never blocks. Behind it are a few threads:
+//!
+//! ```text
+//! submit ──▶ queue ──▶ worker: one connection; samples, looks, entries; connects again
+//!    │                        ▲ domain changed, connection closed
+//!    │                 libvirt-events: libvirt's event loop, one per process
+//!    ├─────▶ migration × 2 for each one under way, with a connection of its own
+//!    └─────▶ watchdog: answers what libvirt does not answer in time
+//! ```
+//!
+//! The schedule entry of a machine is an element of its domain's metadata; on a migration the other
+//! host gets the domain with the new entry, and the one here stays as it is until the domain is
+//! gone. What a sample reads from descriptions is kept until libvirt tells that it changed, so that
+//! a sample is one call, however many domains there are.
+
+mod answer;
+mod emulator;
+mod failure;
+mod ffi;
+mod migrate;
+mod sample;
+mod storage;
+mod worker;
+mod xml;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Instant;
+
+use evenkeel_core::model::Time;
+use evenkeel_core::port::{Event, Failure, FailureKind, Order};
+use evenkeel_hypervisor::Hypervisor;
+
+use answer::{Answer, Outlet, Question, Slot};
+use migrate::Migrations;
+use worker::{Changed, Task};
+
+pub use emulator::{Emulator, EmulatorError, QemuVersion, check_emulator};
+pub use storage::SharedStorage;
+
+/// Most migrations that a host sends at once.
+pub const MIGRATIONS_MAX: usize = 8;
+
+/// Most orders that wait for the worker. An agent has two or three.
+const TASKS_MAX: usize = 256;
+
+/// How to reach libvirt, and how others do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LibvirtConfig {
+    /// libvirt on this host, such as `qemu:///system`.
+    pub uri: String,
+    /// libvirt on this host as other hosts reach it, such as `qemu+tls://h1/system`. Announced to
+    /// them as [`evenkeel_core::model::HostFacts::migration_uri`].
+    pub migration_uri: String,
+    /// Where QEMU sends a machine's memory to, such as `tcp://127.0.0.1`, if libvirt shall not find
+    /// it out from the name of the other host.
+    pub migrate_uri: Option<String>,
+    /// The address at which QEMU on the other host listens, if not at all of them.
+    pub listen_address: Option<String>,
+    /// Storage that is the same on every host that lists the id.
+    pub storage: Vec<SharedStorage>,
+    /// Whether a machine that dirties memory faster than it can be sent is slowed down. Without it
+    /// such a migration lasts until it is aborted.
+    pub auto_converge: bool,
+    /// Most migrations at once from this host, from 1 to [`MIGRATIONS_MAX`]; more orders than that
+    /// are answered as busy.
+    pub migrations_max: usize,
+}
+
+impl LibvirtConfig {
+    /// The defaults for a libvirt at `uri`, which others reach at `migration_uri`.
+    #[must_use]
+    pub fn new(uri: impl Into<String>, migration_uri: impl Into<String>) -> Self {
+        Self {
+            uri: uri.into(),
+            migration_uri: migration_uri.into(),
+            migrate_uri: None,
+            listen_address: None,
+            storage: Vec::new(),
+            auto_converge: true,
+            migrations_max: MIGRATIONS_MAX,
+        }
+    }
+}
+
+/// What the threads share.
+struct Shared {
+    config: LibvirtConfig,
+    outlet: Arc<Outlet>,
+    tasks: SyncSender<Task>,
+    migrations: Migrations,
+    changed: Mutex<Changed>,
+    /// Why the worker's connection is gone, if it is.
+    closed: Mutex<Option<String>>,
+    /// Whether the worker is to end.
+    stopping: AtomicBool,
+}
+
+/// libvirt on one host.
+///
+/// Counts as connected from the start: the first event is [`Event::Disconnected`] if libvirt does
+/// not answer, and orders wait until that is known. Dropped, it answers every order that is open
+/// with a failure; migrations under way are carried on by libvirt.
+pub struct LibvirtHypervisor {
+    shared: Arc<Shared>,
+    watchdog: mpsc::Sender<(Instant, Arc<Slot>)>,
+}
+
+impl LibvirtHypervisor {
+    /// Starts the threads and begins to connect.
+    ///
+    /// `sink` gets the events: it is called from several threads, one at a time, and must not
+    /// block. `clock` tells the time of samples.
+    ///
+    /// # Errors
+    /// When no threads can be had.
+    pub fn new(
+        mut config: LibvirtConfig,
+        sink: impl Fn(Event) + Send + 'static,
+        clock: impl Fn() -> Time + Send + 'static,
+    ) -> std::io::Result<Self> {
+        config.migrations_max = config.migrations_max.clamp(1, MIGRATIONS_MAX);
+        let (tasks, waiting) = mpsc::sync_channel(TASKS_MAX);
+        let (watchdog, watched) = mpsc::channel();
+        let shared = Arc::new(Shared {
+            config,
+            outlet: Arc::new(Outlet::new(sink)),
+            tasks,
+            migrations: Migrations::default(),
+            changed: Mutex::default(),
+            closed: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        });
+        let of_worker = Arc::clone(&shared);
+        thread::Builder::new()
+            .name("libvirt-worker".to_owned())
+            .spawn(move || worker::run(&of_worker, &waiting, &clock))?;
+        thread::Builder::new()
+            .name("libvirt-watchdog".to_owned())
+            .spawn(move || answer::watch(&watched))?;
+        Ok(Self { shared, watchdog })
+    }
+
+    /// An answer that is given in time, whether libvirt answers or not.
+    fn in_time(&self, question: Question) -> Answer {
+        let answer = Answer::new(question, &self.shared.outlet);
+        // Without a watchdog, which only a panic ends, libvirt has to answer by itself.
+        let _ = self.watchdog.send((Instant::now(), answer.slot()));
+        answer
+    }
+
+    fn enqueue(&self, task: Task) {
+        let (refused, kind, detail) = match self.shared.tasks.try_send(task) {
+            Ok(()) => return,
+            Err(TrySendError::Full(task)) => {
+                (task, FailureKind::Busy, format!("{TASKS_MAX} orders are waiting for libvirt"))
+            }
+            Err(TrySendError::Disconnected(task)) => {
+                (task, FailureKind::Unreachable, "the connection to libvirt has ended".to_owned())
+            }
+        };
+        worker::refuse_one(refused, Failure::new(kind, detail));
+    }
+}
+
+impl Hypervisor for LibvirtHypervisor {
+    fn submit(&mut self, order: Order) {
+        match order {
+            Order::Sample => self.enqueue(Task::Sample(self.in_time(Question::Sample))),
+            Order::Look(machine) => {
+                let answer = self.in_time(Question::Look(machine.clone()));
+                self.enqueue(Task::Look(machine, answer));
+            }
+            Order::WriteEntry(machine, entry) => {
+                let answer = self.in_time(Question::WriteEntry(machine.clone()));
+                self.enqueue(Task::WriteEntry(machine, entry, answer));
+            }
+            Order::Abort(machine) => {
+                if !self.shared.migrations.abort(&machine) {
+                    self.enqueue(Task::Abort(machine));
+                }
+            }
+            Order::Migrate(migration) => {
+                let question = Question::Migrate(migration.handoff);
+                let answer = Answer::new(question, &self.shared.outlet);
+                migrate::begin(&self.shared, migration, answer);
+            }
+        }
+    }
+}
+
+impl Drop for LibvirtHypervisor {
+    fn drop(&mut self) {
+        self.shared.migrations.abandon_all();
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        // If the queue is full, the worker wakes up anyway.
+        let _ = self.shared.tasks.try_send(Task::Wake);
+    }
+}

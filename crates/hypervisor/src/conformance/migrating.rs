@@ -151,8 +151,9 @@ pub fn a_machine_under_migration_is_busy(rig: &mut dyn Rig) {
     w.order(Order::Migrate(Migration { handoff: HandoffId(2), ..first }));
     let ended = w.ended(&a, 2, ANSWER_MAX).map_err(|failure| failure.kind);
     assert_eq!(ended, Err(FailureKind::Busy));
-    assert_eq!(w.look(&a, &id), Ok(Presence::Running), "a look does not wait for the migration");
-    w.sample(&a);
+    assert_eq!(w.look(&a, &id), Ok(Presence::Leaving), "a look does not wait for the migration");
+    let leaving = w.measured(&a, &id).map(|machine| (machine.presence, machine.counters.is_some()));
+    assert_eq!(leaving, Some((Presence::Leaving, true)), "nor does a sample");
     w.order(Order::Abort(id));
     let ended = w.ended(&a, 1, SLOW_SPAN).map_err(|failure| failure.kind);
     assert_eq!(ended, Err(FailureKind::Aborted), "the first migration was disturbed");

@@ -124,7 +124,9 @@ pub fn an_entry_that_is_nonsense_is_reported_and_can_be_rewritten(rig: &mut dyn 
     let mut w = Watch::new(rig);
     let a = w.a.clone();
     let id = w.rig.boot(&a, &Guest::new("kept"));
+    w.forget_schedule_changes(&a);
     w.rig.spoil_entry(&a, &id);
+    w.schedule_changed(&a, &id);
     let refused = w.entry(&a, &id);
     let text = refused.expect_err("an epoch of `abc` was taken for an entry");
     assert!(text.contains("epoch") && text.contains("abc"), "`{text}` does not say what is wrong");

@@ -85,6 +85,7 @@ pub(super) struct Host {
 
 pub(super) struct Machine {
     pub(super) facts: Arc<MachineFacts>,
+    /// Whether it runs, whatever else is under way with it.
     pub(super) presence: Presence,
     pub(super) workload: Workload,
     /// The migration under way, if any.
@@ -120,6 +121,14 @@ impl Machine {
         wanted.clamp(0.0, f64::from(self.facts.vcpus))
     }
 
+    /// How it is, as a look would tell.
+    pub(super) fn seen(&self) -> Presence {
+        match (self.presence, self.job) {
+            (Presence::Running, Some(_)) => Presence::Leaving,
+            (presence, _) => presence,
+        }
+    }
+
     fn sample(&self) -> MachineSample {
         let counters = self.is_live().then(|| Counters {
             cpu_time_ns: self.used.cpu_ns as u64,
@@ -127,7 +136,7 @@ impl Machine {
             io_bytes: self.used.io_bytes as u64,
             memory_bytes: self.occupied_bytes() as u64,
         });
-        MachineSample { facts: Arc::clone(&self.facts), presence: self.presence, counters }
+        MachineSample { facts: Arc::clone(&self.facts), presence: self.seen(), counters }
     }
 }
 

@@ -262,14 +262,14 @@ impl MemoryCloud {
     /// The machines in the schedule of a host, by id, running or not; none if there is no such host.
     pub fn machines_on(&self, host: &HostId) -> impl Iterator<Item = (&MachineFacts, Presence)> {
         let found = self.by_id.get(host).map(|&index| &self.hosts[index].machines);
-        found.into_iter().flat_map(|all| all.values().map(|m| (&*m.facts, m.presence)))
+        found.into_iter().flat_map(|all| all.values().map(|m| (&*m.facts, m.seen())))
     }
 
     /// Where a machine is, and how.
     #[must_use]
     pub fn locate(&self, machine: &MachineId) -> Option<(&HostId, Presence)> {
         let home = &self.hosts[*self.homes.get(machine)?];
-        Some((&home.spec.id, home.machines.get(machine)?.presence))
+        Some((&home.spec.id, home.machines.get(machine)?.seen()))
     }
 
     /// Lets the next migration ordered from a host go wrong.
@@ -348,7 +348,7 @@ impl MemoryCloud {
             }
             Order::Look(machine) => {
                 let found = self.hosts[host].machines.get(&machine);
-                let presence = found.map_or(Presence::Absent, |m| m.presence);
+                let presence = found.map_or(Presence::Absent, Machine::seen);
                 let answer = reachable().map(|()| presence);
                 self.tell(host, Event::Looked(machine, answer));
             }

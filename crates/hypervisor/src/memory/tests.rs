@@ -182,7 +182,7 @@ fn a_migration_ends_when_its_bytes_are_through() {
     let end = Time::from_unix_ms(0) + PREPARATION + Duration::from_secs(10);
     cloud.advance_to(end - Duration::from_millis(1));
     assert_eq!(outcome(&mut cloud), None);
-    assert_eq!(cloud.locate(&machine_id("m")), Some((&host_id("h1"), Presence::Running)));
+    assert_eq!(cloud.locate(&machine_id("m")), Some((&host_id("h1"), Presence::Leaving)));
     assert_eq!(cloud.next_due(), Some(end));
     cloud.advance_to(end);
     let stats = outcome(&mut cloud).unwrap().unwrap();

@@ -1,0 +1,171 @@
+//! Answers: to every order one, whatever happens.
+
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use evenkeel_core::model::MachineId;
+use evenkeel_core::port::{Event, Failure, FailureKind, HandoffId, ORDER_TIME_MAX};
+
+/// Locks also what a panic left behind: nothing guarded here is ever left half-changed.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where events go.
+pub(crate) struct Outlet(Mutex<Box<dyn Fn(Event) + Send>>);
+
+impl Outlet {
+    pub(crate) fn new(sink: impl Fn(Event) + Send + 'static) -> Self {
+        Self(Mutex::new(Box::new(sink)))
+    }
+
+    pub(crate) fn tell(&self, event: Event) {
+        lock(&self.0)(event);
+    }
+}
+
+/// What an order wants to know.
+#[derive(Clone, Debug)]
+pub(crate) enum Question {
+    Sample,
+    Look(MachineId),
+    WriteEntry(MachineId),
+    Migrate(HandoffId),
+}
+
+impl Question {
+    fn failed(self, failure: Failure) -> Event {
+        match self {
+            Self::Sample => Event::Sampled(Err(failure)),
+            Self::Look(machine) => Event::Looked(machine, Err(failure)),
+            Self::WriteEntry(machine) => Event::EntryWritten(machine, Err(failure)),
+            Self::Migrate(handoff) => Event::MigrationEnded(handoff, Err(failure)),
+        }
+    }
+}
+
+/// The duty to answer an order. Dropped without an answer, it answers with a failure.
+pub(crate) struct Answer(Arc<Slot>);
+
+/// Holds the question until it is answered.
+pub(crate) struct Slot {
+    question: Mutex<Option<Question>>,
+    answered: Condvar,
+    outlet: Arc<Outlet>,
+}
+
+impl Answer {
+    pub(crate) fn new(question: Question, outlet: &Arc<Outlet>) -> Self {
+        let question = Mutex::new(Some(question));
+        let outlet = Arc::clone(outlet);
+        Self(Arc::new(Slot { question, answered: Condvar::new(), outlet }))
+    }
+
+    pub(crate) fn slot(&self) -> Arc<Slot> {
+        Arc::clone(&self.0)
+    }
+
+    /// Answers, unless that was done already because it took too long.
+    pub(crate) fn give(self, event: Event) {
+        if self.0.take().is_some() {
+            self.0.outlet.tell(event);
+        }
+    }
+
+    pub(crate) fn fail(self, failure: Failure) {
+        self.0.fail(failure);
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let detail = "given up: the connection to libvirt is being shut down";
+        self.0.fail(Failure::new(FailureKind::Unreachable, detail));
+    }
+}
+
+impl Slot {
+    fn take(&self) -> Option<Question> {
+        let taken = lock(&self.question).take();
+        self.answered.notify_all();
+        taken
+    }
+
+    fn fail(&self, failure: Failure) {
+        if let Some(question) = self.take() {
+            self.outlet.tell(question.failed(failure));
+        }
+    }
+
+    /// Waits until it is answered, at most until `deadline`.
+    fn wait(&self, deadline: Instant) {
+        let mut question = lock(&self.question);
+        while question.is_some() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left == Duration::ZERO {
+                return;
+            }
+            let waited = self.answered.wait_timeout(question, left);
+            question = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Answers what libvirt does not answer within [`ORDER_TIME_MAX`], until no more orders can come.
+/// Every order has the same limit, so they run out in the order in which they came.
+pub(crate) fn watch(orders: &Receiver<(Instant, Arc<Slot>)>) {
+    for (given, slot) in orders {
+        slot.wait(given + ORDER_TIME_MAX);
+        let detail = format!("libvirt did not answer within {ORDER_TIME_MAX:?}");
+        slot.fail(Failure::new(FailureKind::Unreachable, detail));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    fn outlet() -> (Arc<Outlet>, Receiver<Event>) {
+        let (sender, receiver) = mpsc::channel();
+        (Arc::new(Outlet::new(move |event| drop(sender.send(event)))), receiver)
+    }
+
+    #[test]
+    fn an_order_is_answered_once() {
+        let (outlet, events) = outlet();
+        let answer = Answer::new(Question::Sample, &outlet);
+        let slot = answer.slot();
+        answer.fail(Failure::new(FailureKind::Other, "first"));
+        slot.fail(Failure::new(FailureKind::Other, "second"));
+        let told: Vec<Event> = events.try_iter().collect();
+        assert!(matches!(&told[..], [Event::Sampled(Err(f))] if f.detail == "first"), "{told:?}");
+    }
+
+    #[test]
+    fn an_order_that_nobody_carries_out_is_answered_all_the_same() {
+        let (outlet, events) = outlet();
+        drop(Answer::new(Question::Migrate(HandoffId(3)), &outlet));
+        let told: Vec<Event> = events.try_iter().collect();
+        assert!(matches!(&told[..], [Event::MigrationEnded(HandoffId(3), Err(_))]), "{told:?}");
+    }
+
+    #[test]
+    fn an_order_that_takes_too_long_is_answered_with_a_failure() {
+        let (outlet, events) = outlet();
+        let answer = Answer::new(Question::Sample, &outlet);
+        let (sender, receiver) = mpsc::channel();
+        let long_ago = Instant::now().checked_sub(ORDER_TIME_MAX);
+        let given = long_ago.unwrap_or_else(Instant::now);
+        sender.send((given, answer.slot())).unwrap();
+        drop(sender);
+        watch(&receiver);
+        answer.fail(Failure::new(FailureKind::Other, "too late"));
+        let told: Vec<Event> = events.try_iter().collect();
+        assert!(
+            matches!(&told[..], [Event::Sampled(Err(f))] if f.kind == FailureKind::Unreachable),
+            "{told:?}"
+        );
+    }
+}

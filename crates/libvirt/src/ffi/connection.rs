@@ -1,0 +1,173 @@
+//! Connections, and what is asked of a host.
+
+use std::ffi::{c_uint, c_ulong};
+use std::ptr::{self, NonNull};
+
+use virt_sys as sys;
+
+use super::{CallError, Domain, Params, check, take_text, text};
+
+/// A connection to a libvirt daemon. Closed when dropped.
+pub(crate) struct Connection(NonNull<sys::_virConnect>);
+
+// SAFETY: libvirt's connections are safe to use from any thread and from several at once; the
+// library does its own locking and counts references atomically.
+unsafe impl Send for Connection {}
+// SAFETY: as above.
+unsafe impl Sync for Connection {}
+
+/// A host's processors and memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NodeInfo {
+    /// Logical processors that are active.
+    pub(crate) cpus: u32,
+    /// Memory in KiB.
+    pub(crate) memory_kib: u64,
+}
+
+impl Connection {
+    pub(crate) fn open(uri: &str) -> Result<Self, CallError> {
+        let uri = text("the URI", uri)?;
+        // SAFETY: a valid NUL-terminated text; libvirt initialises itself.
+        let connection = unsafe { sys::virConnectOpen(uri.as_ptr()) };
+        NonNull::new(connection).map(Self).ok_or_else(CallError::last)
+    }
+
+    pub(super) fn as_ptr(&self) -> sys::virConnectPtr {
+        self.0.as_ptr()
+    }
+
+    /// Lets libvirt declare the connection dead when `count` probes, `interval_s` seconds apart,
+    /// are not answered.
+    pub(crate) fn set_keepalive(&self, interval_s: i32, count: u32) -> Result<(), CallError> {
+        // SAFETY: the connection is valid.
+        let returned = unsafe { sys::virConnectSetKeepAlive(self.as_ptr(), interval_s, count) };
+        check(returned).map(drop)
+    }
+
+    /// Whether the daemon still answers: a round trip.
+    pub(crate) fn answers(&self) -> bool {
+        let mut version: c_ulong = 0;
+        // SAFETY: the connection is valid, and so is the place for the answer.
+        unsafe {
+            sys::virConnectIsAlive(self.as_ptr()) == 1
+                && sys::virConnectGetLibVersion(self.as_ptr(), &raw mut version) == 0
+        }
+    }
+
+    /// The hypervisor's version: 1,000,000 × major + 1,000 × minor + release.
+    pub(crate) fn hypervisor_version(&self) -> Result<u64, CallError> {
+        let mut version: c_ulong = 0;
+        // SAFETY: the connection is valid, and so is the place for the answer.
+        check(unsafe { sys::virConnectGetVersion(self.as_ptr(), &raw mut version) })?;
+        #[allow(clippy::useless_conversion, reason = "narrower on 32-bit systems")]
+        Ok(version.into())
+    }
+
+    pub(crate) fn capabilities(&self) -> Result<String, CallError> {
+        // SAFETY: the connection is valid; the text is ours to free.
+        unsafe { take_text(sys::virConnectGetCapabilities(self.as_ptr())) }
+    }
+
+    /// What domains of a type (`kvm`, `qemu`) can have here.
+    pub(crate) fn domain_capabilities(&self, kind: &str) -> Result<String, CallError> {
+        let kind = text("the domain type", kind)?;
+        // SAFETY: the connection is valid, null means the default, and the text is ours to free.
+        unsafe {
+            take_text(sys::virConnectGetDomainCapabilities(
+                self.as_ptr(),
+                ptr::null(),
+                ptr::null(),
+                ptr::null(),
+                kind.as_ptr(),
+                0,
+            ))
+        }
+    }
+
+    pub(crate) fn node_info(&self) -> Result<NodeInfo, CallError> {
+        let mut info = std::mem::MaybeUninit::<sys::_virNodeInfo>::zeroed();
+        // SAFETY: the connection is valid, and so is the place for the answer.
+        check(unsafe { sys::virNodeGetInfo(self.as_ptr(), info.as_mut_ptr()) })?;
+        // SAFETY: integers only, zeroed before, filled in by the call that succeeded.
+        let info = unsafe { info.assume_init() };
+        #[allow(clippy::useless_conversion, reason = "narrower on 32-bit systems")]
+        Ok(NodeInfo { cpus: info.cpus, memory_kib: info.memory.into() })
+    }
+
+    /// A domain by its UUID, running or not.
+    pub(crate) fn domain(&self, uuid: &str) -> Result<Domain, CallError> {
+        let uuid = text("the UUID", uuid)?;
+        // SAFETY: the connection is valid; the reference returned is ours.
+        unsafe { Domain::new(sys::virDomainLookupByUUIDString(self.as_ptr(), uuid.as_ptr())) }
+    }
+
+    /// Statistics of every domain, running or not, in one call: `each` gets its UUID, the id of its
+    /// running (`None` if it does not run) and its figures. A domain whose QEMU is busy is not
+    /// waited for: what would need it is left out.
+    pub(crate) fn domain_stats(
+        &self,
+        groups: u32,
+        mut each: impl FnMut(String, Option<u32>, Params<'_>),
+    ) -> Result<(), CallError> {
+        let mut records: *mut sys::virDomainStatsRecordPtr = ptr::null_mut();
+        let nowait: c_uint = sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT;
+        // SAFETY: the connection is valid, and so is the place for the list.
+        let count = check(unsafe {
+            sys::virConnectGetAllDomainStats(self.as_ptr(), groups, &raw mut records, nowait)
+        })?;
+        let records = Records(records);
+        for index in 0..count as usize {
+            // SAFETY: the list holds `count` pointers to records, which live until it is freed.
+            let record = unsafe { &**records.0.add(index) };
+            let Some(uuid) = super::domain::uuid(record.dom) else { continue };
+            let id = super::domain::running_id(record.dom);
+            // SAFETY: the record's parameters live as long as it does.
+            each(uuid, id, unsafe { Params::new(record.params, record.nparams) });
+        }
+        Ok(())
+    }
+
+    /// The descriptions of all active storage pools.
+    pub(crate) fn active_storage_pools(&self) -> Result<Vec<String>, CallError> {
+        let mut pools: *mut sys::virStoragePoolPtr = ptr::null_mut();
+        let active: c_uint = sys::VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE;
+        // SAFETY: the connection is valid, and so is the place for the list.
+        let count = check(unsafe {
+            sys::virConnectListAllStoragePools(self.as_ptr(), &raw mut pools, active)
+        })?;
+        let mut described = Vec::new();
+        for index in 0..count as usize {
+            // SAFETY: the list holds `count` pools, each ours to free, once; a pool that went away
+            // meanwhile has no description, which is no error.
+            unsafe {
+                let pool = *pools.add(index);
+                described.extend(take_text(sys::virStoragePoolGetXMLDesc(pool, 0)));
+                sys::virStoragePoolFree(pool);
+            }
+        }
+        // SAFETY: allocated by libvirt for us, null at worst, and not used after.
+        unsafe { super::free(pools.cast()) };
+        Ok(described)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // SAFETY: gives up the reference that `open` returned; it is not used after. Domains and
+        // subscriptions hold references of their own.
+        unsafe { sys::virConnectClose(self.as_ptr()) };
+    }
+}
+
+/// A list of statistics, freed when dropped, also when a closure that looks at it panics.
+struct Records(*mut sys::virDomainStatsRecordPtr);
+
+impl Drop for Records {
+    fn drop(&mut self) {
+        if !self.0.is_null() {
+            // SAFETY: the list that `virConnectGetAllDomainStats` returned, freed once.
+            unsafe { sys::virDomainStatsRecordListFree(self.0) };
+        }
+    }
+}

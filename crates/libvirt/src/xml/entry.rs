@@ -1,0 +1,354 @@
+//! The schedule entry as an element of a domain's metadata.
+//!
+//! ```xml
+//! <evenkeel:entry xmlns:evenkeel="https://evenkeel.dev/schedule/1"
+//!                 epoch="3" target-load="0.25" ignore="yes">
+//!   <evenkeel:pinned-to host="h1"/>
+//!   <evenkeel:affinity group="web"/>
+//!   <evenkeel:anti-affinity group="db"/>
+//!   <evenkeel:last-move at="2026-11-23T02:03:18.250Z" from="h3"/>
+//! </evenkeel:entry>
+//! ```
+//!
+//! Everything may be missing: a domain without the element has the default entry. Elements and
+//! attributes that are not known are passed over, so that a newer version may add some. What is
+//! known and makes no sense is an error, never a default: a rule that somebody mistyped must not
+//! silently cease to hold.
+
+use evenkeel_core::model::{Entry, Epoch, HostId, LastMove, Rules, Time};
+
+use super::tree::{Element, escaped};
+
+/// The namespace of the element.
+pub(crate) const NAMESPACE: &str = "https://evenkeel.dev/schedule/1";
+
+/// The prefix that it is written with.
+pub(crate) const PREFIX: &str = "evenkeel";
+
+/// Largest target load that makes sense, as a share of the host. Above 1 it would be more than the
+/// host has, which a machine may want; what is far above is a percentage by mistake.
+pub(crate) const TARGET_LOAD_MAX: f64 = 10.0;
+
+/// Most hosts or groups that an entry names.
+const NAMES_MAX: usize = 256;
+
+/// Why an entry cannot be written.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub(crate) enum UnwritableEntry {
+    /// The target load is none.
+    #[error("the target load {0} is not between 0 and {TARGET_LOAD_MAX}")]
+    TargetLoad(f64),
+    /// A group's name is blank or holds a control character.
+    #[error("the group {0:?} is blank or holds a character that cannot be written to XML")]
+    Group(String),
+    /// Too much of it.
+    #[error("it names more than {NAMES_MAX} hosts or groups")]
+    Long,
+}
+
+/// The entry as an element, each name after `prefix` (`evenkeel:` or nothing) and with `declared`
+/// in its start tag.
+fn element(entry: &Entry, prefix: &str, declared: &str) -> Result<String, UnwritableEntry> {
+    let Entry { epoch, target_load, rules, last_move } = entry;
+    let names = rules.pinned_to.len() + rules.affinity.len() + rules.anti_affinity.len();
+    if names > NAMES_MAX {
+        return Err(UnwritableEntry::Long);
+    }
+    let mut out = format!("<{prefix}entry{declared} epoch=\"{epoch}\"");
+    if let Some(load) = *target_load {
+        if !(0.0..=TARGET_LOAD_MAX).contains(&load) {
+            return Err(UnwritableEntry::TargetLoad(load));
+        }
+        out.push_str(&format!(" target-load=\"{load}\""));
+    }
+    if rules.ignore {
+        out.push_str(" ignore=\"yes\"");
+    }
+    out.push('>');
+    for host in &rules.pinned_to {
+        out.push_str(&format!("<{prefix}pinned-to host=\"{host}\"/>"));
+    }
+    for (name, groups) in [("affinity", &rules.affinity), ("anti-affinity", &rules.anti_affinity)] {
+        for group in groups {
+            let readable = escaped(group).filter(|_| !group.trim().is_empty());
+            let group = readable.ok_or_else(|| UnwritableEntry::Group(group.clone()))?;
+            out.push_str(&format!("<{prefix}{name} group=\"{group}\"/>"));
+        }
+    }
+    if let Some(LastMove { at, from }) = last_move {
+        let at = written_time(*at);
+        out.push_str(&format!("<{prefix}last-move at=\"{at}\" from=\"{from}\"/>"));
+    }
+    out.push_str(&format!("</{prefix}entry>"));
+    Ok(out)
+}
+
+/// The entry as libvirt takes it for a domain's metadata: it adds the namespace itself.
+pub(crate) fn as_metadata(entry: &Entry) -> Result<String, UnwritableEntry> {
+    element(entry, "", "")
+}
+
+/// A domain's description with its entry replaced by this one.
+pub(crate) fn replaced_in(domain: &str, entry: &Entry) -> Result<String, String> {
+    let declared = format!(" xmlns:{PREFIX}=\"{NAMESPACE}\"");
+    let element =
+        element(entry, &format!("{PREFIX}:"), &declared).map_err(|error| error.to_string())?;
+    let root = Element::parse(domain).map_err(|error| error.to_string())?;
+    let mut out = domain.to_owned();
+    let Some(metadata) = root.find("metadata") else {
+        let whole = format!("<metadata>{element}</metadata>");
+        insert(&mut out, domain, &root, &whole);
+        return Ok(out);
+    };
+    // From the end, so that the places before stay right.
+    let entries: Vec<&Element> = metadata.children.iter().filter(|e| is_entry(e)).collect();
+    for old in entries.iter().skip(1).rev() {
+        out.replace_range(old.span.clone(), "");
+    }
+    match entries.first() {
+        Some(old) => out.replace_range(old.span.clone(), &element),
+        None => insert(&mut out, domain, metadata, &element),
+    }
+    Ok(out)
+}
+
+/// Puts `text` right behind the start tag of `parent`, which may be an empty-element tag.
+fn insert(out: &mut String, document: &str, parent: &Element, text: &str) {
+    let tag = parent.start_tag.clone();
+    match document[tag.clone()].strip_suffix("/>") {
+        Some(opening) => {
+            let name = opening.trim_start_matches('<');
+            let end = name.find(char::is_whitespace).unwrap_or(name.len());
+            let whole = format!("{opening}>{text}</{}>", &name[..end]);
+            out.replace_range(tag, &whole);
+        }
+        None => out.insert_str(tag.end, text),
+    }
+}
+
+fn is_entry(element: &Element) -> bool {
+    element.namespace == NAMESPACE && element.name == "entry"
+}
+
+/// The entry in a domain's description, or what is wrong with it.
+pub(crate) fn of_domain(domain: &Element) -> Result<Entry, String> {
+    let metadata = domain.find("metadata");
+    let mut found = metadata.into_iter().flat_map(|m| &m.children).filter(|e| is_entry(e));
+    match (found.next(), found.next()) {
+        (None, _) => Ok(Entry::default()),
+        (Some(one), None) => read(one),
+        (Some(_), Some(_)) => Err("the schedule entry is there twice".to_owned()),
+    }
+}
+
+fn read(element: &Element) -> Result<Entry, String> {
+    let epoch = match element.attribute("epoch") {
+        None => Epoch(0),
+        Some(text) => Epoch(
+            text.trim()
+                .parse()
+                .map_err(|_| wrong("entry", "epoch", text, "a whole number, 0 or more"))?,
+        ),
+    };
+    let target_load = element.attribute("target-load").map(read_target_load).transpose()?;
+    let mut rules = Rules { ignore: read_ignore(element)?, ..Rules::default() };
+    let mut last_move = None;
+    for child in element.children.iter().filter(|child| child.namespace == NAMESPACE) {
+        match child.name.as_str() {
+            "pinned-to" => rules.pinned_to.push(read_host(child, "host")?),
+            "affinity" => rules.affinity.push(read_group(child)?),
+            "anti-affinity" => rules.anti_affinity.push(read_group(child)?),
+            "last-move" if last_move.is_some() => {
+                return Err("`last-move` is there twice".to_owned());
+            }
+            "last-move" => {
+                let (at, from) = (read_time(child)?, read_host(child, "from")?);
+                last_move = Some(LastMove { at, from });
+            }
+            _ => {}
+        }
+    }
+    let names = rules.pinned_to.len() + rules.affinity.len() + rules.anti_affinity.len();
+    if names > NAMES_MAX {
+        return Err(format!("the schedule entry names more than {NAMES_MAX} hosts or groups"));
+    }
+    Ok(Entry { epoch, target_load, rules, last_move })
+}
+
+fn wrong(element: &str, attribute: &str, value: &str, expected: &str) -> String {
+    let value: String = value.chars().take(40).collect();
+    format!("the schedule entry has {attribute}=\"{value}\" in `{element}`: expected {expected}")
+}
+
+fn required<'a>(element: &'a Element, attribute: &str) -> Result<&'a str, String> {
+    element
+        .attribute(attribute)
+        .ok_or_else(|| format!("the schedule entry has a `{}` without `{attribute}`", element.name))
+}
+
+fn read_target_load(text: &str) -> Result<f64, String> {
+    let load = text.trim().parse::<f64>().ok();
+    load.filter(|load| (0.0..=TARGET_LOAD_MAX).contains(load)).ok_or_else(|| {
+        let expected = "a share of the host from 0 to 10, such as 0.25 for a quarter";
+        wrong("entry", "target-load", text, expected)
+    })
+}
+
+fn read_ignore(element: &Element) -> Result<bool, String> {
+    match element.attribute("ignore") {
+        None | Some("no" | "false") => Ok(false),
+        Some("yes" | "true") => Ok(true),
+        Some(text) => Err(wrong("entry", "ignore", text, "`yes` or `no`")),
+    }
+}
+
+fn read_host(element: &Element, attribute: &str) -> Result<HostId, String> {
+    let text = required(element, attribute)?;
+    HostId::new(text)
+        .map_err(|error| wrong(&element.name, attribute, text, &format!("a host ({error})")))
+}
+
+fn read_group(element: &Element) -> Result<String, String> {
+    let group = required(element, "group")?;
+    if group.trim().is_empty() {
+        return Err(wrong(&element.name, "group", group, "the name of a group"));
+    }
+    Ok(group.to_owned())
+}
+
+/// A time for people, or the bare number where their calendar ends.
+fn written_time(at: Time) -> String {
+    let ms = i64::try_from(at.unix_ms()).ok();
+    let stamp = ms.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    stamp.map_or_else(|| at.unix_ms().to_string(), |stamp| stamp.to_string())
+}
+
+fn read_time(element: &Element) -> Result<Time, String> {
+    let text = required(element, "at")?;
+    let bare = text.trim().parse::<u64>().ok();
+    let stamped = || text.trim().parse::<jiff::Timestamp>().ok()?.as_millisecond().try_into().ok();
+    bare.or_else(stamped)
+        .map(Time::from_unix_ms)
+        .ok_or_else(|| wrong(&element.name, "at", text, "a time such as 2026-11-23T02:03:18Z"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn domain(metadata: &str) -> String {
+        format!("<domain type='kvm'>\n  <name>m</name>\n  {metadata}\n  <vcpu>1</vcpu>\n</domain>")
+    }
+
+    fn with(inner: &str) -> String {
+        domain(&format!("<metadata><e:entry xmlns:e='{NAMESPACE}' {inner}</metadata>"))
+    }
+
+    fn read_from(domain: &str) -> Result<Entry, String> {
+        of_domain(&Element::parse(domain).unwrap())
+    }
+
+    #[test]
+    fn what_is_missing_has_its_default_and_what_is_unknown_is_passed_over() {
+        for text in [
+            domain(""),
+            domain("<metadata/>"),
+            domain("<metadata><x:entry xmlns:x='urn:other' epoch='7'/></metadata>"),
+            with("/>"),
+            with("colour='blue'><e:shape/><other/> text </e:entry>"),
+        ] {
+            assert_eq!(read_from(&text), Ok(Entry::default()), "{text}");
+        }
+        let by_hand = with(" target-load = ' 0.25 ' >\n <e:affinity group='web'/>\n</e:entry>");
+        let entry = read_from(&by_hand).unwrap();
+        assert_eq!((entry.target_load, entry.rules.affinity), (Some(0.25), vec!["web".to_owned()]));
+    }
+
+    #[test]
+    fn nonsense_is_an_error_that_names_attribute_and_value() {
+        for (inner, names) in [
+            ("epoch='abc'/>", ["epoch", "abc"]),
+            ("epoch='-1'/>", ["epoch", "-1"]),
+            ("epoch='99999999999999999999'/>", ["epoch", "99999999999999999999"]),
+            ("target-load='-1'/>", ["target-load", "-1"]),
+            ("target-load='NaN'/>", ["target-load", "NaN"]),
+            ("target-load='inf'/>", ["target-load", "inf"]),
+            ("target-load='25'/>", ["target-load", "25"]),
+            ("target-load='25%'/>", ["target-load", "25%"]),
+            ("ignore='maybe'/>", ["ignore", "maybe"]),
+            ("><e:pinned-to host='a b'/></e:entry>", ["host", "a b"]),
+            ("><e:pinned-to/></e:entry>", ["pinned-to", "host"]),
+            ("><e:affinity group=' '/></e:entry>", ["affinity", "group"]),
+            ("><e:last-move at='yesterday' from='h'/></e:entry>", ["at", "yesterday"]),
+            ("><e:last-move at='1' /></e:entry>", ["last-move", "from"]),
+            ("/><e:entry xmlns:e='https://evenkeel.dev/schedule/1'/>", ["entry", "twice"]),
+        ] {
+            let text = read_from(&with(inner)).unwrap_err();
+            assert!(names.iter().all(|name| text.contains(name)), "`{inner}` gave `{text}`");
+        }
+    }
+
+    #[test]
+    fn an_entry_is_put_where_it_belongs_and_nothing_else_changes() {
+        let other = "<x:y xmlns:x='urn:x'>keep <z/></x:y>";
+        let entry = Entry { epoch: Epoch(4), ..Entry::default() };
+        for text in [
+            domain(""),
+            domain("<metadata/>"),
+            domain("<metadata a='b' />"),
+            domain(&format!("<metadata>{other}</metadata>")),
+            domain(&format!(
+                "<metadata>{other}<e:entry xmlns:e='{NAMESPACE}' epoch='1'/></metadata>"
+            )),
+            with("epoch='x'>junk</e:entry>"),
+            with("/><e:entry xmlns:e='https://evenkeel.dev/schedule/1'/>"),
+        ] {
+            let edited = replaced_in(&text, &entry).unwrap();
+            assert_eq!(read_from(&edited), Ok(entry.clone()), "{edited}");
+            assert_eq!(text.contains(other), edited.contains(other), "{edited}");
+            assert!(edited.contains("<name>m</name>") && edited.ends_with("</domain>"));
+        }
+    }
+
+    #[test]
+    fn times_are_written_for_people() {
+        assert_eq!(written_time(Time::from_unix_ms(1_700_000_000_123)), "2023-11-14T22:13:20.123Z");
+        assert_eq!(written_time(Time::from_unix_ms(u64::MAX)), u64::MAX.to_string());
+    }
+
+    fn entries() -> impl Strategy<Value = Entry> {
+        let host = "[a-z0-9][a-zA-Z0-9._-]{0,20}".prop_map(|id| HostId::new(&id).unwrap());
+        let groups = || prop::collection::vec(any::<String>(), 0..4);
+        let rules = (prop::collection::vec(host.clone(), 0..4), groups(), groups(), any::<bool>());
+        let last = prop::option::of((any::<u64>(), host));
+        (any::<u64>(), prop::option::of(any::<f64>()), rules, last).prop_map(
+            |(epoch, target_load, (pinned_to, affinity, anti_affinity, ignore), last)| Entry {
+                epoch: Epoch(epoch),
+                target_load,
+                rules: Rules { pinned_to, affinity, anti_affinity, ignore },
+                last_move: last.map(|(at, from)| LastMove { at: Time::from_unix_ms(at), from }),
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn an_entry_that_can_be_written_reads_back(entry in entries()) {
+            if let Ok(edited) = replaced_in(&domain(""), &entry) {
+                prop_assert_eq!(read_from(&edited), Ok(entry.clone()));
+                prop_assert!(as_metadata(&entry).is_ok());
+            } else {
+                prop_assert!(as_metadata(&entry).is_err());
+            }
+        }
+
+        #[test]
+        fn no_entry_makes_the_reader_panic(inner in "[ -~é]{0,80}") {
+            if let Ok(root) = Element::parse(&with(&inner)) {
+                let _ = of_domain(&root);
+                let _ = replaced_in(&with(&inner), &Entry::default());
+            }
+        }
+    }
+}

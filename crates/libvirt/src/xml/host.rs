@@ -1,0 +1,106 @@
+//! What libvirt's capabilities say of a host.
+
+use std::collections::BTreeSet;
+
+use super::tree::{Element, XmlError};
+
+/// A host's capabilities, as far as they matter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HostDescription {
+    /// Its architecture.
+    pub(crate) arch: String,
+    /// What its CPU is: equal texts, equal CPUs.
+    pub(crate) cpu_signature: String,
+    /// The types of domains that it runs, such as `kvm` and `qemu`.
+    pub(crate) domain_types: BTreeSet<String>,
+}
+
+impl HostDescription {
+    /// From what `virConnectGetCapabilities` returns.
+    pub(crate) fn read(capabilities: &str) -> Result<Self, XmlError> {
+        let root = Element::parse(capabilities)?;
+        let arch = root.text_of("host/cpu/arch").to_owned();
+        let own_guests = root
+            .all("guest")
+            .filter_map(|guest| guest.find("arch"))
+            .filter(|guest| guest.attribute("name") == Some(&arch));
+        let domain_types = own_guests
+            .flat_map(|guest| guest.all("domain"))
+            .filter_map(|domain| domain.attribute("type").map(str::to_owned))
+            .collect();
+        let cpu_signature = root.find("host/cpu").map_or_else(String::new, signature);
+        Ok(Self { arch, cpu_signature, domain_types })
+    }
+}
+
+/// Vendor, model, stepping and features: what a machine sees to which the CPU is passed through.
+/// Microcode is left out, since it changes under running machines without their noticing.
+fn signature(cpu: &Element) -> String {
+    let mut features: Vec<&str> =
+        cpu.all("feature").filter_map(|feature| feature.attribute("name")).collect();
+    features.sort_unstable();
+    let stepping = cpu.find("signature").map_or_else(String::new, |signature| {
+        let part = |name| signature.attribute(name).unwrap_or("?");
+        format!("{}-{}-{}", part("family"), part("model"), part("stepping"))
+    });
+    let (vendor, model) = (cpu.text_of("vendor"), cpu.text_of("model"));
+    format!("{vendor} {model} {stepping} {:016x}", fnv1a(features.join(",").as_bytes()))
+}
+
+/// A digest that is the same in every build: not against malice, only to keep the text short.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// The CPU models that domains can have, from what `virConnectGetDomainCapabilities` returns.
+pub(crate) fn usable_cpu_models(domain_capabilities: &str) -> Result<BTreeSet<String>, XmlError> {
+    let root = Element::parse(domain_capabilities)?;
+    let modes = root.find("cpu").into_iter().flat_map(|cpu| cpu.all("mode"));
+    let custom = modes.filter(|mode| mode.attribute("name") == Some("custom"));
+    let models = custom.flat_map(|mode| mode.all("model"));
+    let usable = models.filter(|model| model.attribute("usable") != Some("no"));
+    Ok(usable.map(|model| model.text.clone()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn capabilities(stepping: &str, features: [&str; 2]) -> String {
+        format!(
+            "<capabilities><host><uuid>u</uuid><cpu><arch>x86_64</arch><model>Skylake</model>\
+             <vendor>Intel</vendor><microcode version='1'/>\
+             <signature family='6' model='85' stepping='{stepping}'/>\
+             <feature name='{}'/><feature name='{}'/></cpu></host>\
+             <guest><os_type>hvm</os_type><arch name='i686'><domain type='xen'/></arch></guest>\
+             <guest><os_type>hvm</os_type><arch name='x86_64'><domain type='qemu'/>\
+             <domain type='kvm'/></arch></guest></capabilities>",
+            features[0], features[1]
+        )
+    }
+
+    #[test]
+    fn hosts_with_the_same_cpu_have_the_same_signature() {
+        let read =
+            |stepping, features| HostDescription::read(&capabilities(stepping, features)).unwrap();
+        let host = read("7", ["vmx", "aes"]);
+        let types: Vec<&str> = host.domain_types.iter().map(String::as_str).collect();
+        assert_eq!((host.arch.as_str(), types), ("x86_64", vec!["kvm", "qemu"]));
+        assert_eq!(host.cpu_signature, read("7", ["aes", "vmx"]).cpu_signature);
+        assert_ne!(host.cpu_signature, read("4", ["aes", "vmx"]).cpu_signature);
+        assert_ne!(host.cpu_signature, read("7", ["aes", "avx"]).cpu_signature);
+    }
+
+    #[test]
+    fn models_are_listed_unless_they_cannot_run() {
+        let text = "<domainCapabilities><cpu><mode name='host-passthrough' supported='yes'/>\
+            <mode name='host-model'><model fallback='forbid'>X</model></mode><mode name='custom'>\
+            <model usable='yes'>qemu64</model><model usable='no'>EPYC</model>\
+            <model usable='unknown'>old</model></mode></cpu></domainCapabilities>";
+        let models: Vec<String> = usable_cpu_models(text).unwrap().into_iter().collect();
+        assert_eq!(models, ["old", "qemu64"]);
+        assert!(usable_cpu_models("nothing").is_err());
+    }
+}
