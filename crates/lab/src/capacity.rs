@@ -10,20 +10,24 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// Short periods: a daemon that shares the quota with its guests is held up this long at most.
-const PERIOD_US: f64 = 20_000.0;
+/// Short periods, because what runs out of quota waits for the next one.
+const PERIOD_US: f64 = 10_000.0;
 /// The kernel accepts no less.
 const QUOTA_US_MIN: f64 = 1_000.0;
+const LAB_PREFIX: &str = "evenkeel-lab-";
 
 /// Whether a host's CPU capacity is more than a claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Capacity {
-    /// The host's guests and libvirt together get no more CPU time than declared.
+    /// The host's guests together get no more CPU time than declared.
     Enforced {
-        /// The host's control groups.
-        groups: Vec<PathBuf>,
-        /// The file with the host's own CPU pressure, where there is one.
+        /// The control group of the host's libvirt, without a quota: on a machine of its own it
+        /// would not have to wait for all guests to have used theirs up.
+        daemon: PathBuf,
+        /// The control groups of its guests. The first one has the quota.
+        guests: Vec<PathBuf>,
+        /// The file with the guests' CPU pressure, where there is one.
         pressure: Option<PathBuf>,
     },
     /// Nothing holds the host to it.
@@ -92,96 +96,95 @@ impl Capacity {
     pub(crate) fn establish(lab: &str, host: &str, cpu_cores: f64) -> Self {
         let hierarchies = Hierarchies::find();
         let quota_us = (cpu_cores * PERIOD_US).max(QUOTA_US_MIN);
-        let mut groups = Vec::new();
-        let established = limit_cpu(&hierarchies, lab, host, quota_us, &mut groups);
-        if let Err(error) = established {
-            remove(&groups);
-            return Self::Declared { reason: format!("cannot make a control group: {error}") };
+        let group = |parent: &Path, part| parent.join(format!("{LAB_PREFIX}{lab}/{host}.{part}"));
+        let established = match (&hierarchies.v1_cpu, &hierarchies.v2) {
+            (Some(v1), _) => limit_v1(&group(v1, "guests"), quota_us).map(|()| v1),
+            (None, Some((v2, true))) => limit_v2(v2, &group(v2, "guests"), quota_us).map(|()| v2),
+            _ => Err(io::Error::new(io::ErrorKind::NotFound, "no CPU controller is mounted")),
+        };
+        let made = established.and_then(|parent| {
+            let daemon = group(parent, "daemon");
+            fs::create_dir_all(&daemon).map(|()| (daemon, group(parent, "guests")))
+        });
+        match made {
+            Ok((daemon, guests)) => {
+                let measured =
+                    hierarchies.v2.and_then(|(v2, _)| measure_pressure(&group(&v2, "guests")));
+                let pressure = measured.as_ref().map(|group| group.join("cpu.pressure"));
+                let guests = std::iter::once(guests.clone())
+                    .chain(measured.filter(|group| *group != guests))
+                    .collect();
+                Self::Enforced { daemon, guests, pressure }
+            }
+            Err(error) => {
+                for parent in
+                    hierarchies.v1_cpu.iter().chain(hierarchies.v2.iter().map(|(v2, _)| v2))
+                {
+                    remove(&[group(parent, "daemon"), group(parent, "guests")]);
+                }
+                Self::Declared { reason: format!("cannot make a control group: {error}") }
+            }
         }
-        let pressure = measure_pressure(&hierarchies, lab, host, &mut groups);
-        Self::Enforced { groups, pressure }
     }
 
-    /// Puts a process, and whatever it starts from then on, under the host's quota.
-    pub(crate) fn admit(&self, pid: i32) -> io::Result<()> {
-        let Self::Enforced { groups, .. } = self else { return Ok(()) };
-        groups
-            .iter()
-            .filter(|group| is_host_group(group))
-            .try_for_each(|group| fs::write(group.join("cgroup.procs"), pid.to_string()))
+    /// Puts the host's daemon where the guests that it starts can be found.
+    pub(crate) fn admit(&self, daemon_pid: i32) -> io::Result<()> {
+        let Self::Enforced { daemon, .. } = self else { return Ok(()) };
+        fs::write(daemon.join("cgroup.procs"), daemon_pid.to_string())
+    }
+
+    /// Puts the guests that the daemon has started since the last call under the quota.
+    pub(crate) fn contain_guests(&self) {
+        let Self::Enforced { daemon, guests, .. } = self else { return };
+        let started = fs::read_to_string(daemon.join("cgroup.procs")).unwrap_or_default();
+        for pid in started.lines() {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            if name.starts_with("qemu-system") {
+                for group in guests {
+                    // It may have ended in between.
+                    let _ = fs::write(group.join("cgroup.procs"), pid);
+                }
+            }
+        }
     }
 
     /// Gives the control groups up; every process in them has ended.
     pub(crate) fn release(&self) {
-        if let Self::Enforced { groups, .. } = self {
-            remove(groups);
+        if let Self::Enforced { daemon, guests, .. } = self {
+            remove(std::slice::from_ref(daemon));
+            remove(guests);
         }
     }
 }
 
-/// The lab's own group is the parent of its hosts' and holds no process.
-fn is_host_group(group: &Path) -> bool {
-    group
-        .parent()
-        .and_then(Path::file_name)
-        .is_some_and(|name| name.to_string_lossy().starts_with(LAB_PREFIX))
-}
-
-const LAB_PREFIX: &str = "evenkeel-lab-";
-
-/// Children first. Another host's group keeps the lab's alive, which goes with the last of them.
+/// Removes groups, and the lab's group with the last of them.
 fn remove(groups: &[PathBuf]) {
-    for group in groups.iter().rev() {
+    for group in groups {
         let _ = fs::remove_dir(group);
+        // Refused while another host has groups in it.
+        let _ = group.parent().map(fs::remove_dir);
     }
 }
 
-fn make(
-    parent: &Path,
-    lab: &str,
-    host: &str,
-    groups: &mut Vec<PathBuf>,
-) -> io::Result<[PathBuf; 2]> {
-    let lab_group = parent.join(format!("{LAB_PREFIX}{lab}"));
-    let host_group = lab_group.join(host);
-    fs::create_dir_all(&lab_group)?;
-    groups.push(lab_group.clone());
-    fs::create_dir_all(&host_group)?;
-    groups.push(host_group.clone());
-    Ok([lab_group, host_group])
+fn limit_v1(group: &Path, quota_us: f64) -> io::Result<()> {
+    fs::create_dir_all(group)?;
+    fs::write(group.join("cpu.cfs_period_us"), format!("{PERIOD_US:.0}"))?;
+    fs::write(group.join("cpu.cfs_quota_us"), format!("{quota_us:.0}"))
 }
 
-fn limit_cpu(
-    hierarchies: &Hierarchies,
-    lab: &str,
-    host: &str,
-    quota_us: f64,
-    groups: &mut Vec<PathBuf>,
-) -> io::Result<()> {
-    if let Some(parent) = &hierarchies.v1_cpu {
-        let [_, group] = make(parent, lab, host, groups)?;
-        fs::write(group.join("cpu.cfs_period_us"), format!("{PERIOD_US:.0}"))?;
-        return fs::write(group.join("cpu.cfs_quota_us"), format!("{quota_us:.0}"));
+fn limit_v2(top: &Path, group: &Path, quota_us: f64) -> io::Result<()> {
+    fs::write(top.join("cgroup.subtree_control"), "+cpu")?;
+    fs::create_dir_all(group)?;
+    if let Some(lab) = group.parent() {
+        fs::write(lab.join("cgroup.subtree_control"), "+cpu")?;
     }
-    if let Some((parent, true)) = &hierarchies.v2 {
-        fs::write(parent.join("cgroup.subtree_control"), "+cpu")?;
-        let [lab_group, group] = make(parent, lab, host, groups)?;
-        fs::write(lab_group.join("cgroup.subtree_control"), "+cpu")?;
-        return fs::write(group.join("cpu.max"), format!("{quota_us:.0} {PERIOD_US:.0}"));
-    }
-    Err(io::Error::new(io::ErrorKind::NotFound, "no CPU controller is mounted"))
+    fs::write(group.join("cpu.max"), format!("{quota_us:.0} {PERIOD_US:.0}"))
 }
 
-fn measure_pressure(
-    hierarchies: &Hierarchies,
-    lab: &str,
-    host: &str,
-    groups: &mut Vec<PathBuf>,
-) -> Option<PathBuf> {
-    let (parent, _) = hierarchies.v2.as_ref()?;
-    let [_, group] = make(parent, lab, host, groups).ok()?;
-    let file = group.join("cpu.pressure");
-    file.exists().then_some(file)
+/// The group, which may exist already, if the kernel measures pressure.
+fn measure_pressure(group: &Path) -> Option<PathBuf> {
+    fs::create_dir_all(group).ok()?;
+    group.join("cpu.pressure").exists().then(|| group.to_owned())
 }
 
 #[cfg(test)]

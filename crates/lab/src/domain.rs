@@ -45,7 +45,7 @@ pub(crate) fn xml(guest: &GuestSpec, machine: &Machine, layout: &Layout) -> Stri
       <log file='{console}' append='on'/>
       <target port='0'/>
     </serial>
-    <memballoon model='virtio'/>
+    <memballoon model='none'/>
   </devices>
 </domain>
 ",

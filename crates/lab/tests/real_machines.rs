@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use evenkeel_lab::{
     Capacity, Dirty, GuestSpec, HostSpec, Lab, LabError, LabSpec, Launcher, Phase, Progress,
 };
+use rustix::process::{Pid, Signal, kill_process};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -145,11 +146,11 @@ impl Drop for Stranger {
 fn kill_supervisor(dir: &Path) {
     let state = std::fs::read(dir.join("lab.json")).expect("the lab has a state file");
     let state: serde_json::Value = serde_json::from_slice(&state).expect("it is JSON");
-    let pid = state["supervisor"]["pid"].as_i64().expect("it names the supervisor");
-    let killed = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
-    assert!(killed.is_ok_and(|status| status.success()));
+    let pid = state["supervisor"]["pid"].as_i64().and_then(|pid| Pid::from_raw(pid as i32));
+    let pid = pid.expect("it names the supervisor");
+    kill_process(pid, Signal::KILL).expect("it is there, and ours");
     let deadline = Instant::now() + SOON;
-    let stat = format!("/proc/{pid}/stat");
+    let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
     // Until whoever is its parent has reaped it.
     while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
         assert!(Instant::now() < deadline, "the supervisor does not end");
@@ -183,7 +184,10 @@ fn the_guests_of_a_host_get_no_more_cpu_than_its_capacity() -> Result<(), LabErr
     spec.hosts[0].cpu_cores = 0.3;
     let lab = up(&spec, true);
     let enforced = matches!(lab.status()?.hosts[0].capacity, Some(Capacity::Enforced { .. }));
-    lab.await_report("modest", SOON)?;
+    // By its fifth report a guest has been running for long enough to be under the quota.
+    for guest in ["greedy", "modest"] {
+        while lab.await_report(guest, SOON)?.reports.len() < 5 {}
+    }
     let used = |host| guest_cpu_ms(&spec.dir, host);
     let (before, started) = ((used("h1"), used("h2")), Instant::now());
     std::thread::sleep(WHILE);

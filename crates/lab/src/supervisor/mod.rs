@@ -42,6 +42,8 @@ const READY_LIMIT: Duration = Duration::from_secs(40);
 pub(crate) const AGENT_STOP_LIMIT: Duration = Duration::from_secs(15);
 pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(5);
 const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// How long a new guest may go without a quota.
+const CONTAIN_INTERVAL: Duration = Duration::from_millis(100);
 /// More than the threads that send; they wait for the work to catch up.
 const EVENTS_MAX: usize = 256;
 
@@ -203,15 +205,29 @@ impl Supervisor {
     }
 
     fn run(&mut self) {
-        loop {
-            match self.inbox.recv() {
-                Ok(Event::Asked(request, answer)) => {
+        while let Some(event) = self.next_event() {
+            match event {
+                Event::Asked(request, answer) => {
                     let reply = self.serve(&request).map_err(|error| error.to_string());
                     let _ = answer.send(reply);
                 }
-                Ok(Event::Ended(pid)) => self.note_end(pid),
-                Ok(Event::Ready(daemon)) => drop(self.ready.insert(daemon)),
-                Ok(Event::Terminate) | Err(_) => return,
+                Event::Ended(pid) => self.note_end(pid),
+                Event::Ready(daemon) => drop(self.ready.insert(daemon)),
+                Event::Terminate => return,
+            }
+        }
+    }
+
+    /// Looks after new guests meanwhile: nothing tells of a process that joins a control group.
+    fn next_event(&self) -> Option<Event> {
+        loop {
+            match self.inbox.recv_timeout(CONTAIN_INTERVAL) {
+                Ok(event) => return Some(event),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+            for capacity in self.state.hosts.iter().filter_map(|host| host.capacity.as_ref()) {
+                capacity.contain_guests();
             }
         }
     }
