@@ -1,54 +1,123 @@
-//! The agents of a lab: their configuration and their command line, and nothing else about them.
+//! The agents of a lab: their identities, configuration and command line, and nothing else.
 
 use std::ffi::OsString;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
 
-use crate::layout::Layout;
+use evenkeel_core::model::HostId;
+use evenkeel_net::{ClusterCa, PkiError};
+
+use crate::error::{Attempt, LabError};
 use crate::spec::AgentsSpec;
 use crate::state::{Ports, State};
+use crate::user::LabUser;
+
+/// How long the hosts of a lab can be let into its cluster.
+const JOIN_TIME: Duration = Duration::from_secs(24 * 3600);
+
+/// Makes a cluster for the lab, as an operator does: its authority and an identity on the first
+/// host, and for every other host a token with which it joins.
+pub(crate) fn make_cluster(state: &State) -> Result<(), LabError> {
+    if state.spec.agents.is_none() {
+        return Ok(());
+    }
+    let layout = state.layout();
+    let failed = |error: PkiError| {
+        LabError::Specification(format!("no cluster can be made for the agents: {error}"))
+    };
+    let first = layout.host(&state.hosts[0].id);
+    let first_id = HostId::new(&state.hosts[0].id)
+        .map_err(|error| LabError::Specification(error.to_string()))?;
+    state.user.make_dir(&first.dir)?;
+    let ca = ClusterCa::init(&first.authority()).map_err(failed)?;
+    ca.issue(&first_id).and_then(|identity| identity.save(&first.identity())).map_err(failed)?;
+    own_all(&state.user, &first.authority())?;
+    own_all(&state.user, &first.identity())?;
+    for host in &state.hosts[1..] {
+        let token = ca.mint_token(vec![address(state, 0)], JOIN_TIME).map_err(failed)?;
+        let host = layout.host(&host.id);
+        state.user.make_dir(&host.dir)?;
+        state.user.write(&host.join_token(), token.to_text())?;
+        fs::set_permissions(host.join_token(), fs::Permissions::from_mode(0o600))
+            .attempt(|| format!("protect `{}`", host.join_token().display()))?;
+    }
+    Ok(())
+}
+
+/// Where the agent of a host listens.
+fn address(state: &State, host_index: usize) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, Ports::of(state.first_port, host_index).agent))
+}
+
+fn own_all(user: &LabUser, dir: &Path) -> Result<(), LabError> {
+    user.own(dir)?;
+    let entries = fs::read_dir(dir).attempt(|| format!("read `{}`", dir.display()))?;
+    entries.flatten().try_for_each(|entry| user.own(&entry.path()))
+}
 
 /// The configuration file of the agent on one host.
 pub(crate) fn config(state: &State, agents: &AgentsSpec, host_index: usize) -> String {
     let spec = &state.spec.hosts[host_index];
-    let layout = state.layout().host(&spec.id);
-    let ports = |index| Ports::of(state.first_port, index);
-    let peers: Vec<String> = (0..state.spec.hosts.len())
+    let host = state.layout().host(&spec.id);
+    let seeds: Vec<String> = (0..state.spec.hosts.len())
         .filter(|index| *index != host_index)
-        .map(|index| format!("\"127.0.0.1:{}\"", ports(index).agent))
+        .map(|index| format!("'{}'", address(state, index)))
         .collect();
+    let authority = if host_index == 0 {
+        format!("ca_dir = '{}'\n", host.authority().display())
+    } else {
+        String::new()
+    };
     let weights = spec.weights.map_or_else(String::new, |weights| {
-        format!(
-            "weights = {{ cpu = {}, memory = {}, io = {} }}\n",
-            weights.cpu, weights.memory, weights.io
-        )
+        let crate::Weights { cpu, memory, io } = weights;
+        format!("\n[weights]\ncpu = {cpu:?}\nmemory = {memory:?}\nio = {io:?}\n")
     });
     format!(
-        "host = \"{id}\"
-listen = \"127.0.0.1:{port}\"
-peers = [{peers}]
-libvirt = \"{uri}\"
-migration_uri = \"tcp://127.0.0.1\"
-state = \"{state_dir}\"
+        "host = '{id}'
+listen = '{listen}'
+seeds = [{seeds}]
+state_dir = '{state_dir}'
+identity_dir = '{identity}'
+{authority}api_socket = '{api}'
+stop_grace = '10s'
+
+[libvirt]
+uri = '{uri}'
+migration_uri = '{uri}'
+migrate_address = 'tcp://127.0.0.1'
+listen_address = '127.0.0.1'
 
 [capacity]
-cpu_cores = {cores}
-memory_mib = {memory_mib}
-io_mib_s = {io_mib_s}
-cpu_speed = {cpu_speed}
-{weights}{extra}",
+cpu_cores = {cores:?}
+memory = '{memory_mib}MiB'
+io_per_s = '{io_bytes}B'
+cpu_speed = {cpu_speed:?}
+{weights}
+{extra}",
         id = spec.id,
-        port = ports(host_index).agent,
-        peers = peers.join(", "),
-        uri = layout.uri(),
-        state_dir = layout.dir.join("agent").display(),
+        listen = address(state, host_index),
+        seeds = seeds.join(", "),
+        state_dir = host.agent_state().display(),
+        identity = host.identity().display(),
+        api = host.agent_socket().display(),
+        uri = host.uri(),
         cores = spec.cpu_cores,
         memory_mib = spec.memory_mib,
-        io_mib_s = spec.io_mib_s,
+        io_bytes = (spec.io_mib_s * f64::from(1 << 20)) as u64,
         cpu_speed = spec.cpu_speed,
         extra = agents.extra_config,
     )
 }
 
-/// The arguments of the `evenkeel` program for the agent on this host.
-pub(crate) fn arguments(layout: &Layout, host: &str) -> Vec<OsString> {
-    vec!["agent".into(), "--config".into(), layout.host(host).agent_config().into()]
+/// The arguments of the `evenkeel` program for the agent of this host.
+pub(crate) fn arguments(state: &State, host_index: usize) -> Vec<OsString> {
+    let host = state.layout().host(&state.hosts[host_index].id);
+    let mut arguments = vec!["agent".into(), "--config".into(), host.agent_config().into()];
+    if host_index > 0 {
+        arguments.extend(["--join-file".into(), host.join_token().into()]);
+    }
+    arguments
 }

@@ -4,6 +4,7 @@
 //! declared; where the user may make control groups it is enforced as well, and the host has a
 //! pressure figure of its own.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -148,11 +149,20 @@ impl Capacity {
         }
     }
 
-    /// Gives the control groups up; every process in them has ended.
-    pub(crate) fn release(&self) {
-        if let Self::Enforced { daemon, guests, .. } = self {
-            remove(std::slice::from_ref(daemon));
-            remove(guests);
+    /// Gives the control groups up; false if there is still a process in one of them.
+    pub(crate) fn release(&self) -> bool {
+        let Self::Enforced { daemon, guests, .. } = self else { return true };
+        remove(std::slice::from_ref(daemon));
+        remove(guests);
+        !daemon.exists() && !guests.iter().any(|group| group.exists())
+    }
+}
+
+impl fmt::Display for Capacity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Enforced { .. } => f.write_str("capacity enforced"),
+            Self::Declared { reason } => write!(f, "capacity declared only, {reason}"),
         }
     }
 }

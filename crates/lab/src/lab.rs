@@ -233,6 +233,12 @@ impl Lab {
         Ok(state.layout().host(host).uri())
     }
 
+    /// The socket of the local API of a host's agent.
+    #[must_use]
+    pub fn agent_socket(&self, host: &str) -> PathBuf {
+        Layout::new(&self.dir).host(host).agent_socket()
+    }
+
     /// The path of the log of a host's agent.
     #[must_use]
     pub fn agent_log(&self, host: &str) -> PathBuf {

@@ -28,6 +28,11 @@ impl Layout {
         self.dir.join("supervisor.log")
     }
 
+    /// Names with a dot cannot be those of hosts.
+    pub(crate) fn program_copy(&self) -> PathBuf {
+        self.dir.join("evenkeel.copy")
+    }
+
     pub(crate) fn guest_image(&self) -> PathBuf {
         self.dir.join("guest.elf")
     }
@@ -100,6 +105,30 @@ impl HostLayout {
 
     pub(crate) fn agent_config(&self) -> PathBuf {
         self.dir.join("agent.toml")
+    }
+
+    /// The local API of the agent.
+    pub(crate) fn agent_socket(&self) -> PathBuf {
+        self.dir.join("agent.sock")
+    }
+
+    pub(crate) fn agent_state(&self) -> PathBuf {
+        self.dir.join("agent")
+    }
+
+    /// The host's certificate and key.
+    pub(crate) fn identity(&self) -> PathBuf {
+        self.dir.join("identity")
+    }
+
+    /// The cluster's authority, on the first host.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.dir.join("ca")
+    }
+
+    /// What the host joins the cluster with, on all but the first.
+    pub(crate) fn join_token(&self) -> PathBuf {
+        self.dir.join("join.token")
     }
 
     pub(crate) fn agent_log(&self) -> PathBuf {

@@ -1,5 +1,6 @@
 //! What this machine can do: which programs are there, and whether guests can use KVM.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,6 +26,15 @@ pub enum Acceleration {
     Kvm,
     /// By software emulation; QEMU 9 or later.
     Tcg,
+}
+
+impl fmt::Display for Acceleration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kvm => "KVM",
+            Self::Tcg => "software emulation (TCG)",
+        })
+    }
 }
 
 /// The programs a lab is made of, and how guests run.

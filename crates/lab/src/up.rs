@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::agents;
 use crate::error::{Attempt, LabError};
 use crate::lab::{Launcher, Progress, phase};
 use crate::machine::{GUEST_IMAGE, Machine};
@@ -66,18 +67,18 @@ pub(crate) fn prepare(spec: &LabSpec, tied: bool) -> Result<State, LabError> {
     state.user.make_dir(&layout.consoles())?;
     state.user.write(&layout.guest_image(), GUEST_IMAGE)?;
     if let Some(agents) = &mut state.spec.agents {
-        agents.program = within_reach(&state.user, &agents.program, dir)?;
+        agents.program = within_reach(&state.user, &agents.program, layout.program_copy())?;
     }
+    agents::make_cluster(&state)?;
     state.write()?;
     Ok(state)
 }
 
 /// A program that the lab's user can execute: this one, or a copy in the lab's directory.
-fn within_reach(user: &LabUser, program: &Path, dir: &Path) -> Result<PathBuf, LabError> {
+fn within_reach(user: &LabUser, program: &Path, copy: PathBuf) -> Result<PathBuf, LabError> {
     if user.reaches(program, 5) {
         return Ok(program.to_owned());
     }
-    let copy = dir.join("evenkeel");
     fs::copy(program, &copy).attempt(|| format!("copy `{}` into the lab", program.display()))?;
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))
         .attempt(|| format!("make `{}` executable", copy.display()))?;

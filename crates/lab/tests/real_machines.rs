@@ -38,6 +38,17 @@ fn up(spec: &LabSpec, tied: bool) -> Lab {
     }
 }
 
+/// The control groups of the lab's hosts, if it could make some.
+fn groups_of(lab: &Lab) -> Result<Vec<PathBuf>, LabError> {
+    let capacities = lab.status()?.hosts.into_iter().filter_map(|host| host.capacity);
+    Ok(capacities
+        .flat_map(|capacity| match capacity {
+            Capacity::Enforced { daemon, guests, .. } => [vec![daemon], guests].concat(),
+            Capacity::Declared { .. } => Vec::new(),
+        })
+        .collect())
+}
+
 /// The processes whose command line names the lab's directory.
 fn processes_of(dir: &Path) -> Vec<String> {
     let needle = format!("{}/", dir.display());
@@ -49,9 +60,10 @@ fn processes_of(dir: &Path) -> Vec<String> {
         .collect()
 }
 
-fn assert_nothing_left(dir: &Path) {
+fn assert_nothing_left(dir: &Path, groups: &[PathBuf]) {
     assert_eq!(processes_of(dir), Vec::<String>::new(), "processes of the lab are left");
     assert!(!dir.exists(), "the lab's directory is left");
+    assert!(!groups.iter().any(|group| group.exists()), "control groups are left: {groups:?}");
 }
 
 #[test]
@@ -94,8 +106,9 @@ fn a_guest_survives_its_migration_and_the_death_of_the_host_it_left() -> Result<
     let verdict = lab.await_report("mover", SOON)?.verify();
     assert!(verdict.is_unharmed(), "{verdict}");
 
+    let groups = groups_of(&lab)?;
     lab.down()?;
-    assert_nothing_left(&spec.dir);
+    assert_nothing_left(&spec.dir, &groups);
     Ok(())
 }
 
@@ -113,10 +126,11 @@ fn a_lab_whose_supervisor_was_killed_is_cleaned_up_and_strangers_are_spared() ->
     let again = Lab::up(&spec, &launcher(true), &mut |_| {});
     assert!(matches!(again, Err(LabError::AlreadyThere { .. })), "{again:?}");
 
+    let groups = groups_of(&lab)?;
     Lab::open(&spec.dir)?.down()?;
     assert!(stranger.is_running(), "a stranger was ended");
     drop(stranger);
-    assert_nothing_left(&spec.dir);
+    assert_nothing_left(&spec.dir, &groups);
     assert!(matches!(Lab::open(&spec.dir), Err(LabError::NotThere(_))));
     Ok(())
 }
@@ -199,21 +213,25 @@ fn the_guests_of_a_host_get_no_more_cpu_than_its_capacity() -> Result<(), LabErr
     }
     // Less than its share if the machine is busy with other things, but not more.
     assert!((1..=30).contains(&(modest * 100 / took)), "modest used {modest} of {took} ms");
+    let groups = groups_of(&lab)?;
     lab.down()?;
-    assert_nothing_left(&spec.dir);
+    assert_nothing_left(&spec.dir, &groups);
     Ok(())
 }
 
 #[test]
-fn a_tied_lab_ends_with_its_owner() {
+fn a_tied_lab_ends_with_its_owner() -> Result<(), LabError> {
     let spec = spec("tied", vec![GuestSpec::new("guest", "h1", 0)]);
-    drop(up(&spec, true));
+    let lab = up(&spec, true);
+    let groups = groups_of(&lab)?;
+    drop(lab);
     let deadline = Instant::now() + SOON;
     while spec.dir.exists() {
         assert!(Instant::now() < deadline, "the lab is still there: {:?}", processes_of(&spec.dir));
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert_nothing_left(&spec.dir);
+    assert_nothing_left(&spec.dir, &groups);
+    Ok(())
 }
 
 #[test]

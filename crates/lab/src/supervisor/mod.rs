@@ -42,6 +42,8 @@ const READY_LIMIT: Duration = Duration::from_secs(40);
 pub(crate) const AGENT_STOP_LIMIT: Duration = Duration::from_secs(15);
 pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(5);
 const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// How often to look whether a control group has become empty.
+const REAP_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a new guest may go without a quota.
 const CONTAIN_INTERVAL: Duration = Duration::from_millis(100);
 /// More than the threads that send; they wait for the work to catch up.
@@ -294,9 +296,10 @@ impl Supervisor {
             ));
         };
         let layout = self.host_layout(index);
-        self.state.user.write(&layout.agent_config(), agents::config(&self.state, &spec, index))?;
+        let config = agents::config(&self.state, &spec, index);
+        self.state.user.write(&layout.agent_config(), config)?;
         let mut command = self.state.user.command(&spec.program);
-        command.args(agents::arguments(&self.state.layout(), &self.state.hosts[index].id));
+        command.args(agents::arguments(&self.state, index));
         let process = self.start_daemon(Daemon::Agent(index), command)?;
         self.state.hosts[index].agent = Some(process);
         self.state.write()
@@ -457,8 +460,11 @@ pub(crate) fn clean_up(state: &State) -> Result<(), LabError> {
     left.extend(end_all(&daemons, STOP_LIMIT));
     // What a daemon started in its last moment.
     left.extend(end_all(&qemus_within(&state.spec.dir), STOP_LIMIT));
-    for capacity in state.hosts.iter().filter_map(|host| host.capacity.as_ref()) {
-        capacity.release();
+    let capacities: Vec<_> = state.hosts.iter().filter_map(|host| host.capacity.as_ref()).collect();
+    let deadline = Instant::now() + STOP_LIMIT;
+    // A process counts until its parent has reaped it, who may be the first one of the machine.
+    while !capacities.iter().all(|capacity| capacity.release()) && Instant::now() < deadline {
+        thread::sleep(REAP_INTERVAL);
     }
     if !left.is_empty() {
         let pids: Vec<_> = left.iter().map(|process| process.pid).collect();
