@@ -94,7 +94,7 @@ pub struct Config {
     /// How this host balances.
     pub balance: BalanceConfig,
     /// Paths on storage that other hosts reach too, and the id under which they know it.
-    pub storage: BTreeMap<String, String>,
+    pub storage: BTreeMap<PathBuf, String>,
 }
 
 /// `[libvirt]`.

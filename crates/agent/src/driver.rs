@@ -110,32 +110,37 @@ impl Driver {
             let mut effects = Vec::new();
             self.balancer.handle(input, self.clock.now(), &mut self.rng, &mut effects);
             for effect in effects {
-                if let Err(failed) = self.carry_out(effect) {
-                    // What stands behind it depended on it.
-                    inputs.push_back(failed);
+                let failed = self.carry_out(effect);
+                // What stands behind a record that is not durable depended on it.
+                let halt = matches!(failed, Some(Input::StoreFailed(..)));
+                inputs.extend(failed);
+                if halt {
                     break;
                 }
             }
         }
     }
 
-    fn carry_out(&mut self, effect: Effect) -> Result<(), Input> {
+    /// Does one thing. Returns what to tell the core if that failed.
+    fn carry_out(&mut self, effect: Effect) -> Option<Input> {
         match effect {
             Effect::Persist(handoff) => {
-                self.store.persist(&handoff).map_err(|error| {
+                if let Err(error) = self.store.persist(&handoff) {
                     error!(machine = %handoff.name, %error, "handoff not made durable");
-                    Input::StoreFailed(handoff.id, error.to_string())
-                })?;
+                    return Some(Input::StoreFailed(handoff.id, error.to_string()));
+                }
             }
             Effect::Send(to, message) => {
-                self.send(&to, &message).map_err(|why| Input::Undelivered(to, why))?;
+                if let Err(why) = self.send(&to, &message) {
+                    return Some(Input::Undelivered(to, why));
+                }
             }
             Effect::SetTimer(timer, at) => self.timers.set(timer, at),
             Effect::Order(order) => self.hypervisor.submit(order),
             Effect::Record(decision) => self.record(&decision),
             Effect::Stopped => self.stopped = true,
         }
-        Ok(())
+        None
     }
 
     fn send(&self, to: &HostId, message: &Message) -> Result<(), String> {

@@ -1,6 +1,7 @@
 //! The daemon: one driver of the core over real time, libvirt, QUIC and SQLite.
 
 mod api;
+pub mod client;
 mod clock;
 pub mod config;
 mod driver;
@@ -8,7 +9,7 @@ pub mod status;
 mod timers;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use evenkeel_core::balancer::Balancer;
 use evenkeel_core::model::{HostId, Resources};
 use evenkeel_core::port::{Event, Order};
 use evenkeel_hypervisor::Hypervisor;
-use evenkeel_libvirt::{LibvirtConfig, LibvirtHypervisor};
+use evenkeel_libvirt::{LibvirtConfig, LibvirtHypervisor, SharedStorage};
 use evenkeel_membership::{Config as MembershipConfig, Member, Membership};
 use evenkeel_net::{
     Admission, AdmissionRefused, ClusterCa, Enroller, Identity, Limits, Net, NetError, PkiError,
@@ -30,6 +31,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 pub use crate::api::Problem;
+pub use crate::client::{Client, ClientError};
 use crate::clock::Clock;
 pub use crate::config::{Config, ConfigError};
 use crate::driver::{Driver, Sources};
@@ -82,6 +84,9 @@ pub enum AgentError {
     /// The signals cannot be watched.
     #[error("cannot watch signals: {0}")]
     Signals(std::io::Error),
+    /// The threads that talk to libvirt cannot be started.
+    #[error("cannot start the threads that talk to libvirt: {0}")]
+    Threads(std::io::Error),
     /// The agent was stopped before it had begun.
     #[error("stopped while waiting for libvirt at `{0}`")]
     StoppedEarly(String),
@@ -101,7 +106,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let mut stop = stop_signals()?;
 
     let (events, mut hypervisor_events) = mpsc::channel(EVENTS_MAX);
-    let mut hypervisor = connect(&config, events, clock);
+    let mut hypervisor = connect(&config, events, clock)?;
     let found = capacity(&config, &mut hypervisor, &mut hypervisor_events, &mut stop).await?;
     let profile = config.profile_of(host.clone(), config.declared_or(found))?;
 
@@ -174,21 +179,27 @@ impl Registrar for StoreRegistrar {
 }
 
 /// Connects to libvirt; the only place that names it.
-fn connect(config: &Config, events: mpsc::Sender<Event>, clock: Clock) -> LibvirtHypervisor {
+fn connect(
+    config: &Config,
+    events: mpsc::Sender<Event>,
+    clock: Clock,
+) -> Result<LibvirtHypervisor, AgentError> {
     let libvirt = &config.libvirt;
+    let reached = libvirt.migration_uri.clone().unwrap_or_else(|| match config.advertised().ip() {
+        IpAddr::V4(ip) => format!("qemu+tls://{ip}/system"),
+        IpAddr::V6(ip) => format!("qemu+tls://[{ip}]/system"),
+    });
+    let shared =
+        |(path, id): (&PathBuf, &String)| SharedStorage { path: path.clone(), id: id.clone() };
     let settings = LibvirtConfig {
-        uri: libvirt.uri.clone(),
-        migration_uri: libvirt
-            .migration_uri
-            .clone()
-            .unwrap_or_else(|| format!("qemu+tls://{}/system", config.advertised().ip())),
-        migrate_address: libvirt.migrate_address.clone(),
+        migrate_uri: libvirt.migrate_address.clone(),
         listen_address: libvirt.listen_address.clone(),
-        storage: config.storage.clone(),
+        storage: config.storage.iter().map(shared).collect(),
+        ..LibvirtConfig::new(libvirt.uri.clone(), reached)
     };
     // When the driver is gone, nobody is left to tell.
     let sink = move |event| drop(events.blocking_send(event));
-    LibvirtHypervisor::new(settings, sink, move || clock.now())
+    LibvirtHypervisor::new(settings, sink, move || clock.now()).map_err(AgentError::Threads)
 }
 
 /// What this host has, where the configuration does not declare all of it: waits for the first

@@ -1,0 +1,128 @@
+//! The other end of the local API.
+
+use std::path::{Path, PathBuf};
+
+use evenkeel_core::decision::Decision;
+use evenkeel_core::model::MachineId;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::api::Problem;
+use crate::status::Status;
+
+/// Largest answer taken, in bytes.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Why an agent did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers at the socket.
+    #[error(
+        "no agent answers at `{socket}`: {source}; check that `evenkeel agent` runs and that you \
+         are its user, or name its socket with --socket"
+    )]
+    Unreachable {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The conversation broke off.
+    #[error("the agent at `{socket}` did not answer: {detail}")]
+    Broken {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        detail: String,
+    },
+    /// The agent says no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A client of one agent's local API. Every call is a connection of its own.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A client of the agent that listens on `socket`.
+    #[must_use]
+    pub fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned() }
+    }
+
+    /// What the agent says of itself.
+    ///
+    /// # Errors
+    /// When it is not reached.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.call(Method::GET, "/api/v1/status", Bytes::new()).await
+    }
+
+    /// The newest decision records, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// When it is not reached, or its store cannot be read.
+    pub async fn decisions(&self, limit: u32) -> Result<Vec<Decision>, ClientError> {
+        let path = format!("/api/v1/decisions?limit={limit}");
+        self.call(Method::GET, &path, Bytes::new()).await
+    }
+
+    /// Programs a target load for a machine, or removes it.
+    ///
+    /// # Errors
+    /// When it is not reached, or refuses: then nothing has changed.
+    pub async fn set_target(
+        &self,
+        machine: &MachineId,
+        target: Option<f64>,
+    ) -> Result<(), ClientError> {
+        let path = format!("/api/v1/machines/{machine}/target");
+        let body = serde_json::to_vec(&target).map_err(|e| self.broken(&e))?;
+        self.call(Method::PUT, &path, body.into()).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })?;
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|e| self.broken(&e))?;
+        // Ends with the request, whose error says what went wrong.
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "evenkeel")
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .map_err(|e| self.broken(&e))?;
+        let response = sender.send_request(request).await.map_err(|e| self.broken(&e))?;
+        let ok = response.status().is_success();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
+        let bytes = body.collect().await.map_err(|e| self.broken(&e))?.to_bytes();
+        if ok {
+            return serde_json::from_slice(&bytes).map_err(|e| self.broken(&e));
+        }
+        let said = serde_json::from_slice(&bytes).map_or_else(
+            |_| String::from_utf8_lossy(&bytes).into_owned(),
+            |problem: Problem| problem.error,
+        );
+        Err(ClientError::Refused(said))
+    }
+
+    fn broken(&self, detail: &impl std::fmt::Display) -> ClientError {
+        ClientError::Broken { socket: self.socket.clone(), detail: detail.to_string() }
+    }
+}

@@ -1,0 +1,75 @@
+//! `evenkeel cluster`: its certificate authority, and tokens for hosts that join.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Subcommand;
+use evenkeel_core::model::HostId;
+use evenkeel_net::ClusterCa;
+
+use crate::output::Failure;
+
+const CA_DIR: &str = "/etc/evenkeel/ca";
+const IDENTITY_DIR: &str = "/etc/evenkeel/identity";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Make a cluster: its certificate authority and the identity of its first host
+    #[command(after_help = "Example:\n  evenkeel cluster init --host kvm1\n\n\
+        The authority's key stays in --ca-dir on this host. Keep a copy where it is safe: whoever \
+        has it can let hosts in.")]
+    Init {
+        /// The first host's name
+        #[arg(long)]
+        host: HostId,
+        /// Where the authority goes
+        #[arg(long, value_name = "DIR", default_value = CA_DIR)]
+        ca_dir: PathBuf,
+        /// Where the first host's certificate and key go
+        #[arg(long, value_name = "DIR", default_value = IDENTITY_DIR)]
+        identity_dir: PathBuf,
+    },
+    /// Print a token with which one host can join
+    #[command(after_help = "Example:\n  evenkeel cluster join-token --seed 192.0.2.1:7946\n\n\
+        On the host that joins: evenkeel agent --config FILE --join TOKEN. Some agent at a --seed \
+        must have the authority's key (`ca_dir` in its configuration).")]
+    JoinToken {
+        /// Where the authority is
+        #[arg(long, value_name = "DIR", default_value = CA_DIR)]
+        ca_dir: PathBuf,
+        /// Address of an agent that has the authority's key; may be given more than once
+        #[arg(long = "seed", value_name = "ADDRESS:PORT", required = true)]
+        seeds: Vec<SocketAddr>,
+        /// How long the token is good, such as `1h` or `30m`
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = span)]
+        valid_for: Duration,
+    },
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration = text.parse().map_err(|_| "write `1h`, `30m` or `90s`")?;
+    Duration::try_from(span).map_err(|_| "must not be negative".to_owned())
+}
+
+pub(crate) fn run(command: ClusterCommand) -> Result<(), Failure> {
+    match command {
+        ClusterCommand::Init { host, ca_dir, identity_dir } => {
+            let ca = ClusterCa::init(&ca_dir)?;
+            ca.issue(&host)?.save(&identity_dir)?;
+            anstream::println!("{}", ca.cluster());
+            anstream::eprintln!(
+                "made cluster {} with the authority in `{}` and host `{host}` in `{}`\n\
+                 hint: let others in with `evenkeel cluster join-token`",
+                ca.cluster(),
+                ca_dir.display(),
+                identity_dir.display()
+            );
+        }
+        ClusterCommand::JoinToken { ca_dir, seeds, valid_for } => {
+            let token = ClusterCa::load(&ca_dir)?.mint_token(seeds, valid_for)?;
+            anstream::println!("{}", token.to_text());
+        }
+    }
+    Ok(())
+}

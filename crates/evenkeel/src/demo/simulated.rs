@@ -1,0 +1,86 @@
+//! The demo where no hypervisor can be had: the same core in virtual time over in-memory hosts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use evenkeel_core::balancer::Config;
+use evenkeel_core::model::{
+    Entry, HostId, HostProfile, MachineFacts, MachineId, Requirements, Resources, Time,
+};
+use evenkeel_hypervisor::memory::Workload;
+use evenkeel_sim::{Cluster, HostSpec};
+
+use super::screen::{Frame, HostBar, compare};
+use super::told;
+use crate::lab::BURNS;
+use crate::output::Failure;
+
+/// Virtual time that the hosts are given to level, and to show that they stay so.
+const SPAN: Duration = Duration::from_secs(600);
+const GIB: f64 = 1073741824.0;
+
+pub(crate) fn run(hosts: usize, vms: usize) -> Result<(), Failure> {
+    let mut cluster = cluster(hosts, vms)?;
+    cluster.keep_records();
+    cluster.start();
+    let known = |c: &Cluster| frame(c).is_known(hosts);
+    cluster.run_while(Time::from_unix_ms(0) + SPAN, |c| !known(c));
+    let before = frame(&cluster);
+    cluster.run_until(Time::from_unix_ms(0) + SPAN);
+    let donors = |d: &&evenkeel_core::decision::Decision| {
+        d.handoff.is_some() && d.role == Some(evenkeel_core::decision::Role::Donor)
+    };
+    for decision in cluster.records().iter().filter(donors) {
+        anstream::println!("  {}", told(decision));
+    }
+    let after = frame(&cluster);
+    anstream::println!("{}", compare(&before, &after));
+    cluster.check_all();
+    match cluster.violations() {
+        [] if after.spread() < before.spread() => Ok(()),
+        [] => Err("the hosts did not end closer together than they began".into()),
+        [violation, ..] => Err(format!("an invariant was broken: {violation:?}").into()),
+    }
+}
+
+fn cluster(hosts: usize, vms: usize) -> Result<Cluster, Failure> {
+    let mut cluster = Cluster::new(1);
+    let names: Vec<_> =
+        (1..=hosts).map(|i| HostId::new(&format!("h{i}"))).collect::<Result<_, _>>()?;
+    for name in &names {
+        let capacity = Resources { cpu_cores: 1.0, memory_bytes: 4.0 * GIB, io_bytes_per_s: 1e9 };
+        let config = Config { cool_down: Duration::from_secs(10), ..Config::default() };
+        cluster.add_host(HostSpec::new(HostProfile::new(name.clone(), capacity), config))?;
+    }
+    for index in 0..vms {
+        let id = MachineId::new(&format!("vm{}", index + 1))?;
+        let facts = MachineFacts {
+            name: Arc::from(id.as_str()),
+            id,
+            vcpus: 1,
+            memory_bytes: GIB / 4.0,
+            needs: Requirements::default(),
+            persistent: true,
+            entry: Ok(Entry::default()),
+        };
+        let cpu_cores = f64::from(BURNS[index % BURNS.len()]) / 1000.0;
+        let wants = Resources { cpu_cores, memory_bytes: GIB / 8.0, io_bytes_per_s: 0.0 };
+        let workload = Workload { wants, dirty_bytes_per_s: 2e6 };
+        cluster.place(&names[0], facts, workload)?;
+    }
+    Ok(cluster)
+}
+
+fn frame(cluster: &Cluster) -> Frame {
+    let bar = |host: &HostId| {
+        let balancer = cluster.balancer(host);
+        HostBar {
+            host: host.to_string(),
+            load: balancer.and_then(|b| b.host().load(cluster.now()).ok()),
+            machines: balancer.map_or_else(Vec::new, |b| {
+                b.host().view.machines().values().map(|m| m.facts.name.to_string()).collect()
+            }),
+        }
+    };
+    Frame { hosts: cluster.hosts().map(bar).collect() }
+}

@@ -1,0 +1,36 @@
+//! Printing: data to standard output, as a table for people or JSON for programs.
+
+use std::error::Error;
+
+use anstyle::{AnsiColor, Style};
+use clap::ValueEnum;
+use serde::Serialize;
+
+/// Whatever ends a command early; printed behind `error:`.
+pub(crate) type Failure = Box<dyn Error>;
+
+pub(crate) const ERROR: Style = AnsiColor::Red.on_default().bold();
+
+/// How to print data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// For programs
+    Json,
+}
+
+/// Prints `data` as JSON, or what `table` makes of it.
+pub(crate) fn print<T: Serialize>(
+    format: Format,
+    data: &T,
+    table: impl FnOnce() -> String,
+) -> Result<(), Failure> {
+    let text = match format {
+        Format::Table => table(),
+        Format::Json => serde_json::to_string_pretty(data)?,
+    };
+    anstream::println!("{}", text.trim_end());
+    Ok(())
+}

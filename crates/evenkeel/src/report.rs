@@ -1,0 +1,125 @@
+//! Tables for people.
+
+use comfy_table::presets::UTF8_BORDERS_ONLY;
+use comfy_table::{CellAlignment, Table};
+use evenkeel_agent::Status;
+use evenkeel_core::decision::{Decision, Role};
+use evenkeel_core::load::Basis;
+use evenkeel_core::model::{HostId, Time};
+
+const UNKNOWN: &str = "?";
+
+pub(crate) fn status(status: &Status) -> String {
+    let load = status.load.map_or_else(|| UNKNOWN.to_owned(), percent);
+    let mut text = format!("host {} ({:?})  load {load}", status.host, status.state).to_lowercase();
+    if let Some(shares) = status.shares {
+        let (cpu, memory, io) = (percent(shares.cpu), percent(shares.memory), percent(shares.io));
+        text += &format!("  cpu {cpu}  memory {memory}  io {io}");
+    }
+    if let Some(why) = &status.unknown {
+        text += &format!("\nload unknown: {why}");
+    }
+    let names: Vec<_> = status.members.iter().map(HostId::as_str).collect();
+    text += &match names.as_slice() {
+        [] => "\nno other member is alive".to_owned(),
+        names => format!("\nmembers: {}", names.join(", ")),
+    };
+    for handoff in &status.handoffs {
+        let arrow = match handoff.role {
+            Role::Donor => "to",
+            Role::Receiver => "from",
+        };
+        let done = handoff.progress.map_or(0, |p| p.bytes_done);
+        text += &format!(
+            "\nhandoff: {} {arrow} {}, {:?} for {} s, {done} bytes sent",
+            handoff.name,
+            handoff.peer,
+            handoff.phase,
+            status.at.since(handoff.since).as_secs(),
+        );
+    }
+    let mut table =
+        table(&["machine", "presence", "load", "basis", "cpu cores", "memory", "epoch"]);
+    for m in &status.machines {
+        let usage = |pick: fn(&evenkeel_core::model::Resources) -> String| {
+            m.usage.as_ref().map_or_else(|| UNKNOWN.to_owned(), pick)
+        };
+        let remark = m.entry_error.as_ref().or(m.unknown.as_ref());
+        table.add_row([
+            remark.map_or_else(|| m.name.clone(), |why| format!("{}\n  {why}", m.name)),
+            format!("{:?}", m.presence).to_lowercase(),
+            m.load.map_or_else(|| UNKNOWN.to_owned(), percent),
+            m.basis.map_or(UNKNOWN, basis).to_owned(),
+            usage(|u| format!("{:.2}", u.cpu_cores)),
+            usage(|u| format!("{:.0} MiB", u.memory_bytes / 1048576.0)),
+            m.epoch.to_string(),
+        ]);
+    }
+    for column in [2, 4, 5, 6] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    format!("{text}\n{table}")
+}
+
+pub(crate) fn history(decisions: &[Decision]) -> String {
+    let mut table = table(&["when", "with", "loads", "half", "machine", "prices", "ending"]);
+    for d in decisions {
+        let peer = d.peer.as_ref().map_or("-", HostId::as_str);
+        let (loads, half) = d.pair.map_or_else(Default::default, |pair| {
+            (
+                format!("{} → {}", percent(pair.donor), percent(pair.receiver)),
+                percent(pair.wanted()),
+            )
+        });
+        let direction = match d.role {
+            Some(Role::Donor) => "to ",
+            Some(Role::Receiver) => "from ",
+            None => "",
+        };
+        let chosen = d.chosen();
+        let prices = chosen
+            .and_then(|c| c.at_donor.zip(c.at_receiver))
+            .map_or_else(String::new, |(donor, receiver)| {
+                format!("{} / {}", percent(donor), percent(receiver))
+            });
+        let detail = if d.detail.is_empty() { d.ending.meaning() } else { &d.detail };
+        table.add_row([
+            clock_time(d.ended),
+            format!("{direction}{peer}"),
+            loads,
+            half,
+            chosen.map_or_else(String::new, |c| c.name.clone()),
+            prices,
+            format!("{}\n{detail}", d.ending),
+        ]);
+    }
+    table.to_string()
+}
+
+pub(crate) fn percent(load: f64) -> String {
+    format!("{:.1} %", load * 100.0)
+}
+
+/// Local time of day, as far as the system knows where it is.
+pub(crate) fn clock_time(time: Time) -> String {
+    let ms = i64::try_from(time.unix_ms()).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_millisecond(ms).map_or_else(
+        |_| time.to_string(),
+        |t| t.to_zoned(jiff::tz::TimeZone::system()).strftime("%F %T").to_string(),
+    )
+}
+
+const fn basis(basis: Basis) -> &'static str {
+    match basis {
+        Basis::Actual => "actual",
+        Basis::Target => "target",
+    }
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_BORDERS_ONLY).set_header(header.iter().copied());
+    table
+}
