@@ -26,7 +26,7 @@ use crate::files::{self, PkiError};
 use crate::identity::{HOST_CERTIFICATE_FILE, HOST_KEY_FILE, Identity};
 use crate::limits::Limits;
 use crate::name::TokenId;
-use crate::net::{Call, DialError, Inner, NetEvent, code, streams};
+use crate::net::{Call, DialError, Inner, NetEvent, code, plain, streams};
 use crate::tls::Credentials;
 use crate::token::JoinToken;
 
@@ -175,7 +175,7 @@ pub(crate) async fn serve(inner: &Arc<Inner>, link: &Connection, token: TokenId)
 
 async fn answer(inner: &Arc<Inner>, link: &Connection, token: TokenId) -> Result<HostId, String> {
     link.set_max_concurrent_bi_streams(streams(1));
-    let (mut send, mut recv) = link.accept_bi().await.map_err(|e| e.to_string())?;
+    let (mut send, mut recv) = link.accept_bi().await.map_err(|e| plain(&e))?;
     let bytes = recv.read_to_end(FRAME_BYTES_MAX).await.map_err(|e| e.to_string())?;
     let result = decide(inner, token, &bytes).await;
     let (answer, result) = match result {
@@ -307,7 +307,7 @@ impl Asked<'_> {
             .serialize_request(self.key)
             .map_err(|e| format!("cannot make a signing request: {e}"))?;
         let request = Request { host: self.host.clone(), signing_request: request.der().to_vec() };
-        let (mut send, mut recv) = link.open_bi().await.map_err(|e| e.to_string())?;
+        let (mut send, mut recv) = link.open_bi().await.map_err(|e| plain(&e))?;
         send.write_all(&encode(&request)).await.map_err(|e| e.to_string())?;
         send.finish().map_err(|e| e.to_string())?;
         let bytes = recv.read_to_end(FRAME_BYTES_MAX).await.map_err(|e| e.to_string())?;

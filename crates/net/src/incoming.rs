@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::enrol;
 use crate::name::Name;
-use crate::net::{Inner, NetEvent, code};
+use crate::net::{Inner, NetEvent, code, plain};
 use crate::tls::PeerRefused;
 
 /// Takes callers until the endpoint is closed.
@@ -41,11 +41,11 @@ async fn greet(inner: Arc<Inner>, incoming: Incoming, permit: OwnedSemaphorePerm
     let remote = incoming.remote_address();
     let connecting = match incoming.accept() {
         Ok(connecting) => connecting,
-        Err(e) => return inner.log_refusal(remote, &e),
+        Err(e) => return inner.log_refusal(remote, &plain(&e)),
     };
     let connection = match timeout(inner.limits.handshake, connecting).await {
         Ok(Ok(connection)) => connection,
-        Ok(Err(e)) => return inner.log_refusal(remote, &e),
+        Ok(Err(e)) => return inner.log_refusal(remote, &plain(&e)),
         Err(_) => return inner.log_refusal(remote, &"it did not finish its handshake in time"),
     };
     match inner.name_of(&connection) {

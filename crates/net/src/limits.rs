@@ -60,7 +60,9 @@ impl Limits {
     /// How a connection behaves. A caller may open nothing until it is known who it is.
     pub(crate) fn transport(&self) -> Arc<TransportConfig> {
         const STREAM_WINDOW: u32 = 256 << 10;
-        const WINDOW: u32 = 1 << 20;
+        const SEND_WINDOW: u32 = 1 << 20;
+        // Every stream has room for itself: the first, which is read first, never waits for others.
+        let window = STREAM_WINDOW.saturating_mul(self.messages_from_peer_max.max(1));
         let idle = u32::try_from(self.idle.as_millis()).unwrap_or(u32::MAX);
         // Searched when a connection begins; on a local network it does not change afterwards.
         let mut mtu = MtuDiscoveryConfig::default();
@@ -71,8 +73,10 @@ impl Limits {
             .max_concurrent_bidi_streams(VarInt::from_u32(0))
             .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(idle))))
             .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-            .receive_window(VarInt::from_u32(WINDOW))
-            .send_window(u64::from(WINDOW))
+            .receive_window(VarInt::from_u32(window.min(1 << 30)))
+            .send_window(u64::from(SEND_WINDOW))
+            // The earlier message first, not a bit of each.
+            .send_fairness(false)
             .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER_BYTES))
             .datagram_send_buffer_size(DATAGRAM_BUFFER_BYTES)
             // A lost first packet is sent again after thrice this; agents are not an ocean apart.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use evenkeel_core::model::HostId;
-use quinn::{Connection, Endpoint, EndpointConfig, TransportConfig, VarInt};
+use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, TransportConfig, VarInt};
 use ring::hmac;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -378,7 +378,7 @@ impl Call<'_> {
             Ok(Err(e)) => {
                 return Err(match refusal.get() {
                     Some(why) => DialError::Refused { addr, why: why.clone() },
-                    None => unreachable(e.to_string()),
+                    None => unreachable(plain(&e)),
                 });
             }
             Err(_) => return Err(DialError::Silent { addr, limit: self.limit }),
@@ -428,6 +428,25 @@ fn endpoint_config(identity: &Identity) -> EndpointConfig {
     let mut config = EndpointConfig::new(Arc::new(reset));
     config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(key)));
     config
+}
+
+/// Why a connection ended, in few words. What a stranger wrote is cut and cleaned.
+pub(crate) fn plain(e: &ConnectionError) -> String {
+    let said = |reason: &[u8]| {
+        let text = String::from_utf8_lossy(reason);
+        let text = text.strip_prefix("unexpected error: ").unwrap_or(&text);
+        text.chars().filter(|c| !c.is_control()).take(200).collect::<String>()
+    };
+    match e {
+        ConnectionError::TransportError(e) if !e.reason.is_empty() => said(e.reason.as_bytes()),
+        ConnectionError::ConnectionClosed(e) if !e.reason.is_empty() => {
+            format!("the other side refused: {}", said(&e.reason))
+        }
+        ConnectionError::ApplicationClosed(e) if !e.reason.is_empty() => {
+            format!("the other side closed: {}", said(&e.reason))
+        }
+        other => said(other.to_string().as_bytes()),
+    }
 }
 
 /// A stream count as QUIC has it.

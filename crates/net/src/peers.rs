@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use evenkeel_core::model::HostId;
-use quinn::{Connection, ConnectionError, SendStream, StoppedError, WriteError};
+use quinn::{Connection, ConnectionError, SendStream, Side, StoppedError, WriteError};
 use tokio::time::{Instant, timeout_at};
 
 use crate::incoming;
 use crate::limits::DATAGRAM_BUFFER_BYTES;
-use crate::net::{DialError, Inner, NetEvent, Undelivered, code, streams};
+use crate::net::{DialError, Inner, NetEvent, Undelivered, code, plain, streams};
 
 /// How often a message is written before it is given up.
 const ATTEMPTS_MAX: u8 = 3;
@@ -28,7 +28,7 @@ pub(crate) struct Peers(Mutex<HashMap<HostId, Peer>>);
 #[derive(Default)]
 struct Peer {
     /// The newest last.
-    links: Vec<Connection>,
+    links: Vec<Link>,
     messages: VecDeque<Outgoing>,
     datagrams: VecDeque<Bytes>,
     /// Where a datagram that waits wants to go.
@@ -36,6 +36,26 @@ struct Peer {
     /// Messages taken from the queue and not yet settled.
     under_way: usize,
     working: bool,
+}
+
+/// A connection with a peer, and who called.
+struct Link {
+    connection: Connection,
+    side: Side,
+}
+
+impl Link {
+    fn stands(&self) -> bool {
+        self.connection.close_reason().is_none()
+    }
+
+    /// Whether it leads to whoever listens at `addr`. A host that moved is not found at the end of
+    /// a connection from before. One that called us may have done so from another of its
+    /// addresses, but always from the port at which it listens.
+    fn leads_to(&self, addr: SocketAddr) -> bool {
+        let remote = self.connection.remote_address();
+        remote == addr || (self.side.is_server() && remote.port() == addr.port())
+    }
 }
 
 struct Outgoing {
@@ -52,10 +72,11 @@ enum Job {
 }
 
 impl Peer {
-    /// The newest connection that stands.
-    fn link(&mut self) -> Option<Connection> {
-        self.links.retain(|link| link.close_reason().is_none());
-        self.links.last().cloned()
+    /// The newest connection that stands and leads to `addr`.
+    fn link_to(&mut self, addr: SocketAddr) -> Option<Connection> {
+        self.links.retain(Link::stands);
+        let newest = self.links.iter().rev().find(|link| link.leads_to(addr));
+        newest.map(|link| link.connection.clone())
     }
 
     fn is_settled(&self) -> bool {
@@ -89,8 +110,7 @@ impl Peers {
 
     /// How many connections stand.
     pub(crate) fn links(&self) -> usize {
-        let stands = |link: &&Connection| link.close_reason().is_none();
-        self.lock().values().map(|peer| peer.links.iter().filter(stands).count()).sum()
+        self.lock().values().flat_map(|peer| &peer.links).filter(|link| link.stands()).count()
     }
 
     /// Whether QUIC still holds datagrams that have not left.
@@ -98,14 +118,15 @@ impl Peers {
         // QUIC reckons with room for one more datagram's bookkeeping.
         let nearly_all = DATAGRAM_BUFFER_BYTES - 256;
         self.lock()
-            .values_mut()
-            .filter_map(Peer::link)
-            .any(|link| link.datagram_send_buffer_space() < nearly_all)
+            .values()
+            .flat_map(|peer| &peer.links)
+            .any(|link| link.stands() && link.connection.datagram_send_buffer_space() < nearly_all)
     }
 
     fn forget_if_idle(peers: &mut HashMap<HostId, Peer>, host: &HostId) {
         let idle = |peer: &mut Peer| {
-            peer.link().is_none() && peer.is_settled() && peer.datagrams.is_empty()
+            peer.links.retain(Link::stands);
+            peer.links.is_empty() && peer.is_settled() && peer.datagrams.is_empty()
         };
         if peers.get_mut(host).is_some_and(idle) {
             peers.remove(host);
@@ -145,7 +166,7 @@ impl Inner {
         }
         let mut peers = self.peers.lock();
         let peer = peers.entry(to.clone()).or_default();
-        if let Some(link) = peer.link() {
+        if let Some(link) = peer.link_to(addr) {
             return send_datagram(&link, bytes);
         }
         if peer.datagrams.len() >= self.limits.datagrams_waiting_max {
@@ -169,13 +190,13 @@ impl Inner {
         {
             let mut peers = self.peers.lock();
             let peer = peers.entry(host.clone()).or_default();
-            // Drops those that are gone.
-            peer.link();
+            peer.links.retain(Link::stands);
             while peer.links.len() >= self.limits.connections_per_peer_max {
-                peer.links.remove(0).close(code::SUPERSEDED, b"there is a newer connection");
+                let oldest = peer.links.remove(0).connection;
+                oldest.close(code::SUPERSEDED, b"there is a newer connection");
             }
             peer.flush_datagrams(&link);
-            peer.links.push(link.clone());
+            peer.links.push(Link { connection: link.clone(), side: link.side() });
         }
         self.runtime.spawn(incoming::read_messages(self.clone(), host.clone(), link.clone()));
         self.runtime.spawn(incoming::read_datagrams(self.clone(), host.clone(), link));
@@ -194,10 +215,11 @@ impl Inner {
             peer.under_way += 1;
             return Some(Job::Carry(message));
         }
-        if let Some(link) = peer.link() {
-            peer.flush_datagrams(&link);
-        } else if let Some(addr) = peer.datagrams_to.take() {
-            return Some(Job::Connect(addr));
+        if let Some(addr) = peer.datagrams_to.take() {
+            match peer.link_to(addr) {
+                Some(link) => peer.flush_datagrams(&link),
+                None => return Some(Job::Connect(addr)),
+            }
         }
         peer.datagrams.clear();
         peer.working = false;
@@ -235,7 +257,7 @@ impl Inner {
         host: &HostId,
         addr: SocketAddr,
     ) -> Result<Connection, DialError> {
-        let link = self.peers.lock().get_mut(host).and_then(Peer::link);
+        let link = self.peers.lock().get_mut(host).and_then(|peer| peer.link_to(addr));
         if let Some(link) = link {
             return Ok(link);
         }
@@ -312,10 +334,14 @@ async fn late(inner: &Arc<Inner>, host: &HostId, link: &Connection) {
 async fn lost(inner: &Arc<Inner>, host: &HostId, message: Outgoing, e: &ConnectionError) {
     if inner.closing.load(Ordering::Acquire) && *e == ConnectionError::LocallyClosed {
         inner.give_up(host, Undelivered::Closing).await;
-    } else if message.attempts < ATTEMPTS_MAX && Instant::now() < message.deadline {
+    } else if message.attempts < ATTEMPTS_MAX
+        && Instant::now() < message.deadline
+        // Whoever refuses our certificate will refuse it again.
+        && !matches!(e, ConnectionError::ConnectionClosed(_))
+    {
         inner.settle(host, Some(message));
     } else {
-        inner.give_up(host, Undelivered::Lost(e.to_string())).await;
+        inner.give_up(host, Undelivered::Lost(plain(e))).await;
     }
 }
 

@@ -27,17 +27,17 @@ pub(crate) const ALPN: &[u8] = b"evenkeel/1";
 /// A server name must be given; none is looked at.
 pub(crate) const SERVER_NAME: &str = "evenkeel";
 
-/// Why a peer is not believed.
+/// Why a peer is not believed. The texts are told to the peer, too.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeerRefused {
     /// Not signed by this cluster's authority.
-    #[error("its certificate is not from the authority of this cluster (`{cluster}`)")]
+    #[error("the certificate is not from the authority of this cluster (`{cluster}`)")]
     OtherAuthority {
         /// Our cluster.
         cluster: ClusterId,
     },
     /// Signed by this cluster's authority, for another cluster.
-    #[error("it belongs to cluster `{found}`, and this is `{cluster}`")]
+    #[error("the certificate is for cluster `{found}`, and this is `{cluster}`")]
     OtherCluster {
         /// Our cluster.
         cluster: ClusterId,
@@ -45,10 +45,10 @@ pub enum PeerRefused {
         found: ClusterId,
     },
     /// No longer valid.
-    #[error("its certificate has expired (or this host's clock is wrong)")]
+    #[error("the certificate has expired, or a clock is wrong")]
     Expired,
     /// Not valid yet.
-    #[error("its certificate is not valid yet (or this host's clock is wrong)")]
+    #[error("the certificate is not valid yet, or a clock is wrong")]
     NotYetValid,
     /// Another host than the one that was called.
     #[error("host `{found}` answers where host `{expected}` was expected")]
@@ -59,13 +59,13 @@ pub enum PeerRefused {
         found: HostId,
     },
     /// A member of the cluster under this very host's name.
-    #[error("it has the same host id as this host, `{0}`: give one of them another")]
+    #[error("two hosts have the id `{0}`: give one of them another")]
     OwnName(HostId),
     /// A certificate that is no host's.
-    #[error("its certificate names `{0}`, which is no host")]
+    #[error("the certificate names `{0}`, which is no host")]
     NoHost(String),
     /// Anything else that webpki finds.
-    #[error("its certificate is refused: {0}")]
+    #[error("the certificate is refused: {0}")]
     Invalid(String),
 }
 
