@@ -119,9 +119,15 @@ impl Balancer {
     ///
     /// # Errors
     /// Why not, in words; nothing changes then.
-    pub fn program_target(&self, machine: &MachineId, target: Option<f64>) -> Result<Order, String> {
+    pub fn program_target(
+        &self,
+        machine: &MachineId,
+        target: Option<f64>,
+    ) -> Result<Order, String> {
         let host = self.host.id();
-        if let Some(load) = target.filter(|t| !(t.is_finite() && (0.0..=TARGET_LOAD_MAX).contains(t))) {
+        if let Some(load) =
+            target.filter(|t| !(t.is_finite() && (0.0..=TARGET_LOAD_MAX).contains(t)))
+        {
             return Err(format!("a target load of {load} is out of range: 0 to {TARGET_LOAD_MAX}"));
         }
         let known = self.host.view.machines().get(machine);
@@ -229,7 +235,7 @@ impl Balancer {
                 match result {
                     Ok(sample) => {
                         self.migration_uri.clone_from(&sample.facts.migration_uri);
-                        self.host.view.observe(sample, &self.host.profile);
+                        self.host.observe(sample);
                     }
                     Err(failure) => self.host.view.fail(failure.detail),
                 }

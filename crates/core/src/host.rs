@@ -7,7 +7,7 @@ use crate::decision::{Judged, Reason};
 use crate::load::{Basis, Machine, Metering, Unknown, View};
 use crate::message::{Candidate, OFFER_MAX, Quote, Report};
 use crate::model::{Entry, HostId, HostProfile, HostState, MachineId, Missing, Resources, Time};
-use crate::port::{HandoffId, Presence};
+use crate::port::{HandoffId, HostSample, Presence};
 use crate::select::{Calm, Pair};
 
 /// A host: what it has, what it knows of itself, and what its handoffs hold.
@@ -67,6 +67,14 @@ impl Host {
     #[must_use]
     pub const fn id(&self) -> &HostId {
         &self.profile.id
+    }
+
+    /// Takes in a sample. A machine that is still arriving is not in the schedule yet: what it will
+    /// take is held for it, and would count twice.
+    pub fn observe(&mut self, mut sample: HostSample) {
+        let arriving = |id: &MachineId| self.holds.incoming.values().any(|i| i.machine == *id);
+        sample.machines.retain(|m| !arriving(&m.facts.id));
+        self.view.observe(sample, &self.profile);
     }
 
     /// Its load: what its machines and it itself use, with machines on their way counted where they
