@@ -157,22 +157,10 @@ fn parts(message: &Message<Member>) -> (u8, Option<u8>, Option<&Member>) {
     match message {
         Message::Ping(n) => (0, Some(*n), None),
         Message::Ack(n) => (1, Some(*n), None),
-        Message::PingReq {
-            target,
-            probe_number,
-        } => (2, Some(*probe_number), Some(target)),
-        Message::IndirectPing {
-            origin,
-            probe_number,
-        } => (3, Some(*probe_number), Some(origin)),
-        Message::IndirectAck {
-            target,
-            probe_number,
-        } => (4, Some(*probe_number), Some(target)),
-        Message::ForwardedAck {
-            origin,
-            probe_number,
-        } => (5, Some(*probe_number), Some(origin)),
+        Message::PingReq { target, probe_number } => (2, Some(*probe_number), Some(target)),
+        Message::IndirectPing { origin, probe_number } => (3, Some(*probe_number), Some(origin)),
+        Message::IndirectAck { target, probe_number } => (4, Some(*probe_number), Some(target)),
+        Message::ForwardedAck { origin, probe_number } => (5, Some(*probe_number), Some(origin)),
         Message::Announce => (6, None, None),
         Message::Feed => (7, None, None),
         Message::Gossip => (8, None, None),
@@ -185,9 +173,7 @@ fn parts(message: &Message<Member>) -> (u8, Option<u8>, Option<&Member>) {
 fn open(d: &mut Decoder<'_>, known: u64) -> Result<u64, CodecError> {
     match d.array()? {
         Some(n) if (known..=FIELDS_MAX).contains(&n) => Ok(n - known),
-        _ => Err(CodecError::Value(
-            "an array of another length than expected",
-        )),
+        _ => Err(CodecError::Value("an array of another length than expected")),
     }
 }
 
@@ -213,11 +199,7 @@ fn member(d: &mut Decoder<'_>) -> Result<Member, CodecError> {
     }
     let generation = d.u64()?;
     close(d, unknown)?;
-    Ok(Member {
-        host,
-        addr: SocketAddr::new(ip, port),
-        generation,
-    })
+    Ok(Member { host, addr: SocketAddr::new(ip, port), generation })
 }
 
 fn update(d: &mut Decoder<'_>) -> Result<foca::Member<Member>, CodecError> {
@@ -241,42 +223,24 @@ fn header(d: &mut Decoder<'_>) -> Result<Header<Member>, CodecError> {
     let dst = member(d)?;
     let kind = d.u8()?;
     let mut needs = |n: u64| {
-        left = left
-            .checked_sub(n)
-            .ok_or(CodecError::Value("a header that ends too early"))?;
+        left = left.checked_sub(n).ok_or(CodecError::Value("a header that ends too early"))?;
         Ok::<(), CodecError>(())
     };
     let message = match kind {
         0 | 1 => {
             needs(1)?;
             let n = d.u8()?;
-            if kind == 0 {
-                Message::Ping(n)
-            } else {
-                Message::Ack(n)
-            }
+            if kind == 0 { Message::Ping(n) } else { Message::Ack(n) }
         }
         2..=5 => {
             needs(2)?;
             let probe_number = d.u8()?;
             let third = member(d)?;
             match kind {
-                2 => Message::PingReq {
-                    target: third,
-                    probe_number,
-                },
-                3 => Message::IndirectPing {
-                    origin: third,
-                    probe_number,
-                },
-                4 => Message::IndirectAck {
-                    target: third,
-                    probe_number,
-                },
-                _ => Message::ForwardedAck {
-                    origin: third,
-                    probe_number,
-                },
+                2 => Message::PingReq { target: third, probe_number },
+                3 => Message::IndirectPing { origin: third, probe_number },
+                4 => Message::IndirectAck { target: third, probe_number },
+                _ => Message::ForwardedAck { origin: third, probe_number },
             }
         }
         6 => Message::Announce,
@@ -287,12 +251,7 @@ fn header(d: &mut Decoder<'_>) -> Result<Header<Member>, CodecError> {
         _ => return Err(CodecError::Value("an unknown kind of datagram")),
     };
     close(d, left)?;
-    Ok(Header {
-        src,
-        src_incarnation,
-        dst,
-        message,
-    })
+    Ok(Header { src, src_incarnation, dst, message })
 }
 
 #[cfg(test)]
@@ -302,52 +261,28 @@ mod tests {
     use super::*;
 
     fn member(host: &str, addr: &str) -> Member {
-        Member {
-            host: HostId::new(host).unwrap(),
-            addr: addr.parse().unwrap(),
-            generation: 7,
-        }
+        Member { host: HostId::new(host).unwrap(), addr: addr.parse().unwrap(), generation: 7 }
     }
 
     #[test]
     fn every_kind_of_datagram_reads_back_as_written() {
-        let (a, b) = (
-            member("a", "10.0.0.1:7000"),
-            member("b", "[2001:db8::1]:7000"),
-        );
+        let (a, b) = (member("a", "10.0.0.1:7000"), member("b", "[2001:db8::1]:7000"));
         let third = member(&"c".repeat(63), "[2001:db8::2]:65535");
         let n = 200;
         for message in [
             Message::Ping(n),
             Message::Ack(n),
-            Message::PingReq {
-                target: third.clone(),
-                probe_number: n,
-            },
-            Message::IndirectPing {
-                origin: third.clone(),
-                probe_number: n,
-            },
-            Message::IndirectAck {
-                target: third.clone(),
-                probe_number: n,
-            },
-            Message::ForwardedAck {
-                origin: third,
-                probe_number: n,
-            },
+            Message::PingReq { target: third.clone(), probe_number: n },
+            Message::IndirectPing { origin: third.clone(), probe_number: n },
+            Message::IndirectAck { target: third.clone(), probe_number: n },
+            Message::ForwardedAck { origin: third, probe_number: n },
             Message::Announce,
             Message::Feed,
             Message::Gossip,
             Message::Broadcast,
             Message::TurnUndead,
         ] {
-            let header = Header {
-                src: a.clone(),
-                src_incarnation: 3,
-                dst: b.clone(),
-                message,
-            };
+            let header = Header { src: a.clone(), src_incarnation: 3, dst: b.clone(), message };
             let mut bytes = Vec::new();
             Codec::default().encode_header(&header, &mut bytes).unwrap();
             assert_eq!(header_of(&bytes).unwrap(), header);
@@ -358,26 +293,9 @@ mod tests {
     fn fields_appended_by_a_newer_version_are_skipped() {
         let mut bytes = Vec::new();
         let mut e = Encoder::new(&mut bytes);
-        e.array(5)
-            .unwrap()
-            .str("a")
-            .unwrap()
-            .bytes(&[10, 0, 0, 1])
-            .unwrap();
-        e.u16(7000)
-            .unwrap()
-            .u64(7)
-            .unwrap()
-            .map(1)
-            .unwrap()
-            .u8(1)
-            .unwrap()
-            .str("new")
-            .unwrap();
-        assert_eq!(
-            super::member(&mut Decoder::new(&bytes)).unwrap(),
-            member("a", "10.0.0.1:7000")
-        );
+        e.array(5).unwrap().str("a").unwrap().bytes(&[10, 0, 0, 1]).unwrap();
+        e.u16(7000).unwrap().u64(7).unwrap().map(1).unwrap().u8(1).unwrap().str("new").unwrap();
+        assert_eq!(super::member(&mut Decoder::new(&bytes)).unwrap(), member("a", "10.0.0.1:7000"));
     }
 
     #[test]

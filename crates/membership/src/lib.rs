@@ -87,12 +87,7 @@ impl Config {
     fn foca(&self) -> foca::Config {
         let one = NonZeroUsize::MIN;
         let three = one.saturating_add(2);
-        let every = |frequency, num_members| {
-            Some(PeriodicParams {
-                frequency,
-                num_members,
-            })
-        };
+        let every = |frequency, num_members| Some(PeriodicParams { frequency, num_members });
         foca::Config {
             probe_period: self.probe_period,
             probe_rtt: self.probe_rtt,
@@ -269,32 +264,21 @@ impl Membership {
         let header = match self.check(from, bytes) {
             Ok(header) => header,
             Err(why) => {
-                return out.push(Output::Refused {
-                    from: Some(from.clone()),
-                    why,
-                });
+                return out.push(Output::Refused { from: Some(from.clone()), why });
             }
         };
         // Somebody remembers a later life of this host than it knows of itself: its clock went
         // back. Outlive that one, or this host stays dead until it is forgotten.
         let (me, remembered) = (self.foca.identity(), header.dst.generation);
         if header.dst.host == me.host && remembered > me.generation && remembered < u64::MAX {
-            let next = Member {
-                generation: remembered + 1,
-                ..me.clone()
-            };
+            let next = Member { generation: remembered + 1, ..me.clone() };
             out.push(Output::Changed(Change::Renewed(next.clone())));
             self.drive(now, out, |foca, sink| foca.change_identity(next, sink));
-            self.drive(now, out, |foca, sink| {
-                foca.announce(header.src.clone(), sink)
-            });
+            self.drive(now, out, |foca, sink| foca.announce(header.src.clone(), sink));
         }
         let refused = self.drive(now, out, |foca, sink| foca.handle_data(bytes, sink));
         if let Some(why) = refused {
-            out.push(Output::Refused {
-                from: Some(from.clone()),
-                why,
-            });
+            out.push(Output::Refused { from: Some(from.clone()), why });
         }
     }
 
@@ -308,17 +292,12 @@ impl Membership {
         }
         let header = codec::header_of(bytes).map_err(malformed)?;
         if header.src.host != *from {
-            return Err(format!(
-                "it calls itself `{}` in a membership datagram",
-                header.src.host
-            ));
+            return Err(format!("it calls itself `{}` in a membership datagram", header.src.host));
         }
         if header.src.host == self.me().host {
-            return Err(
-                "another agent runs under this host's id: give one of them another id \
+            return Err("another agent runs under this host's id: give one of them another id \
                         and certificate"
-                    .to_owned(),
-            );
+                .to_owned());
         }
         // Foca remembers whoever it hears of. One packet may take it over the limit, no more.
         if self.foca.iter_membership_state().len() >= self.config.members_max {
@@ -352,9 +331,8 @@ impl Membership {
             }
             Due::Forget => {
                 self.forget_pending = false;
-                let (due, kept): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut self.dead)
-                    .into_iter()
-                    .partition(|(_, (_, at))| *at <= now);
+                let (due, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                    std::mem::take(&mut self.dead).into_iter().partition(|(_, (_, at))| *at <= now);
                 self.dead = kept;
                 for (member, _) in due.into_values() {
                     let forget = foca::Timer::RemoveDown(member);
@@ -384,11 +362,7 @@ impl Membership {
 
     fn announce(&mut self, host: HostId, addr: SocketAddr, now: Time, out: &mut Vec<Output>) {
         // An announcement is taken by whichever life of the host is there.
-        let seed = Member {
-            host,
-            addr,
-            generation: 0,
-        };
+        let seed = Member { host, addr, generation: 0 };
         self.drive(now, out, |foca, sink| foca.announce(seed, sink));
     }
 
@@ -397,19 +371,13 @@ impl Membership {
         if self.up.is_empty() && !self.seeds.is_empty() && !self.join_pending {
             self.join_pending = true;
             let at = now + self.config.join_retry;
-            out.push(Output::SetTimer {
-                timer: Timer(Due::JoinAgain),
-                at,
-            });
+            out.push(Output::SetTimer { timer: Timer(Due::JoinAgain), at });
         }
         if !self.dead.is_empty() && !self.forget_pending {
             self.forget_pending = true;
             // A sweep at an eighth of the span: nobody is remembered for much longer than it.
             let at = now + self.config.remember_dead / 8;
-            out.push(Output::SetTimer {
-                timer: Timer(Due::Forget),
-                at,
-            });
+            out.push(Output::SetTimer { timer: Timer(Due::Forget), at });
         }
     }
 
@@ -424,13 +392,7 @@ impl Membership {
         ) -> Result<(), foca::Error>,
     ) -> Option<String> {
         let me = self.foca.identity().host.clone();
-        let mut sink = Sink {
-            now,
-            me,
-            up: &mut self.up,
-            dead: &mut self.dead,
-            out,
-        };
+        let mut sink = Sink { now, me, up: &mut self.up, dead: &mut self.dead, out };
         call(&mut self.foca, &mut sink).err().map(|e| e.to_string())
     }
 }
@@ -459,10 +421,7 @@ impl foca::Runtime<Member> for Sink<'_> {
             Notification::Rename(before, after) => match self.up.get_mut(&after.host) {
                 Some(known) => {
                     *known = after.clone();
-                    Change::Replaced {
-                        before: before.clone(),
-                        after: after.clone(),
-                    }
+                    Change::Replaced { before: before.clone(), after: after.clone() }
                 }
                 None => return,
             },
@@ -476,10 +435,7 @@ impl foca::Runtime<Member> for Sink<'_> {
     fn send_to(&mut self, to: Member, data: &[u8]) {
         // Foca may remember an earlier life of this very host as dead, and would tell it.
         if to.host != self.me {
-            self.out.push(Output::Send {
-                to,
-                bytes: data.to_vec(),
-            });
+            self.out.push(Output::Send { to, bytes: data.to_vec() });
         }
     }
 
@@ -491,10 +447,7 @@ impl foca::Runtime<Member> for Sink<'_> {
                 self.dead.insert(member.host.clone(), (member, at));
             }
             event => {
-                self.out.push(Output::SetTimer {
-                    timer: Timer(Due::Foca(event)),
-                    at,
-                });
+                self.out.push(Output::SetTimer { timer: Timer(Due::Foca(event)), at });
             }
         }
     }

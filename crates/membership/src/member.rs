@@ -38,10 +38,7 @@ impl foca::Identity for Member {
     /// The next generation: a host that was wrongly declared dead comes back at once.
     fn renew(&self) -> Option<Self> {
         let generation = self.generation.checked_add(1)?;
-        Some(Self {
-            generation,
-            ..self.clone()
-        })
+        Some(Self { generation, ..self.clone() })
     }
 
     fn addr(&self) -> HostId {

@@ -18,11 +18,7 @@ fn host(n: usize) -> HostId {
 
 fn member(n: usize, generation: u64) -> Member {
     let addr = SocketAddr::from(([10, 0, (n / 256) as u8, (n % 256) as u8], 7400));
-    Member {
-        host: host(n),
-        addr,
-        generation,
-    }
+    Member { host: host(n), addr, generation }
 }
 
 enum Event {
@@ -90,13 +86,7 @@ impl Cluster {
         let host = me.host.clone();
         let membership = Membership::new(me, Config::default(), self.rng.random());
         self.hosts.insert(host.clone(), (self.count, membership));
-        self.feed(
-            &host,
-            Input::Join {
-                host: seed.host,
-                addr: seed.addr,
-            },
-        );
+        self.feed(&host, Input::Join { host: seed.host, addr: seed.addr });
     }
 
     fn feed(&mut self, at: &HostId, input: Input<'_>) {
@@ -114,25 +104,11 @@ impl Cluster {
                         || self.cut.contains(&(at.clone(), to.host.clone()));
                     if !lost {
                         let after = Duration::from_millis(self.rng.random_range(1..20));
-                        self.push(
-                            self.now + after,
-                            Event::Packet {
-                                from: at.clone(),
-                                to,
-                                bytes,
-                            },
-                        );
+                        self.push(self.now + after, Event::Packet { from: at.clone(), to, bytes });
                     }
                 }
                 Output::SetTimer { timer, at: when } => {
-                    self.push(
-                        when,
-                        Event::Timer {
-                            host: at.clone(),
-                            life,
-                            timer,
-                        },
-                    );
+                    self.push(when, Event::Timer { host: at.clone(), life, timer });
                 }
                 Output::Changed(change) => self.changes.push((self.now, at.clone(), change)),
                 Output::Refused { why, .. } => self.refused.push(why),
@@ -146,33 +122,17 @@ impl Cluster {
     }
 
     fn step(&mut self) {
-        let ((at, _), event) = self
-            .events
-            .pop_first()
-            .expect("an idle cluster still probes");
+        let ((at, _), event) = self.events.pop_first().expect("an idle cluster still probes");
         self.now = at;
         match event {
             Event::Packet { from, to, bytes } => {
-                let listens = self
-                    .hosts
-                    .get(&to.host)
-                    .is_some_and(|(_, m)| m.me().addr == to.addr);
+                let listens = self.hosts.get(&to.host).is_some_and(|(_, m)| m.me().addr == to.addr);
                 if listens {
-                    self.feed(
-                        &to.host,
-                        Input::Datagram {
-                            from,
-                            bytes: &bytes,
-                        },
-                    );
+                    self.feed(&to.host, Input::Datagram { from, bytes: &bytes });
                 }
             }
             Event::Timer { host, life, timer } => {
-                if self
-                    .hosts
-                    .get(&host)
-                    .is_some_and(|(current, _)| *current == life)
-                {
+                if self.hosts.get(&host).is_some_and(|(current, _)| *current == life) {
                     self.feed(&host, Input::Timer(timer));
                 }
             }
@@ -181,11 +141,7 @@ impl Cluster {
 
     fn run(&mut self, span: Duration) {
         let end = self.now + span;
-        while self
-            .events
-            .first_key_value()
-            .is_some_and(|((at, _), _)| *at <= end)
-        {
+        while self.events.first_key_value().is_some_and(|((at, _), _)| *at <= end) {
             self.step();
         }
         self.now = end;
@@ -196,10 +152,7 @@ impl Cluster {
         let start = self.now;
         while !done(self) {
             self.step();
-            assert!(
-                self.now.since(start) <= limit,
-                "not within {limit:?}: {what}"
-            );
+            assert!(self.now.since(start) <= limit, "not within {limit:?}: {what}");
         }
         self.now.since(start)
     }
@@ -208,21 +161,14 @@ impl Cluster {
     fn agrees(&self) -> bool {
         self.hosts.iter().all(|(at, (_, membership))| {
             let seen: Vec<_> = membership.members().collect();
-            let there: Vec<_> = self
-                .hosts
-                .iter()
-                .filter(|(h, _)| *h != at)
-                .map(|(_, (_, m))| m.me())
-                .collect();
+            let there: Vec<_> =
+                self.hosts.iter().filter(|(h, _)| *h != at).map(|(_, (_, m))| m.me()).collect();
             seen == there
         })
     }
 
     fn downs(&self) -> usize {
-        self.changes
-            .iter()
-            .filter(|(_, _, c)| matches!(c, Change::Down(_)))
-            .count()
+        self.changes.iter().filter(|(_, _, c)| matches!(c, Change::Down(_))).count()
     }
 }
 
@@ -236,10 +182,7 @@ fn hosts_that_know_one_seed_find_all_others() {
         let mut cluster = Cluster::of(hosts, 1, 0.0);
         cluster.until(secs(limit), "everybody sees everybody", Cluster::agrees);
         cluster.run(secs(120));
-        assert!(
-            cluster.agrees() && cluster.downs() == 0,
-            "calm does not last"
-        );
+        assert!(cluster.agrees() && cluster.downs() == 0, "calm does not last");
         assert!(cluster.refused.is_empty(), "{:?}", cluster.refused);
     }
 }
@@ -274,16 +217,8 @@ fn a_restarted_host_is_back_at_once_and_the_others_see_its_new_life() {
     cluster.until(secs(5), "five hosts agree", Cluster::agrees);
     cluster.start(3, 2);
     cluster.until(secs(5), "the new life is known", Cluster::agrees);
-    let replaced = Change::Replaced {
-        before: member(3, 1),
-        after: member(3, 2),
-    };
-    assert!(
-        cluster
-            .changes
-            .iter()
-            .any(|(_, at, c)| *at == host(0) && *c == replaced)
-    );
+    let replaced = Change::Replaced { before: member(3, 1), after: member(3, 2) };
+    assert!(cluster.changes.iter().any(|(_, at, c)| *at == host(0) && *c == replaced));
     assert_eq!(cluster.downs(), 0, "a quick restart takes nobody down");
 }
 
@@ -335,14 +270,8 @@ fn a_host_that_leaves_is_gone_within_two_seconds_and_stays_gone() {
         cluster.until(secs(5), "five hosts agree", Cluster::agrees);
         cluster.feed(&host(3), Input::Leave);
         let (_, mut left) = cluster.hosts.remove(&host(3)).unwrap();
-        let probe = Input::Join {
-            host: host(1),
-            addr: member(1, 0).addr,
-        };
-        assert!(
-            left.handle(probe, cluster.now).is_empty(),
-            "it is silent after leaving"
-        );
+        let probe = Input::Join { host: host(1), addr: member(1, 0).addr };
+        assert!(left.handle(probe, cluster.now).is_empty(), "it is silent after leaving");
         cluster.until(secs(2), "it is gone", Cluster::agrees);
         cluster.run(secs(60));
         assert!(cluster.agrees());
@@ -375,10 +304,7 @@ fn packets_stay_within_their_limit_with_the_longest_names() {
     // A full packet is one with whole updates: nobody refuses any.
     assert!(cluster.refused.is_empty(), "{:?}", cluster.refused);
     let max = cluster.packet_max;
-    assert!(
-        (1000..=PACKET_BYTES_MAX).contains(&max),
-        "the largest packet has {max} bytes"
-    );
+    assert!((1000..=PACKET_BYTES_MAX).contains(&max), "the largest packet has {max} bytes");
 }
 
 #[test]
@@ -388,33 +314,17 @@ fn an_idle_pair_of_hosts_sends_few_packets() {
     let before = cluster.packets;
     cluster.run(secs(60));
     let per_host_second = (cluster.packets - before) as f64 / 120.0;
-    assert!(
-        per_host_second < 2.2,
-        "{per_host_second:.2} packets per host and second"
-    );
+    assert!(per_host_second < 2.2, "{per_host_second:.2} packets per host and second");
 }
 
 #[test]
 fn a_datagram_under_another_name_is_refused() {
     let mut cluster = Cluster::of(3, 1, 0.0);
     cluster.until(secs(5), "three hosts agree", Cluster::agrees);
-    let outputs = cluster
-        .hosts
-        .get_mut(&host(2))
-        .unwrap()
-        .1
-        .handle(Input::Leave, cluster.now);
-    let Some(Output::Send { bytes, .. }) = outputs.first() else {
-        panic!("{outputs:?}")
-    };
+    let outputs = cluster.hosts.get_mut(&host(2)).unwrap().1.handle(Input::Leave, cluster.now);
+    let Some(Output::Send { bytes, .. }) = outputs.first() else { panic!("{outputs:?}") };
     let (_, victim) = cluster.hosts.get_mut(&host(0)).unwrap();
-    let outputs = victim.handle(
-        Input::Datagram {
-            from: host(1),
-            bytes,
-        },
-        cluster.now,
-    );
+    let outputs = victim.handle(Input::Datagram { from: host(1), bytes }, cluster.now);
     assert!(
         matches!(&outputs[..], [Output::Refused { from: Some(from), why }]
             if *from == host(1) && why.contains("`n002`")),
@@ -425,25 +335,16 @@ fn a_datagram_under_another_name_is_refused() {
 
 #[test]
 fn a_flood_of_invented_hosts_ends_at_the_limit() {
-    let config = Config {
-        members_max: 50,
-        ..Config::default()
-    };
+    let config = Config { members_max: 50, ..Config::default() };
     let mut victim = Membership::new(member(0, 1), config, 1);
     let mut refused = 0;
     for n in 1..500 {
         // Each newcomer announces itself, as a real one does.
         let mut newcomer = Membership::new(member(n, 1), Config::default(), 1);
-        let join = Input::Join {
-            host: host(0),
-            addr: member(0, 1).addr,
-        };
+        let join = Input::Join { host: host(0), addr: member(0, 1).addr };
         for output in newcomer.handle(join, Time::from_unix_ms(1)) {
             if let Output::Send { bytes, .. } = output {
-                let input = Input::Datagram {
-                    from: host(n),
-                    bytes: &bytes,
-                };
+                let input = Input::Datagram { from: host(n), bytes: &bytes };
                 let outputs = victim.handle(input, Time::from_unix_ms(1));
                 refused += usize::from(matches!(outputs[..], [Output::Refused { .. }]));
             }
