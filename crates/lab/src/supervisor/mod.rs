@@ -317,6 +317,7 @@ impl Supervisor {
         // There is one if the daemon was started before.
         let _ = fs::remove_file(&socket_path);
         let socket = UnixDatagram::bind(&socket_path).attempt(action)?;
+        socket.set_read_timeout(Some(READY_LIMIT)).attempt(action)?;
         self.state.user.own(&socket_path)?;
         self.ready.remove(&daemon);
         let log = daemon.log(&layout);
