@@ -4,6 +4,8 @@
 //! [`Host`], at most one [`Exchange`] and the [`Handoffs`] under way, and only decides which of them
 //! an input is for.
 
+mod seeking;
+
 use std::time::Duration;
 
 use rand::seq::index;
@@ -12,13 +14,15 @@ use rand::{Rng, RngExt};
 use crate::decision::{Decision, Reason};
 use crate::effect::{Effect, Input, Timer};
 use crate::exchange::{Answer, Exchange, Step};
-use crate::handoff::{Handoff, Handoffs, Limits};
+use crate::handoff::{Handoff, Handoffs, Limits, Turn};
 use crate::host::Host;
 use crate::load::Metering;
 use crate::message::{Message, Pass, Talk};
 use crate::model::{Entry, ExchangeId, HostId, HostProfile, MachineId, TARGET_LOAD_MAX, Time};
 use crate::port::{Event, HandoffId, Order};
-use crate::select::Calm;
+use crate::select::{Calm, Policy};
+use crate::survey::Survey;
+use crate::swap::{Owed, Promise};
 
 /// How a host balances.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +44,11 @@ pub struct Config {
     pub limits: Limits,
     /// Most handoffs under way at once, given and taken together; at least 1.
     pub handoffs_max: usize,
+    /// By which rule to select.
+    pub policy: Policy,
+    /// Whether moves only pass entries on and memory follows later, straight to where the entry has
+    /// ended: then a machine that is away from home already moves for nothing.
+    pub tentative: bool,
 }
 
 impl Default for Config {
@@ -53,6 +62,8 @@ impl Default for Config {
             cool_down: Duration::from_secs(300),
             limits: Limits::default(),
             handoffs_max: 1,
+            policy: Policy::default(),
+            tentative: false,
         }
     }
 }
@@ -64,6 +75,13 @@ pub struct Balancer {
     host: Host,
     members: Vec<HostId>,
     exchange: Option<Exchange>,
+    survey: Option<Survey>,
+    /// Surveys in a row in which nothing was agreed on.
+    unlucky: u32,
+    /// Rounds in a row in which nobody was asked.
+    silent_rounds: u32,
+    promise: Option<Promise>,
+    owed: Option<Owed>,
     handoffs: Handoffs,
     /// Handoffs that were under way when the agent ended last; taken up at the start.
     recovered: Vec<Handoff>,
@@ -77,13 +95,19 @@ impl Balancer {
     /// A balancer for this host. `recovered` are the handoffs found open in its store.
     #[must_use]
     pub fn new(config: Config, profile: HostProfile, recovered: Vec<Handoff>) -> Self {
-        let host = Host::new(profile, config.metering.clone(), config.calm, config.cool_down);
+        let mut host = Host::new(profile, config.metering.clone(), config.calm, config.cool_down);
+        host.tentative = config.tentative;
         Self {
             handoffs: Handoffs::new(config.limits.clone()),
             config,
             host,
             members: Vec::new(),
             exchange: None,
+            survey: None,
+            unlucky: 0,
+            silent_rounds: 0,
+            promise: None,
+            owed: None,
             recovered,
             migration_uri: String::new(),
             sampling: false,
@@ -163,11 +187,13 @@ impl Balancer {
             Input::Timer(timer) => self.timer(timer, now, rng, out),
             Input::Hypervisor(event) => self.event(event, now, out),
             Input::StoreFailed(id, why) => {
-                self.handoffs.store_failed(id, why, &mut self.host, now, out);
+                self.hand(now, out, |handoffs, turn| handoffs.store_failed(id, why, turn));
             }
             Input::SetState(state) => self.host.state = state,
             Input::Stop | Input::StopNow => self.stop(input == Input::StopNow, now, out),
         }
+        self.swap(now, rng, out);
+        self.pursue(now, rng, out);
         if self.stopping && self.handoffs.engaged() == 0 {
             out.push(Effect::Stopped);
         }
@@ -179,7 +205,7 @@ impl Balancer {
         let first = self.config.round.mul_f64(rng.random_range(0.0..1.0));
         out.push(Effect::SetTimer(Timer::Round, now + first));
         let recovered = std::mem::take(&mut self.recovered);
-        self.handoffs.recover(recovered, &mut self.host, now, out);
+        self.hand(now, out, |handoffs, turn| handoffs.recover(recovered, turn));
     }
 
     fn stop(&mut self, abort: bool, now: Time, out: &mut Vec<Effect>) {
@@ -194,7 +220,7 @@ impl Balancer {
             out.push(Effect::Record(record));
         }
         if abort {
-            self.handoffs.abort_all(&mut self.host, now, out);
+            self.hand(now, out, Handoffs::abort_all);
         }
     }
 
@@ -211,13 +237,19 @@ impl Balancer {
                 self.round(now, rng, out);
             }
             Timer::Exchange(id) => {
+                if let Some(survey) = self.survey.as_mut().filter(|s| s.id() == id) {
+                    survey.close();
+                }
+                self.owed.take_if(|owed| owed.exchange == id && owed.overdue);
                 if let Some(exchange) = self.exchange.take_if(|e| e.id() == id) {
                     let detail = format!("`{}` did not answer in time", exchange.peer());
                     let record = exchange.abandon(&self.host, Reason::TimedOut, detail, now);
                     out.push(Effect::Record(record));
                 }
             }
-            Timer::Handoff(id) => self.handoffs.timer(id, &mut self.host, now, out),
+            Timer::Handoff(id) => {
+                self.hand(now, out, |handoffs, turn| handoffs.timer(id, turn));
+            }
         }
     }
 
@@ -236,15 +268,16 @@ impl Balancer {
                     Ok(sample) => {
                         self.migration_uri.clone_from(&sample.facts.migration_uri);
                         self.host.observe(sample);
+                        self.host.take_stock(now);
                     }
                     Err(failure) => self.host.view.fail(failure.detail),
                 }
             }
             Event::MigrationEnded(id, result) => {
-                self.handoffs.migrated(id, result, &mut self.host, now, out);
+                self.hand(now, out, |handoffs, turn| handoffs.migrated(id, result, turn));
             }
             Event::Looked(machine, presence) => {
-                self.handoffs.looked(&machine, presence, &mut self.host, now, out);
+                self.hand(now, out, |handoffs, turn| handoffs.looked(&machine, presence, turn));
             }
             Event::ScheduleChanged(_) | Event::Connected => self.sample(out),
             Event::Disconnected(why) => self.host.view.fail(why),
@@ -265,6 +298,9 @@ impl Balancer {
             let record = self.lonely(id, Reason::NoPeer, String::new(), now);
             out.push(Effect::Record(record));
             return;
+        }
+        if let Policy::MeanAware(policy) = self.config.policy {
+            return self.ask_around(id, &policy, now, rng, out);
         }
         let drawn = index::sample(rng, self.members.len(), 1).index(0);
         let peer = self.members[drawn].clone();
@@ -309,7 +345,9 @@ impl Balancer {
 
     /// A host is in one exchange at a time, and in no more handoffs than it may be.
     fn is_busy(&self) -> bool {
-        self.exchange.is_some() || self.handoffs.engaged() >= self.config.handoffs_max.max(1)
+        self.exchange.is_some()
+            || self.owed.is_some()
+            || self.handoffs.engaged() >= self.config.handoffs_max.max(1)
     }
 
     fn talk(
@@ -325,10 +363,17 @@ impl Balancer {
             let step = exchange.hear(talk, &self.host, now);
             return self.step(step, from, id, now, rng, out);
         }
+        if let Some(survey) = self.survey.as_mut().filter(|survey| survey.id() == id) {
+            match talk {
+                Talk::Standing(standing) => survey.hear(from, standing, &mut self.host),
+                _ => survey.miss(from),
+            }
+            return;
+        }
         let refuse = |reason| Talk::Decline { reason, detail: String::new(), report: None };
         let reply = |talk| Effect::Send(from.clone(), Message::Exchange(id, talk));
         match talk {
-            Talk::Inquire(_) | Talk::Offer { .. } if self.stopping => {
+            Talk::Inquire(_) | Talk::Offer { .. } | Talk::Probe(_) if self.stopping => {
                 out.push(reply(refuse(Reason::Stopping)));
             }
             Talk::Inquire(_) | Talk::Offer { .. } if self.is_busy() => {
@@ -346,8 +391,13 @@ impl Balancer {
                 let step = Exchange::take_offer(id, from, report, candidates, &self.host, now);
                 self.step(step, from, id, now, rng, out);
             }
+            Talk::Probe(probe) => out.push(reply(self.stand(from, probe, now))),
             // Late: that conversation is over, and both sides have their limits of time.
-            Talk::Accept(_) | Talk::Decline { .. } | Talk::Quotes { .. } | Talk::Close { .. } => {}
+            Talk::Accept(_)
+            | Talk::Decline { .. }
+            | Talk::Quotes { .. }
+            | Talk::Close { .. }
+            | Talk::Standing(_) => {}
         }
     }
 
@@ -370,7 +420,12 @@ impl Balancer {
             }
             Step::Agree(agreement) => {
                 let handoff = HandoffId(rng.next_u64());
-                self.handoffs.give(handoff, *agreement, &mut self.host, now, out);
+                if let Some(survey) = &mut self.survey {
+                    survey.fruitful = true;
+                }
+                self.unlucky = 0;
+                self.owed = Owed::of(&agreement, handoff);
+                self.hand(now, out, |handoffs, turn| handoffs.give(handoff, *agreement, turn));
             }
         }
     }
@@ -384,19 +439,30 @@ impl Balancer {
     }
 
     fn pass(&mut self, id: HandoffId, from: &HostId, pass: Pass, now: Time, out: &mut Vec<Effect>) {
-        let Pass::Reserve { exchange, machine, entry, verdicts } = pass else {
-            return self.handoffs.hear(id, from, pass, &mut self.host, now, out);
+        let Pass::Reserve { exchange, machine, entry, verdicts, in_return } = pass else {
+            return self.hand(now, out, |handoffs, turn| handoffs.hear(id, from, pass, turn));
         };
         let refused =
             |reason| Effect::Send(from.clone(), Message::Handoff(id, Pass::Refused { reason }));
+        if let Some(owed) = self.owed.take_if(|owed| owed.is(exchange, from, &machine)) {
+            match owed.take(entry, &self.host, now) {
+                Ok(agreement) => {
+                    let uri = self.migration_uri.clone();
+                    self.hand(now, out, |handoffs, turn| handoffs.take(id, agreement, uri, turn));
+                }
+                Err(reason) => out.push(refused(reason)),
+            }
+            return;
+        }
         let Some(quoted) = self.exchange.take_if(|e| e.id() == exchange && e.peer() == from) else {
             out.push(refused(Reason::TimedOut));
             return;
         };
-        match quoted.reserve(&machine, entry, verdicts, &self.host, now) {
+        match quoted.reserve(&machine, entry, verdicts, in_return.as_ref(), &self.host, now) {
             Ok(agreement) => {
+                self.promise = Promise::of(&agreement, id);
                 let uri = self.migration_uri.clone();
-                self.handoffs.take(id, *agreement, uri, &mut self.host, now, out);
+                self.hand(now, out, |handoffs, turn| handoffs.take(id, *agreement, uri, turn));
             }
             Err(record) => {
                 out.push(refused(record.ending));
@@ -405,11 +471,24 @@ impl Balancer {
         }
     }
 
+    /// Lets the handoffs act on this host.
+    fn hand(
+        &mut self,
+        now: Time,
+        out: &mut Vec<Effect>,
+        act: impl FnOnce(&mut Handoffs, &mut Turn<'_>),
+    ) {
+        act(&mut self.handoffs, &mut Turn { host: &mut self.host, now, out });
+    }
+
     fn undelivered(&mut self, to: &HostId, why: &str, now: Time, out: &mut Vec<Effect>) {
+        if let Some(survey) = &mut self.survey {
+            survey.miss(to);
+        }
         if let Some(exchange) = self.exchange.take_if(|e| e.peer() == to) {
             let record = exchange.abandon(&self.host, Reason::Unreachable, why.to_owned(), now);
             out.push(Effect::Record(record));
         }
-        self.handoffs.undelivered(to, why, &mut self.host, now, out);
+        self.hand(now, out, |handoffs, turn| handoffs.undelivered(to, why, turn));
     }
 }

@@ -9,9 +9,52 @@
 //! move lowers the larger load of its pair, so that the loads of all hosts, largest first, fall in
 //! lexicographic order with every move, whatever the prices: the rule always ends.
 
+pub mod mean_aware;
+
 use serde::{Deserialize, Serialize};
 
 use crate::decision::Reason;
+
+/// By which rule a host selects.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Policy {
+    /// The machine whose load is nearest to half the difference of the two hosts.
+    HalfDifference,
+    /// Few machines that bring hosts to their fair share of the cluster's load.
+    MeanAware(MeanAware),
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self::MeanAware(MeanAware::default())
+    }
+}
+
+/// How [`Policy::MeanAware`] looks for a receiver.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MeanAware {
+    /// Hosts that an overloaded one asks in a survey, at least 1. More find better fits and cost
+    /// two messages each.
+    pub probes: usize,
+    /// Surveys without success after which a worse move is accepted, at least 1.
+    pub patience: u32,
+    /// A host that has nothing to do asks one other only every so many rounds, at least 1.
+    pub idle_rounds: u32,
+}
+
+impl Default for MeanAware {
+    fn default() -> Self {
+        Self { probes: 5, patience: 2, idle_rounds: 8 }
+    }
+}
+
+impl MeanAware {
+    /// Surveys without success after which a host is content with what it has.
+    #[must_use]
+    pub const fn surveys_max(&self) -> u32 {
+        self.patience.saturating_mul(4)
+    }
+}
 
 /// When a difference is worth acting on. All figures are fractions of the mean load of the pair,
 /// unless they say otherwise.
