@@ -12,7 +12,7 @@ use rand::{Rng, RngExt};
 use crate::decision::{Decision, Reason};
 use crate::effect::{Effect, Input, Timer};
 use crate::exchange::{Answer, Exchange, Step};
-use crate::handoff::{Handoff, Handoffs, Limits};
+use crate::handoff::{Handoff, Handoffs, Limits, Turn};
 use crate::host::Host;
 use crate::load::Metering;
 use crate::message::{Message, Pass, Talk};
@@ -163,7 +163,7 @@ impl Balancer {
             Input::Timer(timer) => self.timer(timer, now, rng, out),
             Input::Hypervisor(event) => self.event(event, now, out),
             Input::StoreFailed(id, why) => {
-                self.handoffs.store_failed(id, why, &mut self.host, now, out);
+                self.hand(now, out, |handoffs, turn| handoffs.store_failed(id, why, turn));
             }
             Input::SetState(state) => self.host.state = state,
             Input::Stop | Input::StopNow => self.stop(input == Input::StopNow, now, out),
@@ -179,7 +179,7 @@ impl Balancer {
         let first = self.config.round.mul_f64(rng.random_range(0.0..1.0));
         out.push(Effect::SetTimer(Timer::Round, now + first));
         let recovered = std::mem::take(&mut self.recovered);
-        self.handoffs.recover(recovered, &mut self.host, now, out);
+        self.hand(now, out, |handoffs, turn| handoffs.recover(recovered, turn));
     }
 
     fn stop(&mut self, abort: bool, now: Time, out: &mut Vec<Effect>) {
@@ -194,7 +194,7 @@ impl Balancer {
             out.push(Effect::Record(record));
         }
         if abort {
-            self.handoffs.abort_all(&mut self.host, now, out);
+            self.hand(now, out, |handoffs, turn| handoffs.abort_all(turn));
         }
     }
 
@@ -217,7 +217,9 @@ impl Balancer {
                     out.push(Effect::Record(record));
                 }
             }
-            Timer::Handoff(id) => self.handoffs.timer(id, &mut self.host, now, out),
+            Timer::Handoff(id) => {
+                self.hand(now, out, |handoffs, turn| handoffs.timer(id, turn));
+            }
         }
     }
 
@@ -241,10 +243,10 @@ impl Balancer {
                 }
             }
             Event::MigrationEnded(id, result) => {
-                self.handoffs.migrated(id, result, &mut self.host, now, out);
+                self.hand(now, out, |handoffs, turn| handoffs.migrated(id, result, turn));
             }
             Event::Looked(machine, presence) => {
-                self.handoffs.looked(&machine, presence, &mut self.host, now, out);
+                self.hand(now, out, |handoffs, turn| handoffs.looked(&machine, presence, turn));
             }
             Event::ScheduleChanged(_) | Event::Connected => self.sample(out),
             Event::Disconnected(why) => self.host.view.fail(why),
@@ -370,7 +372,7 @@ impl Balancer {
             }
             Step::Agree(agreement) => {
                 let handoff = HandoffId(rng.next_u64());
-                self.handoffs.give(handoff, *agreement, &mut self.host, now, out);
+                self.hand(now, out, |handoffs, turn| handoffs.give(handoff, *agreement, turn));
             }
         }
     }
@@ -385,7 +387,7 @@ impl Balancer {
 
     fn pass(&mut self, id: HandoffId, from: &HostId, pass: Pass, now: Time, out: &mut Vec<Effect>) {
         let Pass::Reserve { exchange, machine, entry, verdicts } = pass else {
-            return self.handoffs.hear(id, from, pass, &mut self.host, now, out);
+            return self.hand(now, out, |handoffs, turn| handoffs.hear(id, from, pass, turn));
         };
         let refused =
             |reason| Effect::Send(from.clone(), Message::Handoff(id, Pass::Refused { reason }));
@@ -396,7 +398,7 @@ impl Balancer {
         match quoted.reserve(&machine, entry, verdicts, &self.host, now) {
             Ok(agreement) => {
                 let uri = self.migration_uri.clone();
-                self.handoffs.take(id, *agreement, uri, &mut self.host, now, out);
+                self.hand(now, out, |handoffs, turn| handoffs.take(id, *agreement, uri, turn));
             }
             Err(record) => {
                 out.push(refused(record.ending));
@@ -405,11 +407,21 @@ impl Balancer {
         }
     }
 
+    /// Lets the handoffs act on this host.
+    fn hand(
+        &mut self,
+        now: Time,
+        out: &mut Vec<Effect>,
+        act: impl FnOnce(&mut Handoffs, &mut Turn<'_>),
+    ) {
+        act(&mut self.handoffs, &mut Turn { host: &mut self.host, now, out });
+    }
+
     fn undelivered(&mut self, to: &HostId, why: &str, now: Time, out: &mut Vec<Effect>) {
         if let Some(exchange) = self.exchange.take_if(|e| e.peer() == to) {
             let record = exchange.abandon(&self.host, Reason::Unreachable, why.to_owned(), now);
             out.push(Effect::Record(record));
         }
-        self.handoffs.undelivered(to, why, &mut self.host, now, out);
+        self.hand(now, out, |handoffs, turn| handoffs.undelivered(to, why, turn));
     }
 }

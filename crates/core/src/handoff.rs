@@ -120,6 +120,43 @@ fn backoff(attempts: u32) -> Duration {
     RETRY_MIN.saturating_mul(1 << attempts.min(10)).min(RETRY_MAX)
 }
 
+/// What a handoff acts on, for the length of one input.
+pub struct Turn<'a> {
+    /// This host.
+    pub host: &'a mut Host,
+    /// The time.
+    pub now: Time,
+    /// Where effects go, in order.
+    pub out: &'a mut Vec<Effect>,
+}
+
+impl Turn<'_> {
+    fn persist(&mut self, handoff: &Handoff) {
+        self.out.push(Effect::Persist(handoff.clone()));
+    }
+
+    fn send(&mut self, handoff: &Handoff, pass: Pass) {
+        let message = Message::Handoff(handoff.id, pass);
+        self.out.push(Effect::Send(handoff.peer.clone(), message));
+    }
+
+    fn order(&mut self, order: Order) {
+        self.out.push(Effect::Order(order));
+    }
+
+    fn look(&mut self, handoff: &Handoff) {
+        self.order(Order::Look(handoff.machine.clone()));
+    }
+
+    fn abort(&mut self, handoff: &Handoff) {
+        self.order(Order::Abort(handoff.machine.clone()));
+    }
+
+    fn wake(&mut self, id: HandoffId, after: Duration) {
+        self.out.push(Effect::SetTimer(Timer::Handoff(id), self.now + after));
+    }
+}
+
 /// The handoffs of one host that are under way.
 #[derive(Clone, Debug, Default)]
 pub struct Handoffs {
@@ -147,119 +184,93 @@ impl Handoffs {
     }
 
     /// Takes up the handoffs that were under way when the agent ended: looks where each machine is.
-    pub fn recover(
-        &mut self,
-        records: Vec<Handoff>,
-        host: &mut Host,
-        now: Time,
-        out: &mut Vec<Effect>,
-    ) {
+    pub fn recover(&mut self, records: Vec<Handoff>, turn: &mut Turn<'_>) {
         for mut handoff in records {
             match handoff.phase {
                 Phase::Done | Phase::Cancelled => continue,
                 Phase::Offered | Phase::Transferring | Phase::Doubt => {
-                    out.push(Effect::Order(Order::Abort(handoff.machine.clone())));
+                    turn.abort(&handoff);
                     handoff.phase = Phase::Doubt;
                 }
                 Phase::Released | Phase::Reserved | Phase::Claiming => {}
             }
-            hold(host, &handoff);
+            hold(turn.host, &handoff);
             handoff.attempts = 0;
-            out.push(Effect::SetTimer(Timer::Handoff(handoff.id), now));
+            turn.wake(handoff.id, Duration::ZERO);
             self.live.insert(handoff.id, handoff);
         }
     }
 
     /// Source: asks the target to keep room for what was agreed on.
-    pub fn give(
-        &mut self,
-        id: HandoffId,
-        agreement: Agreement,
-        host: &mut Host,
-        now: Time,
-        out: &mut Vec<Effect>,
-    ) {
+    pub fn give(&mut self, id: HandoffId, agreement: Agreement, turn: &mut Turn<'_>) {
         let exchange = agreement.exchange;
         let verdicts = agreement.verdicts.clone();
-        let handoff = begin(id, Role::Donor, agreement, now);
-        hold(host, &handoff);
+        let handoff = begin(id, Role::Donor, agreement, turn.now);
+        hold(turn.host, &handoff);
         let pass = Pass::Reserve {
             exchange,
             machine: handoff.machine.clone(),
             entry: handoff.entry.clone(),
             verdicts,
         };
-        out.push(send(&handoff, pass));
-        out.push(Effect::SetTimer(Timer::Handoff(id), now + self.limits.reply_time_max));
+        turn.send(&handoff, pass);
+        turn.wake(id, self.limits.reply_time_max);
         self.live.insert(id, handoff);
     }
 
     /// Target: keeps room for what was agreed on. `uri` is where this host's hypervisor is reached.
-    pub fn take(
-        &mut self,
-        id: HandoffId,
-        agreement: Agreement,
-        uri: String,
-        host: &mut Host,
-        now: Time,
-        out: &mut Vec<Effect>,
-    ) {
-        let handoff = begin(id, Role::Receiver, agreement, now);
-        hold(host, &handoff);
-        out.push(Effect::Persist(handoff.clone()));
-        out.push(send(&handoff, Pass::Reserved { uri }));
-        out.push(Effect::SetTimer(Timer::Handoff(id), now + self.limits.reservation_time));
+    pub fn take(&mut self, id: HandoffId, agreement: Agreement, uri: String, turn: &mut Turn<'_>) {
+        let handoff = begin(id, Role::Receiver, agreement, turn.now);
+        hold(turn.host, &handoff);
+        turn.persist(&handoff);
+        turn.send(&handoff, Pass::Reserved { uri });
+        turn.wake(id, self.limits.reservation_time);
         self.live.insert(id, handoff);
     }
 
     /// The other host said something about a handoff.
-    pub fn hear(
-        &mut self,
-        id: HandoffId,
-        from: &HostId,
-        pass: Pass,
-        host: &mut Host,
-        now: Time,
-        out: &mut Vec<Effect>,
-    ) {
+    pub fn hear(&mut self, id: HandoffId, from: &HostId, pass: Pass, turn: &mut Turn<'_>) {
         let Some(handoff) = self.live.get_mut(&id).filter(|h| h.peer == *from) else {
             if let Pass::Released { machine, .. } = pass {
                 // Ended here and forgotten, or this host's store was lost: the source still asks.
-                let known =
-                    host.view.machines().get(&machine).is_some_and(|m| m.presence.is_resident());
+                let known = turn
+                    .host
+                    .view
+                    .machines()
+                    .get(&machine)
+                    .is_some_and(|m| m.presence.is_resident());
                 let answer = if known { Pass::Claimed } else { Pass::Missing };
-                out.push(Effect::Send(from.clone(), Message::Handoff(id, answer)));
+                turn.out.push(Effect::Send(from.clone(), Message::Handoff(id, answer)));
             }
             return;
         };
         match (handoff.phase, pass) {
             (Phase::Offered, Pass::Reserved { uri }) => {
-                enter(handoff, Phase::Transferring, now);
-                out.push(Effect::Persist(handoff.clone()));
-                out.push(Effect::Order(Order::Migrate(Migration {
+                enter(handoff, Phase::Transferring, turn.now);
+                turn.persist(handoff);
+                turn.order(Order::Migrate(Migration {
                     handoff: id,
                     machine: handoff.machine.clone(),
                     to: handoff.peer.clone(),
                     uri,
                     entry: handoff.entry.clone(),
                     bandwidth_bytes_per_s: self.limits.bandwidth_bytes_per_s,
-                })));
-                let limit = now + self.limits.migration_time_max;
-                out.push(Effect::SetTimer(Timer::Handoff(id), limit));
+                }));
+                turn.wake(id, self.limits.migration_time_max);
             }
             (Phase::Offered, Pass::Refused { reason }) => {
-                self.cancel(id, reason, String::new(), None, host, now, out);
+                self.cancel(id, reason, String::new(), None, turn);
             }
-            (Phase::Released, Pass::Claimed) => self.finish(id, Reason::Moved, host, now, out),
-            (Phase::Released, Pass::Missing) => self.finish(id, Reason::Ended, host, now, out),
+            (Phase::Released, Pass::Claimed) => self.finish(id, Reason::Moved, turn),
+            (Phase::Released, Pass::Missing) => self.finish(id, Reason::Ended, turn),
             (Phase::Reserved | Phase::Claiming, Pass::Released { stats, .. }) => {
                 handoff.decision.stats = Some(stats);
-                enter(handoff, Phase::Claiming, now);
-                out.push(Effect::Order(Order::Look(handoff.machine.clone())));
-                out.push(Effect::SetTimer(Timer::Handoff(id), now + RETRY_MAX));
+                enter(handoff, Phase::Claiming, turn.now);
+                turn.look(handoff);
+                turn.wake(id, RETRY_MAX);
             }
             (Phase::Reserved, Pass::Cancel { reason }) => {
-                self.cancel(id, reason, String::new(), None, host, now, out);
+                self.cancel(id, reason, String::new(), None, turn);
             }
             // Late, repeated or out of turn: what was decided stands.
             _ => {}
@@ -267,32 +278,32 @@ impl Handoffs {
     }
 
     /// A handoff's timer is due.
-    pub fn timer(&mut self, id: HandoffId, host: &mut Host, now: Time, out: &mut Vec<Effect>) {
+    pub fn timer(&mut self, id: HandoffId, turn: &mut Turn<'_>) {
         let Some(handoff) = self.live.get_mut(&id) else {
             return;
         };
         handoff.attempts += 1;
-        let again = now + backoff(handoff.attempts);
+        let again = backoff(handoff.attempts);
         match handoff.phase {
             Phase::Offered => {
                 let detail = format!("`{}` did not answer a reservation", handoff.peer);
                 let tell = Some(Pass::Cancel { reason: Reason::TimedOut });
-                self.cancel(id, Reason::TimedOut, detail, tell, host, now, out);
+                self.cancel(id, Reason::TimedOut, detail, tell, turn);
             }
             Phase::Transferring => {
                 handoff.cancelled_for.get_or_insert(Reason::MigrationTooLong);
-                out.push(Effect::Order(Order::Abort(handoff.machine.clone())));
-                out.push(Effect::SetTimer(Timer::Handoff(id), now + RETRY_MAX));
+                turn.abort(handoff);
+                turn.wake(id, RETRY_MAX);
             }
             Phase::Doubt | Phase::Reserved | Phase::Claiming => {
-                out.push(Effect::Order(Order::Look(handoff.machine.clone())));
-                out.push(Effect::SetTimer(Timer::Handoff(id), again));
+                turn.look(handoff);
+                turn.wake(id, again);
             }
             Phase::Released => {
                 let pass = released(handoff);
-                out.push(Effect::SetTimer(Timer::Handoff(id), again));
-                out.push(Effect::Persist(handoff.clone()));
-                out.push(send(handoff, pass));
+                turn.wake(id, again);
+                turn.persist(handoff);
+                turn.send(handoff, pass);
             }
             Phase::Done | Phase::Cancelled => {}
         }
@@ -303,9 +314,7 @@ impl Handoffs {
         &mut self,
         id: HandoffId,
         result: Result<MigrationStats, Failure>,
-        host: &mut Host,
-        now: Time,
-        out: &mut Vec<Effect>,
+        turn: &mut Turn<'_>,
     ) {
         let Some(handoff) = self.live.get_mut(&id).filter(|h| h.phase == Phase::Transferring)
         else {
@@ -314,16 +323,16 @@ impl Handoffs {
         match result {
             Ok(stats) => {
                 handoff.decision.stats = Some(stats);
-                self.release(id, host, now, out);
+                self.release(id, turn);
             }
             Err(failure) => {
                 if failure.kind == FailureKind::Aborted {
                     handoff.cancelled_for.get_or_insert(Reason::Stopping);
                 }
                 handoff.decision.detail = failure.detail;
-                enter(handoff, Phase::Doubt, now);
-                out.push(Effect::Order(Order::Look(handoff.machine.clone())));
-                out.push(Effect::SetTimer(Timer::Handoff(id), now + RETRY_MAX));
+                enter(handoff, Phase::Doubt, turn.now);
+                turn.look(handoff);
+                turn.wake(id, RETRY_MAX);
             }
         }
     }
@@ -333,9 +342,7 @@ impl Handoffs {
         &mut self,
         machine: &MachineId,
         presence: Result<Presence, Failure>,
-        host: &mut Host,
-        now: Time,
-        out: &mut Vec<Effect>,
+        turn: &mut Turn<'_>,
     ) {
         let waiting = |h: &&Handoff| {
             h.machine == *machine
@@ -346,41 +353,34 @@ impl Handoffs {
         };
         match (phase, presence) {
             (Phase::Doubt, Ok(Presence::Running | Presence::Defined)) => {
-                self.stays(id, host, now, out);
+                self.stays(id, turn);
             }
-            (Phase::Doubt, Ok(Presence::Absent)) => self.release(id, host, now, out),
+            (Phase::Doubt, Ok(Presence::Absent)) => self.release(id, turn),
             (Phase::Reserved, Ok(Presence::Absent | Presence::Defined)) => {
                 let detail = "nothing arrived".to_owned();
-                self.cancel(id, Reason::ReservationExpired, detail, None, host, now, out);
+                self.cancel(id, Reason::ReservationExpired, detail, None, turn);
             }
             (Phase::Claiming, Ok(Presence::Absent | Presence::Defined)) => {
                 let handoff = &self.live[&id];
-                out.push(send(handoff, Pass::Missing));
-                self.finish(id, Reason::Ended, host, now, out);
+                turn.send(handoff, Pass::Missing);
+                self.finish(id, Reason::Ended, turn);
             }
             (Phase::Reserved | Phase::Claiming, Ok(Presence::Running | Presence::Leaving)) => {
                 let handoff = &self.live[&id];
-                out.push(send(handoff, Pass::Claimed));
-                host.view.believe(handoff.machine.clone(), handoff.usage);
-                self.finish(id, Reason::Moved, host, now, out);
+                turn.send(handoff, Pass::Claimed);
+                turn.host.view.believe(handoff.machine.clone(), handoff.usage);
+                self.finish(id, Reason::Moved, turn);
             }
             // Still arriving or leaving, or the hypervisor could not say: look again.
             _ => {
                 let attempts = self.live[&id].attempts;
-                out.push(Effect::SetTimer(Timer::Handoff(id), now + backoff(attempts)));
+                turn.wake(id, backoff(attempts));
             }
         }
     }
 
     /// A record of this handoff could not be made durable, and what depended on it was not done.
-    pub fn store_failed(
-        &mut self,
-        id: HandoffId,
-        why: String,
-        host: &mut Host,
-        now: Time,
-        out: &mut Vec<Effect>,
-    ) {
+    pub fn store_failed(&mut self, id: HandoffId, why: String, turn: &mut Turn<'_>) {
         let Some(handoff) = self.live.get(&id) else {
             return;
         };
@@ -391,27 +391,20 @@ impl Handoffs {
             // The machine has moved; its timer will try again to say so durably.
             _ => return,
         };
-        self.cancel(id, reason, why, Some(tell), host, now, out);
+        self.cancel(id, reason, why, Some(tell), turn);
     }
 
     /// A message to `peer` could not be delivered.
-    pub fn undelivered(
-        &mut self,
-        peer: &HostId,
-        why: &str,
-        host: &mut Host,
-        now: Time,
-        out: &mut Vec<Effect>,
-    ) {
+    pub fn undelivered(&mut self, peer: &HostId, why: &str, turn: &mut Turn<'_>) {
         let lost = |h: &&Handoff| h.peer == *peer && h.phase == Phase::Offered;
         let ids: Vec<_> = self.live.values().filter(lost).map(|h| h.id).collect();
         for id in ids {
-            self.cancel(id, Reason::Unreachable, why.to_owned(), None, host, now, out);
+            self.cancel(id, Reason::Unreachable, why.to_owned(), None, turn);
         }
     }
 
     /// Aborts what can be aborted, because the agent must stop now.
-    pub fn abort_all(&mut self, host: &mut Host, now: Time, out: &mut Vec<Effect>) {
+    pub fn abort_all(&mut self, turn: &mut Turn<'_>) {
         let ids: Vec<_> = self.live.keys().copied().collect();
         for id in ids {
             let Some(handoff) = self.live.get_mut(&id) else {
@@ -420,11 +413,11 @@ impl Handoffs {
             match handoff.phase {
                 Phase::Offered => {
                     let tell = Some(Pass::Cancel { reason: Reason::Stopping });
-                    self.cancel(id, Reason::Stopping, String::new(), tell, host, now, out);
+                    self.cancel(id, Reason::Stopping, String::new(), tell, turn);
                 }
                 Phase::Transferring => {
                     handoff.cancelled_for = Some(Reason::Stopping);
-                    out.push(Effect::Order(Order::Abort(handoff.machine.clone())));
+                    turn.abort(handoff);
                 }
                 _ => {}
             }
@@ -438,85 +431,67 @@ impl Handoffs {
     }
 
     /// Source: the machine has left.
-    fn release(&mut self, id: HandoffId, host: &mut Host, now: Time, out: &mut Vec<Effect>) {
+    fn release(&mut self, id: HandoffId, turn: &mut Turn<'_>) {
         let Some(handoff) = self.live.get_mut(&id) else {
             return;
         };
-        enter(handoff, Phase::Released, now);
-        host.view.outdate();
-        host.holds.outgoing.remove(&handoff.machine);
+        enter(handoff, Phase::Released, turn.now);
+        turn.host.view.outdate();
+        turn.host.holds.outgoing.remove(&handoff.machine);
         let pass = released(handoff);
-        out.push(Effect::SetTimer(Timer::Handoff(id), now + RETRY_MIN));
-        out.push(Effect::Order(Order::Sample));
-        out.push(Effect::Persist(handoff.clone()));
-        out.push(send(handoff, pass));
+        turn.wake(id, RETRY_MIN);
+        turn.order(Order::Sample);
+        turn.persist(handoff);
+        turn.send(handoff, pass);
     }
 
     /// Source: the machine is still here.
-    fn stays(&mut self, id: HandoffId, host: &mut Host, now: Time, out: &mut Vec<Effect>) {
+    fn stays(&mut self, id: HandoffId, turn: &mut Turn<'_>) {
         let handoff = &self.live[&id];
         let reason = handoff.cancelled_for.unwrap_or(Reason::MigrationFailed);
         let detail = handoff.decision.detail.clone();
         let tell = Some(Pass::Cancel { reason });
-        self.cancel(id, reason, detail, tell, host, now, out);
+        self.cancel(id, reason, detail, tell, turn);
     }
 
     /// Ends a handoff whose machine stays where it was.
-    #[expect(clippy::too_many_arguments, reason = "an ending has a reason, words and an audience")]
     fn cancel(
         &mut self,
         id: HandoffId,
         reason: Reason,
         detail: String,
         tell: Option<Pass>,
-        host: &mut Host,
-        now: Time,
-        out: &mut Vec<Effect>,
+        turn: &mut Turn<'_>,
     ) {
         let Some(handoff) = self.live.get_mut(&id) else {
             return;
         };
         if let Some(pass) = tell {
-            out.push(send(handoff, pass));
+            turn.send(handoff, pass);
         }
         handoff.decision.detail = detail;
-        self.end(id, Phase::Cancelled, reason, host, now, out);
+        self.end(id, Phase::Cancelled, reason, turn);
     }
 
     /// Ends a handoff whose machine has moved.
-    fn finish(
-        &mut self,
-        id: HandoffId,
-        reason: Reason,
-        host: &mut Host,
-        now: Time,
-        out: &mut Vec<Effect>,
-    ) {
-        self.end(id, Phase::Done, reason, host, now, out);
-        host.view.outdate();
-        out.push(Effect::Order(Order::Sample));
+    fn finish(&mut self, id: HandoffId, reason: Reason, turn: &mut Turn<'_>) {
+        self.end(id, Phase::Done, reason, turn);
+        turn.host.view.outdate();
+        turn.order(Order::Sample);
     }
 
-    fn end(
-        &mut self,
-        id: HandoffId,
-        phase: Phase,
-        reason: Reason,
-        host: &mut Host,
-        now: Time,
-        out: &mut Vec<Effect>,
-    ) {
+    fn end(&mut self, id: HandoffId, phase: Phase, reason: Reason, turn: &mut Turn<'_>) {
         let Some(mut handoff) = self.live.remove(&id) else {
             return;
         };
-        enter(&mut handoff, phase, now);
-        host.holds.incoming.remove(&id);
-        host.holds.outgoing.remove(&handoff.machine);
+        enter(&mut handoff, phase, turn.now);
+        turn.host.holds.incoming.remove(&id);
+        turn.host.holds.outgoing.remove(&handoff.machine);
         handoff.decision.ending = reason;
-        handoff.decision.ended = now;
-        out.push(Effect::Record(handoff.decision.clone()));
+        handoff.decision.ended = turn.now;
+        turn.out.push(Effect::Record(handoff.decision.clone()));
         // Last, since nothing depends on it: a record left open is settled by looking again.
-        out.push(Effect::Persist(handoff));
+        turn.out.push(Effect::Persist(handoff));
     }
 }
 
@@ -568,10 +543,6 @@ fn enter(handoff: &mut Handoff, phase: Phase, now: Time) {
     handoff.phase = phase;
     handoff.since = now;
     handoff.attempts = 0;
-}
-
-fn send(handoff: &Handoff, pass: Pass) -> Effect {
-    Effect::Send(handoff.peer.clone(), Message::Handoff(handoff.id, pass))
 }
 
 fn released(handoff: &Handoff) -> Pass {
