@@ -194,7 +194,7 @@ impl Balancer {
             out.push(Effect::Record(record));
         }
         if abort {
-            self.hand(now, out, |handoffs, turn| handoffs.abort_all(turn));
+            self.hand(now, out, Handoffs::abort_all);
         }
     }
 
