@@ -169,9 +169,8 @@ impl Driver {
                 self.membership(membership::Input::Datagram { from, bytes: &bytes });
             }
             NetEvent::Undelivered { to, why } => self.feed(Input::Undelivered(to, why.to_string())),
-            NetEvent::Enrolled { host, remote } => {
-                info!(%host, %remote, "a host has joined the cluster");
-            }
+            // In the log already. The host becomes a member when its agent says so.
+            NetEvent::Enrolled { .. } => {}
         }
     }
 

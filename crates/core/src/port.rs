@@ -10,21 +10,8 @@ use std::time::Duration;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+pub use crate::model::HandoffId;
 use crate::model::{Entry, HostFacts, HostId, MachineFacts, MachineId, Resources, Time};
-
-/// One handoff of one machine from one host to another. Drawn at random by the source.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize,
-)]
-#[cbor(transparent)]
-#[serde(transparent)]
-pub struct HandoffId(#[n(0)] pub u64);
-
-impl std::fmt::Display for HandoffId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
 
 /// What the core asks of the hypervisor of its own host.
 #[derive(Clone, Debug, PartialEq)]

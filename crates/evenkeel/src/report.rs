@@ -40,7 +40,9 @@ pub(crate) fn status(status: &Status) -> String {
     }
     let mut table =
         table(&["machine", "presence", "load", "basis", "cpu cores", "memory", "epoch"]);
-    for m in &status.machines {
+    let mut machines: Vec<_> = status.machines.iter().collect();
+    machines.sort_by_key(|m| &m.name);
+    for m in machines {
         let usage = |pick: fn(&evenkeel_core::model::Resources) -> String| {
             m.usage.as_ref().map_or_else(|| UNKNOWN.to_owned(), pick)
         };
@@ -64,6 +66,9 @@ pub(crate) fn status(status: &Status) -> String {
 }
 
 pub(crate) fn history(decisions: &[Decision]) -> String {
+    if decisions.is_empty() {
+        return "nothing decided yet".to_owned();
+    }
     let mut table = table(&["when", "with", "loads", "half", "machine", "prices", "ending"]);
     for d in decisions {
         let peer = d.peer.as_ref().map_or("-", HostId::as_str);
@@ -84,7 +89,10 @@ pub(crate) fn history(decisions: &[Decision]) -> String {
             .map_or_else(String::new, |(donor, receiver)| {
                 format!("{} / {}", percent(donor), percent(receiver))
             });
-        let detail = if d.detail.is_empty() { d.ending.meaning() } else { &d.detail };
+        let ending = match d.detail.as_str() {
+            "" => d.ending.to_string(),
+            detail => format!("{}\n{detail}", d.ending),
+        };
         table.add_row([
             clock_time(d.ended),
             format!("{direction}{peer}"),
@@ -92,7 +100,7 @@ pub(crate) fn history(decisions: &[Decision]) -> String {
             half,
             chosen.map_or_else(String::new, |c| c.name.clone()),
             prices,
-            format!("{}\n{detail}", d.ending),
+            ending,
         ]);
     }
     table.to_string()

@@ -21,13 +21,19 @@ const NOMINAL_IO_BYTES_PER_S: f64 = 1.25e9;
 /// How long what is known of the storage counts; libvirt's pools come and go without our asking.
 const STORAGE_AGE_MAX: Duration = Duration::from_secs(60);
 
-/// What is measured of every domain.
-const GROUPS: u32 = sys::VIR_DOMAIN_STATS_STATE
-    | sys::VIR_DOMAIN_STATS_CPU_TOTAL
-    | sys::VIR_DOMAIN_STATS_BALLOON
-    | sys::VIR_DOMAIN_STATS_VCPU
-    | sys::VIR_DOMAIN_STATS_INTERFACE
-    | sys::VIR_DOMAIN_STATS_BLOCK;
+/// What is measured of every domain in every sample.
+const ALWAYS: u32 =
+    sys::VIR_DOMAIN_STATS_STATE | sys::VIR_DOMAIN_STATS_CPU_TOTAL | sys::VIR_DOMAIN_STATS_BALLOON;
+
+/// What costs libvirt as much as all of that, and is asked in one sample of [`DELAY_EVERY`]: how
+/// long virtual CPUs waited for a real one.
+const DELAY: u32 = sys::VIR_DOMAIN_STATS_VCPU;
+const DELAY_EVERY: u32 = 4;
+
+/// What is asked where a machine has such devices. libvirt asks every QEMU for its disks, also those
+/// that have none.
+const INTERFACES: u32 = sys::VIR_DOMAIN_STATS_INTERFACE;
+const DISKS: u32 = sys::VIR_DOMAIN_STATS_BLOCK;
 
 /// What is known of a host and its machines between samples.
 pub(crate) struct Knowledge {
@@ -38,15 +44,29 @@ pub(crate) struct Knowledge {
     storage_since: Instant,
     facts: Arc<HostFacts>,
     machines: BTreeMap<String, Known>,
+    samples: u32,
 }
 
 /// A machine as its description said last.
 struct Known {
     facts: Arc<MachineFacts>,
-    has_disks: bool,
+    /// What has to be asked of it: of [`INTERFACES`] and [`DISKS`].
+    devices: u32,
     running_id: Option<u32>,
     size: Size,
+    /// What was told of it before, which must not be missing later.
     rss_bytes: Option<u64>,
+    disks_told: bool,
+}
+
+impl Known {
+    fn new(described: Description, running_id: Option<u32>, size: Size) -> Self {
+        let Description { facts, has_disks, has_interfaces, .. } = described;
+        let group = |there: bool, group: u32| if there { group } else { 0 };
+        let devices = group(has_disks, DISKS) | group(has_interfaces, INTERFACES);
+        let facts = Arc::new(facts);
+        Self { facts, devices, running_id, size, rss_bytes: None, disks_told: false }
+    }
 }
 
 /// What tells from outside that virtual CPUs or memory were plugged in: there is no event for it.
@@ -54,6 +74,19 @@ struct Known {
 struct Size {
     vcpus: Option<u64>,
     memory_kib: Option<u64>,
+}
+
+impl Size {
+    /// Takes in a newer size, of which a part may not have been asked. Returns whether it is
+    /// another one.
+    fn update(&mut self, newer: Self) -> bool {
+        let update = |known: &mut Option<u64>, newer: Option<u64>| {
+            let before = *known;
+            *known = newer.or(before);
+            before.is_some() && *known != before
+        };
+        update(&mut self.vcpus, newer.vcpus) | update(&mut self.memory_kib, newer.memory_kib)
+    }
 }
 
 /// The figures of one domain in one sample.
@@ -110,23 +143,32 @@ impl Figures {
         }
     }
 
-    fn machine(&self, known: &mut Known, leaving: impl Fn(&MachineId) -> bool) -> MachineSample {
+    fn machine(
+        &self,
+        asked: u32,
+        known: &mut Known,
+        leaving: impl Fn(&MachineId) -> bool,
+    ) -> MachineSample {
         let presence = match State::from_raw(self.state) {
             State::Off => Presence::Defined,
             _ if leaving(&known.facts.id) => Presence::Leaving,
             State::Running => Presence::Running,
             State::Paused => Presence::Paused,
         };
-        let counters = self.counters(known);
+        let counters = self.counters(asked, known);
         MachineSample { facts: Arc::clone(&known.facts), presence, counters }
     }
 
     /// What these figures count; `None` if one of them is missing that would make the others
     /// misleading.
-    fn counters(&self, known: &mut Known) -> Option<Counters> {
-        if State::from_raw(self.state) == State::Off || (known.has_disks && !self.disks_told) {
+    fn counters(&self, asked: u32, known: &mut Known) -> Option<Counters> {
+        // A new machine may be the first with such devices; a busy QEMU is not asked.
+        let not_asked = known.devices & !asked != 0;
+        let not_told = known.disks_told && !self.disks_told;
+        if State::from_raw(self.state) == State::Off || not_asked || not_told {
             return None;
         }
+        known.disks_told = self.disks_told;
         // Left out while QEMU is busy; then what it was last is nearer than what it may become.
         let rss_bytes = self.rss_kib.map(|kib| kib.saturating_mul(1024));
         known.rss_bytes = rss_bytes.or(known.rss_bytes);
@@ -170,6 +212,7 @@ impl Knowledge {
             storage_since: Instant::now(),
             facts: Arc::default(),
             machines: BTreeMap::new(),
+            samples: 0,
         };
         knowledge.facts = Arc::new(knowledge.host_facts(config));
         Ok(knowledge)
@@ -212,31 +255,45 @@ impl Knowledge {
         leaving: impl Fn(&MachineId) -> bool,
     ) -> Result<HostSample, CallError> {
         self.refresh_storage(connection, config);
+        let asked = self.groups();
         let mut measured = Vec::new();
-        connection.domain_stats(GROUPS, |uuid, running_id, params: Params<'_>| {
+        connection.domain_stats(asked, |uuid, running_id, params: Params<'_>| {
             measured.push((uuid, running_id, Figures::read(params.iter())));
         })?;
         let at = now();
         let mut before = std::mem::take(&mut self.machines);
         let mut machines = Vec::with_capacity(measured.len());
         for (uuid, running_id, figures) in measured {
-            let unchanged = before.remove(&uuid).filter(|known| {
-                known.running_id == running_id
-                    && known.size == figures.size
+            let mut known = before.remove(&uuid);
+            let unchanged = known.as_mut().is_some_and(|known| {
+                !known.size.update(figures.size)
+                    && known.running_id == running_id
                     && !changed.contains(&uuid)
             });
-            let known = match unchanged {
-                Some(known) => Some(known),
-                None => self.describe(connection, &uuid, running_id, figures.size)?,
-            };
+            if !unchanged {
+                known = self.describe(connection, &uuid, running_id, figures.size)?;
+            }
             // Gone meanwhile, or not to be made sense of.
             let Some(mut known) = known else { continue };
             changed.remove(&uuid);
-            machines.push(figures.machine(&mut known, &leaving));
+            machines.push(figures.machine(asked, &mut known, &leaving));
             self.machines.insert(uuid, known);
         }
         machines.sort_unstable_by(|a, b| a.facts.id.cmp(&b.facts.id));
         Ok(HostSample { at, facts: Arc::clone(&self.facts), background: None, machines })
+    }
+
+    /// What is to be asked in the next sample.
+    fn groups(&mut self) -> u32 {
+        let devices = if self.machines.is_empty() {
+            // Nothing is known yet.
+            INTERFACES | DISKS
+        } else {
+            self.machines.values().fold(0, |all, known| all | known.devices)
+        };
+        let delay = if self.samples.is_multiple_of(DELAY_EVERY) { DELAY } else { 0 };
+        self.samples = self.samples.wrapping_add(1);
+        ALWAYS | devices | delay
     }
 
     /// Reads a domain's description; `None` if it is gone meanwhile, or cannot be made sense of.
@@ -257,10 +314,7 @@ impl Knowledge {
             Err(error) => return Err(error),
         };
         match describe(&xml, persistent, &self.storage, &self.host.cpu_signature) {
-            Ok(Description { facts, has_disks, .. }) => {
-                let facts = Arc::new(facts);
-                Ok(Some(Known { facts, has_disks, running_id, size, rss_bytes: None }))
-            }
+            Ok(described) => Ok(Some(Known::new(described, running_id, size))),
             Err(error) => {
                 tracing::warn!("the description of domain `{uuid}` makes no sense: {error}");
                 Ok(None)
@@ -283,12 +337,17 @@ mod tests {
         Figures::read(named.iter().map(|(name, number)| (*name, Value::Number(*number))))
     }
 
-    fn known(has_disks: bool) -> Known {
-        let xml = "<domain><uuid>u</uuid><name>n</name><memory>1</memory><vcpu>1</vcpu></domain>";
-        let facts = describe(xml, true, &Storage::default(), "").unwrap().facts;
-        let facts = Arc::new(facts);
-        Known { facts, has_disks, running_id: None, size: Size::default(), rss_bytes: None }
+    fn known(devices: &str) -> Known {
+        let xml = format!(
+            "<domain><uuid>u</uuid><name>n</name><memory>1</memory><vcpu>1</vcpu>\
+             <devices>{devices}</devices></domain>"
+        );
+        let described = describe(&xml, true, &Storage::default(), "").unwrap();
+        Known::new(described, None, Size::default())
     }
+
+    const DISK: &str = "<disk><source file='/a'/></disk>";
+    const ALL: u32 = ALWAYS | DELAY | INTERFACES | DISKS;
 
     const RUNNING: (&str, u64) = ("state.state", 1);
 
@@ -310,7 +369,7 @@ mod tests {
             ("block.0.wr.bytes", 2000),
             ("block.0.rd.reqs", 999),
         ]);
-        let counters = figures.counters(&mut known(true)).unwrap();
+        let counters = figures.counters(ALL, &mut known(DISK)).unwrap();
         let expected =
             Counters { cpu_time_ns: 5, cpu_delay_ns: Some(11), io_bytes: 3300, memory_bytes: 3072 };
         assert_eq!(counters, expected);
@@ -319,16 +378,35 @@ mod tests {
     #[test]
     fn what_is_not_told_is_not_taken_for_nothing() {
         let busy = [RUNNING, ("cpu.time", 5), ("balloon.current", 7)];
-        assert_eq!(figures(&busy).counters(&mut known(true)), None, "its disks are not told");
-        assert_eq!(figures(&busy[..1]).counters(&mut known(false)), None, "nor is its CPU");
-        let mut machine = known(false);
+        assert_eq!(figures(&busy[..1]).counters(ALL, &mut known("")), None, "its CPU is missing");
+        let mut machine = known("");
         let memory = |machine: &mut Known, named: &[(&'static str, u64)]| {
-            figures(named).counters(machine).map(|counters| counters.memory_bytes)
+            figures(named).counters(ALL, machine).map(|counters| counters.memory_bytes)
         };
         assert_eq!(memory(&mut machine, &busy), Some(7 * 1024), "only its balloon is known");
         let told = [RUNNING, ("cpu.time", 5), ("balloon.rss", 3)];
         assert_eq!(memory(&mut machine, &told), Some(3 * 1024));
         assert_eq!(memory(&mut machine, &busy), Some(3 * 1024), "what it was last");
-        assert_eq!(figures(&[("state.state", 5)]).counters(&mut known(false)), None);
+        assert_eq!(figures(&[("state.state", 5)]).counters(ALL, &mut known("")), None);
+    }
+
+    #[test]
+    fn counters_without_the_disks_that_they_had_are_none() {
+        let mut machine = known(DISK);
+        let told = [RUNNING, ("cpu.time", 5), ("balloon.rss", 3), ("block.0.rd.bytes", 1)];
+        assert_eq!(figures(&told).counters(ALWAYS, &mut machine), None, "they were not asked for");
+        assert!(figures(&told[..3]).counters(ALL, &mut machine).is_some(), "some never tell");
+        assert!(figures(&told).counters(ALL, &mut machine).is_some());
+        assert_eq!(figures(&told[..3]).counters(ALL, &mut machine), None, "they told before");
+    }
+
+    #[test]
+    fn a_size_that_is_not_asked_has_not_changed() {
+        let size = |vcpus, memory_kib| Size { vcpus, memory_kib };
+        let mut known = size(None, Some(10));
+        assert!(!known.update(size(Some(2), Some(10))), "told for the first time");
+        assert!(!known.update(size(None, Some(10))));
+        assert!(known.update(size(Some(3), Some(10))));
+        assert!(known.update(size(None, Some(11))));
     }
 }

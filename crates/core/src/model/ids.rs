@@ -134,18 +134,46 @@ name_type! {
     MachineId
 }
 
-/// One conversation between two hosts. Drawn at random by the host that opens it.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize,
-)]
-#[cbor(transparent)]
-#[serde(transparent)]
-pub struct ExchangeId(#[n(0)] pub u64);
+macro_rules! number_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        ///
+        /// As text, and in JSON, it is 16 hexadecimal digits: JSON's own numbers end at 53 bits.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+        #[derive(Serialize, Deserialize)]
+        #[cbor(transparent)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(#[n(0)] pub u64);
 
-impl fmt::Display for ExchangeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:016x}", self.0)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = std::num::ParseIntError;
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                u64::from_str_radix(&text, 16).map(Self)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.to_string()
+            }
+        }
+    };
+}
+
+number_type! {
+    /// One conversation between two hosts. Drawn at random by the host that opens it.
+    ExchangeId
+}
+
+number_type! {
+    /// One handoff of one machine from one host to another. Drawn at random by the source.
+    HandoffId
 }
 
 /// How often a machine's schedule entry has changed hosts. Grows by one with every move, travels

@@ -13,8 +13,10 @@ pub(crate) struct Description {
     pub(crate) facts: MachineFacts,
     /// Whether it is emulated in software (TCG).
     pub(crate) emulated: bool,
-    /// Whether it has disks that counters are kept of.
+    /// Whether it has disks with something in them.
     pub(crate) has_disks: bool,
+    /// Whether it has network interfaces.
+    pub(crate) has_interfaces: bool,
 }
 
 /// Reads a domain's description. `cpu_signature` is that of the host, which a machine needs whose
@@ -48,10 +50,11 @@ pub(crate) fn describe(
         persistent,
         entry,
     };
-    let mut all_disks = domain.find("devices").into_iter().flat_map(|devices| devices.all("disk"));
-    let has_disks = all_disks.any(|disk| disk.find("source").is_some());
+    let devices = |name| domain.find("devices").into_iter().flat_map(move |all| all.all(name));
+    let has_disks = devices("disk").any(|disk| disk.find("source").is_some());
+    let has_interfaces = devices("interface").next().is_some();
     let emulated = domain.attribute("type") == Some("qemu");
-    Ok(Description { facts, emulated, has_disks })
+    Ok(Description { facts, emulated, has_disks, has_interfaces })
 }
 
 /// Virtual CPUs in use; more may be plugged in, which makes for new facts.
