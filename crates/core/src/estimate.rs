@@ -70,6 +70,14 @@ impl Averaging {
         }
     }
 
+    /// Usage has come here from another host, or gone there if negative. That is no news about the
+    /// cluster: the estimates of both stay as level as they are.
+    pub fn moved(&mut self, usage: Resources) {
+        if let Some((before, _)) = &mut self.own {
+            *before += usage;
+        }
+    }
+
     /// One of this host's own rounds has begun.
     pub const fn tick(&mut self) {
         self.rounds += 1;
@@ -137,9 +145,9 @@ impl Averaging {
     }
 
     fn move_to(&mut self, next: Estimate) {
+        let sum = |ratio: &PerResource| Resource::ALL.iter().map(|&r| ratio[r]).sum::<f64>();
         let (before, after) = (ratio(&self.current), ratio(&next));
-        let near = |r: &Resource| (after[*r] - before[*r]).abs() <= STEADY_CHANGE * after[*r].abs();
-        let steady = Resource::ALL.iter().all(near);
+        let steady = (sum(&after) - sum(&before)).abs() <= STEADY_CHANGE * sum(&after).abs();
         self.steady = if steady { self.steady.saturating_add(1) } else { 0 };
         self.current = next;
         if self.is_steady() {
@@ -204,6 +212,17 @@ mod tests {
             assert!((host.target(&only_cpu()).unwrap() - usage / capacity).abs() < 1e-3);
         }
         assert!((sum(&all, |e| e.usage.cpu_cores) - usage).abs() < 1e-9, "nothing is lost");
+    }
+
+    #[test]
+    fn a_machine_that_moves_disturbs_no_estimate() {
+        let mut all = hosts(2);
+        let before: Vec<_> = all.iter().map(Averaging::told).collect();
+        let (usage, capacity) = (all[1].told().usage, all[1].told().capacity);
+        all[1].moved(cpu(-0.5));
+        all[1].follow(usage - cpu(0.5), capacity);
+        all[0].moved(cpu(0.5));
+        assert_eq!(all.iter().map(Averaging::told).collect::<Vec<_>>(), before);
     }
 
     #[test]

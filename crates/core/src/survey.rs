@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Open: probes are out ── all have answered, or it has been long enough ──▶ Ready
-//!   Ready: the best fit among the answers gets an offer; then the next best, while they are fresh
+//!   Ready: the best fit among the answers gets an offer; if it cannot take it, the next best
 //! ```
 //!
 //! Answers are statements, not promises: between answer and offer a host may have taken something
@@ -25,8 +25,8 @@ pub struct Survey {
     told: Option<(HostId, Estimate)>,
     answers: Vec<Answer>,
     fresh_until: Time,
-    /// Whether something was agreed on because of it.
-    pub fruitful: bool,
+    /// Whether anybody has answered that it has room.
+    pub answered: bool,
 }
 
 /// A host that could take something.
@@ -56,7 +56,7 @@ impl Survey {
             told: peers.first().map(|peer| (peer.clone(), estimate)),
             answers: Vec::new(),
             fresh_until,
-            fruitful: false,
+            answered: false,
         };
         let probes = peers.iter().enumerate().map(move |(index, peer)| {
             let estimate = (index == 0).then_some(estimate);
@@ -100,6 +100,7 @@ impl Survey {
             host.averaging.learn(*told, answer);
         }
         if let Some(room) = standing.room {
+            self.answered = true;
             self.answers.push(Answer { peer: from.clone(), report: standing.report, room });
         }
     }
