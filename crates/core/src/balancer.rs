@@ -432,8 +432,9 @@ impl Balancer {
             }
             Step::Agree(agreement) => {
                 let handoff = HandoffId(rng.next_u64());
-                // The next move is best made with whoever is asked then.
-                self.survey = None;
+                if let Some(survey) = &mut self.survey {
+                    survey.fruitful = true;
+                }
                 self.unlucky = 0;
                 self.owed = Owed::of(&agreement, handoff);
                 self.hand(now, out, |handoffs, turn| handoffs.give(handoff, *agreement, turn));

@@ -35,9 +35,9 @@ pub struct Estimate {
 }
 
 /// Changes of the target up to this fraction are none.
-const STEADY_CHANGE: f64 = 0.004;
+const STEADY_CHANGE: f64 = 0.006;
 /// So many averagings in a row without a change make an estimate settled.
-const STEADY_COUNT: u32 = 3;
+const STEADY_COUNT: u32 = 2;
 /// Own rounds after which averaging starts over.
 const EPOCH_ROUNDS: u32 = 240;
 
@@ -50,6 +50,8 @@ pub struct Averaging {
     steady: u32,
     /// Own rounds in this epoch.
     rounds: u32,
+    /// Whether another host has averaged with this one since its last own round.
+    met: bool,
     /// The last settled result, of this epoch or the one before.
     settled: Option<PerResource>,
 }
@@ -78,12 +80,16 @@ impl Averaging {
         }
     }
 
-    /// One of this host's own rounds has begun.
-    pub const fn tick(&mut self) {
+    /// One of this host's own rounds has begun. Answers whether it should average with another one:
+    /// not if others have just done so with it, and not if nothing changes any more.
+    pub const fn tick(&mut self) -> bool {
+        let wants = !self.met && !self.is_steady();
+        self.met = false;
         self.rounds += 1;
         if self.rounds > EPOCH_ROUNDS {
             self.begin(self.current.epoch.saturating_add(1));
         }
+        wants
     }
 
     /// What to tell another host.
@@ -105,6 +111,7 @@ impl Averaging {
                 capacity: half(self.current.capacity, theirs.capacity),
             };
             self.move_to(mean);
+            self.met = true;
         }
         self.current
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Open: probes are out ── all have answered, or it has been long enough ──▶ Ready
-//!   Ready: the best fit among the answers gets an offer; if it cannot take it, the next best
+//!   Ready: the best fit among the answers gets an offer; then the next best, while they are fresh
 //! ```
 //!
 //! Answers are statements, not promises: between answer and offer a host may have taken something
@@ -27,6 +27,8 @@ pub struct Survey {
     fresh_until: Time,
     /// Whether anybody has answered that it has room.
     pub answered: bool,
+    /// Whether something was agreed on because of it.
+    pub fruitful: bool,
 }
 
 /// A host that could take something.
@@ -57,6 +59,7 @@ impl Survey {
             answers: Vec::new(),
             fresh_until,
             answered: false,
+            fruitful: false,
         };
         let probes = peers.iter().enumerate().map(move |(index, peer)| {
             let estimate = (index == 0).then_some(estimate);
@@ -116,7 +119,9 @@ impl Survey {
     }
 
     /// Takes out the answer that promises the best move, if one costs at most `value_max` more
-    /// moves than it saves. Of equally good ones the first to answer is taken.
+    /// moves than it saves. Of equally good ones the first to answer is taken. What is left of a
+    /// survey that was fruitful already is only good for what fits without further ado: the next
+    /// survey may find better.
     pub fn best(&mut self, host: &Host, value_max: i32, now: Time) -> Option<Answer> {
         let mut best: Option<(usize, Score)> = None;
         for (index, answer) in self.answers.iter().enumerate() {
@@ -127,6 +132,7 @@ impl Survey {
             let gain_min = host.gain_min(donor.load, receiver.load);
             let choice = mean_aware::choose(&donor, &receiver, value_max, gain_min);
             if let Some(choice) = choice
+                && !(self.fruitful && (choice.score.overfills || choice.score.swaps))
                 && best.is_none_or(|(_, score)| choice.score < score)
             {
                 best = Some((index, choice.score));

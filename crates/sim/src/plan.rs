@@ -41,7 +41,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { seed: 1, policy: Policy::default(), band: 0.015 }
+        Self { seed: 1, policy: Policy::default(), band: 0.017 }
     }
 }
 

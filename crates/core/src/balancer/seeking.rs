@@ -26,13 +26,13 @@ impl Balancer {
         if self.survey.as_ref().is_some_and(|survey| !survey.is_ready()) {
             return;
         }
-        self.host.averaging.tick();
+        let learning = self.host.averaging.tick();
         self.silent_rounds += 1;
         let overloaded = self.host.is_overloaded(now) == Some(true);
         let is_turn = self.silent_rounds >= policy.idle_rounds.max(1);
         let hopeful = self.unlucky < policy.surveys_max();
         let giving = overloaded && (hopeful || is_turn);
-        if !giving && self.host.averaging.is_steady() && !is_turn {
+        if !giving && !learning && !is_turn {
             return;
         }
         self.silent_rounds = 0;
@@ -81,7 +81,7 @@ impl Balancer {
             }
             let value_max = (self.unlucky / policy.patience.max(1)).min(2) as i32;
             let Some(best) = survey.best(&self.host, value_max, now) else {
-                if survey.answered {
+                if survey.answered && !survey.fruitful {
                     self.unlucky = self.unlucky.saturating_add(1);
                     let detail = "no host asked can take a machine such that both end better off";
                     let record =
