@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use evenkeel_agent::{Client, Config};
-use evenkeel_core::model::HostId;
+use evenkeel_core::model::{HostId, TARGET_LOAD_MAX};
 use evenkeel_net::{EnrolError, JoinToken, Limits, enrol};
 use tracing_subscriber::EnvFilter;
 
@@ -63,8 +63,9 @@ enum Command {
     Target {
         /// The machine's name or UUID
         machine: String,
-        /// A share of this host, such as 0.25, or `none`
-        load: String,
+        /// A share of this host, from 0 to 10, such as 0.25 for a quarter; or `none`
+        #[arg(allow_negative_numbers = true, value_parser = target_load)]
+        load: Target,
         #[command(flatten)]
         ask: AskArgs,
     },
@@ -137,7 +138,9 @@ fn run(command: Command) -> Result<(), Failure> {
             let decisions = Client::new(&ask.socket).decisions(limit).await?;
             output::print(ask.format, &decisions, || report::history(&decisions))
         }),
-        Command::Target { machine, load, ask } => block_on(target(&machine, &load, &ask)),
+        Command::Target { machine, load: Target(load), ask } => {
+            block_on(target(&machine, load, &ask))
+        }
         Command::Lab(command) => lab::run(command),
         Command::Demo(args) => demo::run(&args),
     }
@@ -197,13 +200,20 @@ fn read_token(path: &Path) -> Result<String, Failure> {
         .map_err(|e| format!("cannot read the join token `{}`: {e}", path.display()).into())
 }
 
-async fn target(machine: &str, load: &str, ask: &AskArgs) -> Result<(), Failure> {
-    let target = match load {
-        "none" => None,
-        number => Some(number.parse::<f64>().map_err(|_| {
-            format!("`{number}` is no load: give a share of the host, such as 0.25, or `none`")
-        })?),
-    };
+/// What a machine is to count as; none for what is measured.
+#[derive(Clone, Copy, Debug)]
+struct Target(Option<f64>);
+
+fn target_load(text: &str) -> Result<Target, String> {
+    if text == "none" {
+        return Ok(Target(None));
+    }
+    let load = text.parse::<f64>().ok().filter(|load| (0.0..=TARGET_LOAD_MAX).contains(load));
+    let wanted = "give a share of the host, such as 0.25 for a quarter, or `none`";
+    load.map(|load| Target(Some(load))).ok_or_else(|| wanted.to_owned())
+}
+
+async fn target(machine: &str, target: Option<f64>, ask: &AskArgs) -> Result<(), Failure> {
     let client = Client::new(&ask.socket);
     let status = client.status().await?;
     let named =
