@@ -129,13 +129,13 @@ fn unlike_hosts_price_the_same_machine_differently_and_both_prices_decide() {
     let hosts = vec![host("small", 0.7, 512, 4.0, 1.0), host("large", 1.4, 1024, 1.0, 3.0)];
     let guest = |name, burn, mib| GuestSpec {
         memory_mib: 96,
-        dirty: Dirty { mib, mib_per_s: 4 },
+        dirty: Dirty { mib, mib_per_s: 6 },
         ..GuestSpec::new(name, "small", burn)
     };
     let guests = vec![
         guest("cpu", 120, 2),
-        guest("memory", 20, 80),
-        guest("both", 60, 40),
+        guest("memory", 20, 60),
+        guest("both", 60, 30),
         guest("cpu-2", 100, 2),
     ];
     let cluster = Cluster::up(hosts.clone(), guests, &balance(ROUND, &calm));
@@ -231,14 +231,14 @@ impl SharedDisk {
             let end = like[start..].find(to).expect("it ends") + start + to.len();
             &like[start..end]
         };
-        let kind = part("<domain type='", "'").trim_end_matches('\'');
         format!(
-            "{kind}'><name>{name}</name><memory unit='MiB'>16</memory><vcpu>1</vcpu>\
+            "{kind}<name>{name}</name><memory unit='MiB'>16</memory><vcpu>1</vcpu>\
              <os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features>{cpu}\
              <devices>{emulator}<controller type='usb' model='none'/><memballoon model='none'/>\
              <disk type='file' device='disk'><driver name='qemu' type='raw'/>\
              <source file='{disk}'/><target dev='vda' bus='virtio'/><readonly/></disk>\
              </devices></domain>",
+            kind = part("<domain type=", ">"),
             cpu = part("<cpu", "</cpu>"),
             emulator = part("<emulator>", "</emulator>"),
             disk = self.path().display(),

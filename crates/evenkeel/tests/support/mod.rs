@@ -233,12 +233,18 @@ impl Cluster {
     }
 
     /// Has guests report once more, wherever they are, and asserts that each of them lived through
-    /// everything: no report is missing, repeated or torn, and every page verified is good.
+    /// everything: no report is missing, repeated or torn, and every page of the memory that it goes
+    /// through is good.
     pub fn assert_unharmed(&self, guests: &[&str]) -> BTreeMap<String, Verdict> {
         let verdict = |guest: &&str| {
-            let console = self.lab().await_report(guest, LIMIT);
-            let verdict = console.unwrap_or_else(|error| panic!("{guest}: {error}")).verify();
-            assert!(verdict.is_unharmed() && verdict.pages_checked > 0, "{guest}: {verdict}");
+            let verdict =
+                self.until(LIMIT, &format!("`{guest}` verifying its memory"), |cluster| {
+                    let console = cluster.lab().await_report(guest, LIMIT);
+                    let verdict =
+                        console.unwrap_or_else(|error| panic!("{guest}: {error}")).verify();
+                    assert!(verdict.is_unharmed(), "{guest}: {verdict}");
+                    (verdict.pages_checked > 0).then_some(verdict)
+                });
             ((*guest).to_owned(), verdict)
         };
         guests.iter().map(verdict).collect()
