@@ -87,13 +87,13 @@ fn the_service_manager_is_told_of_both_ends_of_an_agents_life_and_only_its_user_
     let place = site.host("h1");
     // A socket that a killed agent left behind is no obstacle.
     drop(place.start(&[]));
-    assert!(place.socket().exists(), "it was killed");
+    assert!(place.socket.exists(), "it was killed");
     let mut agent = place.start(&[]);
-    let mode = std::fs::metadata(place.socket()).expect("served").permissions().mode();
+    let mode = std::fs::metadata(&place.socket).expect("served").permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "{mode:o}");
     assert_eq!(place.status()["host"], "h1");
     agent.signal(rustix::process::Signal::TERM);
     agent.await_notice("STOPPING=1");
     assert_eq!(agent.ended(), Some(0));
-    assert!(!place.socket().exists());
+    assert!(!place.socket.exists());
 }
