@@ -9,7 +9,7 @@ use evenkeel_core::model::{HostId, HostState, Resources, Rules};
 use evenkeel_core::select::Policy;
 use evenkeel_sim::generate::{Recipe, generate};
 use evenkeel_sim::plan::{Options, Plan, plan, trace};
-use evenkeel_sim::snapshot::Snapshot;
+use evenkeel_sim::snapshot::{Snapshot, SnapshotMachine};
 use proptest::prelude::*;
 
 fn policies() -> impl Strategy<Value = Policy> {
@@ -134,7 +134,6 @@ fn a_plan_is_nearly_as_good_as_any_plan_can_be() {
         let of = |figure: fn(&Plan) -> f64| median(plans.iter().map(figure).collect());
         let moves = of(|p| p.moves.len() as f64 / p.bounds.moves as f64);
         let maximum = of(|p| p.after.max / p.bounds.max);
-        println!("{recipe:?}: {moves:.3} × moves, {maximum:.4} × maximum");
         assert!(moves <= moves_max && maximum <= maximum_max, "{moves} × moves, {maximum} × max");
         assert!(of(|p| p.messages as f64 / 20.0) < 150.0);
     }
@@ -152,9 +151,9 @@ fn half_difference_ends_where_no_machine_helps_any_pair() {
         let profile = snapshot.hosts[0].profile();
         for high in &plan.after.hosts {
             let own = snapshot.vms.iter().filter(|vm| *place[&vm.id] == high.id);
-            let fits = |vm: &&evenkeel_sim::snapshot::SnapshotMachine, low: &HostId| {
+            let fits = |vm: &&SnapshotMachine, low: &HostId| {
                 let there = snapshot.vms.iter().filter(|vm| place[&vm.id] == low);
-                let used: f64 = there.map(|vm| vm.promised_memory_bytes()).sum();
+                let used: f64 = there.map(SnapshotMachine::promised_memory_bytes).sum();
                 used + vm.promised_memory_bytes() <= profile.usable_memory_bytes()
             };
             for low in &plan.after.hosts {
@@ -196,7 +195,8 @@ fn a_snapshot_that_makes_no_sense_is_refused_by_name() {
     // Weights are normalised as they are read, which is exact only the second time.
     let good = Snapshot::parse(&good.to_json().unwrap()).unwrap();
     assert_eq!(Snapshot::parse(&good.to_json().unwrap()).unwrap(), good);
-    let cases: [(&str, fn(&mut Snapshot)); 7] = [
+    type Spoil = fn(&mut Snapshot);
+    let cases: [(&str, Spoil); 7] = [
         ("evenkeel.snapshot/v9", |s| s.format = "evenkeel.snapshot/v9".to_owned()),
         ("no hosts", |s| s.hosts.clear()),
         ("host `n000` is there twice", |s| s.hosts[1].id = s.hosts[0].id.clone()),
