@@ -279,7 +279,10 @@ impl Driver {
 
     fn hypervisor_event(&mut self, event: Event) {
         match &event {
-            Event::Progress(handoff, progress) => {
+            // A late one would stay for good.
+            Event::Progress(handoff, progress)
+                if self.balancer.handoffs().any(|h| h.id == *handoff) =>
+            {
                 self.progress.insert(*handoff, *progress);
             }
             Event::EntryWritten(machine, result) => {
