@@ -83,7 +83,7 @@ impl Pair {
             self.cluster.until(LIMIT, "a load", |cluster| cluster.status(host)?.load);
         }
         // In this order: the only load of a host has nowhere better to be.
-        self.cluster.set_targets("h1", &[("mover", 0.4)]);
+        self.cluster.set_targets(&[("mover", 0.4)]);
         self.edit("stayer", "<entry ignore='yes' target-load='0.4'/>");
     }
 
