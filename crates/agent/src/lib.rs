@@ -148,6 +148,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         progress: BTreeMap::new(),
         writers: BTreeMap::new(),
         refusals: Refusals::default(),
+        unclosed: BTreeMap::new(),
         unmeasured: None,
         stop_grace: config.stop_grace,
         stopped: false,
