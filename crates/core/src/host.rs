@@ -346,8 +346,10 @@ impl Host {
         if !rules.pinned_to.is_empty() && !rules.pinned_to.contains(peer) {
             return Err(Reason::RulePinned);
         }
+        // Further ahead than clocks differ, it was not written by a host, and would hold for ever.
         if let Some(last) = &entry.last_move
             && now.since(last.at) < self.cool_down
+            && last.at <= now + self.cool_down
         {
             return Err(Reason::CoolDown);
         }
