@@ -4,6 +4,9 @@
 //! [`Host`], at most one [`Exchange`] and the [`Handoffs`] under way, and only decides which of them
 //! an input is for.
 
+mod seeking;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::seq::index;
@@ -18,7 +21,9 @@ use crate::load::Metering;
 use crate::message::{Message, Pass, Talk};
 use crate::model::{Entry, ExchangeId, HostId, HostProfile, MachineId, TARGET_LOAD_MAX, Time};
 use crate::port::{Event, HandoffId, Order};
-use crate::select::Calm;
+use crate::select::{Calm, Policy};
+use crate::survey::Survey;
+use crate::swap::{Owed, Promise};
 
 /// How a host balances.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +45,11 @@ pub struct Config {
     pub limits: Limits,
     /// Most handoffs under way at once, given and taken together; at least 1.
     pub handoffs_max: usize,
+    /// By which rule to select.
+    pub policy: Policy,
+    /// Whether moves only pass entries on and memory follows later, straight to where the entry has
+    /// ended: then a machine that is away from home already moves for nothing.
+    pub tentative: bool,
 }
 
 impl Default for Config {
@@ -53,6 +63,8 @@ impl Default for Config {
             cool_down: Duration::from_secs(300),
             limits: Limits::default(),
             handoffs_max: 1,
+            policy: Policy::default(),
+            tentative: false,
         }
     }
 }
@@ -62,8 +74,18 @@ impl Default for Config {
 pub struct Balancer {
     config: Config,
     host: Host,
-    members: Vec<HostId>,
+    /// Sorted; may hold this host.
+    members: Arc<[HostId]>,
     exchange: Option<Exchange>,
+    survey: Option<Survey>,
+    /// Surveys in a row in which nothing was agreed on.
+    unlucky: u32,
+    /// How far this host was above its limit in the last of them.
+    unlucky_at: f64,
+    /// Rounds in a row in which nobody was asked.
+    silent_rounds: u32,
+    promise: Option<Promise>,
+    owed: Option<Owed>,
     handoffs: Handoffs,
     /// Handoffs that were under way when the agent ended last; taken up at the start.
     recovered: Vec<Handoff>,
@@ -77,13 +99,20 @@ impl Balancer {
     /// A balancer for this host. `recovered` are the handoffs found open in its store.
     #[must_use]
     pub fn new(config: Config, profile: HostProfile, recovered: Vec<Handoff>) -> Self {
-        let host = Host::new(profile, config.metering.clone(), config.calm, config.cool_down);
+        let mut host = Host::new(profile, config.metering.clone(), config.calm, config.cool_down);
+        host.tentative = config.tentative;
         Self {
             handoffs: Handoffs::new(config.limits.clone()),
             config,
             host,
-            members: Vec::new(),
+            members: Arc::default(),
             exchange: None,
+            survey: None,
+            unlucky: 0,
+            unlucky_at: 0.0,
+            silent_rounds: 0,
+            promise: None,
+            owed: None,
             recovered,
             migration_uri: String::new(),
             sampling: false,
@@ -97,7 +126,7 @@ impl Balancer {
         &self.host
     }
 
-    /// The other live members.
+    /// The live members; with this host among them where the driver shares one list.
     #[must_use]
     pub fn members(&self) -> &[HostId] {
         &self.members
@@ -147,12 +176,13 @@ impl Balancer {
     pub fn handle(&mut self, input: Input, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
         match input {
             Input::Start => self.start(now, rng, out),
-            Input::Members(members) => {
-                self.members = members;
-                self.members.retain(|m| m != self.host.id());
-                self.members.sort_unstable();
-                self.members.dedup();
+            Input::Members(mut members) => {
+                members.retain(|m| m != self.host.id());
+                members.sort_unstable();
+                members.dedup();
+                self.members = members.into();
             }
+            Input::Acquaint(members) => self.members = members,
             Input::Message(from, Message::Exchange(id, talk)) => {
                 self.talk(id, &from, talk, now, rng, out);
             }
@@ -168,6 +198,8 @@ impl Balancer {
             Input::SetState(state) => self.host.state = state,
             Input::Stop | Input::StopNow => self.stop(input == Input::StopNow, now, out),
         }
+        self.swap(now, rng, out);
+        self.pursue(now, rng, out);
         if self.stopping && !self.handoffs.hold_up_stop() {
             out.push(Effect::Stopped);
         }
@@ -213,6 +245,10 @@ impl Balancer {
                 self.round(now, rng, out);
             }
             Timer::Exchange(id) => {
+                if let Some(survey) = self.survey.as_mut().filter(|s| s.id() == id) {
+                    survey.close();
+                }
+                self.owed.take_if(|owed| owed.exchange == id && owed.overdue);
                 if let Some(exchange) = self.exchange.take_if(|e| e.id() == id) {
                     let detail = format!("`{}` did not answer in time", exchange.peer());
                     let record = exchange.abandon(&self.host, Reason::TimedOut, detail, now);
@@ -240,6 +276,7 @@ impl Balancer {
                     Ok(sample) => {
                         self.migration_uri.clone_from(&sample.facts.migration_uri);
                         self.host.observe(sample);
+                        self.host.take_stock(now);
                     }
                     Err(failure) => self.host.view.fail(failure.detail),
                 }
@@ -269,15 +306,27 @@ impl Balancer {
         let Some(own) = self.own_report(id, now, out) else {
             return;
         };
-        if self.members.is_empty() {
+        let peers = self.draw(1, rng);
+        if peers.is_empty() {
             let record = self.lonely(id, Reason::NoPeer, String::new(), now);
             out.push(Effect::Record(record));
             return;
         }
-        let drawn = index::sample(rng, self.members.len(), 1).index(0);
-        let peer = self.members[drawn].clone();
+        if let Policy::MeanAware(policy) = self.config.policy {
+            return self.ask_around(id, &policy, now, rng, out);
+        }
+        let Some(peer) = peers.into_iter().next() else { return };
         let (exchange, inquiry) = Exchange::open(id, peer, &self.host, own, now);
         self.say(exchange, inquiry, now, out);
+    }
+
+    /// Up to `count` other hosts, at random, each at most once.
+    fn draw(&self, count: usize, rng: &mut impl Rng) -> Vec<HostId> {
+        // One more, in case that this host itself is drawn.
+        let drawn = index::sample(rng, self.members.len(), (count + 1).min(self.members.len()));
+        let others =
+            drawn.iter().map(|index| &self.members[index]).filter(|m| *m != self.host.id());
+        others.take(count).cloned().collect()
     }
 
     fn own_report(
@@ -317,7 +366,9 @@ impl Balancer {
 
     /// A host is in one exchange at a time, and in no more handoffs than it may be.
     fn is_busy(&self) -> bool {
-        self.exchange.is_some() || self.handoffs.engaged() >= self.config.handoffs_max.max(1)
+        self.exchange.is_some()
+            || self.owed.is_some()
+            || self.handoffs.engaged() >= self.config.handoffs_max.max(1)
     }
 
     fn talk(
@@ -337,10 +388,17 @@ impl Balancer {
             let step = exchange.hear(talk, &self.host, now);
             return self.step(step, from, id, now, rng, out);
         }
+        if let Some(survey) = self.survey.as_mut().filter(|survey| survey.id() == id) {
+            match talk {
+                Talk::Standing(standing) => survey.hear(from, standing, &mut self.host),
+                _ => survey.miss(from),
+            }
+            return;
+        }
         let refuse = |reason| Talk::Decline { reason, detail: String::new(), report: None };
         let reply = |talk| Effect::Send(from.clone(), Message::Exchange(id, talk));
         match talk {
-            Talk::Inquire(_) | Talk::Offer { .. } if self.stopping => {
+            Talk::Inquire(_) | Talk::Offer { .. } | Talk::Probe(_) if self.stopping => {
                 out.push(reply(refuse(Reason::Stopping)));
             }
             Talk::Inquire(_) | Talk::Offer { .. } if self.is_busy() => {
@@ -358,8 +416,13 @@ impl Balancer {
                 let step = Exchange::take_offer(id, from, report, candidates, &self.host, now);
                 self.step(step, from, id, now, rng, out);
             }
+            Talk::Probe(probe) => out.push(reply(self.stand(from, probe, now))),
             // Late: that conversation is over, and both sides have their limits of time.
-            Talk::Accept(_) | Talk::Decline { .. } | Talk::Quotes { .. } | Talk::Close { .. } => {}
+            Talk::Accept(_)
+            | Talk::Decline { .. }
+            | Talk::Quotes { .. }
+            | Talk::Close { .. }
+            | Talk::Standing(_) => {}
         }
     }
 
@@ -382,6 +445,11 @@ impl Balancer {
             }
             Step::Agree(agreement) => {
                 let handoff = HandoffId(rng.next_u64());
+                if let Some(survey) = &mut self.survey {
+                    survey.fruitful = true;
+                }
+                self.unlucky = 0;
+                self.owed = Owed::of(&agreement, handoff);
                 self.hand(now, out, |handoffs, turn| handoffs.give(handoff, *agreement, turn));
             }
         }
@@ -396,7 +464,7 @@ impl Balancer {
     }
 
     fn pass(&mut self, id: HandoffId, from: &HostId, pass: Pass, now: Time, out: &mut Vec<Effect>) {
-        let Pass::Reserve { exchange, machine, entry, verdicts } = pass else {
+        let Pass::Reserve { exchange, machine, entry, verdicts, in_return } = pass else {
             return self.hand(now, out, |handoffs, turn| handoffs.hear(id, from, pass, turn));
         };
         // The same again: it was answered, and the answer to it stands.
@@ -405,12 +473,23 @@ impl Balancer {
         }
         let refused =
             |reason| Effect::Send(from.clone(), Message::Handoff(id, Pass::Refused { reason }));
+        if let Some(owed) = self.owed.take_if(|owed| owed.is(exchange, from, &machine)) {
+            match owed.take(entry, &self.host, now) {
+                Ok(agreement) => {
+                    let uri = self.migration_uri.clone();
+                    self.hand(now, out, |handoffs, turn| handoffs.take(id, agreement, uri, turn));
+                }
+                Err(reason) => out.push(refused(reason)),
+            }
+            return;
+        }
         let Some(quoted) = self.exchange.take_if(|e| e.id() == exchange && e.peer() == from) else {
             out.push(refused(Reason::TimedOut));
             return;
         };
-        match quoted.reserve(&machine, entry, verdicts, &self.host, now) {
+        match quoted.reserve(&machine, entry, verdicts, in_return.as_ref(), &self.host, now) {
             Ok(agreement) => {
+                self.promise = Promise::of(&agreement, id);
                 let uri = self.migration_uri.clone();
                 self.hand(now, out, |handoffs, turn| handoffs.take(id, *agreement, uri, turn));
             }
@@ -432,6 +511,9 @@ impl Balancer {
     }
 
     fn undelivered(&mut self, to: &HostId, why: &str, now: Time, out: &mut Vec<Effect>) {
+        if let Some(survey) = &mut self.survey {
+            survey.miss(to);
+        }
         if let Some(exchange) = self.exchange.take_if(|e| e.peer() == to) {
             let record = exchange.abandon(&self.host, Reason::Unreachable, why.to_owned(), now);
             out.push(Effect::Record(record));

@@ -18,9 +18,11 @@
 use crate::decision::{Decision, Judged, Reason, Role};
 use crate::host::Host;
 use crate::load::Basis;
-use crate::message::{Candidate, Quote, Report, Talk};
+use crate::message::{Candidate, Quote, Report, Room, Talk};
 use crate::model::{Entry, ExchangeId, HostId, HostState, LastMove, MachineId, Time};
+use crate::select::mean_aware;
 use crate::select::{Calm, Pair, Price, half_difference, improves};
+use crate::survey::Answer as Answered;
 
 /// One conversation with one other host.
 #[derive(Clone, Debug)]
@@ -30,6 +32,16 @@ pub struct Exchange {
     initiator: HostId,
     began: Time,
     phase: Phase,
+    /// Donor, mean-aware: what room the receiver said it has.
+    survey: Option<Box<Surveyed>>,
+}
+
+/// What a mean-aware donor knows of its receiver from a survey.
+#[derive(Clone, Debug)]
+struct Surveyed {
+    room: Room,
+    /// How many moves more than it saves a move may cost.
+    value_max: i32,
 }
 
 #[derive(Clone, Debug)]
@@ -59,6 +71,8 @@ pub struct Agreement {
     pub verdicts: Vec<Reason>,
     /// The record of the exchange so far; the handoff will close it.
     pub decision: Decision,
+    /// What goes the other way once this has arrived, if anything.
+    pub in_return: Option<Candidate>,
 }
 
 /// What comes of something heard.
@@ -85,9 +99,37 @@ impl Exchange {
     /// Opens a conversation with `peer`.
     #[must_use]
     pub fn open(id: ExchangeId, peer: HostId, host: &Host, own: Report, now: Time) -> (Self, Talk) {
-        let exchange =
-            Self { id, peer, initiator: host.id().clone(), began: now, phase: Phase::Inquiring };
+        let exchange = Self {
+            id,
+            peer,
+            initiator: host.id().clone(),
+            began: now,
+            phase: Phase::Inquiring,
+            survey: None,
+        };
         (exchange, Talk::Inquire(own))
+    }
+
+    /// Opens a conversation with the host that a survey found best: with an offer, since it is known
+    /// to have room.
+    #[must_use]
+    pub fn propose(id: ExchangeId, to: Answered, value_max: i32, host: &Host, now: Time) -> Step {
+        let Answered { peer, report, room } = to;
+        let exchange = Self {
+            id,
+            peer,
+            initiator: host.id().clone(),
+            began: now,
+            phase: Phase::Inquiring,
+            survey: Some(Box::new(Surveyed { room, value_max })),
+        };
+        match host.report(now) {
+            Ok(own) => exchange.offer(host, own, report, now),
+            Err(unknown) => {
+                let why = unknown.to_string();
+                Step::End(None, exchange.record(host, Reason::UnknownLoad, why, now))
+            }
+        }
     }
 
     /// Answers the inquiry of `from`: with an offer if this host is the more loaded one.
@@ -99,6 +141,7 @@ impl Exchange {
             initiator: from.clone(),
             began: now,
             phase: Phase::Inquiring,
+            survey: None,
         };
         let own = match host.report(now) {
             Ok(own) => own,
@@ -160,6 +203,7 @@ impl Exchange {
             initiator: from.clone(),
             began: now,
             phase: Phase::Inquiring,
+            survey: None,
         };
         exchange.price(theirs, candidates, host, now)
     }
@@ -231,6 +275,7 @@ impl Exchange {
         machine: &MachineId,
         entry: Entry,
         verdicts: Vec<Reason>,
+        in_return: Option<&MachineId>,
         host: &Host,
         now: Time,
     ) -> Result<Box<Agreement>, Box<Decision>> {
@@ -247,10 +292,19 @@ impl Exchange {
         };
         let (candidate, quote) = (&candidates[index], host.quote(&candidates[index]));
         let price = Price { at_donor: candidate.at_donor, at_receiver: quotes[index].at_receiver };
-        // The donor's own calm may be another; that the pair ends closer together must hold for both.
-        let improves = improves(&pair, price, &Calm::NONE);
+        let returned = in_return.and_then(|id| host.candidate(id, &self.peer, now));
+        let kept = match &returned {
+            // What the other loads the donor only the donor knows; this side must end below it.
+            Some(back) if pair.receiver + price.at_receiver - back.at_donor < pair.donor => None,
+            None if in_return.is_none() => improves(&pair, price, &Calm::NONE).err(),
+            _ => Some(Reason::NoImprovement),
+        };
         let willing = unwilling(host.state);
-        if let Some(reason) = quote.refusal.or(improves.err()).or(willing) {
+        if let Some(back) = &returned {
+            decision.candidates.push(judged(back, None, Reason::Returned));
+        }
+        // The donor's own calm may be another; that the pair ends closer together must hold for both.
+        if let Some(reason) = quote.refusal.or(kept).or(willing) {
             decision.ending = reason;
             return Err(Box::new(decision));
         }
@@ -262,6 +316,7 @@ impl Exchange {
             entry,
             verdicts,
             decision,
+            in_return: returned,
         }))
     }
 
@@ -355,14 +410,22 @@ impl Exchange {
                 None => Ok(Price { at_donor: candidate.at_donor, at_receiver: quote.at_receiver }),
             })
             .collect();
-        let verdicts = half_difference(&pair, &prices, &host.calm);
+        let (verdicts, in_return) = match &self.survey {
+            None => (half_difference(&pair, &prices, &host.calm), None),
+            Some(surveyed) => surveyed.choose(&pair, &self.peer, &candidates, &prices, host, now),
+        };
         for ((judged, quote), verdict) in judged.iter_mut().zip(quotes).zip(&verdicts) {
             judged.at_receiver = Some(quote.at_receiver);
             judged.verdict = *verdict;
         }
+        judged.extend(
+            in_return
+                .as_ref()
+                .map(|(back, at_donor)| self::judged(back, Some(*at_donor), Reason::Returned)),
+        );
         let chosen = verdicts.iter().position(|&v| v == Reason::Chosen);
         let ending = match chosen {
-            _ if !pair.exceeds(&host.calm) => Reason::WithinDeadBand,
+            _ if self.survey.is_none() && !pair.exceeds(&host.calm) => Reason::WithinDeadBand,
             None => Reason::NoCandidate,
             Some(_) => Reason::Moved,
         };
@@ -375,7 +438,7 @@ impl Exchange {
         };
         let candidate = candidates.swap_remove(index);
         let at_receiver = quotes[index].at_receiver;
-        let Some(entry) = entry_there(host, &candidate, at_receiver, now) else {
+        let Some(entry) = entry_there(host, &self.peer, &candidate, at_receiver, now) else {
             decision.ending = Reason::Ended;
             let close = Talk::Close { reason: Reason::Ended, verdicts };
             return Step::End(Some(close), decision);
@@ -388,6 +451,7 @@ impl Exchange {
             entry,
             verdicts,
             decision,
+            in_return: in_return.map(|(back, _)| back),
         }))
     }
 
@@ -445,10 +509,80 @@ pub enum Answer {
     Decline(Talk, Decision),
 }
 
+impl Surveyed {
+    /// Selects with both prices, and with what the receiver has: the verdict on each candidate, and
+    /// what comes back in return, with what it loads here.
+    fn choose(
+        &self,
+        pair: &Pair,
+        peer: &HostId,
+        candidates: &[Candidate],
+        prices: &[Result<Price, Reason>],
+        host: &Host,
+        now: Time,
+    ) -> (Vec<Reason>, Option<(Candidate, f64)>) {
+        let open = |p: &Result<Price, Reason>| p.as_ref().err().copied().unwrap_or(Reason::Farther);
+        let mut verdicts: Vec<_> = prices.iter().map(open).collect();
+        let Some((mut donor, ids)) = host.side(peer, &self.room.rates, now) else {
+            return (verdicts, None);
+        };
+        let index_of = |id: &MachineId| candidates.iter().position(|c| c.machine == *id);
+        let places: Vec<_> = ids.iter().map(index_of).collect();
+        for (piece, place) in donor.pieces.iter_mut().zip(&places) {
+            match place.map(|index| prices[index]) {
+                Some(Ok(price)) => piece.at_receiver = price.at_receiver,
+                // Not offered or refused.
+                _ => piece.movable = false,
+            }
+        }
+        let mut receiver = host.side_of(pair.receiver, &self.room);
+        // The quotes have told where there is room.
+        receiver.free_memory_bytes = f64::INFINITY;
+        let gain_min = host.gain_min(pair.donor, pair.receiver);
+        let Some(choice) = mean_aware::choose(&donor, &receiver, self.value_max, gain_min) else {
+            for verdict in verdicts.iter_mut().filter(|v| **v == Reason::Farther) {
+                *verdict = Reason::NoImprovement;
+            }
+            return (verdicts, None);
+        };
+        if let Some(index) = places[choice.go] {
+            verdicts[index] = Reason::Chosen;
+        }
+        let back = choice.back.map(|index| {
+            let (tenant, piece) = (&self.room.tenants[index], &receiver.pieces[index]);
+            (tenant.candidate.clone(), piece.at_donor)
+        });
+        (verdicts, back)
+    }
+}
+
+/// One machine of the receiver that is to come back, as the records have it: prices are named after
+/// the host that they are of, as for all others, so that at first it loads the receiver.
+fn judged(back: &Candidate, at_donor: Option<f64>, verdict: Reason) -> Judged {
+    Judged {
+        machine: back.machine.clone(),
+        name: back.name.clone(),
+        basis: Some(back.basis),
+        factors: Some(back.factors),
+        at_donor,
+        at_receiver: Some(back.at_donor),
+        verdict,
+    }
+}
+
 /// The schedule entry of a machine of this host, as it will read on the receiver: a target load is
-/// restated as the share that it is there.
-fn entry_there(host: &Host, candidate: &Candidate, at_receiver: f64, now: Time) -> Option<Entry> {
+/// restated as the share that it is there. Where only entries move, it remembers where its memory
+/// is, until it is back there.
+pub(crate) fn entry_there(
+    host: &Host,
+    peer: &HostId,
+    candidate: &Candidate,
+    at_receiver: f64,
+    now: Time,
+) -> Option<Entry> {
     let entry = host.view.machines().get(&candidate.machine)?.entry()?;
+    let from = host.origin(entry).unwrap_or(host.id());
+    let home = host.tentative && from == peer;
     Some(Entry {
         epoch: entry.epoch.next(),
         target_load: match candidate.basis {
@@ -456,7 +590,7 @@ fn entry_there(host: &Host, candidate: &Candidate, at_receiver: f64, now: Time) 
             Basis::Target => Some(at_receiver),
         },
         rules: entry.rules.clone(),
-        last_move: Some(LastMove { at: now, from: host.id().clone() }),
+        last_move: (!home).then(|| LastMove { at: now, from: from.clone() }),
     })
 }
 
@@ -483,5 +617,7 @@ const fn name_of(talk: &Talk) -> &'static str {
         Talk::Offer { .. } => "Offer",
         Talk::Quotes { .. } => "Quotes",
         Talk::Close { .. } => "Close",
+        Talk::Probe(_) => "Probe",
+        Talk::Standing(_) => "Standing",
     }
 }

@@ -170,6 +170,8 @@ pub struct Handoffs {
     /// Sources that say a machine is here of which no record tells, until it has been looked for.
     asked: BTreeMap<HandoffId, (HostId, MachineId)>,
     limits: Limits,
+    /// The one that ended last, and how.
+    last: Option<(HandoffId, Reason)>,
     aborting: bool,
 }
 
@@ -177,7 +179,7 @@ impl Handoffs {
     /// None under way.
     #[must_use]
     pub const fn new(limits: Limits) -> Self {
-        Self { live: BTreeMap::new(), asked: BTreeMap::new(), limits, aborting: false }
+        Self { live: BTreeMap::new(), asked: BTreeMap::new(), limits, last: None, aborting: false }
     }
 
     /// Those under way.
@@ -235,6 +237,7 @@ impl Handoffs {
     pub fn give(&mut self, id: HandoffId, agreement: Agreement, turn: &mut Turn<'_>) {
         let exchange = agreement.exchange;
         let verdicts = agreement.verdicts.clone();
+        let in_return = agreement.in_return.as_ref().map(|c| c.machine.clone());
         let handoff = begin(id, Role::Donor, agreement, turn.now);
         hold(turn.host, &handoff);
         let pass = Pass::Reserve {
@@ -242,6 +245,7 @@ impl Handoffs {
             machine: handoff.machine.clone(),
             entry: handoff.entry.clone(),
             verdicts,
+            in_return,
         };
         turn.send(&handoff, pass);
         turn.wake(id, self.limits.reply_time_max);
@@ -441,6 +445,7 @@ impl Handoffs {
                 let handoff = &self.live[&id];
                 turn.send(handoff, Pass::Claimed);
                 turn.host.view.believe(handoff.machine.clone(), handoff.usage);
+                turn.host.averaging.moved(handoff.usage);
                 self.finish(id, Reason::Moved, turn);
             }
             // Still arriving or leaving, or the hypervisor could not say: look again.
@@ -494,6 +499,18 @@ impl Handoffs {
         }
     }
 
+    /// Whether a handoff is under way.
+    #[must_use]
+    pub fn is_live(&self, id: HandoffId) -> bool {
+        self.live.contains_key(&id)
+    }
+
+    /// Whether this handoff was the last to end, and its machine has moved.
+    #[must_use]
+    pub fn has_just_moved(&self, id: HandoffId) -> bool {
+        self.last == Some((id, Reason::Moved))
+    }
+
     /// Whether a machine is on its way from or to this host.
     #[must_use]
     pub fn moves(&self, machine: &MachineId) -> bool {
@@ -508,6 +525,7 @@ impl Handoffs {
         enter(handoff, Phase::Released, turn.now);
         turn.host.view.outdate();
         turn.host.holds.outgoing.remove(&handoff.machine);
+        turn.host.averaging.moved(handoff.usage.scaled(-1.0));
         let pass = released(handoff);
         turn.wake(id, RETRY_MIN);
         turn.order(Order::Sample);
@@ -557,6 +575,7 @@ impl Handoffs {
         enter(&mut handoff, phase, turn.now);
         turn.host.holds.incoming.remove(&id);
         turn.host.holds.outgoing.remove(&handoff.machine);
+        self.last = Some((id, reason));
         handoff.decision.ending = reason;
         handoff.decision.ended = turn.now;
         turn.out.push(Effect::Record(handoff.decision.clone()));

@@ -4,11 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::decision::{Judged, Reason};
+use crate::estimate::Averaging;
 use crate::load::{Basis, Machine, Metering, Unknown, View};
-use crate::message::{Candidate, OFFER_MAX, Quote, Report};
-use crate::model::{Entry, HostId, HostProfile, HostState, MachineId, Missing, Resources, Time};
+use crate::message::{Candidate, OFFER_MAX, Quote, Report, Room, Tenant};
+use crate::model::{
+    Entry, HostId, HostProfile, HostState, MachineId, Missing, Resource, Resources, Time,
+};
 use crate::port::{HandoffId, HostSample, Presence};
-use crate::select::{Calm, Pair};
+use crate::select::mean_aware::{Piece, Side};
+use crate::select::{Calm, LOAD_EPSILON, Pair, rounded};
 
 /// A host: what it has, what it knows of itself, and what its handoffs hold.
 #[derive(Clone, Debug)]
@@ -25,6 +29,10 @@ pub struct Host {
     pub calm: Calm,
     /// How long a machine that has moved stays where it is.
     pub cool_down: Duration,
+    /// What it knows of the cluster.
+    pub averaging: Averaging,
+    /// Whether only entries move, and memory later: see [`Self::origin`].
+    pub tentative: bool,
 }
 
 /// What handoffs under way hold of a host.
@@ -60,6 +68,8 @@ impl Host {
             holds: Holds::default(),
             calm,
             cool_down,
+            averaging: Averaging::default(),
+            tentative: false,
         }
     }
 
@@ -98,6 +108,169 @@ impl Host {
     /// When its load is not known.
     pub fn report(&self, now: Time) -> Result<Report, Unknown> {
         Ok(Report { load: self.load(now)?, state: self.state })
+    }
+
+    /// Brings what this host itself has and uses into its estimate of the cluster. A host that is
+    /// being emptied has nothing to offer.
+    pub fn take_stock(&mut self, now: Time) {
+        if let Ok(usage) = self.view.usage(&self.profile, now) {
+            let share = if self.state == HostState::Draining { 0.0 } else { 1.0 };
+            self.averaging.follow(usage, self.profile.share_as_usage(share));
+        }
+    }
+
+    /// Its fair share of the cluster's load; `None` while it does not know the cluster.
+    #[must_use]
+    pub fn target(&self) -> Option<f64> {
+        let target = self.averaging.target(&self.profile.weights)?;
+        Some(if self.state == HostState::Draining { 0.0 } else { target })
+    }
+
+    /// The load that it must not be above: its target and half the dead band, which a pair that
+    /// lies symmetrically about its target is apart.
+    #[must_use]
+    pub fn limit(&self) -> Option<f64> {
+        let target = self.target()?;
+        Some(
+            target + f64::midpoint(0.0, self.calm.difference_min.max(self.calm.dead_band * target)),
+        )
+    }
+
+    /// What a move between hosts of these loads must gain at least.
+    #[must_use]
+    pub fn gain_min(&self, donor: f64, receiver: f64) -> f64 {
+        self.calm.gain_min * f64::midpoint(donor, receiver).max(0.0)
+    }
+
+    /// How far it is above its limit, or below if negative; `None` where its load or the cluster is
+    /// not known.
+    #[must_use]
+    pub fn excess(&self, now: Time) -> Option<f64> {
+        Some(self.load(now).ok()? - self.limit()?)
+    }
+
+    /// Whether it is above its limit; `None` where its load or the cluster is not known.
+    #[must_use]
+    pub fn is_overloaded(&self, now: Time) -> Option<bool> {
+        Some(self.excess(now)? > LOAD_EPSILON)
+    }
+
+    /// Where the memory of a machine is whose entry alone has moved here.
+    #[must_use]
+    pub fn origin<'m>(&self, entry: &'m Entry) -> Option<&'m HostId> {
+        entry.last_move.as_ref().filter(|_| self.tentative).map(|last| &last.from)
+    }
+
+    /// How it stands, for `peer` to reckon with.
+    ///
+    /// # Errors
+    /// When its load is not known.
+    pub fn standing(
+        &self,
+        peer: &HostId,
+        giving: bool,
+        now: Time,
+    ) -> Result<(Report, Option<Room>), Unknown> {
+        let report = self.report(now)?;
+        let known = self.target().zip(self.limit());
+        let room = match known {
+            Some((target, limit)) if giving && self.state == HostState::Active => Some(Room {
+                target,
+                limit,
+                rates: self.rates(),
+                free_memory_bytes: self.free_memory_bytes(),
+                tenants: self.tenants(peer, now),
+            }),
+            _ => None,
+        };
+        Ok((report, room))
+    }
+
+    /// What one unit of each resource loads it.
+    fn rates(&self) -> Resources {
+        let one = |cpu_cores, memory_bytes, io_bytes_per_s| {
+            self.profile.price(&Resources { cpu_cores, memory_bytes, io_bytes_per_s })
+        };
+        Resources {
+            cpu_cores: one(1.0, 0.0, 0.0),
+            memory_bytes: one(0.0, 1.0, 0.0),
+            io_bytes_per_s: one(0.0, 0.0, 1.0),
+        }
+    }
+
+    /// Its machines that could go to `peer` in return for another.
+    fn tenants(&self, peer: &HostId, now: Time) -> Vec<Tenant> {
+        let machines = self.view.machines().iter();
+        let tenant = machines.filter_map(|(id, machine)| {
+            let entry = self.may_leave(id, machine, peer, now).ok()?;
+            let (basis, factors, price) = self.price_of(machine)?;
+            // What it would be programmed to load there, only the other side could say.
+            if basis == Basis::Target {
+                return None;
+            }
+            let origin = self.origin(entry).cloned();
+            Some(Tenant { candidate: candidate(machine, entry, basis, factors, price), origin })
+        });
+        tenant.take(OFFER_MAX).collect()
+    }
+
+    /// One of its machines as a candidate, if it may go to `peer`.
+    #[must_use]
+    pub fn candidate(&self, id: &MachineId, peer: &HostId, now: Time) -> Option<Candidate> {
+        let machine = self.view.machines().get(id)?;
+        let entry = self.may_leave(id, machine, peer, now).ok()?;
+        let (basis, factors, price) = self.price_of(machine)?;
+        Some(candidate(machine, entry, basis, factors, price))
+    }
+
+    /// Its own side of a choice with a host whose prices per unit are `rates`: all that it could
+    /// give, and in the same order the machines.
+    #[must_use]
+    pub fn side(
+        &self,
+        peer: &HostId,
+        rates: &Resources,
+        now: Time,
+    ) -> Option<(Side, Vec<MachineId>)> {
+        let (target, limit) = self.target().zip(self.limit())?;
+        let mut pieces = Vec::with_capacity(self.view.machines().len());
+        let mut ids = Vec::with_capacity(pieces.capacity());
+        for (id, machine) in self.view.machines() {
+            let Ok(entry) = self.may_leave(id, machine, peer, now) else { continue };
+            let Some((_, factors, at_donor)) = self.price_of(machine) else { continue };
+            let origin = self.origin(entry);
+            pieces.push(Piece {
+                at_donor,
+                at_receiver: priced(&factors, rates),
+                memory_bytes: machine.facts.memory_bytes,
+                at_home: origin.is_none(),
+                homeward: origin == Some(peer),
+                movable: true,
+            });
+            ids.push(id.clone());
+        }
+        let (load, free_memory_bytes) = (self.load(now).ok()?, self.free_memory_bytes());
+        Some((Side { load, target, limit, free_memory_bytes, pieces }, ids))
+    }
+
+    /// The other side of it: a host that said what room it has.
+    #[must_use]
+    pub fn side_of(&self, load: f64, room: &Room) -> Side {
+        let piece = |tenant: &Tenant| Piece {
+            at_donor: self.profile.price(&tenant.candidate.factors),
+            at_receiver: tenant.candidate.at_donor,
+            memory_bytes: tenant.candidate.memory_bytes,
+            at_home: tenant.origin.is_none(),
+            homeward: tenant.origin.as_ref() == Some(self.id()),
+            movable: self.can_take(&tenant.candidate, false).is_ok(),
+        };
+        Side {
+            load,
+            target: room.target,
+            limit: room.limit,
+            free_memory_bytes: room.free_memory_bytes,
+            pieces: room.tenants.iter().map(piece).collect(),
+        }
     }
 
     /// Basis, load factors and price here of a machine of this host, where known.
@@ -140,24 +313,14 @@ impl Host {
                 (Err(reason), _) => judged.verdict = reason,
                 (Ok(_), None) => judged.verdict = Reason::UnknownLoad,
                 (Ok(entry), Some((basis, factors, at_donor))) => {
-                    let facts = &machine.facts;
-                    let candidate = Candidate {
-                        machine: id.clone(),
-                        name: judged.name.clone(),
-                        basis,
-                        factors,
-                        at_donor,
-                        memory_bytes: facts.memory_bytes,
-                        needs: facts.needs.clone(),
-                        anti_affinity: entry.rules.anti_affinity.clone(),
-                    };
+                    let candidate = candidate(machine, entry, basis, factors, at_donor);
                     offered.push((judged, candidate));
                     continue;
                 }
             }
             kept.push(judged);
         }
-        let distance = |c: &Candidate| (c.at_donor - pair.wanted()).abs();
+        let distance = |c: &Candidate| rounded((c.at_donor - pair.wanted()).abs());
         offered.sort_by(|(_, a), (_, b)| distance(a).total_cmp(&distance(b)));
         for (mut judged, _) in offered.drain(offered.len().min(OFFER_MAX)..) {
             judged.verdict = Reason::NotOffered;
@@ -211,11 +374,12 @@ impl Host {
     #[must_use]
     pub fn quote(&self, candidate: &Candidate) -> Quote {
         let at_receiver = self.profile.price(&candidate.factors);
-        Quote { at_receiver, refusal: self.can_take(candidate).err() }
+        Quote { at_receiver, refusal: self.can_take(candidate, true).err() }
     }
 
-    fn can_take(&self, candidate: &Candidate) -> Result<(), Reason> {
-        if candidate.memory_bytes > self.free_memory_bytes() {
+    /// Whether it could take a machine; if `now_free`, into the memory that is free now.
+    fn can_take(&self, candidate: &Candidate, now_free: bool) -> Result<(), Reason> {
+        if now_free && candidate.memory_bytes > self.free_memory_bytes() {
             return Err(Reason::NoMemory);
         }
         self.view.provides().meets(&candidate.needs).map_err(|missing| match missing {
@@ -227,6 +391,32 @@ impl Host {
         let clash = on_host.map(|e| &e.rules.anti_affinity).any(|g| shares_group(g, groups))
             || self.holds.incoming.values().any(|i| shares_group(&i.anti_affinity, groups));
         if clash { Err(Reason::RuleAntiAffinity) } else { Ok(()) }
+    }
+}
+
+/// What a host with these prices per unit charges for a machine.
+#[must_use]
+pub fn priced(factors: &Resources, rates: &Resources) -> f64 {
+    Resource::ALL.iter().map(|&r| factors[r] * rates[r]).sum()
+}
+
+fn candidate(
+    machine: &Machine,
+    entry: &Entry,
+    basis: Basis,
+    factors: Resources,
+    price: f64,
+) -> Candidate {
+    let facts = &machine.facts;
+    Candidate {
+        machine: facts.id.clone(),
+        name: facts.name.to_string(),
+        basis,
+        factors,
+        at_donor: price,
+        memory_bytes: facts.memory_bytes,
+        needs: facts.needs.clone(),
+        anti_affinity: entry.rules.anti_affinity.clone(),
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod balancer;
 pub mod decision;
 pub mod effect;
+pub mod estimate;
 pub mod exchange;
 pub mod handoff;
 pub mod host;
@@ -15,3 +16,5 @@ pub mod message;
 pub mod model;
 pub mod port;
 pub mod select;
+pub mod survey;
+pub mod swap;

@@ -10,6 +10,10 @@
 //!     │ ◀──── Offer(candidates) ──── │   the peer: it offers at once
 //!     │ ◀────────────── Decline ──── │   neither, or not now
 //!
+//!  surveyor                      each of several
+//!     │ ── Probe(estimate) ────────▶ │   what could you take, and what do you have?
+//!     │ ◀──────────── Standing ───── │   then an Offer to the best of them, as below
+//!
 //!   donor                         receiver
 //!     │ ── Offer(candidates) ──────▶ │   load factors and the donor's prices
 //!     │ ◀──────── Quotes(prices) ─── │   the receiver's prices and refusals
@@ -24,8 +28,9 @@
 use minicbor::{Decode, Encode};
 
 use crate::decision::Reason;
+use crate::estimate::Estimate;
 use crate::load::Basis;
-use crate::model::{Entry, ExchangeId, HostState, MachineId, Requirements, Resources};
+use crate::model::{Entry, ExchangeId, HostId, HostState, MachineId, Requirements, Resources};
 use crate::port::{HandoffId, MigrationStats};
 
 /// What one host says to another.
@@ -102,6 +107,68 @@ pub enum Talk {
         #[n(1)]
         verdicts: Vec<Reason>,
     },
+    /// "How do you stand? And let us average what we know of the cluster."
+    #[n(6)]
+    Probe(#[n(0)] Probe),
+    /// "This is how I stand." A statement, not a promise.
+    #[n(7)]
+    Standing(#[n(0)] Standing),
+}
+
+/// What a host asks several others.
+#[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
+pub struct Probe {
+    /// What the surveyor knows of the cluster, to be averaged with; only one of several is asked to.
+    #[n(0)]
+    pub estimate: Option<Estimate>,
+    /// Whether the surveyor has something to give, and therefore wants to know what the other has.
+    #[n(1)]
+    pub giving: bool,
+}
+
+/// How a host stands.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Standing {
+    /// Its load and state.
+    #[n(0)]
+    pub report: Report,
+    /// The answer to an estimate.
+    #[n(1)]
+    pub estimate: Option<Estimate>,
+    /// What it could take, if the surveyor has something to give and it can take anything now.
+    #[n(2)]
+    pub room: Option<Room>,
+}
+
+/// What a host could take, for others to reckon with. Its own quotes count in the end.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Room {
+    /// Its fair share of the cluster's load.
+    #[n(0)]
+    pub target: f64,
+    /// The load that it must not be above.
+    #[n(1)]
+    pub limit: f64,
+    /// What one unit of each resource loads it: its prices, by its own capacity and weights.
+    #[n(2)]
+    pub rates: Resources,
+    /// Memory that it could still promise, in bytes.
+    #[n(3)]
+    pub free_memory_bytes: f64,
+    /// Its own machines that could go to the surveyor in return; at most [`OFFER_MAX`].
+    #[n(4)]
+    pub tenants: Vec<Tenant>,
+}
+
+/// A machine of a host that has room, which could go to the surveyor in return for another.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Tenant {
+    /// The machine; its price is what it loads the host that has it.
+    #[n(0)]
+    pub candidate: Candidate,
+    /// Where its memory is, if only its entry has come so far.
+    #[n(1)]
+    pub origin: Option<HostId>,
 }
 
 /// Most machines that one offer holds.
@@ -165,6 +232,9 @@ pub enum Pass {
         /// The donor's verdict on each candidate, in the order of the offer.
         #[n(3)]
         verdicts: Vec<Reason>,
+        /// The machine that is to come back in return, once this one has arrived.
+        #[n(4)]
+        in_return: Option<MachineId>,
     },
     /// Target: "It is kept; migrate to this address."
     #[n(1)]

@@ -168,7 +168,14 @@ impl Checker {
         let (Some(at_donor), Some(at_receiver)) = (chosen.at_donor, chosen.at_receiver) else {
             return;
         };
-        let price = Price { at_donor, at_receiver };
+        let returned = decision.candidates.iter().find(|c| c.verdict == Reason::Returned);
+        let (back_there, back_here) = match returned.map(|r| (r.at_donor, r.at_receiver)) {
+            None => (0.0, 0.0),
+            Some((Some(at_donor), Some(at_receiver))) => (at_donor, at_receiver),
+            // What it loads the donor, only the donor's record says.
+            Some(_) => return,
+        };
+        let price = Price { at_donor: at_donor - back_there, at_receiver: at_receiver - back_here };
         let detail = || {
             let (exchange, machine) = (decision.exchange, &chosen.machine);
             format!("exchange {exchange}, machine `{machine}`, {pair:?}, {price:?}")
@@ -176,7 +183,7 @@ impl Checker {
         if pair.difference_after(price) >= pair.difference() {
             self.found(at, Invariant::PairCloser, detail());
         }
-        if pair.receiver + at_receiver >= pair.donor {
+        if pair.receiver + price.at_receiver >= pair.donor {
             self.found(at, Invariant::MaximumNotLifted, detail());
         }
     }

@@ -5,12 +5,20 @@
 //! are in memory. The same seed makes the same run, event by event, and what must always hold is
 //! checked while it runs.
 
+pub mod bounds;
+pub mod generate;
+pub mod plan;
+pub mod replay;
+pub mod snapshot;
+
 mod check;
 mod cluster;
 mod log;
 mod membership;
 mod network;
+mod order;
 mod queue;
+mod rest;
 
 pub use check::{Invariant, Violation};
 pub use cluster::{Cluster, HostSpec, Tally};

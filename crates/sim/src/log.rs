@@ -90,9 +90,18 @@ impl fmt::Display for Brief<'_> {
                 Talk::Offer { candidates, .. } => write!(f, "{id} offer {}", candidates.len()),
                 Talk::Quotes { quotes, .. } => write!(f, "{id} quotes {}", quotes.len()),
                 Talk::Close { reason, .. } => write!(f, "{id} close {reason}"),
+                Talk::Probe(probe) => write!(f, "{id} probe giving {}", probe.giving),
+                Talk::Standing(s) => {
+                    write!(f, "{id} standing {:.4} room {}", s.report.load, s.room.is_some())
+                }
             },
             Message::Handoff(id, pass) => match pass {
-                Pass::Reserve { machine, .. } => write!(f, "{id} reserve {machine}"),
+                Pass::Reserve { machine, in_return: None, .. } => {
+                    write!(f, "{id} reserve {machine}")
+                }
+                Pass::Reserve { machine, in_return: Some(back), .. } => {
+                    write!(f, "{id} reserve {machine} for {back}")
+                }
                 Pass::Reserved { .. } => write!(f, "{id} reserved"),
                 Pass::Refused { reason } => write!(f, "{id} refused {reason}"),
                 Pass::Released { machine, .. } => write!(f, "{id} released {machine}"),

@@ -84,6 +84,7 @@ fn pass() -> impl Strategy<Value = Pass> {
                 machine,
                 entry: Entry::default(),
                 verdicts,
+                in_return: None,
             }
         }),
         Just(Pass::Reserved { uri: "memory:///n001".to_owned() }),
@@ -169,11 +170,12 @@ fn align(input: Input, talking: Option<ExchangeId>, handing: Option<HandoffId>) 
         }
         Input::Message(from, Message::Handoff(HandoffId(id), pass)) if id < 3 => {
             let pass = match pass {
-                Pass::Reserve { exchange, machine, entry, verdicts } => Pass::Reserve {
+                Pass::Reserve { exchange, machine, entry, verdicts, in_return } => Pass::Reserve {
                     exchange: talking.unwrap_or(exchange),
                     machine,
                     entry,
                     verdicts,
+                    in_return,
                 },
                 other => other,
             };

@@ -12,7 +12,7 @@ use evenkeel_core::balancer::Config;
 use evenkeel_core::model::{
     Entry, HostId, HostProfile, MachineFacts, MachineId, Requirements, Resources, Rules, Time,
 };
-use evenkeel_core::select::Calm;
+use evenkeel_core::select::{Calm, Policy};
 use evenkeel_hypervisor::memory::Workload;
 use evenkeel_sim::{Cluster, HostSpec};
 
@@ -37,8 +37,14 @@ pub fn eager() -> Config {
         sample: Duration::from_secs(2),
         calm: Calm::NONE,
         cool_down: Duration::ZERO,
+        policy: Policy::HalfDifference,
         ..Config::default()
     }
+}
+
+/// The same with the policy that knows the mean.
+pub fn mean_aware() -> Config {
+    Config { policy: Policy::default(), ..eager() }
 }
 
 pub fn profile(index: usize) -> HostProfile {

@@ -1,0 +1,143 @@
+//! Asking several hosts how they stand, before anything is offered to one of them.
+//!
+//! ```text
+//!   Open: probes are out ── all have answered, or it has been long enough ──▶ Ready
+//!   Ready: the best fit among the answers gets an offer; then the next best, while they are fresh
+//! ```
+//!
+//! Answers are statements, not promises: between answer and offer a host may have taken something
+//! else. Its quotes then say so, and the choice is made again with them.
+
+use std::collections::BTreeSet;
+
+use crate::estimate::Estimate;
+use crate::host::Host;
+use crate::message::{Probe, Report, Room, Standing, Talk};
+use crate::model::{ExchangeId, HostId, Time};
+use crate::select::mean_aware::{self, Score};
+
+/// One survey of one host.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    id: ExchangeId,
+    giving: bool,
+    waiting: BTreeSet<HostId>,
+    told: Option<(HostId, Estimate)>,
+    answers: Vec<Answer>,
+    fresh_until: Time,
+    /// Whether anybody has answered that it has room.
+    pub answered: bool,
+    /// Whether something was agreed on because of it.
+    pub fruitful: bool,
+}
+
+/// A host that could take something.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// Who.
+    pub peer: HostId,
+    /// Its load and state.
+    pub report: Report,
+    /// What it could take.
+    pub room: Room,
+}
+
+impl Survey {
+    /// Asks `peers`, the first of which is also averaged with. Answers what to say to each.
+    pub fn open(
+        id: ExchangeId,
+        peers: &[HostId],
+        giving: bool,
+        estimate: Estimate,
+        fresh_until: Time,
+    ) -> (Self, impl Iterator<Item = (HostId, Talk)>) {
+        let survey = Self {
+            id,
+            giving,
+            waiting: peers.iter().cloned().collect(),
+            told: peers.first().map(|peer| (peer.clone(), estimate)),
+            answers: Vec::new(),
+            fresh_until,
+            answered: false,
+            fruitful: false,
+        };
+        let probes = peers.iter().enumerate().map(move |(index, peer)| {
+            let estimate = (index == 0).then_some(estimate);
+            (peer.clone(), Talk::Probe(Probe { estimate, giving }))
+        });
+        (survey, probes)
+    }
+
+    /// Its id.
+    #[must_use]
+    pub const fn id(&self) -> ExchangeId {
+        self.id
+    }
+
+    /// Whether it looks for somebody to give to, rather than only to learn.
+    #[must_use]
+    pub const fn is_giving(&self) -> bool {
+        self.giving
+    }
+
+    /// Whether nobody is waited for any more.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Whether what was answered still counts.
+    #[must_use]
+    pub fn is_fresh(&self, now: Time) -> bool {
+        now < self.fresh_until
+    }
+
+    /// One of those asked has answered.
+    pub fn hear(&mut self, from: &HostId, standing: Standing, host: &mut Host) {
+        if !self.waiting.remove(from) {
+            return;
+        }
+        if let (Some(answer), Some((peer, told))) = (standing.estimate, &self.told)
+            && peer == from
+        {
+            host.averaging.learn(*told, answer);
+        }
+        if let Some(room) = standing.room {
+            self.answered = true;
+            self.answers.push(Answer { peer: from.clone(), report: standing.report, room });
+        }
+    }
+
+    /// One of those asked will not answer.
+    pub fn miss(&mut self, from: &HostId) {
+        self.waiting.remove(from);
+    }
+
+    /// It has been long enough: whoever has not answered does not.
+    pub fn close(&mut self) {
+        self.waiting.clear();
+    }
+
+    /// Takes out the answer that promises the best move, if one costs at most `value_max` more
+    /// moves than it saves. Of equally good ones the first to answer is taken. What is left of a
+    /// survey that was fruitful already is only good for what fits without further ado: the next
+    /// survey may find better.
+    pub fn best(&mut self, host: &Host, value_max: i32, now: Time) -> Option<Answer> {
+        let mut best: Option<(usize, Score)> = None;
+        for (index, answer) in self.answers.iter().enumerate() {
+            let Some((donor, _)) = host.side(&answer.peer, &answer.room.rates, now) else {
+                continue;
+            };
+            let receiver = host.side_of(answer.report.load, &answer.room);
+            let gain_min = host.gain_min(donor.load, receiver.load);
+            let choice = mean_aware::choose(&donor, &receiver, value_max, gain_min);
+            if let Some(choice) = choice
+                && !(self.fruitful && (choice.score.overfills || choice.score.swaps))
+                && best.is_none_or(|(_, score)| choice.score < score)
+            {
+                best = Some((index, choice.score));
+            }
+        }
+        best.map(|(index, _)| self.answers.remove(index))
+    }
+}
