@@ -7,8 +7,9 @@
 //! | `GET /api/v1/decisions?limit=N` | the newest decision records, newest first |
 //! | `PUT /api/v1/machines/ID/target` | programs a target load, or with `null` removes it |
 
+use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::StatusCode;
@@ -31,9 +32,23 @@ const REQUESTS_MAX: usize = 32;
 /// What the API asks the driver.
 #[derive(Debug)]
 pub(crate) enum Request {
-    Status(oneshot::Sender<Status>),
-    Decisions(u32, oneshot::Sender<Result<Vec<Decision>, String>>),
-    SetTarget(MachineId, Option<f64>, oneshot::Sender<Result<(), String>>),
+    Status(Reply<Status>),
+    Decisions(u32, Reply<Vec<Decision>>),
+    SetTarget(MachineId, Option<f64>, Reply<()>),
+}
+
+/// Where an answer goes; an error is why not, in words.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, String>>;
+
+impl Request {
+    /// Answers with `why` there is no other answer. Whoever asked may have gone away.
+    pub(crate) fn refuse(self, why: &str) {
+        match self {
+            Self::Status(reply) => drop(reply.send(Err(why.to_owned()))),
+            Self::Decisions(_, reply) => drop(reply.send(Err(why.to_owned()))),
+            Self::SetTarget(_, _, reply) => drop(reply.send(Err(why.to_owned()))),
+        }
+    }
 }
 
 /// What is wrong, as the API says it.
@@ -46,22 +61,28 @@ pub struct Problem {
 type Failed = (StatusCode, Json<Problem>);
 type Driver = mpsc::Sender<Request>;
 
+/// The API's socket in the file system, which goes with the agent: one that nobody serves would
+/// only puzzle.
+#[derive(Debug)]
+pub(crate) struct Socket(PathBuf);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 /// Serves the API on the socket until the agent ends. Requests arrive at the receiver returned.
 ///
 /// # Errors
-/// When the socket cannot be made.
-pub(crate) fn serve(socket: &Path) -> Result<mpsc::Receiver<Request>, AgentError> {
-    let failed = |source| AgentError::Api { path: socket.to_owned(), source };
-    if let Some(directory) = socket.parent() {
-        std::fs::create_dir_all(directory).map_err(failed)?;
+/// When the socket cannot be made, or another agent serves it: that one is not disturbed.
+pub(crate) fn serve(path: &Path) -> Result<(Socket, mpsc::Receiver<Request>), AgentError> {
+    let failed = |source| AgentError::Api { path: path.to_owned(), source };
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(AgentError::ApiInUse(path.to_owned()));
     }
-    // The store's lock says that no other agent runs here: a socket that is there is a leftover.
-    match std::fs::remove_file(socket) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
-        _ => {}
-    }
-    let listener = UnixListener::bind(socket).map_err(failed)?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    let listener = listen(path).map_err(failed)?;
+    let socket = Socket(path.to_owned());
     let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
     let router = Router::new()
         .route("/healthz", get(healthz))
@@ -74,18 +95,38 @@ pub(crate) fn serve(socket: &Path) -> Result<mpsc::Receiver<Request>, AgentError
             tracing::error!(%error, "the local API ended");
         }
     });
-    Ok(receiver)
+    Ok((socket, receiver))
 }
 
-/// Asks the driver and waits for its answer.
+/// Listens on the socket, which nobody else can open at any time. One that is there already and
+/// that nobody serves is replaced.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(format!(".{}", std::process::id()));
+    let fresh = PathBuf::from(fresh);
+    let _ = std::fs::remove_file(&fresh);
+    let listener = UnixListener::bind(&fresh)?;
+    let placed = std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))
+        .and_then(|()| std::fs::rename(&fresh, path));
+    if placed.is_err() {
+        let _ = std::fs::remove_file(&fresh);
+    }
+    placed.map(|()| listener)
+}
+
+/// Asks the driver and waits for its answer; `otherwise` is the status of its refusal.
 async fn ask<T>(
     driver: &Driver,
-    make: impl FnOnce(oneshot::Sender<T>) -> Request,
+    otherwise: StatusCode,
+    make: impl FnOnce(Reply<T>) -> Request,
 ) -> Result<T, Failed> {
     let gone = || problem(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping".to_owned());
     let (answer, answered) = oneshot::channel();
     driver.send(make(answer)).await.map_err(|_| gone())?;
-    answered.await.map_err(|_| gone())
+    answered.await.map_err(|_| gone())?.map_err(|why| problem(otherwise, why))
 }
 
 fn problem(status: StatusCode, error: String) -> Failed {
@@ -93,11 +134,11 @@ fn problem(status: StatusCode, error: String) -> Failed {
 }
 
 async fn healthz(State(driver): State<Driver>) -> Result<&'static str, Failed> {
-    ask(&driver, Request::Status).await.map(|_| "ok")
+    ask(&driver, StatusCode::SERVICE_UNAVAILABLE, Request::Status).await.map(|_| "ok")
 }
 
 async fn status(State(driver): State<Driver>) -> Result<Json<Status>, Failed> {
-    ask(&driver, Request::Status).await.map(Json)
+    ask(&driver, StatusCode::SERVICE_UNAVAILABLE, Request::Status).await.map(Json)
 }
 
 #[derive(Deserialize)]
@@ -110,8 +151,8 @@ async fn decisions(
     Query(newest): Query<Newest>,
 ) -> Result<Json<Vec<Decision>>, Failed> {
     let limit = newest.limit.unwrap_or(50).min(DECISIONS_MAX);
-    let decisions = ask(&driver, |answer| Request::Decisions(limit, answer)).await?;
-    decisions.map(Json).map_err(|why| problem(StatusCode::INTERNAL_SERVER_ERROR, why))
+    let failed = StatusCode::INTERNAL_SERVER_ERROR;
+    ask(&driver, failed, |answer| Request::Decisions(limit, answer)).await.map(Json)
 }
 
 async fn set_target(
@@ -119,6 +160,6 @@ async fn set_target(
     UrlPath(machine): UrlPath<MachineId>,
     Json(target): Json<Option<f64>>,
 ) -> Result<Json<()>, Failed> {
-    let done = ask(&driver, |answer| Request::SetTarget(machine, target, answer)).await?;
-    done.map(Json).map_err(|why| problem(StatusCode::CONFLICT, why))
+    let refused = StatusCode::CONFLICT;
+    ask(&driver, refused, |answer| Request::SetTarget(machine, target, answer)).await.map(Json)
 }

@@ -1,6 +1,7 @@
 //! The other end of the local API.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use evenkeel_core::decision::Decision;
 use evenkeel_core::model::MachineId;
@@ -17,6 +18,9 @@ use crate::status::Status;
 /// Largest answer taken, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// How long an answer may take: longer than anything that an agent itself waits for.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(40);
+
 /// Why an agent did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -32,7 +36,7 @@ pub enum ClientError {
         source: std::io::Error,
     },
     /// The conversation broke off.
-    #[error("the agent at `{socket}` did not answer: {detail}")]
+    #[error("the agent at `{socket}` did not answer: {detail}; its log may say why")]
     Broken {
         /// The socket.
         socket: PathBuf,
@@ -83,12 +87,27 @@ impl Client {
         machine: &MachineId,
         target: Option<f64>,
     ) -> Result<(), ClientError> {
+        // JSON writes what is no number as `null`, which would remove the target.
+        if let Some(load) = target.filter(|load| !load.is_finite()) {
+            return Err(ClientError::Refused(format!("a target load of {load} is no load")));
+        }
         let path = format!("/api/v1/machines/{machine}/target");
         let body = serde_json::to_vec(&target).map_err(|e| self.broken(&e))?;
         self.call(Method::PUT, &path, body.into()).await
     }
 
     async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
+        let answered = tokio::time::timeout(ANSWER_TIME_MAX, self.converse(method, path, body));
+        let late = |_| self.broken(&format!("nothing came within {ANSWER_TIME_MAX:?}"));
+        answered.await.map_err(late)?
+    }
+
+    async fn converse<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,

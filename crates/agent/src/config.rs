@@ -41,8 +41,16 @@ pub enum ConfigError {
         /// Where and what, and the nearest known key.
         detail: String,
     },
+    /// It says something that makes no sense.
+    #[error("in the configuration `{path}`: {what}")]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What.
+        what: Box<ConfigError>,
+    },
     /// A value is of the right kind and makes no sense.
-    #[error("in the configuration: `{key}` is {value}: {want}")]
+    #[error("`{key}` is {value}: {want}")]
     Value {
         /// The key, with its table.
         key: &'static str,
@@ -52,13 +60,13 @@ pub enum ConfigError {
         want: &'static str,
     },
     /// The host's name is no host id.
-    #[error("in the configuration: `host`: {0}")]
+    #[error("`host`: {0}")]
     Host(#[from] IdError),
     /// The weights cannot be used.
-    #[error("in the configuration: `weights`: {0}")]
+    #[error("`weights`: {0}")]
     Weights(#[from] WeightsError),
     /// The host cannot be reckoned with.
-    #[error("in the configuration: {0}")]
+    #[error(transparent)]
     Profile(#[from] ProfileError),
 }
 
@@ -250,7 +258,8 @@ impl Config {
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         let config = Self::parse(&text)
             .map_err(|detail| ConfigError::Parse { path: path.to_owned(), detail })?;
-        config.check()?;
+        let unusable = |what| ConfigError::Unusable { path: path.to_owned(), what: Box::new(what) };
+        config.check().map_err(unusable)?;
         Ok(config)
     }
 

@@ -13,23 +13,29 @@ use evenkeel_core::decision::{Decision, Reason};
 use evenkeel_core::effect::{Effect, Input};
 use evenkeel_core::message::{Message, Talk};
 use evenkeel_core::model::{HostId, MachineId};
-use evenkeel_core::port::{Event, HandoffId, Progress};
+use evenkeel_core::port::{Event, Failure, HandoffId, Progress};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_membership::{self as membership, Change, Membership, Output};
 use evenkeel_net::{Net, NetEvent};
 use evenkeel_store::Store;
 use evenkeel_wire::{WireError, decode, encode};
 use rand_chacha::ChaCha12Rng;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
-use crate::api::Request;
+use crate::api::{Reply, Request};
 use crate::clock::Clock;
 use crate::status::Status;
 use crate::timers::{Due, Timers};
 
 /// How long the last words to other hosts may take.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long an agent that is stopping waits for its migrations to be aborted and its machines to be
+/// found again. What is open then is on record, and settled at the next start.
+const ABORT_TIME_MAX: Duration = Duration::from_secs(10);
+/// Lines about refused frames in the log per [`REFUSALS_WINDOW`]: a peer must not fill the disk.
+const REFUSALS_MAX: u32 = 10;
+const REFUSALS_WINDOW: Duration = Duration::from_secs(10);
 
 /// What the loop listens to.
 pub(crate) struct Sources {
@@ -55,19 +61,47 @@ pub(crate) struct Driver {
     pub(crate) addresses: BTreeMap<HostId, SocketAddr>,
     pub(crate) progress: BTreeMap<HandoffId, Progress>,
     /// Who waits for a schedule entry to be written.
-    pub(crate) writers: BTreeMap<MachineId, oneshot::Sender<Result<(), String>>>,
+    pub(crate) writers: BTreeMap<MachineId, Reply<()>>,
+    pub(crate) refusals: Refusals,
+    /// Why the last sample failed, if it did.
+    pub(crate) unmeasured: Option<String>,
     pub(crate) stop_grace: Duration,
     pub(crate) stopped: bool,
+}
+
+/// Refused frames in the present window.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    since: Option<Instant>,
+    count: u32,
+}
+
+/// How far a stop is.
+#[derive(Clone, Copy)]
+enum Stopping {
+    /// Waiting for what is under way, until then.
+    Finishing(Instant),
+    /// Waiting for it to be aborted, until then.
+    Aborting(Instant),
+}
+
+impl Stopping {
+    const fn until(self) -> Instant {
+        match self {
+            Self::Finishing(at) | Self::Aborting(at) => at,
+        }
+    }
 }
 
 impl Driver {
     /// Runs until the core says that nothing is under way any more.
     pub(crate) async fn run(mut self, mut sources: Sources) {
         self.feed(Input::Start);
-        let mut abort_at: Option<Instant> = None;
+        let mut stopping: Option<Stopping> = None;
         while !self.stopped {
             let due = self.timers.next().map(|at| self.clock.instant_of(at));
-            let wake = [due, abort_at].into_iter().flatten().min();
+            let limit = stopping.map(Stopping::until);
+            let wake = [due, limit].into_iter().flatten().min();
             tokio::select! {
                 Some(event) = sources.net.recv() => self.net_event(event),
                 Some(event) = sources.hypervisor.recv() => self.hypervisor_event(event),
@@ -77,21 +111,42 @@ impl Driver {
                     self.membership(membership::Input::Join { host, addr });
                 }
                 Some(()) = sources.stop.recv() => {
-                    let again = abort_at.is_some();
-                    info!(again, "stopping: finishing what is under way");
-                    abort_at = Some(Instant::now() + self.stop_grace);
-                    self.feed(if again { Input::StopNow } else { Input::Stop });
+                    stopping = Some(self.stop(stopping));
                 }
                 () = sleep_until(wake) => self.due_timers(),
             }
-            if abort_at.is_some_and(|at| at <= Instant::now()) {
-                warn!("migrations under way outlast the grace for stopping: aborting them");
-                abort_at = Some(Instant::now() + self.stop_grace);
-                self.feed(Input::StopNow);
+            match stopping {
+                Some(Stopping::Finishing(at)) if at <= Instant::now() => {
+                    warn!("migrations under way outlast the grace for stopping");
+                    stopping = Some(self.stop(stopping));
+                }
+                Some(Stopping::Aborting(at)) if at <= Instant::now() => {
+                    warn!("not everything is settled: the next start looks where machines are");
+                    break;
+                }
+                _ => {}
             }
         }
         self.membership(membership::Input::Leave);
         self.net.close(CLOSE_TIME_MAX).await;
+    }
+
+    /// Begins to stop, or stops what it has waited for so far.
+    fn stop(&mut self, before: Option<Stopping>) -> Stopping {
+        match before {
+            None => {
+                info!("stopping: finishing what is under way");
+                crate::notify(sd_notify::NotifyState::Stopping);
+                self.feed(Input::Stop);
+                Stopping::Finishing(Instant::now() + self.stop_grace)
+            }
+            Some(Stopping::Finishing(_)) => {
+                info!("stopping now: aborting what is under way");
+                self.feed(Input::StopNow);
+                Stopping::Aborting(Instant::now() + ABORT_TIME_MAX)
+            }
+            Some(aborting) => aborting,
+        }
     }
 
     fn due_timers(&mut self) {
@@ -177,7 +232,9 @@ impl Driver {
     /// A frame that cannot be decoded is dropped; one of another version is declined, so that the
     /// other side knows why.
     fn undecodable(&mut self, from: &HostId, error: &WireError) {
-        warn!(host = %from, %error, "frame refused");
+        if self.refusals.pass(Instant::now()) {
+            warn!(host = %from, %error, "frame refused");
+        }
         if let WireError::Version { exchange: Some(id), .. } = error {
             let (reason, detail) = (Reason::Version, error.to_string());
             let decline = Talk::Decline { reason, detail, report: None };
@@ -233,10 +290,21 @@ impl Driver {
             }
             Event::Disconnected(why) => warn!(why, "libvirt is not reached: nothing is balanced"),
             Event::Connected => info!("libvirt is reached"),
-            Event::Sampled(Err(failure)) => warn!(why = failure.detail, "not measured"),
+            Event::Sampled(result) => self.sampled(result.as_ref().err()),
             _ => {}
         }
         self.feed(Input::Hypervisor(event));
+    }
+
+    /// Writes of a failure to measure once, until there is another one.
+    fn sampled(&mut self, failure: Option<&Failure>) {
+        let why = failure.map(|failure| failure.detail.clone());
+        match (&self.unmeasured, &why) {
+            (before, Some(why)) if before.as_ref() != Some(why) => warn!(why, "not measured"),
+            (Some(_), None) => info!("measured again"),
+            _ => {}
+        }
+        self.unmeasured = why;
     }
 
     fn answer(&mut self, request: Request) {
@@ -244,10 +312,14 @@ impl Driver {
         match request {
             Request::Status(answer) => {
                 let status = Status::of(&self.balancer, &self.progress, self.clock.now());
-                let _ = answer.send(status);
+                let _ = answer.send(Ok(status));
             }
             Request::Decisions(limit, answer) => {
                 let _ = answer.send(self.store.decisions(limit).map_err(|e| e.to_string()));
+            }
+            Request::SetTarget(machine, _, answer) if self.writers.contains_key(&machine) => {
+                let busy = format!("the entry of machine `{machine}` is being written: try again");
+                let _ = answer.send(Err(busy));
             }
             Request::SetTarget(machine, target, answer) => {
                 match self.balancer.program_target(&machine, target) {
@@ -269,6 +341,17 @@ impl Driver {
         for (host, addr) in remembered {
             self.membership(membership::Input::Join { host, addr });
         }
+    }
+}
+
+impl Refusals {
+    /// Whether another refused frame may be written of.
+    fn pass(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now.duration_since(since) >= REFUSALS_WINDOW) {
+            *self = Self { since: Some(now), count: 0 };
+        }
+        self.count = self.count.saturating_add(1);
+        self.count <= REFUSALS_MAX
     }
 }
 

@@ -15,13 +15,13 @@ use std::time::Duration;
 
 use evenkeel_core::balancer::Balancer;
 use evenkeel_core::model::{HostId, Resources};
-use evenkeel_core::port::{Event, Order};
+use evenkeel_core::port::{Event, Failure, HostSample, Order};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_libvirt::{LibvirtConfig, LibvirtHypervisor, SharedStorage};
 use evenkeel_membership::{Config as MembershipConfig, Member, Membership};
 use evenkeel_net::{
-    Admission, AdmissionRefused, ClusterCa, Enroller, Identity, Limits, Net, NetError, PkiError,
-    Registrar,
+    Admission, AdmissionRefused, ClusterCa, DialError, Enroller, Identity, Limits, Net, NetError,
+    PkiError, Registrar,
 };
 use evenkeel_store::{Admissions, Admitted, Store, StoreError};
 use rand::Rng;
@@ -31,10 +31,11 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 pub use crate::api::Problem;
+use crate::api::Request;
 pub use crate::client::{Client, ClientError};
 use crate::clock::Clock;
 pub use crate::config::{Config, ConfigError};
-use crate::driver::{Driver, Sources};
+use crate::driver::{Driver, Refusals, Sources};
 pub use crate::status::Status;
 use crate::timers::Timers;
 
@@ -81,15 +82,18 @@ pub enum AgentError {
         /// Why.
         source: std::io::Error,
     },
+    /// Another agent serves the local API there.
+    #[error(
+        "another agent serves the local API at `{0}` and goes on undisturbed: one agent runs on a \
+         host; stop that one first, or give this one another `api_socket`"
+    )]
+    ApiInUse(PathBuf),
     /// The signals cannot be watched.
     #[error("cannot watch signals: {0}")]
     Signals(std::io::Error),
     /// The threads that talk to libvirt cannot be started.
     #[error("cannot start the threads that talk to libvirt: {0}")]
     Threads(std::io::Error),
-    /// The agent was stopped before it had begun.
-    #[error("stopped while waiting for libvirt at `{0}`")]
-    StoppedEarly(String),
 }
 
 /// Runs the agent until it is told to stop by `SIGTERM` or `SIGINT`.
@@ -102,18 +106,32 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let identity = identity(&config)?;
     let host = identity.host().clone();
     let store = Store::open(&config.state_dir)?;
-    let requests = api::serve(&config.api_socket)?;
+    let enroller = enroller(&config, &store)?;
+    let (net, net_events) = Net::bind(config.listen, &identity, Limits::default(), enroller)?;
+    let (_socket, mut requests) = api::serve(&config.api_socket)?;
     let mut stop = stop_signals()?;
 
     let (events, mut hypervisor_events) = mpsc::channel(EVENTS_MAX);
     let mut hypervisor = connect(&config, events, clock)?;
-    let found = capacity(&config, &mut hypervisor, &mut hypervisor_events, &mut stop).await?;
-    let profile = config.profile_of(host.clone(), config.declared_or(found))?;
-
-    let enroller = enroller(&config, &store)?;
-    let (net, net_events) = Net::bind(config.listen, &identity, Limits::default(), enroller)?;
     let addr = config.advertised();
     info!(%host, address = %addr, libvirt = config.libvirt.uri, "agent is up");
+    notify(sd_notify::NotifyState::Ready);
+    let mut found = Resources::ZERO;
+    if !config.declares_all() {
+        let waiting = Waiting {
+            uri: &config.libvirt.uri,
+            hypervisor: &mut hypervisor,
+            events: &mut hypervisor_events,
+            requests: &mut requests,
+            stop: &mut stop,
+        };
+        let Some(capacity) = waiting.for_capacity().await else {
+            info!("agent has stopped while it waited for libvirt");
+            return Ok(());
+        };
+        found = capacity;
+    }
+    let profile = config.profile_of(host.clone(), config.declared_or(found))?;
 
     let mut rng: ChaCha12Rng = rand::make_rng();
     let me = Member { host, addr, generation: clock.now().unix_ms() };
@@ -129,17 +147,15 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         timers: Timers::default(),
         progress: BTreeMap::new(),
         writers: BTreeMap::new(),
+        refusals: Refusals::default(),
+        unmeasured: None,
         stop_grace: config.stop_grace,
         stopped: false,
     };
     driver.join_remembered();
     let seeds = find_seeds(&net, &config.seeds);
-    notify(sd_notify::NotifyState::Ready);
     let sources = Sources { net: net_events, hypervisor: hypervisor_events, requests, seeds, stop };
     driver.run(sources).await;
-    notify(sd_notify::NotifyState::Stopping);
-    // A socket that nobody serves would only puzzle.
-    let _ = std::fs::remove_file(&config.api_socket);
     info!("agent has stopped");
     Ok(())
 }
@@ -202,40 +218,64 @@ fn connect(
     LibvirtHypervisor::new(settings, sink, move || clock.now()).map_err(AgentError::Threads)
 }
 
-/// What this host has, where the configuration does not declare all of it: waits for the first
-/// sample that succeeds.
-async fn capacity(
-    config: &Config,
-    hypervisor: &mut LibvirtHypervisor,
-    events: &mut mpsc::Receiver<Event>,
-    stop: &mut mpsc::Receiver<()>,
-) -> Result<Resources, AgentError> {
-    let mut wait = RETRY.0;
-    while !config.declares_all() {
-        hypervisor.submit(Order::Sample);
-        let sampled = loop {
-            tokio::select! {
-                Some(()) = stop.recv() => {
-                    return Err(AgentError::StoppedEarly(config.libvirt.uri.clone()));
+/// An agent that cannot begin before libvirt has said what the host has, because the configuration
+/// does not declare all of it.
+struct Waiting<'a> {
+    uri: &'a str,
+    hypervisor: &'a mut LibvirtHypervisor,
+    events: &'a mut mpsc::Receiver<Event>,
+    requests: &'a mut mpsc::Receiver<Request>,
+    stop: &'a mut mpsc::Receiver<()>,
+}
+
+impl Waiting<'_> {
+    /// What the first sample that succeeds has found; nothing if the agent is to stop before.
+    async fn for_capacity(mut self) -> Option<Resources> {
+        let mut wait = RETRY.0;
+        let mut why = "it has not answered yet".to_owned();
+        loop {
+            self.hypervisor.submit(Order::Sample);
+            let limit = tokio::time::Instant::now() + wait;
+            match self.sampled(&why).await? {
+                Ok(sample) => {
+                    let found = sample.facts.capacity;
+                    let io_bytes_per_s = match found.io_bytes_per_s {
+                        told if told > 0.0 => told,
+                        _ => IO_BYTES_PER_S_DEFAULT,
+                    };
+                    return Some(Resources { io_bytes_per_s, ..found });
                 }
-                Some(event) = events.recv() => if let Event::Sampled(result) = event { break result },
+                Err(failure) => why = failure.detail,
             }
-        };
-        match sampled {
-            Ok(sample) => {
-                let found = sample.facts.capacity;
-                let io_bytes_per_s = match found.io_bytes_per_s {
-                    told if told > 0.0 => told,
-                    _ => IO_BYTES_PER_S_DEFAULT,
-                };
-                return Ok(Resources { io_bytes_per_s, ..found });
+            warn!(why, "waiting for libvirt");
+            // Every order is answered, so that until the next one there is nothing to hear.
+            let rest = tokio::time::timeout_at(limit, self.sampled(&why));
+            if let Ok(None) = rest.await {
+                return None;
             }
-            Err(failure) => warn!(why = failure.detail, "waiting for libvirt"),
+            wait = (wait * 2).min(RETRY.1);
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(RETRY.1);
     }
-    Ok(Resources::ZERO)
+
+    /// The answer to a sample; nothing if the agent is to stop. Meanwhile whoever asks the agent is
+    /// told `why` it waits.
+    async fn sampled(&mut self, why: &str) -> Option<Result<HostSample, Failure>> {
+        loop {
+            tokio::select! {
+                Some(()) = self.stop.recv() => return None,
+                Some(request) = self.requests.recv() => request.refuse(&format!(
+                    "this agent waits for libvirt at `{}` to learn what the host has, and nothing \
+                     is balanced meanwhile: {why}",
+                    self.uri
+                )),
+                Some(event) = self.events.recv() => {
+                    if let Event::Sampled(result) = event {
+                        return Some(result);
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Finds out which hosts answer at the configured addresses; asks each until it answers.
@@ -248,7 +288,10 @@ fn find_seeds(net: &Net, addresses: &[SocketAddr]) -> mpsc::Receiver<(HostId, So
             loop {
                 match net.identify(addr).await {
                     Ok(host) => return found.send((host, addr)).await,
-                    Err(error) if wait >= RETRY.1 => warn!(%error, "seed does not answer"),
+                    // Silence at first is usual: hosts are started together.
+                    Err(error) if wait >= RETRY.1 || refused(&error) && wait == RETRY.0 => {
+                        warn!(%error, "seed not asked; trying again");
+                    }
                     Err(_) => {}
                 }
                 tokio::time::sleep(wait).await;
@@ -257,6 +300,11 @@ fn find_seeds(net: &Net, addresses: &[SocketAddr]) -> mpsc::Receiver<(HostId, So
         });
     }
     receiver
+}
+
+/// Whether somebody answered whom this host does not believe.
+const fn refused(error: &DialError) -> bool {
+    matches!(error, DialError::Refused { .. })
 }
 
 /// A message for every `SIGTERM` and `SIGINT`.
@@ -279,7 +327,7 @@ fn stop_signals() -> Result<mpsc::Receiver<()>, AgentError> {
 }
 
 /// Tells the service manager, if there is one.
-fn notify(state: sd_notify::NotifyState<'_>) {
+pub(crate) fn notify(state: sd_notify::NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         warn!(%error, "the service manager could not be told");
     }

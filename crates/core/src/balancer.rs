@@ -194,7 +194,7 @@ impl Balancer {
         }
         self.swap(now, rng, out);
         self.pursue(now, rng, out);
-        if self.stopping && self.handoffs.engaged() == 0 {
+        if self.stopping && !self.handoffs.hold_up_stop() {
             out.push(Effect::Stopped);
         }
     }
@@ -211,10 +211,12 @@ impl Balancer {
     fn stop(&mut self, abort: bool, now: Time, out: &mut Vec<Effect>) {
         self.stopping = true;
         if let Some(exchange) = self.exchange.take() {
-            let close = Talk::Close { reason: Reason::Stopping, verdicts: Vec::new() };
+            // Unlike a close, it is understood by whoever is to say something next.
+            let decline =
+                Talk::Decline { reason: Reason::Stopping, detail: String::new(), report: None };
             out.push(Effect::Send(
                 exchange.peer().clone(),
-                Message::Exchange(exchange.id(), close),
+                Message::Exchange(exchange.id(), decline),
             ));
             let record = exchange.abandon(&self.host, Reason::Stopping, String::new(), now);
             out.push(Effect::Record(record));
@@ -279,7 +281,11 @@ impl Balancer {
             Event::Looked(machine, presence) => {
                 self.hand(now, out, |handoffs, turn| handoffs.looked(&machine, presence, turn));
             }
-            Event::ScheduleChanged(_) | Event::Connected => self.sample(out),
+            Event::ScheduleChanged(_) => self.sample(out),
+            Event::Connected => {
+                self.sample(out);
+                self.handoffs.look_again(&mut Turn { host: &mut self.host, now, out });
+            }
             Event::Disconnected(why) => self.host.view.fail(why),
             Event::Progress(..) | Event::EntryWritten(..) => {}
         }
@@ -442,6 +448,10 @@ impl Balancer {
         let Pass::Reserve { exchange, machine, entry, verdicts, in_return } = pass else {
             return self.hand(now, out, |handoffs, turn| handoffs.hear(id, from, pass, turn));
         };
+        // The same again: it was answered, and the answer to it stands.
+        if self.handoffs.knows(id, from) {
+            return;
+        }
         let refused =
             |reason| Effect::Send(from.clone(), Message::Handoff(id, Pass::Refused { reason }));
         if let Some(owed) = self.owed.take_if(|owed| owed.is(exchange, from, &machine)) {

@@ -28,7 +28,7 @@ use crate::exchange::Agreement;
 use crate::host::{Host, Incoming};
 use crate::message::{Message, Pass};
 use crate::model::{Entry, HostId, MachineId, Resources, Time};
-use crate::port::{Failure, FailureKind, HandoffId, Migration, MigrationStats, Order, Presence};
+use crate::port::{Failure, HandoffId, Migration, MigrationStats, Order, Presence};
 
 /// How far a handoff is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +115,12 @@ impl Default for Limits {
 const RETRY_MIN: Duration = Duration::from_millis(500);
 /// Longest wait between two attempts.
 const RETRY_MAX: Duration = Duration::from_secs(60);
+/// So often a machine in doubt must have been seen not running before it counts as staying: for a
+/// moment after it has left, its definition is still here.
+const LOOKS_NOT_RUNNING: u32 = 2;
+/// Most questions about handoffs that are not known here which wait for a look; the source of a
+/// further one asks again.
+const ASKED_MAX: usize = 64;
 
 fn backoff(attempts: u32) -> Duration {
     RETRY_MIN.saturating_mul(1 << attempts.min(10)).min(RETRY_MAX)
@@ -161,7 +167,10 @@ impl Turn<'_> {
 #[derive(Clone, Debug, Default)]
 pub struct Handoffs {
     live: BTreeMap<HandoffId, Handoff>,
+    /// Sources that say a machine is here of which no record tells, until it has been looked for.
+    asked: BTreeMap<HandoffId, (HostId, MachineId)>,
     limits: Limits,
+    aborting: bool,
     /// The one that ended last, and how.
     last: Option<(HandoffId, Reason)>,
 }
@@ -170,7 +179,13 @@ impl Handoffs {
     /// None under way.
     #[must_use]
     pub const fn new(limits: Limits) -> Self {
-        Self { live: BTreeMap::new(), limits, last: None }
+        Self {
+            live: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            limits,
+            aborting: false,
+            last: None,
+        }
     }
 
     /// Those under way.
@@ -185,6 +200,23 @@ impl Handoffs {
         self.live.values().filter(|h| h.phase != Phase::Released).count()
     }
 
+    /// Whether the agent must not end yet. Once it has been told to abort, room that is kept here
+    /// holds nothing up: it is on record, and what arrives meanwhile is claimed at the next start.
+    #[must_use]
+    pub fn hold_up_stop(&self) -> bool {
+        self.live.values().any(|h| match h.phase {
+            Phase::Offered | Phase::Transferring | Phase::Doubt => true,
+            Phase::Reserved | Phase::Claiming => !self.aborting,
+            Phase::Released | Phase::Done | Phase::Cancelled => false,
+        })
+    }
+
+    /// Whether this handoff with `peer` is under way.
+    #[must_use]
+    pub fn knows(&self, id: HandoffId, peer: &HostId) -> bool {
+        self.live.get(&id).is_some_and(|h| h.peer == *peer)
+    }
+
     /// Takes up the handoffs that were under way when the agent ended: looks where each machine is.
     pub fn recover(&mut self, records: Vec<Handoff>, turn: &mut Turn<'_>) {
         for mut handoff in records {
@@ -193,6 +225,10 @@ impl Handoffs {
                 Phase::Offered | Phase::Transferring | Phase::Doubt => {
                     turn.abort(&handoff);
                     handoff.phase = Phase::Doubt;
+                    if handoff.decision.detail.is_empty() {
+                        handoff.decision.detail =
+                            "this agent ended and was started again meanwhile".to_owned();
+                    }
                 }
                 Phase::Released | Phase::Reserved | Phase::Claiming => {}
             }
@@ -235,18 +271,7 @@ impl Handoffs {
     /// The other host said something about a handoff.
     pub fn hear(&mut self, id: HandoffId, from: &HostId, pass: Pass, turn: &mut Turn<'_>) {
         let Some(handoff) = self.live.get_mut(&id).filter(|h| h.peer == *from) else {
-            if let Pass::Released { machine, .. } = pass {
-                // Ended here and forgotten, or this host's store was lost: the source still asks.
-                let known = turn
-                    .host
-                    .view
-                    .machines()
-                    .get(&machine)
-                    .is_some_and(|m| m.presence.is_resident());
-                let answer = if known { Pass::Claimed } else { Pass::Missing };
-                turn.out.push(Effect::Send(from.clone(), Message::Handoff(id, answer)));
-            }
-            return;
+            return self.hear_of_unknown(id, from, pass, turn);
         };
         match (handoff.phase, pass) {
             (Phase::Offered, Pass::Reserved { uri }) => {
@@ -278,6 +303,49 @@ impl Handoffs {
             }
             // Late, repeated or out of turn: what was decided stands.
             _ => {}
+        }
+    }
+
+    /// The other host speaks of a handoff that has ended here and is forgotten, or whose record is
+    /// lost.
+    fn hear_of_unknown(&mut self, id: HandoffId, from: &HostId, pass: Pass, turn: &mut Turn<'_>) {
+        match pass {
+            // What the last sample saw may be older than the machine's arrival: look.
+            Pass::Released { machine, .. } if self.asked.len() < ASKED_MAX => {
+                turn.order(Order::Look(machine.clone()));
+                self.asked.insert(id, (from.clone(), machine));
+            }
+            // Too late: nothing will come, and room need not be kept until it expires.
+            Pass::Reserved { .. } => {
+                let cancel = Pass::Cancel { reason: Reason::TimedOut };
+                turn.out.push(Effect::Send(from.clone(), Message::Handoff(id, cancel)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Answers those who asked about a machine of which no record tells.
+    fn answer_asked(&mut self, machine: &MachineId, seen: Option<Presence>, turn: &mut Turn<'_>) {
+        let ids = self.asked.iter().filter(|(_, (_, asked))| asked == machine).map(|(id, _)| *id);
+        for id in ids.collect::<Vec<_>>() {
+            let Some((from, _)) = self.asked.remove(&id) else { continue };
+            let answer = match seen {
+                Some(Presence::Running | Presence::Leaving | Presence::Paused) => Pass::Claimed,
+                Some(Presence::Absent | Presence::Defined) => Pass::Missing,
+                // Whoever asked will ask again.
+                None => continue,
+            };
+            turn.out.push(Effect::Send(from, Message::Handoff(id, answer)));
+        }
+    }
+
+    /// The hypervisor answers again: looks at once where machines are, instead of at the next
+    /// attempt.
+    pub fn look_again(&mut self, turn: &mut Turn<'_>) {
+        for handoff in self.live.values() {
+            if matches!(handoff.phase, Phase::Doubt | Phase::Reserved | Phase::Claiming) {
+                turn.look(handoff);
+            }
         }
     }
 
@@ -330,9 +398,6 @@ impl Handoffs {
                 self.release(id, turn);
             }
             Err(failure) => {
-                if failure.kind == FailureKind::Aborted {
-                    handoff.cancelled_for.get_or_insert(Reason::Stopping);
-                }
                 handoff.decision.detail = failure.detail;
                 enter(handoff, Phase::Doubt, turn.now);
                 turn.look(handoff);
@@ -348,18 +413,29 @@ impl Handoffs {
         presence: Result<Presence, Failure>,
         turn: &mut Turn<'_>,
     ) {
+        self.answer_asked(machine, presence.as_ref().ok().copied(), turn);
         let waiting = |h: &&Handoff| {
             h.machine == *machine
                 && matches!(h.phase, Phase::Doubt | Phase::Reserved | Phase::Claiming)
         };
-        let Some((id, phase)) = self.live.values().find(waiting).map(|h| (h.id, h.phase)) else {
+        let Some(handoff) = self.live.values().find(waiting) else {
             return;
         };
+        let (id, phase, attempts) = (handoff.id, handoff.phase, handoff.attempts);
         match (phase, presence) {
-            (Phase::Doubt, Ok(Presence::Running | Presence::Defined)) => {
+            (Phase::Doubt, Ok(Presence::Running)) => self.stays(id, turn),
+            // Shut down, or paused by somebody, and no migration of it under way.
+            (Phase::Doubt, Ok(Presence::Defined | Presence::Paused))
+                if attempts >= LOOKS_NOT_RUNNING =>
+            {
                 self.stays(id, turn);
             }
             (Phase::Doubt, Ok(Presence::Absent)) => self.release(id, turn),
+            (Phase::Doubt, Ok(Presence::Leaving)) => {
+                // The abort came too early to find it, or did not reach the hypervisor.
+                turn.abort(handoff);
+                turn.wake(id, backoff(attempts));
+            }
             (Phase::Reserved, Ok(Presence::Absent | Presence::Defined)) => {
                 let detail = "nothing arrived".to_owned();
                 self.cancel(id, Reason::ReservationExpired, detail, None, turn);
@@ -369,17 +445,16 @@ impl Handoffs {
                 turn.send(handoff, Pass::Missing);
                 self.finish(id, Reason::Ended, turn);
             }
-            (Phase::Reserved | Phase::Claiming, Ok(Presence::Running | Presence::Leaving)) => {
+            // Paused here by somebody, since the source says that it has left.
+            (Phase::Claiming, Ok(Presence::Paused))
+            | (Phase::Reserved | Phase::Claiming, Ok(Presence::Running | Presence::Leaving)) => {
                 let handoff = &self.live[&id];
                 turn.send(handoff, Pass::Claimed);
                 turn.host.view.believe(handoff.machine.clone(), handoff.usage);
                 self.finish(id, Reason::Moved, turn);
             }
             // Still arriving or leaving, or the hypervisor could not say: look again.
-            _ => {
-                let attempts = self.live[&id].attempts;
-                turn.wake(id, backoff(attempts));
-            }
+            _ => turn.wake(id, backoff(attempts)),
         }
     }
 
@@ -409,6 +484,7 @@ impl Handoffs {
 
     /// Aborts what can be aborted, because the agent must stop now.
     pub fn abort_all(&mut self, turn: &mut Turn<'_>) {
+        self.aborting = true;
         let ids: Vec<_> = self.live.keys().copied().collect();
         for id in ids {
             let Some(handoff) = self.live.get_mut(&id) else {
@@ -568,3 +644,6 @@ fn released(handoff: &Handoff) -> Pass {
         stats: handoff.decision.stats.unwrap_or_default(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,24 +2,17 @@
 //!
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
 
-mod cluster;
 mod demo;
-mod lab;
+#[cfg(feature = "hosts")]
+mod hosts;
 mod output;
-mod report;
+mod scene;
 
-use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
-use evenkeel_agent::{Client, Config};
-use evenkeel_core::model::HostId;
-use evenkeel_net::{EnrolError, JoinToken, Limits, enrol};
-use tracing_subscriber::EnvFilter;
+use clap::{Parser, Subcommand};
 
-use crate::output::{Failure, Format};
+use crate::output::Failure;
 
 /// Keeps a cluster of virtual-machine hosts balanced without a centre.
 ///
@@ -35,87 +28,17 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the agent of this host
-    #[command(after_help = "Examples:\n  \
-        evenkeel agent --config /etc/evenkeel/agent.toml\n  \
-        evenkeel agent --config /etc/evenkeel/agent.toml --join ek1.… --host-id kvm2")]
-    Agent(AgentArgs),
-    /// Make a cluster, or let hosts into it
-    #[command(subcommand)]
-    Cluster(cluster::ClusterCommand),
-    /// Show this host's load, schedule and handoffs
-    #[command(after_help = "Example:\n  evenkeel status --format json | jq .load")]
-    Status(AskArgs),
-    /// Show the newest decisions of this host, and why each ended as it did
-    #[command(after_help = "Example:\n  evenkeel history --limit 5 --format json")]
-    History {
-        /// Most records to show
-        #[arg(long, default_value_t = 20)]
-        limit: u32,
-        #[command(flatten)]
-        ask: AskArgs,
-    },
-    /// Program a target load for a machine of this host, which then counts instead of what is
-    /// measured
-    #[command(after_help = "Examples:\n  \
-        evenkeel target web-1 0.25     count it as a quarter of this host\n  \
-        evenkeel target web-1 none     count what is measured again")]
-    Target {
-        /// The machine's name or UUID
-        machine: String,
-        /// A share of this host, such as 0.25, or `none`
-        load: String,
-        #[command(flatten)]
-        ask: AskArgs,
-    },
-    /// Several libvirt hosts on this machine, to try things out
-    #[command(subcommand)]
-    Lab(lab::LabCommand),
+    #[cfg(feature = "hosts")]
+    #[command(flatten)]
+    Hosts(hosts::HostCommand),
     /// Watch three hosts level themselves: real machines where this computer can run them
     Demo(demo::DemoArgs),
 }
 
-/// How long a joining host waits for an agent that lets it in.
-const JOIN_TIME_MAX: Duration = Duration::from_secs(60);
-/// How often it asks.
-const JOIN_RETRY: Duration = Duration::from_millis(500);
-
-#[derive(Debug, Args)]
-struct AgentArgs {
-    /// The configuration file
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// Join the cluster with this token first, unless this host has an identity already
-    #[arg(long, value_name = "TOKEN")]
-    join: Option<String>,
-    /// The same with the token in a file, where it does not show in the list of processes
-    #[arg(long, value_name = "FILE", conflicts_with = "join")]
-    join_file: Option<PathBuf>,
-    /// The name to join under; the configuration's `host` otherwise
-    #[arg(long, value_name = "NAME")]
-    host_id: Option<HostId>,
-}
-
-#[derive(Debug, Args)]
-struct AskArgs {
-    /// The agent's socket
-    #[arg(long, value_name = "PATH", default_value = "/run/evenkeel/agent.sock")]
-    socket: PathBuf,
-    /// How to print it
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
-}
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            EnvFilter::try_from_env("EVENKEEL_LOG").unwrap_or_else(|_| EnvFilter::new("info")),
-        )
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    #[cfg(feature = "hosts")]
+    hosts::log_to_stderr();
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -127,96 +50,8 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Agent(args) => block_on(agent(args)),
-        Command::Cluster(command) => cluster::run(command),
-        Command::Status(ask) => block_on(async {
-            let status = Client::new(&ask.socket).status().await?;
-            output::print(ask.format, &status, || report::status(&status))
-        }),
-        Command::History { limit, ask } => block_on(async {
-            let decisions = Client::new(&ask.socket).decisions(limit).await?;
-            output::print(ask.format, &decisions, || report::history(&decisions))
-        }),
-        Command::Target { machine, load, ask } => block_on(target(&machine, &load, &ask)),
-        Command::Lab(command) => lab::run(command),
+        #[cfg(feature = "hosts")]
+        Command::Hosts(command) => hosts::run(command),
         Command::Demo(args) => demo::run(&args),
     }
-}
-
-/// One thread does for all that a host's agent, or a client, has to do.
-fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(future)
-}
-
-async fn agent(args: AgentArgs) -> Result<(), Failure> {
-    let config = Config::load(&args.config)?;
-    let token = match (&args.join, &args.join_file) {
-        (Some(text), _) => Some(text.clone()),
-        (None, Some(path)) => Some(read_token(path)?),
-        (None, None) => None,
-    };
-    if let Some(text) = token {
-        join(text.trim(), args.host_id, &config).await?;
-    }
-    Ok(evenkeel_agent::run(config).await?)
-}
-
-/// Joins the cluster, unless this host has an identity: so that a unit file may keep its token.
-async fn join(text: &str, name: Option<HostId>, config: &Config) -> Result<(), Failure> {
-    if config.identity_dir.join(evenkeel_net::HOST_CERTIFICATE_FILE).exists() {
-        tracing::info!("this host has an identity already: not joining again");
-        return Ok(());
-    }
-    let host = match (name, &config.host) {
-        (Some(name), _) => name,
-        (None, Some(configured)) => HostId::new(configured)?,
-        (None, None) => return Err("under which name? Give --host-id NAME".into()),
-    };
-    let token: JoinToken = text.parse()?;
-    let deadline = tokio::time::Instant::now() + JOIN_TIME_MAX;
-    loop {
-        match enrol(&token, &host, &config.identity_dir, &Limits::default()).await {
-            Ok(identity) => {
-                let cluster = identity.cluster();
-                tracing::info!(host = %identity.host(), %cluster, "joined the cluster");
-                return Ok(());
-            }
-            // The hosts of a cluster may be started together.
-            Err(EnrolError::Unreachable(why)) if tokio::time::Instant::now() < deadline => {
-                tracing::info!(why, "waiting for an agent that lets hosts in");
-                tokio::time::sleep(JOIN_RETRY).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-fn read_token(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path)
-        .map_err(|e| format!("cannot read the join token `{}`: {e}", path.display()).into())
-}
-
-async fn target(machine: &str, load: &str, ask: &AskArgs) -> Result<(), Failure> {
-    let target = match load {
-        "none" => None,
-        number => Some(number.parse::<f64>().map_err(|_| {
-            format!("`{number}` is no load: give a share of the host, such as 0.25, or `none`")
-        })?),
-    };
-    let client = Client::new(&ask.socket);
-    let status = client.status().await?;
-    let named =
-        |m: &&evenkeel_agent::status::MachineStatus| m.name == machine || m.id.as_str() == machine;
-    let found = status.machines.iter().find(named).ok_or_else(|| {
-        format!("host `{}` has no machine `{machine}` in its schedule", status.host)
-    })?;
-    client.set_target(&found.id, target).await?;
-    let done = match target {
-        Some(load) => {
-            format!("machine `{}` counts as {load} of host `{}`", found.name, status.host)
-        }
-        None => format!("machine `{}` counts as measured", found.name),
-    };
-    output::print(ask.format, &target, || done)
 }

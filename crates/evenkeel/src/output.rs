@@ -34,3 +34,8 @@ pub(crate) fn print<T: Serialize>(
     anstream::println!("{}", text.trim_end());
     Ok(())
 }
+
+/// A load as people read it: 1.0 is `100.0 %`.
+pub(crate) fn percent(load: f64) -> String {
+    format!("{:.1} %", load * 100.0)
+}

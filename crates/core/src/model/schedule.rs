@@ -36,8 +36,9 @@ pub struct LastMove {
     pub from: HostId,
 }
 
-/// Largest target load: a machine may be programmed to count as up to this many whole hosts.
-pub const TARGET_LOAD_MAX: f64 = 100.0;
+/// Largest target load, as a share of the host. Above 1 it is more than the host has, which a machine
+/// may want; what is far above is a percentage by mistake.
+pub const TARGET_LOAD_MAX: f64 = 10.0;
 
 /// One entry of a host's schedule: that it is to execute this machine, and how.
 ///

@@ -10,20 +10,20 @@ use evenkeel_core::model::{
 use evenkeel_hypervisor::memory::Workload;
 use evenkeel_sim::{Cluster, HostSpec};
 
-use super::screen::{Frame, HostBar, compare};
+use super::frame::{Frame, HostBar, compare};
 use super::told;
-use crate::lab::BURNS;
 use crate::output::Failure;
+use crate::scene::Scene;
 
 /// Virtual time that the hosts are given to level, and to show that they stay so.
 const SPAN: Duration = Duration::from_secs(600);
 const GIB: f64 = 1073741824.0;
 
-pub(crate) fn run(hosts: usize, vms: usize) -> Result<(), Failure> {
-    let mut cluster = cluster(hosts, vms)?;
+pub(super) fn run(scene: &Scene) -> Result<(), Failure> {
+    let mut cluster = cluster(scene)?;
     cluster.keep_records();
     cluster.start();
-    let known = |c: &Cluster| frame(c).is_known(hosts);
+    let known = |c: &Cluster| frame(c).is_known(scene.hosts);
     cluster.run_while(Time::from_unix_ms(0) + SPAN, |c| !known(c));
     let before = frame(&cluster);
     cluster.run_until(Time::from_unix_ms(0) + SPAN);
@@ -43,17 +43,18 @@ pub(crate) fn run(hosts: usize, vms: usize) -> Result<(), Failure> {
     }
 }
 
-fn cluster(hosts: usize, vms: usize) -> Result<Cluster, Failure> {
+fn cluster(scene: &Scene) -> Result<Cluster, Failure> {
     let mut cluster = Cluster::new(1);
     let names: Vec<_> =
-        (1..=hosts).map(|i| HostId::new(&format!("h{i}"))).collect::<Result<_, _>>()?;
+        scene.host_names().iter().map(|name| HostId::new(name)).collect::<Result<_, _>>()?;
     for name in &names {
-        let capacity = Resources { cpu_cores: 1.0, memory_bytes: 4.0 * GIB, io_bytes_per_s: 1e9 };
+        let capacity =
+            Resources { cpu_cores: scene.cores, memory_bytes: 4.0 * GIB, io_bytes_per_s: 1e9 };
         let config = Config { cool_down: Duration::from_secs(10), ..Config::default() };
         cluster.add_host(HostSpec::new(HostProfile::new(name.clone(), capacity), config))?;
     }
-    for index in 0..vms {
-        let id = MachineId::new(&format!("vm{}", index + 1))?;
+    for (name, burn) in scene.guests() {
+        let id = MachineId::new(&name)?;
         let facts = MachineFacts {
             name: Arc::from(id.as_str()),
             id,
@@ -63,7 +64,7 @@ fn cluster(hosts: usize, vms: usize) -> Result<Cluster, Failure> {
             persistent: true,
             entry: Ok(Entry::default()),
         };
-        let cpu_cores = f64::from(BURNS[index % BURNS.len()]) / 1000.0;
+        let cpu_cores = f64::from(burn) / 1000.0;
         let wants = Resources { cpu_cores, memory_bytes: GIB / 8.0, io_bytes_per_s: 0.0 };
         let workload = Workload { wants, dirty_bytes_per_s: 2e6 };
         cluster.place(&names[0], facts, workload)?;

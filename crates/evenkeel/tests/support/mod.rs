@@ -22,14 +22,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use evenkeel_agent::status::MachineStatus;
 use evenkeel_agent::{Client, Status};
-use evenkeel_core::decision::Decision;
+use evenkeel_core::decision::{Decision, Role};
 use evenkeel_core::model::MachineId;
 use evenkeel_core::select::Calm;
 use evenkeel_lab::{
-    AgentsSpec, Dirty, GuestSpec, HostSpec, Lab, LabError, LabSpec, Launcher, Verdict,
+    AgentsSpec, Dirty, GuestSpec, HostSpec, Lab, LabError, LabSpec, Launcher, Verdict, Weights,
 };
 use tokio::runtime::Runtime;
+
+use records::moves;
 
 /// How long anything may take to come about. Only a test that fails waits for so long.
 pub const LIMIT: Duration = Duration::from_secs(120);
@@ -135,14 +138,23 @@ impl Cluster {
         hosts.next().filter(|_| hosts.next().is_none())
     }
 
-    /// Programs target loads of guests of one host, and waits until they count.
+    /// Programs target loads of guests of one host.
     pub fn set_targets(&self, host: &str, targets: &[(&str, f64)]) {
         for (guest, target) in targets {
-            let id = self.machine(guest);
-            let client = self.client(host);
-            self.block_on(client.set_target(&id, Some(*target)))
-                .unwrap_or_else(|error| panic!("{guest}: {error}"));
+            self.set_target(host, guest, Some(*target));
         }
+    }
+
+    /// Programs the target load of one guest, or removes it.
+    pub fn set_target(&self, host: &str, guest: &str, target: Option<f64>) {
+        let id = self.machine(guest);
+        let done = self.block_on(self.client(host).set_target(&id, target));
+        done.unwrap_or_else(|error| panic!("{guest}: {error}"));
+    }
+
+    /// What a host's agent says of one machine, if it is in its schedule.
+    pub fn machine_on(&self, host: &str, guest: &str) -> Option<MachineStatus> {
+        self.status(host)?.machines.into_iter().find(|machine| machine.name == guest)
     }
 
     /// Has a guest burn this share of a CPU. One that is on its way does not answer: it is asked
@@ -170,6 +182,24 @@ impl Cluster {
             }
             thread::sleep(LOOK_AGAIN);
         }
+    }
+
+    /// Whether no host is at a handoff, and none had one in this many of its newest exchanges.
+    pub fn is_quiet(&self, exchanges: usize) -> bool {
+        let calm = |host: &String| {
+            let records = self.decisions_of(host);
+            let newest = records.iter().rev().take(exchanges);
+            records.len() >= exchanges && newest.clone().all(|d| d.handoff.is_none())
+        };
+        self.statuses().iter().all(|s| s.handoffs.is_empty()) && self.hosts.iter().all(calm)
+    }
+
+    /// Waits until a donor's record says that it moved a machine which `is_wanted`, and returns it.
+    pub fn await_move(&self, what: &str, is_wanted: impl Fn(&Decision) -> bool) -> Decision {
+        self.until(LIMIT, what, |cluster| {
+            let decisions = cluster.decisions();
+            moves(&decisions, Role::Donor).into_iter().find(|d| is_wanted(d)).cloned()
+        })
     }
 
     /// What virsh says on a host.
@@ -203,12 +233,18 @@ impl Cluster {
     }
 
     /// Has guests report once more, wherever they are, and asserts that each of them lived through
-    /// everything: no report is missing, repeated or torn, and every page verified is good.
+    /// everything: no report is missing, repeated or torn, and every page of the memory that it goes
+    /// through is good.
     pub fn assert_unharmed(&self, guests: &[&str]) -> BTreeMap<String, Verdict> {
         let verdict = |guest: &&str| {
-            let console = self.lab().await_report(guest, LIMIT);
-            let verdict = console.unwrap_or_else(|error| panic!("{guest}: {error}")).verify();
-            assert!(verdict.is_unharmed() && verdict.pages_checked > 0, "{guest}: {verdict}");
+            let verdict =
+                self.until(LIMIT, &format!("`{guest}` verifying its memory"), |cluster| {
+                    let console = cluster.lab().await_report(guest, LIMIT);
+                    let verdict =
+                        console.unwrap_or_else(|error| panic!("{guest}: {error}")).verify();
+                    assert!(verdict.is_unharmed(), "{guest}: {verdict}");
+                    (verdict.pages_checked > 0).then_some(verdict)
+                });
             ((*guest).to_owned(), verdict)
         };
         guests.iter().map(verdict).collect()
@@ -262,6 +298,13 @@ pub fn fresh_dir() -> PathBuf {
 /// Hosts `h1`, `h2`, … that are alike, of this many cores.
 pub fn alike(count: usize, cores: f64) -> Vec<HostSpec> {
     (1..=count).map(|index| HostSpec::new(&format!("h{index}"), cores)).collect()
+}
+
+/// Hosts that are alike, of 0.8 cores and 1 GiB, which weigh CPU time heavily.
+pub fn cpu_hosts(count: usize) -> Vec<HostSpec> {
+    let weights = Some(Weights { cpu: 4.0, memory: 1.0, io: 1.0 });
+    let heavy = |host| HostSpec { weights, memory_mib: 1024, ..host };
+    alike(count, 0.8).into_iter().map(heavy).collect()
 }
 
 /// A guest that burns nothing, and only writes and verifies a little memory.

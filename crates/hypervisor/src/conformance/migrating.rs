@@ -154,9 +154,12 @@ pub fn a_machine_under_migration_is_busy(rig: &mut dyn Rig) {
     assert_eq!(w.look(&a, &id), Ok(Presence::Leaving), "a look does not wait for the migration");
     let leaving = w.measured(&a, &id).map(|machine| (machine.presence, machine.counters.is_some()));
     assert_eq!(leaving, Some((Presence::Leaving, true)), "nor does a sample");
-    w.order(Order::Abort(id));
+    let written = w.write_entry(&id, &full_entry(5)).map_err(|failure| failure.kind);
+    assert_eq!(written, Err(FailureKind::Busy), "the entry would be lost on the way");
+    w.order(Order::Abort(id.clone()));
     let ended = w.ended(&a, 1, SLOW_SPAN).map_err(|failure| failure.kind);
     assert_eq!(ended, Err(FailureKind::Aborted), "the first migration was disturbed");
+    assert_eq!(w.entry(&a, &id), Ok(Entry::default()));
     assert_answered_once(&mut w, &a);
 }
 

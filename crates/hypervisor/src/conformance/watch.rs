@@ -117,6 +117,16 @@ impl<'a> Watch<'a> {
         })
     }
 
+    /// Looks until a machine is as it should be.
+    pub(super) fn settles(&mut self, host: &HostId, id: &MachineId, wanted: Presence) {
+        let mut left = ANSWER_MAX;
+        while self.look(host, id) != Ok(wanted) {
+            assert!(left > Duration::ZERO, "`{id}` is not {wanted:?} on host `{host}`");
+            self.rig.pass(LOOK_AGAIN);
+            left = left.saturating_sub(LOOK_AGAIN);
+        }
+    }
+
     /// Asserts that a machine is on one host and not even defined on the other.
     pub(super) fn assert_runs_only_on(&mut self, here: &HostId, there: &HostId, id: &MachineId) {
         assert_eq!(self.look(here, id), Ok(Presence::Running), "`{id}` on host `{here}`");
@@ -163,6 +173,9 @@ impl<'a> Watch<'a> {
         self.heard.entry(host.clone()).or_default().extend(kept);
     }
 }
+
+/// How long it takes to look again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long a host says nothing when it has said everything.
 pub(super) const QUIET: Duration = Duration::from_millis(700);

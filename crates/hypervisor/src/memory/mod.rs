@@ -58,6 +58,14 @@ pub enum CloudError {
         /// Where it is.
         host: HostId,
     },
+    /// A machine cannot run on a host whose power was cut.
+    #[error("machine `{machine}` cannot run on host `{host}`, which is without power")]
+    NoPower {
+        /// The machine.
+        machine: MachineId,
+        /// Where it is.
+        host: HostId,
+    },
 }
 
 /// Hosts with machines, in virtual time.
@@ -177,7 +185,8 @@ impl MemoryCloud {
     /// Defines a machine on a host, and starts it if `running`.
     ///
     /// # Errors
-    /// When there is no such host, or the machine is in this cloud already.
+    /// When there is no such host, the machine is in this cloud already, or it is to run on a host
+    /// without power.
     pub fn place(
         &mut self,
         host: &HostId,
@@ -191,6 +200,9 @@ impl MemoryCloud {
             return Err(CloudError::MachineExists { machine: facts.id, host });
         }
         let machine = facts.id.clone();
+        if running {
+            self.powered(index, &machine)?;
+        }
         let presence = if running { Presence::Running } else { Presence::Defined };
         self.insert(index, Machine::new(Arc::new(facts), presence, workload));
         self.tell(index, Event::ScheduleChanged(machine));
@@ -200,7 +212,7 @@ impl MemoryCloud {
     /// Starts a machine that is defined, or resumes it if it is paused.
     ///
     /// # Errors
-    /// When there is no such machine.
+    /// When there is no such machine, or its host is without power.
     pub fn start(&mut self, machine: &MachineId) -> Result<(), CloudError> {
         self.set_presence(machine, Presence::Running)
     }
@@ -208,7 +220,7 @@ impl MemoryCloud {
     /// Pauses a machine; a migration of it fails.
     ///
     /// # Errors
-    /// When there is no such machine.
+    /// When there is no such machine, or its host is without power.
     pub fn pause(&mut self, machine: &MachineId) -> Result<(), CloudError> {
         self.set_presence(machine, Presence::Paused)
     }
@@ -353,7 +365,7 @@ impl MemoryCloud {
                 self.tell(host, Event::Looked(machine, answer));
             }
             Order::WriteEntry(machine, entry) => {
-                let answer = reachable().and_then(|()| self.present(host, &machine));
+                let answer = reachable().and_then(|()| self.idle(host, &machine));
                 if answer.is_ok() {
                     self.write_entry(host, &machine, Ok(entry));
                 }
@@ -389,6 +401,17 @@ impl MemoryCloud {
         Err(Failure::new(FailureKind::NoSuchMachine, detail))
     }
 
+    /// Whether a machine is here and may be changed.
+    fn idle(&self, host: usize, machine: &MachineId) -> Result<(), Failure> {
+        self.present(host, machine)?;
+        let host = &self.hosts[host];
+        if host.machines.get(machine).is_none_or(|m| m.job.is_none()) {
+            return Ok(());
+        }
+        let detail = format!("machine `{machine}` is being migrated from host `{}`", host.spec.id);
+        Err(Failure::new(FailureKind::Busy, detail))
+    }
+
     fn insert(&mut self, host: usize, machine: Machine) {
         self.hosts[host].settle(self.now);
         self.homes.insert(machine.facts.id.clone(), host);
@@ -407,11 +430,22 @@ impl MemoryCloud {
         }
     }
 
+    fn powered(&self, host: usize, machine: &MachineId) -> Result<(), CloudError> {
+        let host = &self.hosts[host];
+        if host.link != Link::Off {
+            return Ok(());
+        }
+        Err(CloudError::NoPower { machine: machine.clone(), host: host.spec.id.clone() })
+    }
+
     fn set_presence(&mut self, machine: &MachineId, to: Presence) -> Result<(), CloudError> {
         let (home, found) = self.home(machine)?;
         let (was, now) = (found.presence, self.now);
         if was == to {
             return Ok(());
+        }
+        if to != Presence::Defined {
+            self.powered(home, machine)?;
         }
         if to != Presence::Running {
             self.fail_job(home, machine);

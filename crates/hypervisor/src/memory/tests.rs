@@ -256,6 +256,9 @@ fn a_host_without_power_takes_its_machines_with_it_and_answers_nobody() {
         });
         assert_eq!(told, ended);
         assert_eq!(cloud.locate(&machine_id("m")), Some((&host_id("h1"), left)));
+        let (machine, host) = (machine_id("m"), host_id("h1"));
+        let refused = (off == "h1").then_some(CloudError::NoPower { machine, host });
+        assert_eq!(cloud.start(&machine_id("m")).err(), refused);
         cloud.reconnect(&host_id(off)).unwrap();
         assert_eq!(drain(&mut cloud), [(host_id(off), Event::Connected)]);
         assert_eq!(sample(&mut cloud, off).at, Time::from_unix_ms(60_000));

@@ -185,7 +185,7 @@ impl Domain {
         let (mut kind, mut count): (c_int, c_int) = (0, 0);
         let mut params: sys::virTypedParameterPtr = ptr::null_mut();
         // SAFETY: the domain is valid, and so are the places for the answers.
-        check(unsafe {
+        let asked = check(unsafe {
             sys::virDomainGetJobStats(
                 self.as_ptr(),
                 &raw mut kind,
@@ -193,7 +193,14 @@ impl Domain {
                 &raw mut count,
                 0,
             )
-        })?;
+        });
+        match asked {
+            // "Migration statistics are available only on the source host": it is arriving.
+            Err(CallError { code: sys::VIR_ERR_OPERATION_UNSUPPORTED, .. }) => {
+                return Ok(Job { active: true, ..Job::default() });
+            }
+            asked => asked?,
+        };
         // SAFETY: the parameters are ours until freed below.
         let job = Job::read(&unsafe { Params::new(params, count) });
         // SAFETY: allocated by libvirt for us and not used after.

@@ -15,7 +15,7 @@
 //! known and makes no sense is an error, never a default: a rule that somebody mistyped must not
 //! silently cease to hold.
 
-use evenkeel_core::model::{Entry, Epoch, HostId, LastMove, Rules, Time};
+use evenkeel_core::model::{Entry, Epoch, HostId, LastMove, Rules, TARGET_LOAD_MAX, Time};
 
 use super::tree::{Element, escaped};
 
@@ -24,10 +24,6 @@ pub(crate) const NAMESPACE: &str = "https://evenkeel.dev/schedule/1";
 
 /// The prefix that it is written with.
 pub(crate) const PREFIX: &str = "evenkeel";
-
-/// Largest target load that makes sense, as a share of the host. Above 1 it would be more than the
-/// host has, which a machine may want; what is far above is a percentage by mistake.
-pub(crate) const TARGET_LOAD_MAX: f64 = 10.0;
 
 /// Most hosts or groups that an entry names.
 const NAMES_MAX: usize = 256;

@@ -7,9 +7,11 @@ use evenkeel_core::decision::{Decision, Role};
 use evenkeel_core::load::Basis;
 use evenkeel_core::model::{HostId, Time};
 
+use crate::output::percent;
+
 const UNKNOWN: &str = "?";
 
-pub(crate) fn status(status: &Status) -> String {
+pub(super) fn status(status: &Status) -> String {
     let load = status.load.map_or_else(|| UNKNOWN.to_owned(), percent);
     let mut text = format!("host {} ({:?})  load {load}", status.host, status.state).to_lowercase();
     if let Some(shares) = status.shares {
@@ -65,7 +67,7 @@ pub(crate) fn status(status: &Status) -> String {
     format!("{text}\n{table}")
 }
 
-pub(crate) fn history(decisions: &[Decision]) -> String {
+pub(super) fn history(decisions: &[Decision]) -> String {
     if decisions.is_empty() {
         return "nothing decided yet".to_owned();
     }
@@ -106,12 +108,8 @@ pub(crate) fn history(decisions: &[Decision]) -> String {
     table.to_string()
 }
 
-pub(crate) fn percent(load: f64) -> String {
-    format!("{:.1} %", load * 100.0)
-}
-
 /// Local time of day, as far as the system knows where it is.
-pub(crate) fn clock_time(time: Time) -> String {
+fn clock_time(time: Time) -> String {
     let ms = i64::try_from(time.unix_ms()).unwrap_or(i64::MAX);
     jiff::Timestamp::from_millisecond(ms).map_or_else(
         |_| time.to_string(),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use evenkeel_agent::Client;
 use evenkeel_lab::{
     Acceleration, AgentsSpec, Capacity, Dirty, GuestSpec, HostSpec, Lab, LabSpec, Launcher,
@@ -10,15 +10,9 @@ use evenkeel_lab::{
 };
 use serde_json::json;
 
-use crate::block_on;
-use crate::output::{self, Failure, Format};
-use crate::report::percent;
-
-/// Short, because socket paths are.
-const DIR: &str = "/tmp/evenkeel-lab";
-
-/// Share of a CPU that guests burn, in permille: unlike on purpose. With more guests they repeat.
-pub(crate) const BURNS: [u32; 9] = [200, 150, 120, 90, 70, 50, 40, 30, 20];
+use super::block_on;
+use crate::output::{self, Failure, Format, percent};
+use crate::scene::{Place, Scene};
 
 /// A lab lives for minutes: it samples and asks far more often than a host in earnest.
 const AGENT_CONFIG: &str = "
@@ -38,7 +32,7 @@ pub(crate) enum LabCommand {
     /// Bring up hosts, guests and agents
     #[command(after_help = "Example:\n  evenkeel lab up --hosts 3 --vms 9\n  \
         evenkeel lab status\n  evenkeel lab down")]
-    Up(UpArgs),
+    Up(Scene),
     /// Show what runs where
     Status {
         #[command(flatten)]
@@ -60,32 +54,10 @@ pub(crate) enum LabCommand {
     },
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct Place {
-    /// The lab's directory
-    #[arg(long, value_name = "DIR", default_value = DIR)]
-    pub(crate) dir: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct UpArgs {
-    #[command(flatten)]
-    pub(crate) place: Place,
-    /// How many hosts, 1 to 16
-    #[arg(long, default_value_t = 3)]
-    pub(crate) hosts: usize,
-    /// How many guests, up to 200; they all start on the first host
-    #[arg(long, default_value_t = 9)]
-    pub(crate) vms: usize,
-    /// CPU capacity of each host, in cores
-    #[arg(long, default_value_t = 0.9)]
-    pub(crate) cores: f64,
-}
-
 pub(crate) fn run(command: LabCommand) -> Result<(), Failure> {
     match command {
-        LabCommand::Up(args) => {
-            let lab = up(&args, &mut |line| anstream::eprintln!("{line}"))?;
+        LabCommand::Up(scene) => {
+            let lab = up(&scene, &mut |line| anstream::eprintln!("{line}"))?;
             anstream::println!("{}", lab.dir().display());
             anstream::eprintln!(
                 "hint: watch it with `evenkeel lab status`, end it with `evenkeel lab down`"
@@ -99,14 +71,14 @@ pub(crate) fn run(command: LabCommand) -> Result<(), Failure> {
 }
 
 /// Brings up a lab whose guests are all on its first host, and says how it goes.
-pub(crate) fn up(args: &UpArgs, say: &mut dyn FnMut(&str)) -> Result<Lab, Failure> {
+pub(crate) fn up(scene: &Scene, say: &mut dyn FnMut(&str)) -> Result<Lab, Failure> {
     let program = std::env::current_exe()?;
     let launcher = Launcher {
         program: program.clone(),
         arguments: vec!["lab".to_owned(), "supervise".to_owned()],
         tied: false,
     };
-    let lab = Lab::up(&spec(args, program)?, &launcher, &mut |progress| match progress {
+    let lab = Lab::up(&spec(scene, program)?, &launcher, &mut |progress| match progress {
         Progress::Machine(Acceleration::Kvm) => say("guests run under KVM"),
         Progress::Machine(Acceleration::Tcg) => say("guests run under TCG, QEMU's emulation"),
         Progress::HostReady { host, capacity } => {
@@ -118,24 +90,24 @@ pub(crate) fn up(args: &UpArgs, say: &mut dyn FnMut(&str)) -> Result<Lab, Failur
     Ok(lab)
 }
 
-fn spec(args: &UpArgs, program: PathBuf) -> Result<LabSpec, Failure> {
-    let hosts: Vec<_> = (1..=args.hosts)
-        .map(|index| HostSpec {
-            memory_mib: 1024.max(64 * args.vms as u64),
-            weights: Some(Weights { cpu: 4.0, memory: 1.0, io: 1.0 }),
-            ..HostSpec::new(&format!("h{index}"), args.cores)
-        })
-        .collect();
-    let guests = (0..args.vms)
-        .map(|index| {
-            let burn = BURNS[index % BURNS.len()];
-            let name = format!("vm{}", index + 1);
-            let dirty = Dirty { mib: 4 + 4 * (index as u32 % 3), mib_per_s: 2 };
-            GuestSpec { dirty, ..GuestSpec::new(&name, "h1", burn) }
-        })
-        .collect();
-    let agents = Some(AgentsSpec { program, extra_config: AGENT_CONFIG.to_owned() });
-    Ok(LabSpec { dir: std::path::absolute(&args.place.dir)?, hosts, guests, agents })
+fn spec(scene: &Scene, program: PathBuf) -> Result<LabSpec, Failure> {
+    let names = scene.host_names();
+    let host = |name: &String| HostSpec {
+        memory_mib: 1024.max(64 * scene.vms as u64),
+        weights: Some(Weights { cpu: 4.0, memory: 1.0, io: 1.0 }),
+        ..HostSpec::new(name, scene.cores)
+    };
+    let first = names.first().map_or("", String::as_str);
+    let guest = |(index, (name, burn)): (usize, (String, u32))| {
+        let dirty = Dirty { mib: 4 + 4 * (index as u32 % 3), mib_per_s: 2 };
+        GuestSpec { dirty, ..GuestSpec::new(&name, first, burn) }
+    };
+    Ok(LabSpec {
+        dir: std::path::absolute(&scene.place.dir)?,
+        hosts: names.iter().map(host).collect(),
+        guests: scene.guests().into_iter().enumerate().map(guest).collect(),
+        agents: Some(AgentsSpec { program, extra_config: AGENT_CONFIG.to_owned() }),
+    })
 }
 
 fn enforced(capacity: Option<&Capacity>) -> String {

@@ -1,0 +1,205 @@
+//! The commands that need hosts: the agent, its clients and the lab.
+
+mod cluster;
+pub(crate) mod lab;
+mod report;
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use evenkeel_agent::{Client, Config};
+use evenkeel_core::model::{HostId, TARGET_LOAD_MAX};
+use evenkeel_net::{EnrolError, JoinToken, Limits, enrol};
+use tracing_subscriber::EnvFilter;
+
+use crate::output::{self, Failure, Format};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum HostCommand {
+    /// Run the agent of this host
+    #[command(after_help = "Examples:\n  \
+        evenkeel agent --config /etc/evenkeel/agent.toml\n  \
+        evenkeel agent --config /etc/evenkeel/agent.toml --join ek1.… --host-id kvm2")]
+    Agent(AgentArgs),
+    /// Make a cluster, or let hosts into it
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+    /// Show this host's load, schedule and handoffs
+    #[command(after_help = "Example:\n  evenkeel status --format json | jq .load")]
+    Status(AskArgs),
+    /// Show the newest decisions of this host, and why each ended as it did
+    #[command(after_help = "Example:\n  evenkeel history --limit 5 --format json")]
+    History {
+        /// Most records to show
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Program a target load for a machine of this host, which then counts instead of what is
+    /// measured
+    #[command(after_help = "Examples:\n  \
+        evenkeel target web-1 0.25     count it as a quarter of this host\n  \
+        evenkeel target web-1 none     count what is measured again")]
+    Target {
+        /// The machine's name or UUID
+        machine: String,
+        /// A share of this host, from 0 to 10, such as 0.25 for a quarter; or `none`
+        #[arg(allow_negative_numbers = true, value_parser = target_load)]
+        load: Target,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Several libvirt hosts on this machine, to try things out
+    #[command(subcommand)]
+    Lab(lab::LabCommand),
+}
+
+/// How long a joining host waits for an agent that lets it in.
+const JOIN_TIME_MAX: Duration = Duration::from_secs(60);
+/// How often it asks.
+const JOIN_RETRY: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Join the cluster with this token first, unless this host has an identity already
+    #[arg(long, value_name = "TOKEN")]
+    join: Option<String>,
+    /// The same with the token in a file, where it does not show in the list of processes
+    #[arg(long, value_name = "FILE", conflicts_with = "join")]
+    join_file: Option<PathBuf>,
+    /// The name to join under; the configuration's `host` otherwise
+    #[arg(long, value_name = "NAME")]
+    host_id: Option<HostId>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AskArgs {
+    /// The agent's socket
+    #[arg(long, value_name = "PATH", default_value = "/run/evenkeel/agent.sock")]
+    socket: PathBuf,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// Writes what agents and the lab say of themselves to standard error.
+pub(crate) fn log_to_stderr() {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            EnvFilter::try_from_env("EVENKEEL_LOG").unwrap_or_else(|_| EnvFilter::new("info")),
+        )
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+pub(crate) fn run(command: HostCommand) -> Result<(), Failure> {
+    match command {
+        HostCommand::Agent(args) => block_on(agent(args)),
+        HostCommand::Cluster(command) => cluster::run(command),
+        HostCommand::Status(ask) => block_on(async {
+            let status = Client::new(&ask.socket).status().await?;
+            output::print(ask.format, &status, || report::status(&status))
+        }),
+        HostCommand::History { limit, ask } => block_on(async {
+            let decisions = Client::new(&ask.socket).decisions(limit).await?;
+            output::print(ask.format, &decisions, || report::history(&decisions))
+        }),
+        HostCommand::Target { machine, load: Target(load), ask } => {
+            block_on(target(&machine, load, &ask))
+        }
+        HostCommand::Lab(command) => lab::run(command),
+    }
+}
+
+/// One thread does for all that a host's agent, or a client, has to do.
+pub(crate) fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(future)
+}
+
+async fn agent(args: AgentArgs) -> Result<(), Failure> {
+    let config = Config::load(&args.config)?;
+    let token = match (&args.join, &args.join_file) {
+        (Some(text), _) => Some(text.clone()),
+        (None, Some(path)) => Some(read_token(path)?),
+        (None, None) => None,
+    };
+    if let Some(text) = token {
+        join(text.trim(), args.host_id, &config).await?;
+    }
+    Ok(evenkeel_agent::run(config).await?)
+}
+
+/// Joins the cluster, unless this host has an identity: so that a unit file may keep its token.
+async fn join(text: &str, name: Option<HostId>, config: &Config) -> Result<(), Failure> {
+    if config.identity_dir.join(evenkeel_net::HOST_CERTIFICATE_FILE).exists() {
+        tracing::info!("this host has an identity already: not joining again");
+        return Ok(());
+    }
+    let host = match (name, &config.host) {
+        (Some(name), _) => name,
+        (None, Some(configured)) => HostId::new(configured)?,
+        (None, None) => return Err("under which name? Give --host-id NAME".into()),
+    };
+    let token: JoinToken = text.parse()?;
+    let deadline = tokio::time::Instant::now() + JOIN_TIME_MAX;
+    loop {
+        match enrol(&token, &host, &config.identity_dir, &Limits::default()).await {
+            Ok(identity) => {
+                let cluster = identity.cluster();
+                tracing::info!(host = %identity.host(), %cluster, "joined the cluster");
+                return Ok(());
+            }
+            // The hosts of a cluster may be started together.
+            Err(EnrolError::Unreachable(why)) if tokio::time::Instant::now() < deadline => {
+                tracing::info!(why, "waiting for an agent that lets hosts in");
+                tokio::time::sleep(JOIN_RETRY).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn read_token(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path)
+        .map_err(|e| format!("cannot read the join token `{}`: {e}", path.display()).into())
+}
+
+/// What a machine is to count as; none for what is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target(Option<f64>);
+
+fn target_load(text: &str) -> Result<Target, String> {
+    if text == "none" {
+        return Ok(Target(None));
+    }
+    let load = text.parse::<f64>().ok().filter(|load| (0.0..=TARGET_LOAD_MAX).contains(load));
+    let wanted = "give a share of the host, such as 0.25 for a quarter, or `none`";
+    load.map(|load| Target(Some(load))).ok_or_else(|| wanted.to_owned())
+}
+
+async fn target(machine: &str, target: Option<f64>, ask: &AskArgs) -> Result<(), Failure> {
+    let client = Client::new(&ask.socket);
+    let status = client.status().await?;
+    let named =
+        |m: &&evenkeel_agent::status::MachineStatus| m.name == machine || m.id.as_str() == machine;
+    let found = status.machines.iter().find(named).ok_or_else(|| {
+        format!("host `{}` has no machine `{machine}` in its schedule", status.host)
+    })?;
+    client.set_target(&found.id, target).await?;
+    let done = match target {
+        Some(load) => {
+            format!("machine `{}` counts as {load} of host `{}`", found.name, status.host)
+        }
+        None => format!("machine `{}` counts as measured", found.name),
+    };
+    output::print(ask.format, &target, || done)
+}

@@ -1,0 +1,338 @@
+//! Agents as processes, without a libvirt: for whatever needs no guest.
+//!
+//! Nothing is awaited by time alone: readiness comes as the service manager would hear it, the log
+//! as it is written, and a status is asked for until it says what it is to say.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "every test file uses its own part of this, and a test that fails panics"
+)]
+
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use evenkeel_core::model::HostId;
+use evenkeel_net::{ClusterCa, Identity};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// How long anything may take to come about. Only a test that fails waits for so long.
+pub const LIMIT: Duration = Duration::from_secs(60);
+/// An agent that is asked gives no notice.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The program under test.
+pub const EVENKEEL: &str = env!("CARGO_BIN_EXE_evenkeel");
+
+/// What `evenkeel` did.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+        Self { code: output.status.code(), stdout, stderr }
+    }
+}
+
+/// Runs `evenkeel` to its end.
+pub fn evenkeel<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Ran {
+    Command::new(EVENKEEL).args(arguments).output().expect("it starts").into()
+}
+
+impl Ran {
+    /// Asserts that it failed with this code and said all of this, on standard error alone.
+    #[track_caller]
+    pub fn refused(&self, code: i32, says: &[&str]) {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert_eq!(self.stdout, "", "data of a command that failed");
+        for part in says {
+            assert!(self.stderr.contains(part), "`{}` does not say `{part}`", self.stderr);
+        }
+    }
+
+    /// Asserts that it succeeded, and returns what it printed.
+    #[track_caller]
+    pub fn done(&self) -> &str {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self.stdout.trim_end()
+    }
+}
+
+/// A directory with a cluster in it, short enough for sockets.
+pub struct Site {
+    dir: tempfile::TempDir,
+    pub ca: ClusterCa,
+}
+
+impl Site {
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("ek").tempdir_in("/tmp").expect("a directory");
+        let ca = ClusterCa::init(&dir.path().join("ca")).expect("a cluster");
+        Self { dir, ca }
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A place for a host of the cluster, with an identity.
+    pub fn host(&self, name: &str) -> Place {
+        let place = self.stranger(name);
+        self.identity(name).save(&place.dir.join("identity")).expect("saved");
+        place
+    }
+
+    pub fn identity(&self, name: &str) -> Identity {
+        self.ca.issue(&HostId::new(name).expect("an id")).expect("a certificate")
+    }
+
+    /// A place for a host that has no identity yet.
+    pub fn stranger(&self, name: &str) -> Place {
+        let dir = self.dir().join(name);
+        std::fs::create_dir(&dir).expect("a directory");
+        Place { name: name.to_owned(), dir, listen: free_address(), more: String::new() }
+    }
+}
+
+/// Where a host's agent has its files, and how it is configured.
+#[derive(Clone)]
+pub struct Place {
+    pub name: String,
+    pub dir: PathBuf,
+    pub listen: SocketAddr,
+    /// Lines of TOML at the end of its configuration.
+    pub more: String,
+}
+
+impl Place {
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("agent.sock")
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("agent.toml")
+    }
+
+    pub fn libvirt(&self) -> String {
+        format!("qemu+unix:///session?socket={}", self.dir.join("libvirt.sock").display())
+    }
+
+    /// The lines that every agent has here, with these seeds.
+    pub fn base(&self, seeds: &[SocketAddr]) -> String {
+        let seeds: Vec<_> = seeds.iter().map(|addr| format!("'{addr}'")).collect();
+        format!(
+            "host = '{}'\nlisten = '{}'\nseeds = [{}]\nstate_dir = '{dir}/state'\n\
+             identity_dir = '{dir}/identity'\napi_socket = '{dir}/agent.sock'\n\
+             stop_grace = '5s'\n",
+            self.name,
+            self.listen,
+            seeds.join(", "),
+            dir = self.dir.display(),
+        )
+    }
+
+    /// Writes a configuration of a host that declares all of its capacity.
+    pub fn configure(&self, seeds: &[SocketAddr]) {
+        let declared = "[capacity]\ncpu_cores = 2.0\nmemory = '4GiB'\nio_per_s = '100MB'\n";
+        self.write(&format!(
+            "{}{}[libvirt]\nuri = '{}'\n{declared}",
+            self.base(seeds),
+            self.more,
+            self.libvirt()
+        ));
+    }
+
+    pub fn write(&self, config: &str) {
+        std::fs::write(self.config(), config).expect("written");
+    }
+
+    /// Starts the agent and waits until it is ready.
+    pub fn start(&self, seeds: &[SocketAddr]) -> Daemon {
+        self.configure(seeds);
+        self.start_as_configured(&[])
+    }
+
+    pub fn start_as_configured(&self, arguments: &[&str]) -> Daemon {
+        let daemon = Daemon::spawn(self, arguments);
+        daemon.await_notice("READY=1");
+        daemon
+    }
+
+    /// Runs the agent, which is to end by itself.
+    pub fn refusal(&self) -> Ran {
+        let config = self.config();
+        evenkeel(&["agent", "--config", config.to_str().expect("text")])
+    }
+
+    /// What the agent says of itself.
+    pub fn ask(&self) -> Ran {
+        let socket = self.socket();
+        evenkeel(&["status", "--format", "json", "--socket", socket.to_str().expect("text")])
+    }
+
+    pub fn status(&self) -> Value {
+        serde_json::from_str(self.ask().done()).expect("JSON")
+    }
+
+    /// Asks until the status is as wanted.
+    pub fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let ran = self.ask();
+            let status = serde_json::from_str(&ran.stdout).unwrap_or_default();
+            if ran.code == Some(0) && wanted(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{}: {what}: not in time: {ran:?}", self.name);
+            thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// Waits until exactly these are alive besides this host.
+    pub fn until_members(&self, members: &[&str]) {
+        self.until(&format!("members {members:?}"), |status| {
+            status["members"] == serde_json::json!(members)
+        });
+    }
+}
+
+pub fn free_address() -> SocketAddr {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    socket.local_addr().expect("its address")
+}
+
+#[derive(Default)]
+struct Heard {
+    lines: Mutex<Vec<String>>,
+    more: Condvar,
+}
+
+impl Heard {
+    fn push(&self, line: String) {
+        self.lines.lock().expect("no panic").push(line);
+        self.more.notify_all();
+    }
+
+    /// Waits for a line with all of these in it.
+    #[track_caller]
+    fn wait(&self, says: &[&str]) -> String {
+        let deadline = Instant::now() + LIMIT;
+        let mut lines = self.lines.lock().expect("no panic");
+        loop {
+            let found = lines.iter().find(|line| says.iter().all(|part| line.contains(part)));
+            if let Some(found) = found {
+                return found.clone();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "nothing says {says:?}:\n{}", lines.join("\n"));
+            lines = self.more.wait_timeout(lines, left).expect("no panic").0;
+        }
+    }
+}
+
+/// A running agent. Killed when it is dropped.
+pub struct Daemon {
+    child: Child,
+    log: Arc<Heard>,
+    notices: Arc<Heard>,
+}
+
+impl Daemon {
+    pub fn spawn(place: &Place, arguments: &[&str]) -> Self {
+        let notify = place.dir.join("notify.sock");
+        let _ = std::fs::remove_file(&notify);
+        let manager = UnixDatagram::bind(&notify).expect("a socket");
+        let mut child = Command::new(EVENKEEL)
+            .args(["agent", "--config"])
+            .arg(place.config())
+            .args(arguments)
+            .env("NOTIFY_SOCKET", &notify)
+            .env("NO_COLOR", "1")
+            .env_remove("EVENKEEL_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let (log, notices) = (Arc::<Heard>::default(), Arc::<Heard>::default());
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let sink = Arc::clone(&log);
+        thread::spawn(move || stderr.lines().map_while(Result::ok).for_each(|l| sink.push(l)));
+        let sink = Arc::clone(&notices);
+        thread::spawn(move || {
+            let mut bytes = [0; 256];
+            while let Ok(length) = manager.recv(&mut bytes) {
+                sink.push(String::from_utf8_lossy(&bytes[..length]).into_owned());
+            }
+        });
+        Self { child, log, notices }
+    }
+
+    /// Waits until the service manager has heard this.
+    #[track_caller]
+    pub fn await_notice(&self, notice: &str) {
+        self.notices.wait(&[notice]);
+    }
+
+    /// Waits for a line of the log with all of these in it.
+    #[track_caller]
+    pub fn await_log(&self, says: &[&str]) -> String {
+        self.log.wait(says)
+    }
+
+    /// The lines of the log so far that contain this.
+    pub fn log_lines(&self, part: &str) -> usize {
+        let lines = self.log.lines.lock().expect("no panic");
+        lines.iter().filter(|line| line.contains(part)).count()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a number");
+        kill_process(pid, signal).expect("it is there, and ours");
+    }
+
+    /// Asks it to stop. Returns its exit code.
+    pub fn stop(mut self) -> Option<i32> {
+        self.signal(Signal::TERM);
+        self.ended()
+    }
+
+    /// Waits for its end. Returns its exit code.
+    pub fn ended(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                return status.code();
+            }
+            let log = || self.log.lines.lock().expect("no panic").join("\n");
+            assert!(Instant::now() < deadline, "the agent does not end:\n{}", log());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("it is our child").is_none()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Fails only for one that has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

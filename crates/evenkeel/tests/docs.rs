@@ -1,0 +1,80 @@
+//! What `docs/claims.md` says is shown, is shown.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/claims.md");
+const CRATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const CLAIMS: std::ops::RangeInclusive<u32> = 1..=33;
+
+fn page() -> String {
+    fs::read_to_string(PAGE).unwrap_or_else(|error| panic!("{PAGE}: {error}"))
+}
+
+/// Every `file::function` of the page, the file below `crates/`.
+fn places(text: &str) -> Vec<(String, String)> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    quoted
+        .filter_map(|place| place.split_once(".rs::"))
+        .map(|(f, n)| (format!("{f}.rs"), n.to_owned()))
+        .collect()
+}
+
+/// The functions of a file, and whether each is a test.
+fn functions(file: &str) -> BTreeMap<String, bool> {
+    let path = Path::new(CRATES).join(file);
+    let source = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{file}: {error}"));
+    let mut marked = false;
+    let mut functions = BTreeMap::new();
+    for line in source.lines().map(str::trim) {
+        if matches!(line, "#[test]" | "#[tokio::test]") {
+            marked = true;
+        } else if let Some((before, name)) = line.split_once("fn ")
+            && (before.is_empty() || before.ends_with(' '))
+            && !line.starts_with("//")
+        {
+            let end = name.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(name.len());
+            let is_test = std::mem::take(&mut marked);
+            *functions.entry(name[..end].to_owned()).or_default() |= is_test;
+        }
+    }
+    functions
+}
+
+#[test]
+fn every_place_that_the_page_of_claims_names_is_there() {
+    let places = places(&page());
+    assert!(places.len() > 50, "the page names places in another way: {places:?}");
+    for (file, name) in places {
+        assert!(functions(&file).contains_key(&name), "{file} has no function `{name}`");
+    }
+}
+
+#[test]
+fn every_claim_is_done_somewhere_and_shown_on_real_machines_and_in_simulation() {
+    let page = page();
+    let mut seen = BTreeSet::new();
+    for line in page.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<_> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let numbers: Option<Vec<u32>> = cells[0].split(", ").map(|n| n.parse().ok()).collect();
+        let Some(numbers) = numbers else { continue };
+        for number in &numbers {
+            assert!(
+                CLAIMS.contains(number) && seen.insert(*number),
+                "claim {number} is there twice"
+            );
+        }
+        assert_eq!(cells.len(), 5, "{line}");
+        assert!(!places(cells[2]).is_empty(), "claims {numbers:?} are done nowhere");
+        for (cell, tests_of) in [(cells[3], "evenkeel/tests/"), (cells[4], "sim/tests/")] {
+            let tests = places(cell);
+            assert!(!tests.is_empty(), "claims {numbers:?} are not shown by {tests_of}");
+            for (file, name) in tests {
+                assert!(file.starts_with(tests_of), "{file}::{name} in the wrong column");
+                assert_eq!(functions(&file).get(&name), Some(&true), "{file}::{name} is no test");
+            }
+        }
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), CLAIMS.collect::<Vec<_>>());
+}
