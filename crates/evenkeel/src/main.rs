@@ -6,6 +6,7 @@ mod demo;
 #[cfg(feature = "hosts")]
 mod hosts;
 mod output;
+mod plan;
 mod scene;
 
 use std::process::ExitCode;
@@ -31,6 +32,9 @@ enum Command {
     #[cfg(feature = "hosts")]
     #[command(flatten)]
     Hosts(hosts::HostCommand),
+    /// Say what would move in a cluster, and change nothing
+    #[command(after_help = plan::EXAMPLES)]
+    Plan(plan::PlanArgs),
     /// Watch three hosts level themselves: real machines where this computer can run them
     Demo(demo::DemoArgs),
 }
@@ -52,6 +56,7 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         #[cfg(feature = "hosts")]
         Command::Hosts(command) => hosts::run(command),
+        Command::Plan(args) => plan::run(&args),
         Command::Demo(args) => demo::run(&args),
     }
 }
