@@ -16,7 +16,7 @@ use evenkeel_core::load::Metering;
 use evenkeel_core::model::{
     HostId, HostProfile, IdError, PerResource, ProfileError, Resources, Weights, WeightsError,
 };
-use evenkeel_core::select::Calm;
+use evenkeel_core::select::{Calm, Policy};
 use serde::{Deserialize, Deserializer};
 
 /// The port that agents listen on unless told otherwise.
@@ -384,6 +384,8 @@ impl Config {
                 bandwidth_bytes_per_s: b.migration_bandwidth.map(|size| size.as_u64()),
             },
             handoffs_max: b.handoffs_max,
+            policy: Policy::HalfDifference,
+            tentative: false,
         }
     }
 }

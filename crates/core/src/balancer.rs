@@ -6,6 +6,7 @@
 
 mod seeking;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::seq::index;
@@ -73,7 +74,8 @@ impl Default for Config {
 pub struct Balancer {
     config: Config,
     host: Host,
-    members: Vec<HostId>,
+    /// Sorted; may hold this host.
+    members: Arc<[HostId]>,
     exchange: Option<Exchange>,
     survey: Option<Survey>,
     /// Surveys in a row in which nothing was agreed on.
@@ -101,7 +103,7 @@ impl Balancer {
             handoffs: Handoffs::new(config.limits.clone()),
             config,
             host,
-            members: Vec::new(),
+            members: Arc::default(),
             exchange: None,
             survey: None,
             unlucky: 0,
@@ -121,7 +123,7 @@ impl Balancer {
         &self.host
     }
 
-    /// The other live members.
+    /// The live members; with this host among them where the driver shares one list.
     #[must_use]
     pub fn members(&self) -> &[HostId] {
         &self.members
@@ -171,12 +173,13 @@ impl Balancer {
     pub fn handle(&mut self, input: Input, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
         match input {
             Input::Start => self.start(now, rng, out),
-            Input::Members(members) => {
-                self.members = members;
-                self.members.retain(|m| m != self.host.id());
-                self.members.sort_unstable();
-                self.members.dedup();
+            Input::Members(mut members) => {
+                members.retain(|m| m != self.host.id());
+                members.sort_unstable();
+                members.dedup();
+                self.members = members.into();
             }
+            Input::Acquaint(members) => self.members = members,
             Input::Message(from, Message::Exchange(id, talk)) => {
                 self.talk(id, &from, talk, now, rng, out);
             }
@@ -300,7 +303,8 @@ impl Balancer {
         let Some(own) = self.own_report(id, now, out) else {
             return;
         };
-        if self.members.is_empty() {
+        let peers = self.draw(1, rng);
+        if peers.is_empty() {
             let record = self.lonely(id, Reason::NoPeer, String::new(), now);
             out.push(Effect::Record(record));
             return;
@@ -308,10 +312,18 @@ impl Balancer {
         if let Policy::MeanAware(policy) = self.config.policy {
             return self.ask_around(id, &policy, now, rng, out);
         }
-        let drawn = index::sample(rng, self.members.len(), 1).index(0);
-        let peer = self.members[drawn].clone();
+        let Some(peer) = peers.into_iter().next() else { return };
         let (exchange, inquiry) = Exchange::open(id, peer, &self.host, own, now);
         self.say(exchange, inquiry, now, out);
+    }
+
+    /// Up to `count` other hosts, at random, each at most once.
+    fn draw(&self, count: usize, rng: &mut impl Rng) -> Vec<HostId> {
+        // One more, in case that this host itself is drawn.
+        let drawn = index::sample(rng, self.members.len(), (count + 1).min(self.members.len()));
+        let others =
+            drawn.iter().map(|index| &self.members[index]).filter(|m| *m != self.host.id());
+        others.take(count).cloned().collect()
     }
 
     fn own_report(

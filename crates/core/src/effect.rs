@@ -1,5 +1,7 @@
 //! What goes into the core and what comes out of it.
 
+use std::sync::Arc;
+
 use crate::decision::Decision;
 use crate::handoff::Handoff;
 use crate::message::Message;
@@ -13,6 +15,9 @@ pub enum Input {
     Start,
     /// The live members of the cluster besides this host have changed to these.
     Members(Vec<HostId>),
+    /// The same for a driver with many balancers, which share one sorted list of all hosts, this one
+    /// among them.
+    Acquaint(Arc<[HostId]>),
     /// Another host said something.
     Message(HostId, Message),
     /// A message to another host could not be delivered.

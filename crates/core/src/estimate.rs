@@ -35,9 +35,9 @@ pub struct Estimate {
 }
 
 /// Changes of the target up to this fraction are none.
-const STEADY_CHANGE: f64 = 0.004;
+const STEADY_CHANGE: f64 = 0.006;
 /// So many averagings in a row without a change make an estimate settled.
-const STEADY_COUNT: u32 = 3;
+const STEADY_COUNT: u32 = 2;
 /// Own rounds after which averaging starts over.
 const EPOCH_ROUNDS: u32 = 240;
 
@@ -50,6 +50,8 @@ pub struct Averaging {
     steady: u32,
     /// Own rounds in this epoch.
     rounds: u32,
+    /// Whether another host has averaged with this one since its last own round.
+    met: bool,
     /// The last settled result, of this epoch or the one before.
     settled: Option<PerResource>,
 }
@@ -70,12 +72,24 @@ impl Averaging {
         }
     }
 
-    /// One of this host's own rounds has begun.
-    pub const fn tick(&mut self) {
+    /// Usage has come here from another host, or gone there if negative. That is no news about the
+    /// cluster: the estimates of both stay as level as they are.
+    pub fn moved(&mut self, usage: Resources) {
+        if let Some((before, _)) = &mut self.own {
+            *before += usage;
+        }
+    }
+
+    /// One of this host's own rounds has begun. Answers whether it should average with another one:
+    /// not if others have just done so with it, and not if nothing changes any more.
+    pub const fn tick(&mut self) -> bool {
+        let wants = !self.met && !self.is_steady();
+        self.met = false;
         self.rounds += 1;
         if self.rounds > EPOCH_ROUNDS {
             self.begin(self.current.epoch.saturating_add(1));
         }
+        wants
     }
 
     /// What to tell another host.
@@ -97,6 +111,7 @@ impl Averaging {
                 capacity: half(self.current.capacity, theirs.capacity),
             };
             self.move_to(mean);
+            self.met = true;
         }
         self.current
     }
@@ -137,9 +152,9 @@ impl Averaging {
     }
 
     fn move_to(&mut self, next: Estimate) {
+        let sum = |ratio: &PerResource| Resource::ALL.iter().map(|&r| ratio[r]).sum::<f64>();
         let (before, after) = (ratio(&self.current), ratio(&next));
-        let near = |r: &Resource| (after[*r] - before[*r]).abs() <= STEADY_CHANGE * after[*r].abs();
-        let steady = Resource::ALL.iter().all(near);
+        let steady = (sum(&after) - sum(&before)).abs() <= STEADY_CHANGE * sum(&after).abs();
         self.steady = if steady { self.steady.saturating_add(1) } else { 0 };
         self.current = next;
         if self.is_steady() {
@@ -204,6 +219,17 @@ mod tests {
             assert!((host.target(&only_cpu()).unwrap() - usage / capacity).abs() < 1e-3);
         }
         assert!((sum(&all, |e| e.usage.cpu_cores) - usage).abs() < 1e-9, "nothing is lost");
+    }
+
+    #[test]
+    fn a_machine_that_moves_disturbs_no_estimate() {
+        let mut all = hosts(2);
+        let before: Vec<_> = all.iter().map(Averaging::told).collect();
+        let (usage, capacity) = (all[1].told().usage, all[1].told().capacity);
+        all[1].moved(cpu(-0.5));
+        all[1].follow(usage - cpu(0.5), capacity);
+        all[0].moved(cpu(0.5));
+        assert_eq!(all.iter().map(Averaging::told).collect::<Vec<_>>(), before);
     }
 
     #[test]

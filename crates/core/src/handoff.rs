@@ -451,6 +451,7 @@ impl Handoffs {
                 let handoff = &self.live[&id];
                 turn.send(handoff, Pass::Claimed);
                 turn.host.view.believe(handoff.machine.clone(), handoff.usage);
+                turn.host.averaging.moved(handoff.usage);
                 self.finish(id, Reason::Moved, turn);
             }
             // Still arriving or leaving, or the hypervisor could not say: look again.
@@ -530,6 +531,7 @@ impl Handoffs {
         enter(handoff, Phase::Released, turn.now);
         turn.host.view.outdate();
         turn.host.holds.outgoing.remove(&handoff.machine);
+        turn.host.averaging.moved(handoff.usage.scaled(-1.0));
         let pass = released(handoff);
         turn.wake(id, RETRY_MIN);
         turn.order(Order::Sample);

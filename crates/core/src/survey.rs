@@ -25,6 +25,8 @@ pub struct Survey {
     told: Option<(HostId, Estimate)>,
     answers: Vec<Answer>,
     fresh_until: Time,
+    /// Whether anybody has answered that it has room.
+    pub answered: bool,
     /// Whether something was agreed on because of it.
     pub fruitful: bool,
 }
@@ -56,6 +58,7 @@ impl Survey {
             told: peers.first().map(|peer| (peer.clone(), estimate)),
             answers: Vec::new(),
             fresh_until,
+            answered: false,
             fruitful: false,
         };
         let probes = peers.iter().enumerate().map(move |(index, peer)| {
@@ -100,6 +103,7 @@ impl Survey {
             host.averaging.learn(*told, answer);
         }
         if let Some(room) = standing.room {
+            self.answered = true;
             self.answers.push(Answer { peer: from.clone(), report: standing.report, room });
         }
     }
@@ -115,7 +119,9 @@ impl Survey {
     }
 
     /// Takes out the answer that promises the best move, if one costs at most `value_max` more
-    /// moves than it saves. Of equally good ones the first to answer is taken.
+    /// moves than it saves. Of equally good ones the first to answer is taken. What is left of a
+    /// survey that was fruitful already is only good for what fits without further ado: the next
+    /// survey may find better.
     pub fn best(&mut self, host: &Host, value_max: i32, now: Time) -> Option<Answer> {
         let mut best: Option<(usize, Score)> = None;
         for (index, answer) in self.answers.iter().enumerate() {
@@ -126,6 +132,7 @@ impl Survey {
             let gain_min = host.gain_min(donor.load, receiver.load);
             let choice = mean_aware::choose(&donor, &receiver, value_max, gain_min);
             if let Some(choice) = choice
+                && !(self.fruitful && (choice.score.overfills || choice.score.swaps))
                 && best.is_none_or(|(_, score)| choice.score < score)
             {
                 best = Some((index, choice.score));

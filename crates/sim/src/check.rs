@@ -175,8 +175,7 @@ impl Checker {
             // What it loads the donor, only the donor's record says.
             Some(_) => return,
         };
-        let price =
-            Price { at_donor: at_donor - back_there, at_receiver: at_receiver - back_here };
+        let price = Price { at_donor: at_donor - back_there, at_receiver: at_receiver - back_here };
         let detail = || {
             let (exchange, machine) = (decision.exchange, &chosen.machine);
             format!("exchange {exchange}, machine `{machine}`, {pair:?}, {price:?}")

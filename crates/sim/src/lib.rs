@@ -5,11 +5,17 @@
 //! are in memory. The same seed makes the same run, event by event, and what must always hold is
 //! checked while it runs.
 
+pub mod bounds;
+pub mod generate;
+pub mod plan;
+pub mod snapshot;
+
 mod check;
 mod cluster;
 mod log;
 mod membership;
 mod network;
+mod order;
 mod queue;
 
 pub use check::{Invariant, Violation};

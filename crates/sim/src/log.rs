@@ -96,7 +96,9 @@ impl fmt::Display for Brief<'_> {
                 }
             },
             Message::Handoff(id, pass) => match pass {
-                Pass::Reserve { machine, in_return: None, .. } => write!(f, "{id} reserve {machine}"),
+                Pass::Reserve { machine, in_return: None, .. } => {
+                    write!(f, "{id} reserve {machine}")
+                }
                 Pass::Reserve { machine, in_return: Some(back), .. } => {
                     write!(f, "{id} reserve {machine} for {back}")
                 }

@@ -6,8 +6,9 @@
 //! returns is trustworthy in form: ids are ids, numbers are finite and in range, lists and texts are
 //! bounded. It is never trustworthy in content.
 
-use evenkeel_core::message::{Candidate, Message, OFFER_MAX, Pass, Quote, Report, Talk};
-use evenkeel_core::model::{Entry, ExchangeId, Requirements};
+use evenkeel_core::estimate::Estimate;
+use evenkeel_core::message::{Candidate, Message, OFFER_MAX, Pass, Quote, Report, Room, Talk};
+use evenkeel_core::model::{Entry, ExchangeId, Requirements, Resource, Resources};
 use minicbor::{Decoder, Encoder};
 
 /// The version that this agent speaks.
@@ -122,6 +123,12 @@ fn check_talk(talk: &Talk) -> Result<(), WireError> {
         Talk::Close { verdicts, .. } => {
             within(verdicts.len() <= OFFER_MAX, "the number of verdicts")
         }
+        Talk::Probe(probe) => probe.estimate.as_ref().map_or(Ok(()), check_estimate),
+        Talk::Standing(standing) => {
+            check_report(&standing.report)?;
+            standing.estimate.as_ref().map_or(Ok(()), check_estimate)?;
+            standing.room.as_ref().map_or(Ok(()), check_room)
+        }
     }
 }
 
@@ -142,6 +149,21 @@ fn check_pass(pass: &Pass) -> Result<(), WireError> {
 
 fn check_report(report: &Report) -> Result<(), WireError> {
     load(report.load, "a load")
+}
+
+fn check_estimate(estimate: &Estimate) -> Result<(), WireError> {
+    // A mean of others' figures may be a rounding error below zero, but is always a number.
+    let finite = |of: &Resources| Resource::ALL.iter().all(|&r| of[r].is_finite());
+    within(finite(&estimate.usage) && finite(&estimate.capacity), "an estimate")
+}
+
+fn check_room(room: &Room) -> Result<(), WireError> {
+    load(room.target, "a target")?;
+    load(room.limit, "a limit")?;
+    within(room.rates.is_plausible(), "a price per unit")?;
+    within(room.free_memory_bytes.is_finite(), "a host's free memory")?;
+    within(room.tenants.len() <= OFFER_MAX, "the number of tenants")?;
+    room.tenants.iter().try_for_each(|tenant| check_candidate(&tenant.candidate))
 }
 
 fn check_candidate(candidate: &Candidate) -> Result<(), WireError> {
@@ -186,7 +208,8 @@ fn texts(values: &[String], what: &'static str) -> Result<(), WireError> {
 mod tests {
     use evenkeel_core::decision::Reason;
     use evenkeel_core::load::Basis;
-    use evenkeel_core::model::{HostState, MachineId, Resources};
+    use evenkeel_core::message::{Probe, Standing, Tenant};
+    use evenkeel_core::model::{HostState, MachineId};
     use evenkeel_core::port::{HandoffId, MigrationStats};
     use proptest::prelude::*;
 
@@ -224,6 +247,18 @@ mod tests {
                 quotes: vec![Quote { at_receiver: 0.2, refusal: Some(Reason::NoMemory) }],
             },
             Talk::Close { reason: Reason::NoCandidate, verdicts: vec![Reason::GainSmall] },
+            Talk::Probe(Probe { estimate: Some(Estimate::default()), giving: true }),
+            Talk::Standing(Standing {
+                report: report(0.5),
+                estimate: None,
+                room: Some(Room {
+                    target: 0.4,
+                    limit: 0.41,
+                    rates: Resources { cpu_cores: 0.02, memory_bytes: 1e-12, io_bytes_per_s: 0.0 },
+                    free_memory_bytes: 1e9,
+                    tenants: vec![Tenant { candidate: candidate(), origin: None }],
+                }),
+            }),
         ];
         let passes = [
             Pass::Reserve {
@@ -231,6 +266,7 @@ mod tests {
                 machine: MachineId::new("m-1").unwrap(),
                 entry: Entry { target_load: Some(0.25), ..Entry::default() },
                 verdicts: vec![Reason::Chosen],
+                in_return: Some(MachineId::new("m-2").unwrap()),
             },
             Pass::Reserved { uri: "qemu+unix:///session".to_owned() },
             Pass::Refused { reason: Reason::NoMemory },

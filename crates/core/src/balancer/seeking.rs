@@ -1,7 +1,6 @@
 //! How a host that knows the mean looks for somebody to give to, and keeps what swaps promise.
 
 use rand::Rng;
-use rand::seq::index;
 
 use super::Balancer;
 use crate::decision::Reason;
@@ -27,19 +26,18 @@ impl Balancer {
         if self.survey.as_ref().is_some_and(|survey| !survey.is_ready()) {
             return;
         }
-        self.host.averaging.tick();
+        let learning = self.host.averaging.tick();
         self.silent_rounds += 1;
         let overloaded = self.host.is_overloaded(now) == Some(true);
         let is_turn = self.silent_rounds >= policy.idle_rounds.max(1);
         let hopeful = self.unlucky < policy.surveys_max();
         let giving = overloaded && (hopeful || is_turn);
-        if !giving && self.host.averaging.is_steady() && !is_turn {
+        if !giving && !learning && !is_turn {
             return;
         }
         self.silent_rounds = 0;
         let count = if giving { policy.probes.max(1) } else { 1 };
-        let drawn = index::sample(rng, self.members.len(), count.min(self.members.len()));
-        let peers: Vec<_> = drawn.iter().map(|index| self.members[index].clone()).collect();
+        let peers = self.draw(count, rng);
         let told = self.host.averaging.told();
         let fresh_until = now + self.config.round;
         let (survey, probes) = Survey::open(id, &peers, giving, told, fresh_until);
@@ -70,7 +68,12 @@ impl Balancer {
         while self.survey.as_ref().is_some_and(Survey::is_ready) && !self.is_busy() {
             let Some(mut survey) = self.survey.take() else { return };
             match self.host.is_overloaded(now) {
-                _ if !survey.is_giving() || !survey.is_fresh(now) || self.stopping => return,
+                _ if !survey.is_giving() && !self.stopping => {
+                    let record =
+                        self.lonely(survey.id(), Reason::WithinDeadBand, String::new(), now);
+                    return out.push(Effect::Record(record));
+                }
+                _ if !survey.is_fresh(now) || self.stopping => return,
                 // Known again with the next sample.
                 None => return self.survey = Some(survey),
                 Some(false) => return self.unlucky = 0,
@@ -78,7 +81,7 @@ impl Balancer {
             }
             let value_max = (self.unlucky / policy.patience.max(1)).min(2) as i32;
             let Some(best) = survey.best(&self.host, value_max, now) else {
-                if !survey.fruitful {
+                if survey.answered && !survey.fruitful {
                     self.unlucky = self.unlucky.saturating_add(1);
                     let detail = "no host asked can take a machine such that both end better off";
                     let record =

@@ -1,0 +1,393 @@
+//! Plans: the real exchange protocol over a snapshot, until it is quiet.
+//!
+//! Every host of the snapshot gets a balancer, as it would have on the real cluster, and they talk
+//! over a network without faults. Nothing is measured and no memory moves: loads are what the
+//! snapshot says, and moves pass schedule entries on *tentatively*. What is printed is what memory
+//! would have to move in the end, each displaced machine once, in an order in which every step fits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use evenkeel_core::balancer::Config;
+use evenkeel_core::decision::Reason;
+use evenkeel_core::effect::Input;
+use evenkeel_core::model::{
+    Entry, HostId, HostProfile, HostState, MachineFacts, MachineId, Requirements, Resources, Rules,
+    Time,
+};
+use evenkeel_core::select::{Calm, Policy};
+use evenkeel_hypervisor::memory::{CloudError, Workload};
+use serde::Serialize;
+
+use crate::bounds::Bounds;
+use crate::cluster::{Cluster, HostSpec};
+use crate::log::Line;
+use crate::order;
+use crate::snapshot::{Snapshot, SnapshotMachine};
+
+/// The value of `format`.
+pub const FORMAT: &str = "evenkeel.plan/v1";
+
+/// How to plan.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// What reproduces the plan exactly.
+    pub seed: u64,
+    /// By which rule hosts select.
+    pub policy: Policy,
+    /// How far a host may be above its fair share, as a fraction of it.
+    pub band: f64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { seed: 1, policy: Policy::default(), band: 0.017 }
+    }
+}
+
+/// `evenkeel.plan/v1`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// Always [`FORMAT`].
+    pub format: &'static str,
+    /// The seed that reproduces it.
+    pub seed: u64,
+    /// The cluster as it is.
+    pub before: Balance,
+    /// The cluster after all moves.
+    pub after: Balance,
+    /// What would be executed, in order.
+    pub moves: Vec<Move>,
+    /// Machines that nothing may move, and why.
+    pub kept: Vec<Kept>,
+    /// Rounds until the last entry moved.
+    pub rounds: u64,
+    /// Messages said in all.
+    pub messages: u64,
+    /// Their size in bytes.
+    pub message_bytes: u64,
+    /// What no plan could beat.
+    pub bounds: Bounds,
+    /// What planning took, without computing the bounds.
+    pub elapsed_ms: f64,
+}
+
+/// How loads are spread.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Balance {
+    /// Mean load of a host.
+    pub mean: f64,
+    /// Largest load of a host.
+    pub max: f64,
+    /// The largest over the mean; 1 where nothing is loaded.
+    pub max_over_mean: f64,
+    /// Population standard deviation over the mean; 0 where nothing is loaded.
+    pub cv: f64,
+    /// Every host.
+    pub hosts: Vec<HostLoad>,
+}
+
+/// The load of one host, and how much of each resource is used.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HostLoad {
+    /// Which.
+    pub id: HostId,
+    /// Its load.
+    pub load: f64,
+    /// Share of its CPU in use.
+    pub cpu: f64,
+    /// Share of its memory in use.
+    pub memory: f64,
+    /// Share of its I/O in use.
+    pub io: f64,
+}
+
+/// One migration that would be executed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Move {
+    /// Place in the order, from 1.
+    pub seq: u64,
+    /// The machine.
+    pub vm: MachineId,
+    /// Where it is.
+    pub from: HostId,
+    /// Where it goes.
+    pub to: HostId,
+    /// What it loads the one.
+    pub load_at_source: f64,
+    /// What it will load the other.
+    pub load_at_target: f64,
+    /// What would have fitted best at that point: the lesser of the one's excess and the other's
+    /// deficit, or half their difference.
+    pub wanted_load: f64,
+    /// Bytes that it will send.
+    pub bytes_predicted: f64,
+    /// How long it will take.
+    pub seconds_predicted: f64,
+    /// Why: always `LOAD` so far.
+    pub reason: &'static str,
+}
+
+/// A machine that stays, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Kept {
+    /// The machine.
+    pub vm: MachineId,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Between two rounds, in virtual time; all other waits follow from it.
+const ROUND: Duration = Duration::from_secs(10);
+/// Most rounds until a plan must be quiet.
+const ROUNDS_MAX: u64 = 600;
+
+/// Plans.
+///
+/// # Errors
+/// When the snapshot names a host or machine twice or a host that is not there, which
+/// [`Snapshot::check`] refuses.
+pub fn plan(snapshot: &Snapshot, options: &Options) -> Result<Plan, CloudError> {
+    let began = Instant::now();
+    let mut cluster = furnish(snapshot, options)?;
+    let rounds = settle(&mut cluster);
+    let place = |vm: &SnapshotMachine| {
+        cluster.cloud().locate(&vm.id).map_or_else(|| vm.host.clone(), |(host, _)| host.clone())
+    };
+    let targets: Vec<HostId> = snapshot.vms.iter().map(place).collect();
+    let ordered = order::order(snapshot, &targets);
+    let (tally, elapsed_ms) = (cluster.tally(), began.elapsed().as_secs_f64() * 1e3);
+    let homes: Vec<HostId> = snapshot.vms.iter().map(|vm| vm.host.clone()).collect();
+    let mut ends = homes.clone();
+    for step in &ordered.steps {
+        ends[step.vm].clone_from(&targets[step.vm]);
+    }
+    let mut kept = kept(snapshot);
+    kept.extend(
+        ordered
+            .blocked
+            .iter()
+            .map(|&vm| Kept { vm: snapshot.vms[vm].id.clone(), reason: Reason::NoMemory }),
+    );
+    Ok(Plan {
+        format: FORMAT,
+        seed: options.seed,
+        before: balance(snapshot, &homes),
+        after: balance(snapshot, &ends),
+        moves: moves(snapshot, &targets, &ordered.steps, options),
+        kept,
+        rounds,
+        messages: tally.messages,
+        message_bytes: tally.message_bytes,
+        bounds: Bounds::of(snapshot),
+        elapsed_ms,
+    })
+}
+
+/// Plans, and answers every event on the way instead of the plan.
+///
+/// # Errors
+/// As [`plan`].
+pub fn trace(snapshot: &Snapshot, options: &Options) -> Result<Vec<Line>, CloudError> {
+    let mut cluster = furnish(snapshot, options)?;
+    cluster.keep_log();
+    settle(&mut cluster);
+    Ok(cluster.log().to_vec())
+}
+
+/// The snapshot as a cluster in virtual time, its agents started.
+fn furnish(snapshot: &Snapshot, options: &Options) -> Result<Cluster, CloudError> {
+    let dead_band = 2.0 * options.band;
+    let config = Config {
+        round: ROUND,
+        // Two samples before the second round, then one a round.
+        sample: ROUND,
+        metering: evenkeel_core::load::Metering {
+            stale_after: ROUND * 4,
+            smoothing: 1.0,
+            cpu_slack_cores: f64::INFINITY,
+        },
+        calm: match options.policy {
+            Policy::HalfDifference => Calm::NONE,
+            Policy::MeanAware(_) => Calm { dead_band, ..Calm::NONE },
+        },
+        cool_down: Duration::ZERO,
+        policy: options.policy,
+        tentative: true,
+        ..Config::default()
+    };
+    let mut cluster = Cluster::new(options.seed);
+    for host in &snapshot.hosts {
+        let mut spec = HostSpec::new(host.profile(), config.clone());
+        // Without a capacity nothing is throttled: usage is what the snapshot says.
+        spec.hypervisor.facts.capacity = Resources::ZERO;
+        spec.hypervisor.link_bytes_per_s = f64::INFINITY;
+        spec.hypervisor.background = host.background;
+        cluster.add_host(spec)?;
+    }
+    for vm in &snapshot.vms {
+        let facts = MachineFacts {
+            id: vm.id.clone(),
+            name: vm.name().into(),
+            vcpus: u32::MAX,
+            memory_bytes: vm.promised_memory_bytes(),
+            needs: Requirements::default(),
+            persistent: true,
+            entry: Ok(Entry {
+                target_load: vm.target_load,
+                rules: Rules { ignore: vm.rules.ignore || !vm.movable, ..vm.rules.clone() },
+                ..Entry::default()
+            }),
+        };
+        cluster.place(&vm.host, facts, Workload { wants: vm.usage, dirty_bytes_per_s: 0.0 })?;
+    }
+    cluster.start_acquainted();
+    for host in snapshot.hosts.iter().filter(|h| h.state != HostState::Active) {
+        cluster.input(&host.id, Input::SetState(host.state));
+    }
+    Ok(cluster)
+}
+
+/// Runs until every host is content. Answers the rounds until the last move.
+fn settle(cluster: &mut Cluster) -> u64 {
+    let (mut last_move, mut moved) = (Time::default(), 0);
+    let started = cluster.now();
+    for half in 2..2 * ROUNDS_MAX {
+        cluster.run_until(started + ROUND * u32::try_from(half).unwrap_or(u32::MAX) / 2);
+        if cluster.tally().migrations > moved {
+            moved = cluster.tally().migrations;
+            last_move = cluster.now();
+        }
+        // A host that asks at random has had its say after a few rounds without a move.
+        let silent = cluster.now().since(last_move) >= ROUND * SILENT_ROUNDS;
+        if half > 4 && cluster.is_content() && silent {
+            break;
+        }
+    }
+    let rounds = last_move.since(started).as_secs_f64() / ROUND.as_secs_f64();
+    rounds.ceil() as u64
+}
+
+/// Rounds without a move before a plan counts as quiet.
+const SILENT_ROUNDS: u32 = 2;
+
+fn profiles(snapshot: &Snapshot) -> BTreeMap<&HostId, (HostProfile, Resources)> {
+    let of = |h: &crate::snapshot::SnapshotHost| (h.profile(), h.background.unwrap_or_default());
+    snapshot.hosts.iter().map(|h| (&h.id, of(h))).collect()
+}
+
+/// What a machine loads a host, wherever it is now: a target load is what it is at home.
+fn price(vm: &SnapshotMachine, home: &HostProfile, there: &HostProfile) -> f64 {
+    there.price(&vm.factors(home))
+}
+
+fn balance(snapshot: &Snapshot, places: &[HostId]) -> Balance {
+    let profiles = profiles(snapshot);
+    let mut used: BTreeMap<&HostId, Resources> =
+        profiles.iter().map(|(id, (_, background))| (*id, *background)).collect();
+    for (vm, place) in snapshot.vms.iter().zip(places) {
+        if let (Some(used), Some((home, _))) = (used.get_mut(place), profiles.get(&vm.host)) {
+            *used += vm.factors(home);
+        }
+    }
+    let hosts: Vec<HostLoad> = snapshot
+        .hosts
+        .iter()
+        .map(|host| {
+            let (profile, _) = &profiles[&host.id];
+            let shares = profile.shares(&used[&host.id]);
+            HostLoad {
+                id: host.id.clone(),
+                load: profile.price(&used[&host.id]),
+                cpu: shares.cpu,
+                memory: shares.memory,
+                io: shares.io,
+            }
+        })
+        .collect();
+    let count = hosts.len() as f64;
+    let mean = hosts.iter().map(|h| h.load).sum::<f64>() / count;
+    let max = hosts.iter().map(|h| h.load).fold(0.0, f64::max);
+    let variance = hosts.iter().map(|h| (h.load - mean).powi(2)).sum::<f64>() / count;
+    let (max_over_mean, cv) =
+        if mean > 0.0 { (max / mean, variance.sqrt() / mean) } else { (1.0, 0.0) };
+    Balance { mean, max, max_over_mean, cv, hosts }
+}
+
+fn moves(
+    snapshot: &Snapshot,
+    targets: &[HostId],
+    steps: &[order::Step],
+    options: &Options,
+) -> Vec<Move> {
+    let profiles = profiles(snapshot);
+    let homes: Vec<_> = snapshot.vms.iter().map(|vm| vm.host.clone()).collect();
+    let before = balance(snapshot, &homes).hosts;
+    let mut loads: BTreeMap<HostId, f64> = before.into_iter().map(|h| (h.id, h.load)).collect();
+    let total = |of: fn(&(HostProfile, Resources)) -> Resources| {
+        profiles.values().map(of).fold(Resources::ZERO, |a, b| a + b)
+    };
+    let capacity = total(|(p, _)| p.share_as_usage(1.0));
+    let background = total(|(_, b)| *b);
+    let usage = snapshot.vms.iter().fold(background, |sum, vm| {
+        sum + profiles.get(&vm.host).map_or(vm.usage, |(home, _)| vm.factors(home))
+    });
+    let fair = |host: &HostProfile| {
+        let weights = host.weights.get();
+        evenkeel_core::model::Resource::ALL
+            .iter()
+            .map(|&r| if capacity[r] > 0.0 { weights[r] * usage[r] / capacity[r] } else { 0.0 })
+            .sum::<f64>()
+    };
+    let mut moves = Vec::with_capacity(steps.len());
+    for (index, step) in steps.iter().enumerate() {
+        let (vm, to) = (&snapshot.vms[step.vm], &targets[step.vm]);
+        let (source, target) = (&profiles[&vm.host].0, &profiles[to].0);
+        let (at_source, at_target) = (price(vm, source, source), price(vm, source, target));
+        let (from_load, to_load) = (loads[&vm.host], loads[to]);
+        let wanted_load = match options.policy {
+            Policy::HalfDifference => (from_load - to_load) / 2.0,
+            Policy::MeanAware(_) => (from_load - fair(source)).min(fair(target) - to_load),
+        };
+        let cost = order::predict(vm);
+        moves.push(Move {
+            seq: index as u64 + 1,
+            vm: vm.id.clone(),
+            from: vm.host.clone(),
+            to: to.clone(),
+            load_at_source: at_source,
+            load_at_target: at_target,
+            wanted_load,
+            bytes_predicted: cost.bytes,
+            seconds_predicted: cost.seconds,
+            reason: "LOAD",
+        });
+        loads.entry(vm.host.clone()).and_modify(|load| *load -= at_source);
+        loads.entry(to.clone()).and_modify(|load| *load += at_target);
+    }
+    moves
+}
+
+/// Machines that rules keep where they are.
+fn kept(snapshot: &Snapshot) -> Vec<Kept> {
+    let mut groups: BTreeMap<(&HostId, &String), u32> = BTreeMap::new();
+    for vm in &snapshot.vms {
+        for group in BTreeSet::from_iter(&vm.rules.affinity) {
+            *groups.entry((&vm.host, group)).or_default() += 1;
+        }
+    }
+    let reason = |vm: &SnapshotMachine| {
+        let rules = &vm.rules;
+        let mate = |group: &String| groups.get(&(&vm.host, group)).is_some_and(|&n| n > 1);
+        if rules.ignore || !vm.movable {
+            Some(Reason::RuleIgnored)
+        } else if rules.pinned_to == [vm.host.clone()] {
+            Some(Reason::RulePinned)
+        } else {
+            rules.affinity.iter().any(mate).then_some(Reason::RuleAffinity)
+        }
+    };
+    let kept =
+        snapshot.vms.iter().filter_map(|vm| Some(Kept { vm: vm.id.clone(), reason: reason(vm)? }));
+    kept.collect()
+}
