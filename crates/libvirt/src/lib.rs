@@ -70,7 +70,7 @@ pub struct LibvirtConfig {
     /// are answered as busy.
     pub migrations_max: usize,
     /// Only look: libvirt itself then refuses whatever would change something, and lets users in
-    /// who may not change anything.
+    /// who may not change anything. It does not tell CPU models, which then count as not known.
     pub read_only: bool,
 }
 
