@@ -170,22 +170,16 @@ pub struct Handoffs {
     /// Sources that say a machine is here of which no record tells, until it has been looked for.
     asked: BTreeMap<HandoffId, (HostId, MachineId)>,
     limits: Limits,
-    aborting: bool,
     /// The one that ended last, and how.
     last: Option<(HandoffId, Reason)>,
+    aborting: bool,
 }
 
 impl Handoffs {
     /// None under way.
     #[must_use]
     pub const fn new(limits: Limits) -> Self {
-        Self {
-            live: BTreeMap::new(),
-            asked: BTreeMap::new(),
-            limits,
-            aborting: false,
-            last: None,
-        }
+        Self { live: BTreeMap::new(), asked: BTreeMap::new(), limits, last: None, aborting: false }
     }
 
     /// Those under way.

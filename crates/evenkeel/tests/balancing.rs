@@ -53,6 +53,11 @@ fn guests_skewed_onto_one_host_end_balanced_by_machines_nearest_to_half_the_diff
         assert_nearest(decision, &CALM);
         assert_agreed(decision, &decisions);
     }
+    // The other host is there before any machine is considered.
+    assert!(
+        decisions.iter().all(|d| d.candidates.is_empty() || d.peer.is_some() && d.pair.is_some())
+    );
+    assert!(decisions.iter().any(|d| d.peer.is_some() && d.candidates.is_empty()));
     let failed = decisions.iter().filter(|d| d.handoff.is_some() && d.ending != Reason::Moved);
     assert_eq!(failed.count(), 0);
     for host in cluster.hosts() {

@@ -1,16 +1,19 @@
 //! Bad input of every kind, to the program as it is run: a clear error, and nothing lost.
 
 mod daemon;
+mod support;
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime};
 
 use daemon::{Daemon, Place, Ran, Site, evenkeel};
-use evenkeel_core::decision::Reason;
+use evenkeel_core::decision::{Decision, Reason};
 use evenkeel_core::message::{Message, Pass, Report, Talk};
 use evenkeel_core::model::{ExchangeId, HandoffId, HostId, HostState, MachineId};
 use evenkeel_core::port::MigrationStats;
+use evenkeel_core::select::Calm;
 use evenkeel_net::{Limits, Net, NetEvent};
+use support::{Cluster, LIMIT, alike, balance, idle};
 use tokio::sync::mpsc;
 
 #[test]
@@ -64,7 +67,7 @@ fn a_configuration_that_cannot_be_used_is_refused_by_key_before_anything_is_made
     }
     place.write(&base.replace("h1'\n", "h2'\n"));
     place.refusal().refused(1, &["`h2`", "`h1`", "identity", "make them agree"]);
-    assert!(!place.dir.join("state").exists() && !place.socket().exists());
+    assert!(!place.dir.join("state").exists() && !place.socket.exists());
 }
 
 #[test]
@@ -119,24 +122,25 @@ fn a_second_agent_on_a_host_is_refused_and_the_first_one_goes_on() {
     // Another directory for its state, then another port, then the same socket only.
     let mut second = first.clone();
     second.dir = first.dir.join("second");
+    second.socket = second.dir.join("agent.sock");
     std::fs::create_dir(&second.dir).expect("a directory");
     site.identity("h1").save(&second.dir.join("identity")).expect("saved");
     second.configure(&[]);
     let port = first.listen.to_string();
     second.refusal().refused(1, &["cannot listen on UDP", &port, "another agent"]);
-    assert!(!second.socket().exists(), "a refused agent leaves its socket behind");
+    assert!(!second.socket.exists(), "a refused agent leaves its socket behind");
 
     second.listen = daemon::free_address();
     second.configure(&[]);
     let config = std::fs::read_to_string(second.config()).expect("written");
-    let socket = |place: &Place| place.socket().display().to_string();
+    let socket = |place: &Place| place.socket.display().to_string();
     second.write(&config.replace(&socket(&second), &socket(&first)));
     second.refusal().refused(1, &[&socket(&first), "another agent serves", "api_socket"]);
 
     assert!(agent.is_running());
     assert_eq!(first.status()["host"], "h1");
     assert_eq!(agent.stop(), Some(0));
-    assert!(!first.socket().exists(), "a socket that nobody serves");
+    assert!(!first.socket.exists(), "a socket that nobody serves");
 }
 
 #[test]
@@ -144,13 +148,13 @@ fn an_agent_whose_libvirt_is_unreachable_stays_up_and_says_so() {
     let site = Site::new();
     let place = site.host("h1");
     let agent = place.start(&[]);
-    agent.await_log(&["libvirt is not reached", &place.libvirt()]);
+    agent.await_log(&["libvirt is not reached", &place.libvirt]);
     let status = place.until("why its load is not known", |status| {
         status["unknown"].as_str().is_some_and(|why| why.contains("does not answer"))
     });
     assert_eq!(status["load"], serde_json::Value::Null);
-    assert!(status["unknown"].as_str().expect("text").contains(&place.libvirt()), "{status}");
-    let socket = place.socket();
+    assert!(status["unknown"].as_str().expect("text").contains(&place.libvirt), "{status}");
+    let socket = place.socket;
     let table = evenkeel(&["status", "--socket", socket.to_str().expect("text")]);
     assert!(table.done().contains("load unknown: measuring failed: libvirt at"), "{table:?}");
     let target = ["target", "vm1", "0.5", "--socket", socket.to_str().expect("text")];
@@ -162,10 +166,10 @@ fn an_agent_whose_libvirt_is_unreachable_stays_up_and_says_so() {
 fn an_agent_that_must_learn_its_capacity_waits_for_libvirt_and_says_so() {
     let site = Site::new();
     let place = site.host("h1");
-    place.write(&format!("{}[libvirt]\nuri = '{}'\n", place.base(&[]), place.libvirt()));
+    place.write(&format!("{}[libvirt]\nuri = '{}'\n", place.base(&[]), place.libvirt));
     let agent = place.start_as_configured(&[]);
     agent.await_log(&["waiting for libvirt", "does not answer"]);
-    place.ask().refused(1, &["waits for libvirt", &place.libvirt(), "does not answer"]);
+    place.ask().refused(1, &["waits for libvirt", &place.libvirt, "does not answer"]);
     assert_eq!(agent.stop(), Some(0), "it stops as promptly as any other");
 }
 
@@ -311,4 +315,60 @@ fn a_flood_of_malformed_oversize_and_out_of_turn_frames_is_dropped_and_logged_at
     assert_eq!(place.status()["handoffs"], serde_json::json!([]));
     let refused = agent.log_lines("frame refused");
     assert!((1..FLOOD / 10).contains(&refused), "{refused} lines for {FLOOD} frames");
+}
+
+#[test]
+fn what_a_hand_or_a_missing_libvirt_spoils_is_left_alone_while_the_rest_is_balanced() {
+    let calm = Calm { dead_band: 0.1, difference_min: 0.05, gain_min: 0.05 };
+    let extra = balance(Duration::from_millis(500), &calm);
+    let guests = ["spoilt", "b", "c"].map(|name| idle(name, "h1")).to_vec();
+    let cluster = Cluster::up(alike(2, 2.0), guests, &extra);
+    let edit = |entry: &str| {
+        let namespace = "https://evenkeel.dev/schedule/1";
+        let edit = ["metadata", "spoilt", namespace, "--key", "evenkeel", "--live", "--config"];
+        cluster.virsh("h1", &[&edit[..], &["--set", entry]].concat()).expect("edited");
+    };
+
+    // An agent that starts before its libvirt is up, says so, and is sent nothing.
+    cluster.lab().kill_host("h2").expect("killed");
+    cluster.lab().start_agent("h2").expect("it starts without libvirt");
+    edit("<entry target-load='lots'/>");
+    cluster.set_targets("h1", &[("b", 0.2), ("c", 0.2)]);
+    let entry_error = cluster.until(LIMIT, "what is wrong with the entry", |cluster| {
+        let machines = cluster.status("h1")?.machines;
+        machines.into_iter().find(|machine| machine.name == "spoilt")?.entry_error
+    });
+    assert!(entry_error.contains("target-load=\"lots\""), "{entry_error}");
+    cluster.until(LIMIT, "the other host's load asked for in vain", |cluster| {
+        let asked = |d: &Decision| d.ending == Reason::UnknownLoad && d.peer.is_some();
+        cluster.decisions_of("h1").into_iter().find(asked)
+    });
+    let unknown = cluster.status("h2").expect("it answers").unknown.expect("not known");
+    assert!(unknown.contains("libvirt at") && unknown.contains("does not answer"), "{unknown}");
+    let socket = cluster.lab().agent_socket("h1");
+    let socket = socket.to_str().expect("text");
+    let target = evenkeel(&["target", "spoilt", "0.3", "--socket", socket]);
+    target.refused(1, &["`spoilt`", "cannot be read", "target-load=\"lots\""]);
+
+    // Its libvirt comes, and with it a machine, but not the one whose entry nobody understands.
+    cluster.lab().start_host("h2").expect("it starts");
+    let moved = |cluster: &Cluster, count: usize| {
+        let moved = |d: &Decision| d.ending == Reason::Moved && d.host.as_str() == "h1";
+        let all: Vec<_> = cluster.decisions_of("h1").into_iter().filter(moved).collect();
+        (all.len() >= count).then_some(all)
+    };
+    let verdict = |decision: &Decision| {
+        let of_it = decision.candidates.iter().find(|c| c.name == "spoilt");
+        of_it.map(|c| (c.verdict, c.at_donor.is_some()))
+    };
+    let first = cluster.until(LIMIT, "a machine moved", |cluster| moved(cluster, 1));
+    assert_eq!(verdict(&first[0]).map(|v| v.0), Some(Reason::EntryInvalid));
+    assert_eq!(cluster.scheduled_on("spoilt").as_deref(), Some("h1"));
+
+    // Mended, it counts again, and the other one moves because of it.
+    edit("<entry target-load='0.3'/>");
+    let both = cluster.until(LIMIT, "another machine moved", |cluster| moved(cluster, 2));
+    let judged = verdict(&both[1]).expect("it was considered");
+    assert!(judged.0 != Reason::EntryInvalid && judged.1, "{:?}", both[1]);
+    cluster.assert_unharmed(&["spoilt", "b", "c"]);
 }

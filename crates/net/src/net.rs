@@ -135,7 +135,9 @@ pub enum DialError {
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
     /// The UDP port cannot be had.
-    #[error("cannot listen on UDP {addr}: {source}; if another agent runs on this host, stop it first")]
+    #[error(
+        "cannot listen on UDP {addr}: {source}; if another agent runs on this host, stop it first"
+    )]
     Bind {
         /// Which.
         addr: SocketAddr,

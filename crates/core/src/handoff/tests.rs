@@ -93,6 +93,7 @@ fn agreement(host: &Host) -> Agreement {
             detail: String::new(),
             stats: None,
         },
+        in_return: None,
     }
 }
 

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use evenkeel_core::model::HostId;
 use evenkeel_net::{ClusterCa, Identity};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::Value;
 
 /// How long anything may take to come about. Only a test that fails waits for so long.
@@ -104,7 +104,17 @@ impl Site {
     pub fn stranger(&self, name: &str) -> Place {
         let dir = self.dir().join(name);
         std::fs::create_dir(&dir).expect("a directory");
-        Place { name: name.to_owned(), dir, listen: free_address(), more: String::new() }
+        let libvirt = format!("qemu+unix:///session?socket={}/libvirt.sock", dir.display());
+        Place {
+            name: name.to_owned(),
+            socket: dir.join("agent.sock"),
+            dir,
+            listen: free_address(),
+            libvirt,
+            stop_grace: "5s".to_owned(),
+            more: String::new(),
+            tables: String::new(),
+        }
     }
 }
 
@@ -113,22 +123,21 @@ impl Site {
 pub struct Place {
     pub name: String,
     pub dir: PathBuf,
+    /// The local API.
+    pub socket: PathBuf,
     pub listen: SocketAddr,
-    /// Lines of TOML at the end of its configuration.
+    /// The connection to libvirt: to nobody, unless it is changed.
+    pub libvirt: String,
+    pub stop_grace: String,
+    /// Further keys of its configuration.
     pub more: String,
+    /// Further tables of its configuration.
+    pub tables: String,
 }
 
 impl Place {
-    pub fn socket(&self) -> PathBuf {
-        self.dir.join("agent.sock")
-    }
-
     pub fn config(&self) -> PathBuf {
         self.dir.join("agent.toml")
-    }
-
-    pub fn libvirt(&self) -> String {
-        format!("qemu+unix:///session?socket={}", self.dir.join("libvirt.sock").display())
     }
 
     /// The lines that every agent has here, with these seeds.
@@ -136,12 +145,14 @@ impl Place {
         let seeds: Vec<_> = seeds.iter().map(|addr| format!("'{addr}'")).collect();
         format!(
             "host = '{}'\nlisten = '{}'\nseeds = [{}]\nstate_dir = '{dir}/state'\n\
-             identity_dir = '{dir}/identity'\napi_socket = '{dir}/agent.sock'\n\
-             stop_grace = '5s'\n",
+             identity_dir = '{dir}/identity'\napi_socket = '{socket}'\n\
+             stop_grace = '{grace}'\n",
             self.name,
             self.listen,
             seeds.join(", "),
             dir = self.dir.display(),
+            socket = self.socket.display(),
+            grace = self.stop_grace,
         )
     }
 
@@ -149,10 +160,12 @@ impl Place {
     pub fn configure(&self, seeds: &[SocketAddr]) {
         let declared = "[capacity]\ncpu_cores = 2.0\nmemory = '4GiB'\nio_per_s = '100MB'\n";
         self.write(&format!(
-            "{}{}[libvirt]\nuri = '{}'\n{declared}",
+            "{}{}[libvirt]\nuri = '{uri}'\nmigration_uri = '{uri}'\n\
+             migrate_address = 'tcp://127.0.0.1'\nlisten_address = '127.0.0.1'\n{declared}{}",
             self.base(seeds),
             self.more,
-            self.libvirt()
+            self.tables,
+            uri = self.libvirt,
         ));
     }
 
@@ -180,8 +193,8 @@ impl Place {
 
     /// What the agent says of itself.
     pub fn ask(&self) -> Ran {
-        let socket = self.socket();
-        evenkeel(&["status", "--format", "json", "--socket", socket.to_str().expect("text")])
+        let socket = self.socket.to_str().expect("text");
+        evenkeel(&["status", "--format", "json", "--socket", socket])
     }
 
     pub fn status(&self) -> Value {
@@ -256,8 +269,10 @@ impl Daemon {
         let notify = place.dir.join("notify.sock");
         let _ = std::fs::remove_file(&notify);
         let manager = UnixDatagram::bind(&notify).expect("a socket");
-        let mut child = Command::new(EVENKEEL)
-            .args(["agent", "--config"])
+        // Beyond its limit of size a file is to fail to be written, as on a full disk, and not to
+        // end the agent.
+        let mut child = Command::new("sh")
+            .args(["-c", "trap '' XFSZ && exec \"$0\" \"$@\"", EVENKEEL, "agent", "--config"])
             .arg(place.config())
             .args(arguments)
             .env("NOTIFY_SOCKET", &notify)
@@ -301,8 +316,7 @@ impl Daemon {
     }
 
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a number");
-        kill_process(pid, signal).expect("it is there, and ours");
+        kill_process(self.pid(), signal).expect("it is there, and ours");
     }
 
     /// Asks it to stop. Returns its exit code.
@@ -324,6 +338,17 @@ impl Daemon {
         }
     }
 
+    /// Lets no file that it writes grow beyond this many bytes, or any.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        let maximum = getrlimit(Resource::Fsize).maximum;
+        let limit = Rlimit { current: bytes.or(maximum), maximum };
+        prlimit(Some(self.pid()), Resource::Fsize, limit).expect("it is there, and ours");
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed()).expect("a number")
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("it is our child").is_none()
     }
@@ -334,5 +359,11 @@ impl Drop for Daemon {
         // Fails only for one that has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let (true, Ok(lines)) = (thread::panicking(), self.log.lines.lock()) {
+            eprintln!(
+                "an agent's log ends:\n  {}",
+                lines[lines.len().saturating_sub(20)..].join("\n  ")
+            );
+        }
     }
 }
