@@ -1,7 +1,6 @@
 //! Plans and snapshots, through the program: of files, of running agents, and of libvirt hosts that
 //! have no agent.
 
-#[allow(dead_code, reason = "of what it offers, only running the program is used here")]
 mod daemon;
 mod support;
 

@@ -50,17 +50,15 @@ fn main() -> Result<(), Failure> {
     };
     let inputs = inputs::all(&std::env::args().skip(1).collect::<Vec<_>>())?;
     let mut rows = Vec::new();
-    let mut curves = Vec::new();
     for input in &inputs {
         eprintln!("{}: {} hosts, {} machines", input.name, input.hosts(), input.machines());
         rows.extend(rows_of(input, &settings)?);
-        if input.hosts() <= convergence::HOSTS_MAX {
-            curves.push(convergence::of(input)?);
-        }
     }
     println!("{}", table::table(&rows, &settings));
+    println!("Most memory used so far: {}.", own::peak_memory());
+    let small = inputs.iter().filter(|input| input.hosts() <= convergence::HOSTS_MAX);
+    let curves = small.map(convergence::of).collect::<Result<Vec<_>, _>>()?;
     println!("{}", table::convergence(&curves));
-    println!("peak memory of this process: {}", own::peak_memory());
     let dir = directory();
     std::fs::create_dir_all(&dir)?;
     let sizes = own::against_size()?;

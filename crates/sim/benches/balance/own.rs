@@ -15,15 +15,19 @@ struct Run {
     plan: Plan,
     verdict: Verdict,
     seconds: f64,
+    cpu_seconds: Option<f64>,
 }
 
 fn run(input: &Input, policy: Policy, seed: u64) -> Result<Run, Failure> {
-    let began = Instant::now();
+    let (began, before) = (Instant::now(), cpu_seconds());
     let plan = plan(&input.snapshot, &Options { seed, policy, ..Options::default() })?;
+    let cpu = cpu_seconds().zip(before).map(|(after, before)| after - before);
     // The bounds are ours to know, and no part of planning.
-    let seconds = (plan.elapsed_ms / 1e3).min(began.elapsed().as_secs_f64());
+    let whole = began.elapsed().as_secs_f64();
+    let seconds = (plan.elapsed_ms / 1e3).min(whole);
+    let cpu_seconds = cpu.map(|cpu| cpu * seconds / whole);
     let verdict = judge(&input.snapshot, plan.moves.iter().map(|m| (&m.vm, &m.to)));
-    Ok(Run { plan, verdict, seconds })
+    Ok(Run { plan, verdict, seconds, cpu_seconds })
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -68,6 +72,7 @@ pub(crate) fn measure(
         messages_per_host: Some(of(&|r| r.plan.messages as f64) / input.hosts() as f64),
         rounds: Some(of(&|r| r.plan.rounds as f64)),
         seconds: Some(of(&|r| r.seconds)),
+        cpu_seconds: runs[0].cpu_seconds.map(|_| of(&|r| r.cpu_seconds.unwrap_or(r.seconds))),
         note: if mean > 0.0 { notes.join("; ") } else { "nothing is loaded".to_owned() },
     })
 }
@@ -83,6 +88,12 @@ pub(crate) fn against_size() -> Result<Vec<(usize, Row)>, Failure> {
         Ok((hosts, measure(&input, Policy::default(), "evenkeel", SIZE_SEEDS)?))
     };
     SIZES.into_iter().map(one).collect()
+}
+
+/// Time that this thread was on a CPU, which a busy machine does not stretch; where it is told.
+fn cpu_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    Some(stat.split_whitespace().next()?.parse::<f64>().ok()? / 1e9)
 }
 
 /// The most memory that this process had.

@@ -102,7 +102,7 @@ pub(crate) fn cost(sizes: &[(usize, Row)]) -> String {
             }),
         ),
         ("Messages", "messages a host", false, of("in all, until quiet", &|r| r.messages_per_host)),
-        ("Time to plan", "seconds", true, of("one core", &|r| r.seconds)),
+        ("Time to plan", "seconds", true, of("one core", &|r| r.cpu_seconds.or(r.seconds))),
     ];
     let drawn: Vec<String> = panels
         .into_iter()

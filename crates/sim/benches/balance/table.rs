@@ -22,6 +22,8 @@ pub(crate) struct Row {
     pub(crate) messages_per_host: Option<f64>,
     pub(crate) rounds: Option<f64>,
     pub(crate) seconds: Option<f64>,
+    /// Time on a CPU, of one thread.
+    pub(crate) cpu_seconds: Option<f64>,
     pub(crate) note: String,
 }
 
@@ -40,6 +42,7 @@ impl Row {
             messages_per_host: None,
             rounds: None,
             seconds: None,
+            cpu_seconds: None,
             note: note.into(),
         }
     }
@@ -80,6 +83,7 @@ pub(crate) fn table(rows: &[Row], settings: &Settings) -> String {
         "msgs / host",
         "rounds",
         "seconds",
+        "CPU s",
         "",
     ]);
     let shown = |value: Option<f64>, digits: usize| {
@@ -101,10 +105,11 @@ pub(crate) fn table(rows: &[Row], settings: &Settings) -> String {
             shown(row.messages_per_host, 1),
             shown(row.rounds, 0),
             shown(row.seconds, 3),
+            shown(row.cpu_seconds, 3),
             row.note.clone(),
         ]);
     }
-    right(&mut table, 2..=10);
+    right(&mut table, 2..=11);
     format!(
         "{table}\nBounds: the lowest maximum of any placement; the fewest moves and bytes that reach \
          1.02 of it. Peers had {} s each.",

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use evenkeel_core::model::{HostId, MachineId};
 use evenkeel_sim::bounds::REACHED;
+use evenkeel_sim::snapshot::{SnapshotHost, SnapshotMachine};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -71,7 +72,7 @@ pub(crate) fn measure(input: &Input, limit: Duration) -> Result<Row, Failure> {
 
 fn question(input: &Input, limit: Duration) -> serde_json::Value {
     let snapshot = &input.snapshot;
-    let hosts: Vec<_> = snapshot.hosts.iter().map(|h| h.profile()).collect();
+    let hosts: Vec<_> = snapshot.hosts.iter().map(SnapshotHost::profile).collect();
     let index: BTreeMap<_, _> =
         snapshot.hosts.iter().enumerate().map(|(i, h)| (&h.id, i)).collect();
     let background = |i: usize| hosts[i].price(&snapshot.hosts[i].background.unwrap_or_default());
@@ -113,9 +114,7 @@ fn moves(input: &Input, targets: &[usize]) -> Vec<(MachineId, HostId)> {
     let mut waiting: Vec<_> = displaced.collect();
     let mut moves = Vec::with_capacity(waiting.len());
     while !waiting.is_empty() {
-        let fits = |(vm, to): &(&evenkeel_sim::snapshot::SnapshotMachine, &HostId)| {
-            free[*to] >= vm.promised_memory_bytes()
-        };
+        let fits = |(vm, to): &(&SnapshotMachine, &HostId)| free[*to] >= vm.promised_memory_bytes();
         let next = waiting.iter().position(fits).unwrap_or(0);
         let (vm, to) = waiting.remove(next);
         free.entry(&vm.host).and_modify(|free| *free += vm.promised_memory_bytes());
