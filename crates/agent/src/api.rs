@@ -104,9 +104,8 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)?;
     }
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(format!(".{}", std::process::id()));
-    let fresh = PathBuf::from(fresh);
+    // No longer than the path itself, which may be as long as one can be.
+    let fresh = path.with_file_name(format!(".{}", std::process::id()));
     let _ = std::fs::remove_file(&fresh);
     let listener = UnixListener::bind(&fresh)?;
     let placed = std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))

@@ -22,6 +22,10 @@ use serde::{Deserialize, Deserializer};
 /// The port that agents listen on unless told otherwise.
 pub const PORT: u16 = 7946;
 
+/// Shortest and longest time between two things that happen again and again: a year is for ever.
+const SPAN_MIN: Duration = Duration::from_millis(100);
+const SPAN_MAX: Duration = Duration::from_secs(8760 * 3600);
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -299,8 +303,12 @@ impl Config {
             ("balance.migration_time_max", balance.migration_time_max),
         ];
         for (key, span) in spans {
-            let long_enough = span >= Duration::from_millis(100);
-            check(long_enough, key, &format!("{span:?}"), "at least 100ms")?;
+            let in_range = (SPAN_MIN..=SPAN_MAX).contains(&span);
+            check(in_range, key, &format!("{span:?}"), "at least 100ms and at most 8760h")?;
+        }
+        let waits = [("stop_grace", self.stop_grace), ("balance.cool_down", balance.cool_down)];
+        for (key, span) in waits {
+            check(span <= SPAN_MAX, key, &format!("{span:?}"), "at most 8760h")?;
         }
         let fresh = balance.stale_after > balance.sample;
         let stale = format!("{:?}", balance.stale_after);
@@ -311,8 +319,9 @@ impl Config {
         let reachable = !advertised.ip().is_unspecified();
         let want = "an address that the other hosts can reach: set `advertise`";
         check(reachable, "listen", &self.listen, want)?;
+        let host = self.host.as_deref().unwrap_or("here");
         self.profile_of(
-            HostId::new("checked")?,
+            HostId::new(host)?,
             self.declared_or(Resources { cpu_cores: 1.0, memory_bytes: 1.0, io_bytes_per_s: 1.0 }),
         )?;
         Ok(())
@@ -442,6 +451,9 @@ mod tests {
     #[test]
     fn a_value_that_makes_no_sense_is_named_with_what_it_must_be() {
         check("[balance]\nround = '0s'\n", &["balance.round", "at least 100ms"]);
+        check("[balance]\nround = '99999999h'\n", &["balance.round", "at most 8760h"]);
+        check("stop_grace = '99999999h'\n", &["`stop_grace`", "at most 8760h"]);
+        check("listen = '127.0.0.1:1'\nhost = 'a b'\n", &["`host`", "a b"]);
         check("[balance]\nround = 'soon'\n", &["`soon` is no duration", "30s"]);
         check("[balance]\njitter = 1.5\n", &["balance.jitter", "1.5", "below 1"]);
         check("[balance]\nsample = '60s'\n", &["stale_after", "longer than balance.sample"]);

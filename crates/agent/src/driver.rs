@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use evenkeel_core::balancer::Balancer;
 use evenkeel_core::decision::{Decision, Reason};
-use evenkeel_core::effect::{Effect, Input};
+use evenkeel_core::effect::{Effect, Input, Timer};
+use evenkeel_core::handoff::{Handoff, Phase};
 use evenkeel_core::message::{Message, Talk};
 use evenkeel_core::model::{HostId, MachineId};
 use evenkeel_core::port::{Event, Failure, HandoffId, Progress};
@@ -33,6 +34,8 @@ const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long an agent that is stopping waits for its migrations to be aborted and its machines to be
 /// found again. What is open then is on record, and settled at the next start.
 const ABORT_TIME_MAX: Duration = Duration::from_secs(10);
+/// Most records that wait to be closed.
+const UNCLOSED_MAX: usize = 256;
 /// Lines about refused frames in the log per [`REFUSALS_WINDOW`]: a peer must not fill the disk.
 const REFUSALS_MAX: u32 = 10;
 const REFUSALS_WINDOW: Duration = Duration::from_secs(10);
@@ -63,6 +66,8 @@ pub(crate) struct Driver {
     /// Who waits for a schedule entry to be written.
     pub(crate) writers: BTreeMap<MachineId, Reply<()>>,
     pub(crate) refusals: Refusals,
+    /// Handoffs that have ended and whose record could not be closed: tried again until it can.
+    pub(crate) unclosed: BTreeMap<HandoffId, Handoff>,
     /// Why the last sample failed, if it did.
     pub(crate) unmeasured: Option<String>,
     pub(crate) stop_grace: Duration,
@@ -152,9 +157,24 @@ impl Driver {
     fn due_timers(&mut self) {
         while let Some(due) = self.timers.take_due(self.clock.now()) {
             match due {
+                Due::Core(Timer::Sample) => {
+                    self.close_records();
+                    self.feed(Input::Timer(Timer::Sample));
+                }
                 Due::Core(timer) => self.feed(Input::Timer(timer)),
                 Due::Membership(timer) => self.membership(membership::Input::Timer(timer)),
             }
+        }
+    }
+
+    /// Closes the records that there was no room to close before.
+    fn close_records(&mut self) {
+        while let Some((_, handoff)) = self.unclosed.first_key_value() {
+            if self.store.persist(handoff).is_err() {
+                return;
+            }
+            info!(machine = %handoff.name, "the record of a handoff is closed after all");
+            self.unclosed.pop_first();
         }
     }
 
@@ -182,7 +202,13 @@ impl Driver {
             Effect::Persist(handoff) => {
                 if let Err(error) = self.store.persist(&handoff) {
                     error!(machine = %handoff.name, %error, "handoff not made durable");
-                    return Some(Input::StoreFailed(handoff.id, error.to_string()));
+                    let id = handoff.id;
+                    let ended = matches!(handoff.phase, Phase::Done | Phase::Cancelled);
+                    // Beyond the bound, the next start finds it open and looks.
+                    if ended && self.unclosed.len() < UNCLOSED_MAX {
+                        self.unclosed.insert(id, handoff);
+                    }
+                    return Some(Input::StoreFailed(id, error.to_string()));
                 }
             }
             Effect::Send(to, message) => {
@@ -279,7 +305,10 @@ impl Driver {
 
     fn hypervisor_event(&mut self, event: Event) {
         match &event {
-            Event::Progress(handoff, progress) => {
+            // A late one would stay for good.
+            Event::Progress(handoff, progress)
+                if self.balancer.handoffs().any(|h| h.id == *handoff) =>
+            {
                 self.progress.insert(*handoff, *progress);
             }
             Event::EntryWritten(machine, result) => {

@@ -148,12 +148,15 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         progress: BTreeMap::new(),
         writers: BTreeMap::new(),
         refusals: Refusals::default(),
+        unclosed: BTreeMap::new(),
         unmeasured: None,
         stop_grace: config.stop_grace,
         stopped: false,
     };
     driver.join_remembered();
-    let seeds = find_seeds(&net, &config.seeds);
+    // One list of seeds may serve all hosts: this one is no news to itself.
+    let others = config.seeds.iter().copied().filter(|seed| *seed != addr).collect();
+    let seeds = find_seeds(&net, others);
     let sources = Sources { net: net_events, hypervisor: hypervisor_events, requests, seeds, stop };
     driver.run(sources).await;
     info!("agent has stopped");
@@ -279,9 +282,9 @@ impl Waiting<'_> {
 }
 
 /// Finds out which hosts answer at the configured addresses; asks each until it answers.
-fn find_seeds(net: &Net, addresses: &[SocketAddr]) -> mpsc::Receiver<(HostId, SocketAddr)> {
+fn find_seeds(net: &Net, addresses: Vec<SocketAddr>) -> mpsc::Receiver<(HostId, SocketAddr)> {
     let (found, receiver) = mpsc::channel(addresses.len().max(1));
-    for addr in addresses.iter().copied() {
+    for addr in addresses {
         let (net, found) = (net.clone(), found.clone());
         tokio::spawn(async move {
             let mut wait = RETRY.0;

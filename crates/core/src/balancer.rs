@@ -378,6 +378,10 @@ impl Balancer {
         out: &mut Vec<Effect>,
     ) {
         if let Some(exchange) = self.exchange.take_if(|e| e.id() == id && e.peer() == from) {
+            if exchange.has_answered(&talk) {
+                self.exchange = Some(exchange);
+                return;
+            }
             let step = exchange.hear(talk, &self.host, now);
             return self.step(step, from, id, now, rng, out);
         }

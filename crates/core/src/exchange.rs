@@ -220,6 +220,17 @@ impl Exchange {
         &self.peer
     }
 
+    /// Whether this was answered before: a link that breaks at the wrong moment delivers a message
+    /// twice.
+    #[must_use]
+    pub const fn has_answered(&self, talk: &Talk) -> bool {
+        matches!(
+            (&self.phase, talk),
+            (Phase::Offering { .. }, Talk::Inquire(_) | Talk::Accept(_))
+                | (Phase::Quoted { .. }, Talk::Inquire(_) | Talk::Offer { .. })
+        )
+    }
+
     /// Goes on with what the peer said.
     #[must_use]
     pub fn hear(self, talk: Talk, host: &Host, now: Time) -> Step {

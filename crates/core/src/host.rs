@@ -12,7 +12,7 @@ use crate::model::{
 };
 use crate::port::{HandoffId, HostSample, Presence};
 use crate::select::mean_aware::{Piece, Side};
-use crate::select::{Calm, LOAD_EPSILON, Pair};
+use crate::select::{Calm, LOAD_EPSILON, Pair, rounded};
 
 /// A host: what it has, what it knows of itself, and what its handoffs hold.
 #[derive(Clone, Debug)]
@@ -313,7 +313,7 @@ impl Host {
             }
             kept.push(judged);
         }
-        let distance = |c: &Candidate| (c.at_donor - pair.wanted()).abs();
+        let distance = |c: &Candidate| rounded((c.at_donor - pair.wanted()).abs());
         offered.sort_by(|(_, a), (_, b)| distance(a).total_cmp(&distance(b)));
         for (mut judged, _) in offered.drain(offered.len().min(OFFER_MAX)..) {
             judged.verdict = Reason::NotOffered;
@@ -346,8 +346,10 @@ impl Host {
         if !rules.pinned_to.is_empty() && !rules.pinned_to.contains(peer) {
             return Err(Reason::RulePinned);
         }
+        // Further ahead than clocks differ, it was not written by a host, and would hold for ever.
         if let Some(last) = &entry.last_move
             && now.since(last.at) < self.cool_down
+            && last.at <= now + self.cool_down
         {
             return Err(Reason::CoolDown);
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use daemon::{Daemon, Place, Site};
 use evenkeel_core::decision::{Decision, Reason};
-use evenkeel_core::handoff::Phase;
+use evenkeel_core::handoff::{Handoff, Phase};
 use evenkeel_core::model::ExchangeId;
 use evenkeel_core::select::Calm;
 use evenkeel_lab::{Dirty, GuestSpec};
@@ -83,7 +83,7 @@ impl Pair {
             self.cluster.until(LIMIT, "a load", |cluster| cluster.status(host)?.load);
         }
         // In this order: the only load of a host has nowhere better to be.
-        self.cluster.set_targets("h1", &[("mover", 0.4)]);
+        self.cluster.set_targets(&[("mover", 0.4)]);
         self.edit("stayer", "<entry ignore='yes' target-load='0.4'/>");
     }
 
@@ -96,10 +96,12 @@ impl Pair {
             (handoff.phase == Phase::Transferring && sent).then_some(())
         });
         // The record of it is closed with the handoff; the open one is in both stores.
-        let exchange = |host: &str| open_exchange(if host == "h1" { &self.h1 } else { &self.h2 });
-        let (source, target) = (exchange("h1"), exchange("h2"));
-        assert_eq!(source, target, "the two hosts' open records");
-        source
+        let (source, target) = (open_exchanges(&self.h1), open_exchanges(&self.h2));
+        let ([here], [there]) = (&source[..], &target[..]) else {
+            panic!("open records: {source:?} and {target:?}")
+        };
+        assert_eq!(here, there, "the two hosts' open records");
+        *here
     }
 
     /// Waits until both hosts have closed their record of an exchange, and returns how.
@@ -135,15 +137,19 @@ impl Pair {
     }
 }
 
-/// The exchange of the one handoff that is open in a host's store, which anybody may read.
-fn open_exchange(place: &Place) -> ExchangeId {
+/// The exchanges of the handoffs that are open in a host's store, which anybody may read.
+fn open_exchanges(place: &Place) -> Vec<ExchangeId> {
     let store = place.dir.join("state/state.sqlite");
     let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
     let store = rusqlite::Connection::open_with_flags(store, flags).expect("a store");
     let select = "SELECT record FROM handoff WHERE open = 1";
-    let record: String = store.query_row(select, [], |row| row.get(0)).expect("an open handoff");
-    let record: evenkeel_core::handoff::Handoff = serde_json::from_str(&record).expect("JSON");
-    record.decision.exchange
+    let mut select = store.prepare(select).expect("there is such a table");
+    let records = select.query_map([], |row| row.get::<_, String>(0)).expect("rows");
+    let exchange = |record: rusqlite::Result<String>| {
+        let record: Handoff = serde_json::from_str(&record.expect("a text")).expect("JSON");
+        record.decision.exchange
+    };
+    records.map(exchange).collect()
 }
 
 #[test]
@@ -274,7 +280,7 @@ fn kill_libvirt(pair: &Pair, host_index: usize) {
 
 #[test]
 fn without_room_for_a_record_no_machine_is_given_or_taken_until_there_is_room_again() {
-    let pair = Pair::up("");
+    let pair = Pair::up(BANDWIDTH);
     let (source, target) = (pair.start(&pair.h1), pair.start(&pair.h2));
     pair.settle_memory(1);
     // Nothing is to be moved yet, and both stores are larger than this already.
@@ -303,5 +309,15 @@ fn without_room_for_a_record_no_machine_is_given_or_taken_until_there_is_room_ag
     pair.cluster.assert_unharmed(&["mover"]);
 
     source.limit_files(None);
+
+    // What has begun is finished, and its record is closed as soon as there is room.
+    let exchange = pair.under_way();
+    target.limit_files(Some(4096));
     pair.rests_on("h2");
+    assert_eq!(open_exchanges(&pair.h2), [exchange]);
+    target.limit_files(None);
+    for place in [&pair.h1, &pair.h2] {
+        let closed = |_: &Cluster| open_exchanges(place).is_empty().then_some(());
+        pair.cluster.until(LIMIT, "no open record", closed);
+    }
 }

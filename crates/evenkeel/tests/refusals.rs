@@ -333,7 +333,7 @@ fn what_a_hand_or_a_missing_libvirt_spoils_is_left_alone_while_the_rest_is_balan
     cluster.lab().kill_host("h2").expect("killed");
     cluster.lab().start_agent("h2").expect("it starts without libvirt");
     edit("<entry target-load='lots'/>");
-    cluster.set_targets("h1", &[("b", 0.2), ("c", 0.2)]);
+    cluster.set_targets(&[("b", 0.2), ("c", 0.2)]);
     let entry_error = cluster.until(LIMIT, "what is wrong with the entry", |cluster| {
         let machines = cluster.status("h1")?.machines;
         machines.into_iter().find(|machine| machine.name == "spoilt")?.entry_error

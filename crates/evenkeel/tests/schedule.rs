@@ -5,10 +5,11 @@ mod support;
 
 use std::time::Duration;
 
+use evenkeel_core::decision::Role;
 use evenkeel_core::model::Epoch;
 use evenkeel_core::select::Calm;
 use evenkeel_lab::GuestSpec;
-use support::records::assert_agreed;
+use support::records::{assert_agreed, moves};
 use support::{Cluster, LIMIT, balance, cpu_hosts, idle};
 
 const ROUND: Duration = Duration::from_millis(700);
@@ -39,25 +40,21 @@ fn a_migration_deletes_the_schedule_entry_here_and_inserts_it_there_with_all_tha
     let transient = GuestSpec { persistent: false, ..idle("transient", "h1") };
     let guests = vec![idle("persistent", "h1"), transient, idle("pinned", "h1")];
     let cluster = Cluster::up(cpu_hosts(2), guests, &balance(ROUND, &CALM));
-    for (guest, kept) in [("persistent", true), ("transient", false)] {
-        let entry = r#"<entry epoch="6" target-load="0.2"><anti-affinity group="left"/></entry>"#;
-        let entry = entry.replace("left", guest);
-        annotate(
-            &cluster,
-            guest,
-            "https://example.org/owner",
-            "owner",
-            r#"<owner name="eve"/>"#,
-            kept,
-        );
+    let owner = r#"<owner name="eve"/>"#;
+    let uuids = [("persistent", true), ("transient", false)].map(|(guest, kept)| {
+        annotate(&cluster, guest, "https://example.org/owner", "owner", owner, kept);
+        (guest, info(&cluster, "h1", guest, "UUID"))
+    });
+    let enter = |guest: &str, entry: &str, kept: bool| {
+        let entry = entry.replace("GUEST", guest);
         annotate(&cluster, guest, ENTRY, "evenkeel", &entry, kept);
-    }
-    let uuid = |host: &str, guest: &str| info(&cluster, host, guest, "UUID");
-    let uuids = ["persistent", "transient"].map(|guest| (guest, uuid("h1", guest)));
-    // With it the difference is four times either of the others, so that first one goes and then
-    // the other.
-    let entry = r#"<entry target-load="0.4"><pinned-to host="h1"/></entry>"#;
-    annotate(&cluster, "pinned", ENTRY, "evenkeel", entry, true);
+    };
+    // From here on each may leave as soon as its entry is there. With the one that stays, the first
+    // host carries four times what either of them does, so that both have a reason to.
+    let entry = r#"<entry epoch="6" target-load="0.2"><anti-affinity group="GUEST"/></entry>"#;
+    enter("persistent", entry, true);
+    enter("transient", entry, false);
+    enter("pinned", r#"<entry target-load="0.4"><pinned-to host="h1"/></entry>"#, true);
 
     let decisions = cluster.until(LIMIT, "both machines moved, and rest", |c| {
         let moved = |guest: &str| c.scheduled_on(guest).is_some_and(|host| host == "h2");
@@ -107,10 +104,10 @@ fn a_migration_deletes_the_schedule_entry_here_and_inserts_it_there_with_all_tha
 #[test]
 fn a_migrated_machine_outlives_the_host_it_was_launched_on_and_the_others_balance_on() {
     let names: Vec<_> = (1..=5).map(|n| format!("vm{n}")).collect();
-    let guests = names.iter().map(|name| GuestSpec::new(name, "h1", 40)).collect();
+    let guests = names.iter().map(|name| idle(name, "h1")).collect();
     let cluster = Cluster::up(cpu_hosts(3), guests, &balance(ROUND, &CALM));
     let loads: Vec<_> = names.iter().map(|name| (name.as_str(), 0.15)).collect();
-    cluster.set_targets("h1", &loads);
+    cluster.set_targets(&loads);
     // One survivor has two at least, so that it has something to give.
     cluster.until(LIMIT, "machines on all hosts, and rest", |c| {
         let counts: Vec<_> = c.hosts().iter().map(|host| c.domains(host).len()).collect();
@@ -133,15 +130,11 @@ fn a_migrated_machine_outlives_the_host_it_was_launched_on_and_the_others_balanc
     }
     let (busy, has) = if second.len() >= 2 { ("h2", &second) } else { ("h3", &third) };
     let known = cluster.decisions_of(busy).len();
-    cluster.set_targets(busy, &[(&has[0], 0.5), (&has[1], 0.4)]);
+    cluster.set_targets(&[(&has[0], 0.5), (&has[1], 0.4)]);
     cluster.until(LIMIT, "a move between the two that are left", |c| {
         let decisions = c.decisions_of(busy);
-        let mut moves = decisions[known..].iter().filter(|d| d.handoff.is_some());
-        moves
-            .find(|d| {
-                d.chosen().is_some_and(|chosen| chosen.name == has[0] || chosen.name == has[1])
-            })
-            .map(drop)
+        let given = moves(&decisions[known..], Role::Donor);
+        given.iter().any(|d| d.chosen().is_some_and(|m| has.contains(&m.name))).then_some(())
     });
     // It did not only live once more, but goes on living.
     let later = cluster.assert_unharmed(&moved);

@@ -15,7 +15,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
     for seed in 1..=seeds {
         let snapshot = match input.split_once('x').map(|(a, b)| (a.parse(), b.parse())) {
-            Some((Ok(hosts), Ok(machines))) => generate(&Recipe::uniform(hosts, machines), seed)?,
+            Some((Ok(hosts), Ok(machines))) => {
+                let mixed = number("MIXED").is_some();
+                let recipe = Recipe { mixed, ..Recipe::uniform(hosts, machines) };
+                generate(&recipe, seed)?
+            }
             _ => Snapshot::parse(&std::fs::read_to_string(&input)?)?,
         };
         let mut options = Options { seed, ..Options::default() };

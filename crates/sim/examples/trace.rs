@@ -9,7 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let file = args.next().ok_or("which snapshot?")?;
     let seed = args.next().map_or(Ok(1), |text| text.parse())?;
     let snapshot = Snapshot::parse(&std::fs::read_to_string(file)?)?;
-    for line in trace(&snapshot, &Options { seed, ..Options::default() })? {
+    for line in trace(&snapshot, &Options { seed, ..Options::default() })?.log {
         println!("{line}");
     }
     Ok(())

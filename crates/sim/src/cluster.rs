@@ -12,6 +12,7 @@ use evenkeel_core::balancer::{Balancer, Config};
 use evenkeel_core::decision::Decision;
 use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::handoff::Handoff;
+use evenkeel_core::host::Host;
 use evenkeel_core::message::Message;
 use evenkeel_core::model::{HostId, HostProfile, MachineFacts, MachineId, Time};
 use evenkeel_core::port::{Event, HandoffId, Order};
@@ -185,6 +186,11 @@ impl Cluster {
             self.inputs.push_back((index, Input::Start));
         }
         self.settle();
+    }
+
+    /// Every host whose agent runs, as it knows itself.
+    pub fn live_hosts(&self) -> impl Iterator<Item = &Host> {
+        self.agents.iter().filter_map(|agent| Some(agent.balancer.as_ref()?.host()))
     }
 
     /// Whether no host has anything to do, as far as each of them knows.

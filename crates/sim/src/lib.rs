@@ -17,6 +17,7 @@ mod membership;
 mod network;
 mod order;
 mod queue;
+mod rest;
 
 pub use check::{Invariant, Violation};
 pub use cluster::{Cluster, HostSpec, Tally};

@@ -34,6 +34,7 @@ pub(crate) fn order(snapshot: &Snapshot, targets: &[HostId]) -> Order {
     }
     let displaced = |&index: &usize| targets[index] != snapshot.vms[index].host;
     let mut waiting: Vec<usize> = (0..snapshot.vms.len()).filter(displaced).collect();
+    waiting.sort_unstable_by_key(|&index| &snapshot.vms[index].id);
     let mut steps = Vec::with_capacity(waiting.len());
     loop {
         let before = waiting.len();

@@ -20,9 +20,11 @@ use evenkeel_hypervisor::memory::{CloudError, Workload};
 use serde::Serialize;
 
 use crate::bounds::Bounds;
+use crate::check::Violation;
 use crate::cluster::{Cluster, HostSpec};
 use crate::log::Line;
 use crate::order;
+use crate::rest;
 use crate::snapshot::{Snapshot, SnapshotMachine};
 
 /// The value of `format`.
@@ -41,7 +43,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { seed: 1, policy: Policy::default(), band: 0.017 }
+        Self { seed: 1, policy: Policy::default(), band: 0.016 }
     }
 }
 
@@ -150,7 +152,7 @@ const ROUNDS_MAX: u64 = 600;
 pub fn plan(snapshot: &Snapshot, options: &Options) -> Result<Plan, CloudError> {
     let began = Instant::now();
     let mut cluster = furnish(snapshot, options)?;
-    let rounds = settle(&mut cluster);
+    let rounds = settle(&mut cluster, &options.policy);
     let place = |vm: &SnapshotMachine| {
         cluster.cloud().locate(&vm.id).map_or_else(|| vm.host.clone(), |(host, _)| host.clone())
     };
@@ -188,11 +190,21 @@ pub fn plan(snapshot: &Snapshot, options: &Options) -> Result<Plan, CloudError> 
 ///
 /// # Errors
 /// As [`plan`].
-pub fn trace(snapshot: &Snapshot, options: &Options) -> Result<Vec<Line>, CloudError> {
+pub fn trace(snapshot: &Snapshot, options: &Options) -> Result<Trace, CloudError> {
     let mut cluster = furnish(snapshot, options)?;
     cluster.keep_log();
-    settle(&mut cluster);
-    Ok(cluster.log().to_vec())
+    settle(&mut cluster, &options.policy);
+    cluster.check_all();
+    Ok(Trace { log: cluster.log().to_vec(), violations: cluster.violations().to_vec() })
+}
+
+/// How a plan came about.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    /// Every event on the way.
+    pub log: Vec<Line>,
+    /// What was broken on the way: nothing, if all is well.
+    pub violations: Vec<Violation>,
 }
 
 /// The snapshot as a cluster in virtual time, its agents started.
@@ -217,7 +229,10 @@ fn furnish(snapshot: &Snapshot, options: &Options) -> Result<Cluster, CloudError
         ..Config::default()
     };
     let mut cluster = Cluster::new(options.seed);
-    for host in &snapshot.hosts {
+    // By id, so that the order in the file changes nothing.
+    let hosts: BTreeMap<_, _> = snapshot.hosts.iter().map(|host| (&host.id, host)).collect();
+    let vms: BTreeMap<_, _> = snapshot.vms.iter().map(|vm| (&vm.id, vm)).collect();
+    for host in hosts.values() {
         let mut spec = HostSpec::new(host.profile(), config.clone());
         // Without a capacity nothing is throttled: usage is what the snapshot says.
         spec.hypervisor.facts.capacity = Resources::ZERO;
@@ -225,7 +240,7 @@ fn furnish(snapshot: &Snapshot, options: &Options) -> Result<Cluster, CloudError
         spec.hypervisor.background = host.background;
         cluster.add_host(spec)?;
     }
-    for vm in &snapshot.vms {
+    for vm in vms.values() {
         let facts = MachineFacts {
             id: vm.id.clone(),
             name: vm.name().into(),
@@ -242,14 +257,14 @@ fn furnish(snapshot: &Snapshot, options: &Options) -> Result<Cluster, CloudError
         cluster.place(&vm.host, facts, Workload { wants: vm.usage, dirty_bytes_per_s: 0.0 })?;
     }
     cluster.start_acquainted();
-    for host in snapshot.hosts.iter().filter(|h| h.state != HostState::Active) {
+    for host in hosts.values().filter(|h| h.state != HostState::Active) {
         cluster.input(&host.id, Input::SetState(host.state));
     }
     Ok(cluster)
 }
 
 /// Runs until every host is content. Answers the rounds until the last move.
-fn settle(cluster: &mut Cluster) -> u64 {
+fn settle(cluster: &mut Cluster, policy: &Policy) -> u64 {
     let (mut last_move, mut moved) = (Time::default(), 0);
     let started = cluster.now();
     for half in 2..2 * ROUNDS_MAX {
@@ -260,7 +275,12 @@ fn settle(cluster: &mut Cluster) -> u64 {
         }
         // A host that asks at random has had its say after a few rounds without a move.
         let silent = cluster.now().since(last_move) >= ROUND * SILENT_ROUNDS;
-        if half > 4 && cluster.is_content() && silent {
+        let quiet = match policy {
+            Policy::MeanAware(_) => cluster.is_content(),
+            // Whom a host has not met yet, it cannot know.
+            Policy::HalfDifference => cluster.is_content() && !rest::is_improvable(cluster),
+        };
+        if half > 4 && silent && quiet {
             break;
         }
     }

@@ -117,6 +117,18 @@ fn what_is_said_twice_is_done_once() {
 }
 
 #[test]
+fn what_is_said_twice_is_no_breach_of_the_protocol() {
+    for seed in 0..20 {
+        let mut cluster = pair(seed);
+        cluster.network.duplication = 1.0;
+        levelled(&mut cluster);
+        assert_eq!(cluster.tally().migrations, 1);
+        let broken = cluster.records().iter().find(|d| d.ending == Reason::Protocol);
+        assert_eq!(broken, None, "seed {seed}");
+    }
+}
+
+#[test]
 fn a_migration_that_fails_leaves_the_machine_where_it_was() {
     for after in [0.0, 0.5, 1.0] {
         let mut cluster = pair(5);

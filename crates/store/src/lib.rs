@@ -92,7 +92,8 @@ pub enum StoreError {
     },
     /// A record in it cannot be read.
     #[error(
-        "cannot read {what} in `{path}`: {detail}; it was written by another version or damaged"
+        "cannot read {what} in `{path}`: {detail}; it was written by another version or damaged: run \
+         the agent that wrote it, or move the file away to begin anew, which forgets the history"
     )]
     Record {
         /// The file.

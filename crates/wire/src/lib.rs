@@ -53,9 +53,18 @@ pub enum WireError {
     OutOfRange(&'static str),
 }
 
-/// Encodes a message into a frame.
+/// Encodes a message into a frame. Words for people that are too long are cut: a refusal is no
+/// reason to be misunderstood.
 #[must_use]
 pub fn encode(message: &Message) -> Vec<u8> {
+    if let Message::Exchange(id, Talk::Decline { reason, detail, report }) = message
+        && detail.len() > TEXT_BYTES_MAX
+    {
+        let end = (0..=TEXT_BYTES_MAX).rev().find(|&at| detail.is_char_boundary(at));
+        let detail = detail[..end.unwrap_or(0)].to_owned();
+        let decline = Talk::Decline { reason: *reason, detail, report: *report };
+        return encode(&Message::Exchange(*id, decline));
+    }
     let mut bytes = Vec::with_capacity(256);
     let mut encoder = Encoder::new(&mut bytes);
     let done = encoder.array(2).and_then(|e| e.u16(VERSION)).and_then(|e| e.encode(message));
@@ -329,6 +338,17 @@ mod tests {
             Talk::Offer { report: report(0.1), candidates: vec![candidate(); OFFER_MAX + 1] };
         let refused = decode(&encode(&Message::Exchange(ExchangeId(1), offer)));
         assert_eq!(refused, Err(WireError::OutOfRange("the number of candidates")));
+    }
+
+    #[test]
+    fn a_refusal_in_too_many_words_is_understood_all_the_same() {
+        let detail = format!("x{}", "ü".repeat(TEXT_BYTES_MAX));
+        let decline = Talk::Decline { reason: Reason::UnknownLoad, detail, report: None };
+        let heard = decode(&encode(&Message::Exchange(ExchangeId(1), decline)));
+        let Ok(Message::Exchange(_, Talk::Decline { detail, .. })) = heard else {
+            panic!("{heard:?}")
+        };
+        assert_eq!(detail.len(), TEXT_BYTES_MAX - 1);
     }
 
     #[test]

@@ -24,7 +24,7 @@
 //! **It ends.** Every move leaves both hosts of the pair below what the donor had. The loads of all
 //! hosts, sorted, largest first, therefore fall in lexicographic order with every move.
 
-use super::{LOAD_EPSILON, Pair, Price};
+use super::{LOAD_EPSILON, Pair, Price, rounded};
 
 /// One machine, as the choice sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -89,7 +89,8 @@ pub struct Score {
     pub overfills: bool,
     /// Whether it takes two machines.
     pub swaps: bool,
-    /// Squared distance of the hosts from their targets afterwards, of those that are done.
+    /// Distance of the hosts from their targets afterwards, of those that are done, and what the
+    /// move adds to the load of both together: unlike hosts are each given what is cheap there.
     pub distance: f64,
 }
 
@@ -230,7 +231,8 @@ impl Question<'_> {
         }
         let square = |load: f64, target: f64| (load - target).powi(2);
         let done = if after.0 == 0 { square(donor.load - down, donor.target) } else { 0.0 };
-        let distance = done + square(receiver.load + up, receiver.target);
+        let apart = (done + square(receiver.load + up, receiver.target)).sqrt();
+        let distance = rounded(apart + (up - down));
         let score = Score { value, overfills, swaps: back.is_some(), distance };
         if best.as_ref().is_none_or(|b| score < b.score) {
             *best = Some(Choice { go: go.0, back: back.map(|(i, _)| i), score });

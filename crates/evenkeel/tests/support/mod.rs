@@ -138,18 +138,21 @@ impl Cluster {
         hosts.next().filter(|_| hosts.next().is_none())
     }
 
-    /// Programs target loads of guests of one host.
-    pub fn set_targets(&self, host: &str, targets: &[(&str, f64)]) {
+    /// Programs target loads of guests.
+    pub fn set_targets(&self, targets: &[(&str, f64)]) {
         for (guest, target) in targets {
-            self.set_target(host, guest, Some(*target));
+            self.set_target(guest, Some(*target));
         }
     }
 
-    /// Programs the target load of one guest, or removes it.
-    pub fn set_target(&self, host: &str, guest: &str, target: Option<f64>) {
-        let id = self.machine(guest);
-        let done = self.block_on(self.client(host).set_target(&id, target));
-        done.unwrap_or_else(|error| panic!("{guest}: {error}"));
+    /// Programs the target load of one guest, or removes it. One that is on its way is refused: the
+    /// host that has it is asked again.
+    pub fn set_target(&self, guest: &str, target: Option<f64>) {
+        self.until(LIMIT, &format!("`{guest}` with a target load of {target:?}"), |cluster| {
+            let host = cluster.scheduled_on(guest)?;
+            let id = cluster.machine_on(&host, guest)?.id;
+            cluster.block_on(cluster.client(&host).set_target(&id, target)).ok()
+        });
     }
 
     /// What a host's agent says of one machine, if it is in its schedule.

@@ -25,8 +25,10 @@ pub(crate) const NAMESPACE: &str = "https://evenkeel.dev/schedule/1";
 /// The prefix that it is written with.
 pub(crate) const PREFIX: &str = "evenkeel";
 
-/// Most hosts or groups that an entry names.
-const NAMES_MAX: usize = 256;
+/// Most hosts or groups that an entry names, and most bytes of groups' names: what one machine's
+/// entry holds must not keep its host from offering the others to another host.
+const NAMES_MAX: usize = 64;
+const GROUP_BYTES_MAX: usize = 2048;
 
 /// Why an entry cannot be written.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -38,7 +40,9 @@ pub(crate) enum UnwritableEntry {
     #[error("the group {0:?} is blank or holds a character that cannot be written to XML")]
     Group(String),
     /// Too much of it.
-    #[error("it names more than {NAMES_MAX} hosts or groups")]
+    #[error(
+        "it names more than {NAMES_MAX} hosts or groups, or groups in more than {GROUP_BYTES_MAX} bytes"
+    )]
     Long,
 }
 
@@ -46,8 +50,7 @@ pub(crate) enum UnwritableEntry {
 /// in its start tag.
 fn element(entry: &Entry, prefix: &str, declared: &str) -> Result<String, UnwritableEntry> {
     let Entry { epoch, target_load, rules, last_move } = entry;
-    let names = rules.pinned_to.len() + rules.affinity.len() + rules.anti_affinity.len();
-    if names > NAMES_MAX {
+    if names_too_much(rules) {
         return Err(UnwritableEntry::Long);
     }
     let mut out = format!("<{prefix}entry{declared} epoch=\"{epoch}\"");
@@ -164,11 +167,19 @@ fn read(element: &Element) -> Result<Entry, String> {
             _ => {}
         }
     }
-    let names = rules.pinned_to.len() + rules.affinity.len() + rules.anti_affinity.len();
-    if names > NAMES_MAX {
-        return Err(format!("the schedule entry names more than {NAMES_MAX} hosts or groups"));
+    if names_too_much(&rules) {
+        return Err(format!(
+            "the schedule entry names more than {NAMES_MAX} hosts or groups, or groups in more \
+             than {GROUP_BYTES_MAX} bytes"
+        ));
     }
     Ok(Entry { epoch, target_load, rules, last_move })
+}
+
+fn names_too_much(rules: &Rules) -> bool {
+    let groups = || rules.affinity.iter().chain(&rules.anti_affinity);
+    rules.pinned_to.len() + groups().count() > NAMES_MAX
+        || groups().map(String::len).sum::<usize>() > GROUP_BYTES_MAX
 }
 
 fn wrong(element: &str, attribute: &str, value: &str, expected: &str) -> String {
@@ -282,6 +293,16 @@ mod tests {
         ] {
             let text = read_from(&with(inner)).unwrap_err();
             assert!(names.iter().all(|name| text.contains(name)), "`{inner}` gave `{text}`");
+        }
+    }
+
+    #[test]
+    fn an_entry_that_names_too_much_is_an_error_and_the_rest_of_the_host_can_be_offered() {
+        let many = "<e:anti-affinity group='g'/>".repeat(NAMES_MAX + 1);
+        let long = format!("<e:affinity group='{}'/>", "g".repeat(GROUP_BYTES_MAX + 1));
+        for names in [many, long] {
+            let text = read_from(&with(&format!(">{names}</e:entry>"))).unwrap_err();
+            assert!(text.contains("names more than 64"), "{text}");
         }
     }
 
