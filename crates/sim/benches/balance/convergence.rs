@@ -50,11 +50,14 @@ pub(crate) fn of(input: &Input) -> Result<Curve, Failure> {
         let mean = loads.iter().sum::<f64>() / loads.len() as f64;
         loads.into_iter().fold(0.0, f64::max) / mean.max(f64::MIN_POSITIVE)
     };
-    let lines = trace(snapshot, &Options::default())?;
-    let start = lines.first().map_or(Time::default(), |line| line.at);
+    let traced = trace(snapshot, &Options::default())?;
+    if let Some(violation) = traced.violations.first() {
+        return Err(format!("{}: an invariant was broken: {violation:?}", input.name).into());
+    }
+    let start = traced.log.first().map_or(Time::default(), |line| line.at);
     let mut on_the_way: BTreeMap<HandoffId, (MachineId, HostId)> = BTreeMap::new();
     let mut curve = vec![worst(&used)];
-    for line in lines {
+    for line in traced.log {
         let round = (line.at.since(start).as_secs_f64() / ROUND.as_secs_f64()) as usize;
         while curve.len() <= round {
             curve.push(worst(&used));
