@@ -22,6 +22,12 @@ pub(crate) const EXAMPLES: &str = if cfg!(feature = "hosts") {
 };
 
 #[derive(Debug, Args)]
+#[cfg_attr(
+    feature = "hosts",
+    command(
+        override_usage = "evenkeel plan [OPTIONS] <SNAPSHOT>\n       evenkeel plan [OPTIONS] -c <[NAME=]URI>..."
+    )
+)]
 pub(crate) struct PlanArgs {
     /// A cluster as `evenkeel snapshot` writes it; `-` is standard input
     #[cfg_attr(
