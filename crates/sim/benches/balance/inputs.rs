@@ -33,7 +33,8 @@ impl Input {
 /// Paths count from the top of the repository, wherever cargo starts this.
 const TOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const SHIPPED: &str = "data";
-const GENERATED: [&str; 3] = ["uniform-100x1000", "mixed-100x1000", "uniform-1000x10000"];
+const GENERATED: [&str; 4] =
+    ["uniform-100x1000", "mixed-100x1000", "uniform-1000x10000", "uniform-10000x100000"];
 
 /// The inputs named on the command line, or the usual ones; those of `SNAPSHOTS` besides, a file or
 /// a directory of files.
