@@ -80,6 +80,8 @@ pub struct Balancer {
     survey: Option<Survey>,
     /// Surveys in a row in which nothing was agreed on.
     unlucky: u32,
+    /// How far this host was above its limit in the last of them.
+    unlucky_at: f64,
     /// Rounds in a row in which nobody was asked.
     silent_rounds: u32,
     promise: Option<Promise>,
@@ -107,6 +109,7 @@ impl Balancer {
             exchange: None,
             survey: None,
             unlucky: 0,
+            unlucky_at: 0.0,
             silent_rounds: 0,
             promise: None,
             owed: None,

@@ -38,6 +38,10 @@ pub struct Estimate {
 const STEADY_CHANGE: f64 = 0.006;
 /// So many averagings in a row without a change make an estimate settled.
 const STEADY_COUNT: u32 = 2;
+/// Averagings after which an epoch counts even if it is not steady: enough for any cluster.
+const MATURE_AVERAGINGS: u32 = 24;
+/// Weight of the newest averaging in what is then believed.
+const TRACKING: f64 = 0.25;
 /// Own rounds after which averaging starts over.
 const EPOCH_ROUNDS: u32 = 240;
 
@@ -50,6 +54,8 @@ pub struct Averaging {
     steady: u32,
     /// Own rounds in this epoch.
     rounds: u32,
+    /// Averagings in this epoch.
+    averagings: u32,
     /// Whether another host has averaged with this one since its last own round.
     met: bool,
     /// The last settled result, of this epoch or the one before.
@@ -67,9 +73,6 @@ impl Averaging {
             None => (self.current.usage, self.current.capacity) = (usage, capacity),
         }
         self.own = Some((usage, capacity));
-        if self.steady >= STEADY_COUNT {
-            self.settled = Some(ratio(&self.current));
-        }
     }
 
     /// Usage has come here from another host, or gone there if negative. That is no news about the
@@ -148,7 +151,7 @@ impl Averaging {
         if let Some((usage, capacity)) = self.own {
             (self.current.usage, self.current.capacity) = (usage, capacity);
         }
-        (self.steady, self.rounds) = (0, 0);
+        (self.steady, self.rounds, self.averagings) = (0, 0, 0);
     }
 
     fn move_to(&mut self, next: Estimate) {
@@ -157,8 +160,15 @@ impl Averaging {
         let steady = (sum(&after) - sum(&before)).abs() <= STEADY_CHANGE * sum(&after).abs();
         self.steady = if steady { self.steady.saturating_add(1) } else { 0 };
         self.current = next;
+        self.averagings = self.averagings.saturating_add(1);
         if self.is_steady() {
             self.settled = Some(after);
+        } else if self.averagings >= MATURE_AVERAGINGS {
+            // Where loads change all the time nothing is ever steady: then the last few count.
+            let before = self.settled.unwrap_or(after);
+            let mix = |r: Resource| before[r] + TRACKING * (after[r] - before[r]);
+            let (cpu, memory, io) = (mix(Resource::Cpu), mix(Resource::Memory), mix(Resource::Io));
+            self.settled = Some(PerResource { cpu, memory, io });
         }
     }
 }

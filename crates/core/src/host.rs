@@ -142,10 +142,17 @@ impl Host {
         self.calm.gain_min * f64::midpoint(donor, receiver).max(0.0)
     }
 
+    /// How far it is above its limit, or below if negative; `None` where its load or the cluster is
+    /// not known.
+    #[must_use]
+    pub fn excess(&self, now: Time) -> Option<f64> {
+        Some(self.load(now).ok()? - self.limit()?)
+    }
+
     /// Whether it is above its limit; `None` where its load or the cluster is not known.
     #[must_use]
     pub fn is_overloaded(&self, now: Time) -> Option<bool> {
-        Some(self.load(now).ok()? > self.limit()? + LOAD_EPSILON)
+        Some(self.excess(now)? > LOAD_EPSILON)
     }
 
     /// Where the memory of a machine is whose entry alone has moved here.

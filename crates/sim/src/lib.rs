@@ -8,6 +8,7 @@
 pub mod bounds;
 pub mod generate;
 pub mod plan;
+pub mod replay;
 pub mod snapshot;
 
 mod check;

@@ -9,8 +9,11 @@ use crate::exchange::Exchange;
 use crate::message::{Message, Probe, Standing, Talk};
 use crate::model::{ExchangeId, HostId, Time};
 use crate::port::HandoffId;
-use crate::select::{MeanAware, Policy};
+use crate::select::{LOAD_EPSILON, MeanAware, Policy};
 use crate::survey::Survey;
+
+/// A change of a host's excess by more than this part of it is worth a new search.
+const NEWS: f64 = 0.25;
 
 impl Balancer {
     /// Asks several others how they stand if there is something to give, one if the cluster is not
@@ -28,7 +31,12 @@ impl Balancer {
         }
         let learning = self.host.averaging.tick();
         self.silent_rounds += 1;
-        let overloaded = self.host.is_overloaded(now) == Some(true);
+        let excess = self.host.excess(now).unwrap_or(0.0);
+        let overloaded = excess > LOAD_EPSILON;
+        // What was found out about another load says nothing about this one.
+        if (excess - self.unlucky_at).abs() > NEWS * self.unlucky_at.abs() {
+            self.unlucky = 0;
+        }
         let is_turn = self.silent_rounds >= policy.idle_rounds.max(1);
         let hopeful = self.unlucky < policy.surveys_max();
         let giving = overloaded && (hopeful || is_turn);
@@ -83,6 +91,7 @@ impl Balancer {
             let Some(best) = survey.best(&self.host, value_max, now) else {
                 if survey.answered && !survey.fruitful {
                     self.unlucky = self.unlucky.saturating_add(1);
+                    self.unlucky_at = self.host.excess(now).unwrap_or(0.0);
                     let detail = "no host asked can take a machine such that both end better off";
                     let record =
                         self.lonely(survey.id(), Reason::NoCandidate, detail.to_owned(), now);
