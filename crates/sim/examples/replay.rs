@@ -65,25 +65,25 @@ fn main() -> Result<(), Failure> {
     let (kind, path) = (args.next().ok_or("which trace?")?, args.next().ok_or("which file?")?);
     let lab = kind == "planetlab";
     let trace = if lab { planetlab(path.as_ref())? } else { bitbrains(path.as_ref())? };
-    let probes = number("PROBES", 3.0) as usize;
+    let probes = number("PROBES", 5.0) as usize;
     let config = Config {
         round: TICK,
         sample: TICK / 5,
         calm: Calm {
             dead_band: number("BAND", 0.2),
             difference_min: 0.0,
-            gain_min: number("GAIN", 0.1),
+            gain_min: number("GAIN", 0.4),
         },
         metering: evenkeel_core::load::Metering {
             stale_after: TICK,
-            smoothing: number("SMOOTHING", 0.3),
+            smoothing: number("SMOOTHING", 0.5),
             ..Default::default()
         },
         cool_down: Duration::from_secs(number("COOLDOWN", 3600.0) as u64),
         policy: Policy::MeanAware(MeanAware {
             probes,
             patience: number("PATIENCE", 2.0) as u32,
-            idle_rounds: number("IDLE", 1.0) as u32,
+            idle_rounds: number("IDLE", 8.0) as u32,
         }),
         ..Config::default()
     };

@@ -13,7 +13,7 @@ use evenkeel_core::model::{
     Entry, HostFacts, HostId, HostProfile, MachineFacts, MachineId, Requirements, Resources, Time,
 };
 use evenkeel_core::port::{Counters, Event, HostSample, MachineSample, Presence};
-use evenkeel_core::select::Calm;
+use evenkeel_core::select::{Calm, Policy};
 use evenkeel_wire::{decode, encode};
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
@@ -86,7 +86,8 @@ fn measured_host(name: &str, machines: u32, rng: &mut ChaCha12Rng) -> Balancer {
     let id = HostId::new(name).expect("an id");
     let capacity = Resources { cpu_cores: 64.0, memory_bytes: 4e12, io_bytes_per_s: 1e9 };
     // Every difference counts, so that the exchange goes all the way.
-    let config = Config { calm: Calm::NONE, ..Config::default() };
+    let policy = Policy::HalfDifference;
+    let config = Config { calm: Calm::NONE, policy, ..Config::default() };
     let mut balancer = Balancer::new(config, HostProfile::new(id, capacity), vec![]);
     let members = ["donor", "receiver"].map(|n| HostId::new(n).expect("an id"));
     let mut ignored = Vec::new();
