@@ -158,7 +158,7 @@ proptest! {
 
     /// Scaling every capacity and every usage by a constant changes nothing.
     #[test]
-    fn a_change_of_units_changes_nothing(seed in 0..50u64, exponent in -3..4i32) {
+    fn a_change_of_units_changes_nothing(seed in 0..50u64, exponent in 0..7i32) {
         let run = |scale: f64| {
             let mut cluster = Cluster::new(seed);
             for index in 0..4 {
@@ -171,7 +171,7 @@ proptest! {
                 cluster.add_host(HostSpec::new(profile, eager())).unwrap();
             }
             for index in 0..12 {
-                let io = 1.0e7 * f64::from(index + 1) * scale;
+                let io = (1.0e7 * f64::from(index + 1) + 3.7e5 * f64::from(index * index)) * scale;
                 let facts = facts(&format!("v{index:02}"), 1.0);
                 cluster.place(&host_id(0), facts, work(0.5, 1.0, io)).unwrap();
             }
@@ -179,7 +179,8 @@ proptest! {
             cluster.run_until(at(600));
             (0..12).map(|i| home(&cluster, &format!("v{i:02}"))).collect::<Vec<_>>()
         };
-        // A power of two scales without rounding, except of whole bytes per sample.
+        // A power of two scales without rounding, except of whole bytes per sample, which only a
+        // much smaller unit would bring near to what counts as a load.
         prop_assert_eq!(run(1.0), run(2f64.powi(exponent)));
     }
 }
