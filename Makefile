@@ -2,11 +2,12 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test check
+.PHONY: help demo test check bench
 
 help:
 	@echo "make demo    watch three hosts level themselves (KEEP=1 leaves them running)"
 	@echo "make test    format, lints, licences, unit, property, simulation and real-machine tests"
+	@echo "make bench   plans against bounds and peers; SEEDS=20 PEER_SECONDS=120 INPUTS='uniform-50x500' SNAPSHOTS=DIR"
 	@echo "make check   what of that needs no hypervisor"
 
 # Setup's status 3 says that no hypervisor can be had here: the demo is then built without libvirt.
@@ -25,3 +26,7 @@ test:
 
 check:
 	@scripts/test --quick
+
+# INPUTS replaces the usual ones: files, directories, or such as uniform-1000x10000.
+bench:
+	@nice cargo bench --quiet --locked -p evenkeel-sim --bench balance -- $(INPUTS)

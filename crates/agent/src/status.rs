@@ -7,7 +7,7 @@ use evenkeel_core::decision::Role;
 use evenkeel_core::handoff::{Handoff, Phase};
 use evenkeel_core::load::{Basis, Machine};
 use evenkeel_core::model::{
-    Epoch, HostId, HostProfile, HostState, MachineId, PerResource, Resources, Time,
+    Epoch, HostId, HostProfile, HostState, MachineId, PerResource, Resources, Rules, Time,
 };
 use evenkeel_core::port::{HandoffId, Presence, Progress};
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,12 @@ pub struct Status {
     pub cpu_speed: f64,
     /// How much each resource counts, summing to 1.
     pub weights: PerResource,
+    /// Memory that no machine may take, in bytes.
+    #[serde(default)]
+    pub reserved_memory_bytes: f64,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     /// The other live members.
     pub members: Vec<HostId>,
     /// The host that this one is in an exchange with.
@@ -56,6 +62,15 @@ pub struct MachineStatus {
     pub name: String,
     /// Whether it runs.
     pub presence: Presence,
+    /// Virtual CPUs.
+    #[serde(default)]
+    pub vcpus: u32,
+    /// Memory that it may come to occupy, in bytes.
+    #[serde(default)]
+    pub memory_bytes: f64,
+    /// What may happen to it.
+    #[serde(default)]
+    pub rules: Rules,
     /// Its load on this host, where known.
     pub load: Option<f64>,
     /// Where that comes from.
@@ -128,6 +143,8 @@ impl Status {
             capacity: profile.capacity,
             cpu_speed: profile.cpu_speed,
             weights: profile.weights.get(),
+            reserved_memory_bytes: profile.reserved_memory_bytes,
+            labels: profile.labels.clone(),
             members: balancer.members().to_vec(),
             talking_to: balancer.talking_to().cloned(),
             machines: host.view.machines().iter().map(machine).collect(),
@@ -147,6 +164,9 @@ impl MachineStatus {
             id: id.clone(),
             name: machine.facts.name.to_string(),
             presence: machine.presence,
+            vcpus: machine.facts.vcpus,
+            memory_bytes: machine.facts.memory_bytes,
+            rules: entry.map(|e| e.rules.clone()).unwrap_or_default(),
             load: priced.map(|(_, load)| load),
             basis: priced.map(|(basis, _)| basis),
             usage: machine.measured().ok(),

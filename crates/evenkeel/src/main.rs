@@ -32,10 +32,8 @@ enum Command {
     #[cfg(feature = "hosts")]
     #[command(flatten)]
     Hosts(hosts::HostCommand),
-    /// Say what would move in a cluster as a snapshot shows it, and change nothing
-    #[command(after_help = "Examples:\n  \
-        evenkeel plan cluster.json\n  \
-        evenkeel plan cluster.json --seed 7 --format json")]
+    /// Say what would move in a cluster, and change nothing
+    #[command(after_help = plan::EXAMPLES)]
     Plan(plan::PlanArgs),
     /// Watch three hosts level themselves: real machines where this computer can run them
     Demo(demo::DemoArgs),

@@ -4,6 +4,8 @@ use std::error::Error;
 
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
+use comfy_table::Table;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
 use serde::Serialize;
 
 /// Whatever ends a command early; printed behind `error:`.
@@ -38,4 +40,11 @@ pub(crate) fn print<T: Serialize>(
 /// A load as people read it: 1.0 is `100.0 %`.
 pub(crate) fn percent(load: f64) -> String {
     format!("{:.1} %", load * 100.0)
+}
+
+/// An empty table with this header.
+pub(crate) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_BORDERS_ONLY).set_header(header.iter().copied());
+    table
 }

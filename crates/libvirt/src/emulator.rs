@@ -81,7 +81,7 @@ pub fn check_emulator(uri: &str) -> Result<Emulator, EmulatorError> {
         detail: error.to_string(),
     };
     run_event_loop().map_err(unreachable)?;
-    let connection = Connection::open(uri).map_err(unreachable)?;
+    let connection = Connection::open(uri, false).map_err(unreachable)?;
     let version = connection.hypervisor_version().map_err(unreachable)?;
     let capabilities = connection.capabilities().map_err(unreachable)?;
     let host = HostDescription::read(&capabilities).unwrap_or_default();

@@ -69,6 +69,9 @@ pub struct LibvirtConfig {
     /// Most migrations at once from this host, from 1 to [`MIGRATIONS_MAX`]; more orders than that
     /// are answered as busy.
     pub migrations_max: usize,
+    /// Only look: libvirt itself then refuses whatever would change something, and lets users in
+    /// who may not change anything. It does not tell CPU models, which then count as not known.
+    pub read_only: bool,
 }
 
 impl LibvirtConfig {
@@ -83,6 +86,7 @@ impl LibvirtConfig {
             storage: Vec::new(),
             auto_converge: true,
             migrations_max: MIGRATIONS_MAX,
+            read_only: false,
         }
     }
 }

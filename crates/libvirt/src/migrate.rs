@@ -257,7 +257,7 @@ impl Carrier {
 
     fn carry(&self) -> Result<(), Failure> {
         let machine = &self.order.machine;
-        let connection = connect(&self.shared.config.uri).map_err(|error| {
+        let connection = connect(&self.shared.config).map_err(|error| {
             let what = format!("libvirt does not answer: {error}");
             of_machine(FailureKind::Unreachable, machine, &what)
         })?;

@@ -194,8 +194,9 @@ impl Knowledge {
             HostDescription::default()
         });
         let mut cpu_models = BTreeSet::new();
-        for kind in host.domain_types.iter().filter(|kind| matches!(kind.as_str(), "kvm" | "qemu"))
-        {
+        // A read-only connection is not told: then the models stay unknown.
+        let asked = |kind: &&String| !config.read_only && matches!(kind.as_str(), "kvm" | "qemu");
+        for kind in host.domain_types.iter().filter(asked) {
             let described = connection.domain_capabilities(kind)?;
             cpu_models.extend(usable_cpu_models(&described).unwrap_or_default());
         }

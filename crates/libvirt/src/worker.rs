@@ -11,12 +11,12 @@ use evenkeel_core::model::{Entry, MachineId, Time};
 use evenkeel_core::port::{Event, Failure, FailureKind, Presence};
 use virt_sys as sys;
 
-use crate::Shared;
 use crate::answer::{Answer, lock};
 use crate::failure::{classify, of_machine};
 use crate::ffi::{CallError, Connection, News, State, Subscription};
 use crate::sample::Knowledge;
 use crate::xml::entry;
+use crate::{LibvirtConfig, Shared};
 
 /// libvirt is probed this often, in seconds, and taken for dead after [`KEEPALIVE_COUNT`] probes
 /// without an answer: in 20 s, so that what it owes is answered within the limit of an order.
@@ -45,9 +45,9 @@ enum Ended {
 }
 
 /// Opens a connection that notices when libvirt is gone.
-pub(crate) fn connect(uri: &str) -> Result<Connection, CallError> {
+pub(crate) fn connect(config: &LibvirtConfig) -> Result<Connection, CallError> {
     crate::ffi::run_event_loop()?;
-    let connection = Connection::open(uri)?;
+    let connection = Connection::open(&config.uri, config.read_only)?;
     connection.set_keepalive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)?;
     Ok(connection)
 }
@@ -103,7 +103,7 @@ struct Link<'a> {
 impl<'a> Link<'a> {
     fn new(shared: &'a Arc<Shared>) -> Result<Self, CallError> {
         lock(&shared.closed).take();
-        let connection = Arc::new(connect(&shared.config.uri)?);
+        let connection = Arc::new(connect(&shared.config)?);
         let listener = Arc::clone(shared);
         let news = Subscription::new(Arc::clone(&connection), move |news| listener.hear(news))?;
         let knowledge = Knowledge::gather(&connection, &shared.config)?;

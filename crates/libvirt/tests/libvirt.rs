@@ -130,6 +130,30 @@ fn a_guest_lives_through_its_migration_and_the_cost_is_told() {
 }
 
 #[test]
+fn a_read_only_connection_measures_and_is_refused_every_change() {
+    let lab = lab();
+    let machine = boot(&lab, "a");
+    let uri = lab.uri("h1").expect("the lab has this host");
+    let before = virsh(&uri, &["dumpxml", "a"]);
+    let mut reader = Heard::new(LibvirtConfig { read_only: true, ..config(&lab, "h1") });
+    assert_eq!(reader.sample(), Ok(1));
+    assert_eq!(reader.look(&machine), Ok(Presence::Running));
+
+    let entry = Entry { target_load: Some(0.5), ..Entry::default() };
+    reader.hypervisor.submit(Order::WriteEntry(machine.clone(), entry));
+    let written = reader.until(|event| match event {
+        Event::EntryWritten(_, written) => Some(written),
+        _ => None,
+    });
+    reader.hypervisor.submit(migration(&lab, &machine, None));
+    for refused in [written, reader.ended().map(drop)] {
+        let failure = refused.expect_err("it may only look");
+        assert!(failure.detail.contains("operation forbidden"), "{failure:?}");
+    }
+    assert_eq!(virsh(&uri, &["dumpxml", "a"]), before);
+}
+
+#[test]
 fn a_libvirt_that_is_not_there_is_named_and_found_when_it_comes() {
     let lab = lab();
     lab.kill_host("h1").expect("it is killed");

@@ -140,7 +140,7 @@ pub struct Kept {
 }
 
 /// Between two rounds, in virtual time; all other waits follow from it.
-const ROUND: Duration = Duration::from_secs(10);
+pub const ROUND: Duration = Duration::from_secs(10);
 /// Most rounds until a plan must be quiet.
 const ROUNDS_MAX: u64 = 600;
 

@@ -3,6 +3,7 @@
 mod cluster;
 pub(crate) mod lab;
 mod report;
+pub(crate) mod snapshot;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,11 @@ pub(crate) enum HostCommand {
         #[command(flatten)]
         ask: AskArgs,
     },
+    /// Write what the cluster looks like now, as `evenkeel plan` reads it
+    #[command(after_help = "Examples:\n  \
+        evenkeel snapshot -c qemu+ssh://kvm1/system -c qemu+ssh://kvm2/system > now.json\n  \
+        evenkeel snapshot | jq .vms\n  evenkeel plan now.json")]
+    Snapshot(snapshot::SnapshotArgs),
     /// Program a target load for a machine of this host, which then counts instead of what is
     /// measured
     #[command(after_help = "Examples:\n  \
@@ -56,6 +62,9 @@ pub(crate) enum HostCommand {
     #[command(subcommand)]
     Lab(lab::LabCommand),
 }
+
+/// Where an agent listens for local clients, unless configured otherwise.
+const AGENT_SOCKET: &str = "/run/evenkeel/agent.sock";
 
 /// How long a joining host waits for an agent that lets it in.
 const JOIN_TIME_MAX: Duration = Duration::from_secs(60);
@@ -81,7 +90,7 @@ pub(crate) struct AgentArgs {
 #[derive(Debug, Args)]
 pub(crate) struct AskArgs {
     /// The agent's socket
-    #[arg(long, value_name = "PATH", default_value = "/run/evenkeel/agent.sock")]
+    #[arg(long, value_name = "PATH", default_value = AGENT_SOCKET)]
     socket: PathBuf,
     /// How to print it
     #[arg(long, value_enum, default_value_t)]
@@ -115,6 +124,7 @@ pub(crate) fn run(command: HostCommand) -> Result<(), Failure> {
         HostCommand::Target { machine, load: Target(load), ask } => {
             block_on(target(&machine, load, &ask))
         }
+        HostCommand::Snapshot(args) => snapshot::run(&args),
         HostCommand::Lab(command) => lab::run(command),
     }
 }

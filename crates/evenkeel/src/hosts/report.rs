@@ -1,13 +1,12 @@
 //! Tables for people.
 
-use comfy_table::presets::UTF8_BORDERS_ONLY;
-use comfy_table::{CellAlignment, Table};
+use comfy_table::CellAlignment;
 use evenkeel_agent::Status;
 use evenkeel_core::decision::{Decision, Role};
 use evenkeel_core::load::Basis;
 use evenkeel_core::model::{HostId, Time};
 
-use crate::output::percent;
+use crate::output::{percent, table};
 
 const UNKNOWN: &str = "?";
 
@@ -122,10 +121,4 @@ const fn basis(basis: Basis) -> &'static str {
         Basis::Actual => "actual",
         Basis::Target => "target",
     }
-}
-
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_BORDERS_ONLY).set_header(header.iter().copied());
-    table
 }

@@ -26,10 +26,12 @@ pub(crate) struct NodeInfo {
 }
 
 impl Connection {
-    pub(crate) fn open(uri: &str) -> Result<Self, CallError> {
+    /// Opens a connection; over a read-only one libvirt refuses every change.
+    pub(crate) fn open(uri: &str, read_only: bool) -> Result<Self, CallError> {
         let uri = text("the URI", uri)?;
+        let open = if read_only { sys::virConnectOpenReadOnly } else { sys::virConnectOpen };
         // SAFETY: a valid NUL-terminated text; libvirt initialises itself.
-        let connection = unsafe { sys::virConnectOpen(uri.as_ptr()) };
+        let connection = unsafe { open(uri.as_ptr()) };
         NonNull::new(connection).map(Self).ok_or_else(CallError::last)
     }
 

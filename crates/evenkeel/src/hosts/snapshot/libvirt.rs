@@ -1,0 +1,179 @@
+//! Hosts without an agent: two samples over read-only connections, all hosts at the same time.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use evenkeel_core::load::{Machine, Metering, View};
+use evenkeel_core::model::{HostId, HostProfile, HostState, Resources, Time};
+use evenkeel_core::port::{Event, HostSample, ORDER_TIME_MAX, Order};
+use evenkeel_hypervisor::Hypervisor;
+use evenkeel_libvirt::{LibvirtConfig, LibvirtHypervisor};
+use evenkeel_sim::snapshot::{SnapshotHost, SnapshotMachine};
+
+use super::{Host, Source};
+use crate::output::Failure;
+
+/// Longest wait for a sample: an order is answered within its own limit, and connecting comes first.
+const SAMPLE_TIME_MAX: Duration = Duration::from_secs(ORDER_TIME_MAX.as_secs() + 15);
+
+/// A connection to one host.
+struct Link {
+    id: HostId,
+    uri: String,
+    hypervisor: LibvirtHypervisor,
+    events: Receiver<Event>,
+}
+
+/// Reads every host twice, `interval` apart.
+pub(super) fn read(sources: &[Source], interval: Duration) -> Result<Vec<Host>, Failure> {
+    let mut links = Vec::with_capacity(sources.len());
+    for (id, source) in names(sources).into_iter().zip(sources) {
+        links.push(Link::open(id, &source.uri)?);
+    }
+    anstream::eprintln!(
+        "reading {} over libvirt, read-only, for {:.1} s …",
+        if links.len() == 1 { "1 host".to_owned() } else { format!("{} hosts", links.len()) },
+        interval.as_secs_f64()
+    );
+    let first = sample_all(&mut links)?;
+    std::thread::sleep(interval);
+    let second = sample_all(&mut links)?;
+    let hosts = links.iter().zip(first.into_iter().zip(second));
+    Ok(hosts.map(|(link, (first, second))| describe(&link.id, first, second)).collect())
+}
+
+/// The names given, or the hosts in the URIs; of those alike all but the first get a number.
+fn names(sources: &[Source]) -> Vec<HostId> {
+    let mut counts: BTreeMap<HostId, u32> = BTreeMap::new();
+    let mut name = |source: &Source| {
+        let base = source.name.clone().unwrap_or_else(|| host_of(&source.uri));
+        let count = counts.entry(base.clone()).or_default();
+        *count += 1;
+        match *count {
+            1 => base,
+            n => HostId::new(&format!("{base}-{n}")).unwrap_or(base),
+        }
+    };
+    sources.iter().map(&mut name).collect()
+}
+
+/// The host that a URI names; this one if it names none.
+fn host_of(uri: &str) -> HostId {
+    let authority = uri.split_once("://").map_or("", |(_, rest)| rest);
+    let authority = authority.split(['/', '?']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let host = host.split(':').next().unwrap_or_default();
+    let here = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    HostId::new(host)
+        .or_else(|_| HostId::new(here().trim()))
+        .unwrap_or_else(|_| HostId::new("localhost").expect("letters"))
+}
+
+impl Link {
+    fn open(id: HostId, uri: &str) -> Result<Self, Failure> {
+        let config = LibvirtConfig { read_only: true, ..LibvirtConfig::new(uri, uri) };
+        let (sink, events) = mpsc::channel();
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (start, began) = (Time::from_unix_ms(0) + wall, Instant::now());
+        let clock = move || start + began.elapsed();
+        let hypervisor = LibvirtHypervisor::new(config, move |e| drop(sink.send(e)), clock)
+            .map_err(|e| format!("no threads for the connection to `{uri}`: {e}"))?;
+        Ok(Self { id, uri: uri.to_owned(), hypervisor, events })
+    }
+
+    fn await_sample(&self) -> Result<HostSample, Failure> {
+        let end = Instant::now() + SAMPLE_TIME_MAX;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let why = match self.events.recv_timeout(left) {
+                Ok(Event::Sampled(Ok(sample))) => return Ok(sample),
+                Ok(Event::Sampled(Err(failure))) => failure.detail,
+                Ok(Event::Disconnected(reason)) => reason,
+                Ok(_) => continue,
+                Err(_) => format!("no answer within {} s", SAMPLE_TIME_MAX.as_secs()),
+            };
+            return Err(format!(
+                "host `{}` at `{}` could not be read: {why}\nhint: does `virsh -r -c {} list` work?",
+                self.id, self.uri, self.uri
+            )
+            .into());
+        }
+    }
+}
+
+fn sample_all(links: &mut [Link]) -> Result<Vec<HostSample>, Failure> {
+    for link in &mut *links {
+        link.hypervisor.submit(Order::Sample);
+    }
+    links.iter().map(Link::await_sample).collect()
+}
+
+/// What two samples say of a host and of its machines that run.
+fn describe(id: &HostId, first: HostSample, second: HostSample) -> Host {
+    let capacity = second.facts.capacity;
+    let profile = HostProfile::new(id.clone(), capacity);
+    let mut view = View::new(Metering { smoothing: 1.0, ..Metering::default() });
+    view.observe(first, &profile);
+    view.observe(second, &profile);
+    let host = SnapshotHost {
+        id: id.clone(),
+        capacity,
+        cpu_speed: 1.0,
+        weights: profile.weights,
+        reserved_memory_bytes: 0.0,
+        state: HostState::Active,
+        labels: BTreeMap::new(),
+        background: None,
+    };
+    let running = view.machines().values().filter(|m| m.presence.is_resident());
+    let machines: Vec<_> = running.map(|m| machine(id, m)).collect();
+    anstream::eprintln!("host {id}: {} machines run", machines.len());
+    (host, machines)
+}
+
+fn machine(host: &HostId, machine: &Machine) -> SnapshotMachine {
+    let facts = &machine.facts;
+    // What is not known is taken to use its memory, and to stay.
+    let (usage, known) = match machine.measured() {
+        Ok(usage) => (usage, true),
+        Err(why) => {
+            anstream::eprintln!("machine `{}` on `{host}` stays where it is: {why}", facts.name);
+            (Resources { memory_bytes: facts.memory_bytes, ..Resources::ZERO }, false)
+        }
+    };
+    let entry = machine.entry();
+    if let Err(why) = &facts.entry {
+        anstream::eprintln!("machine `{}` on `{host}` stays: its entry is {why}", facts.name);
+    }
+    SnapshotMachine {
+        id: facts.id.clone(),
+        name: facts.name.to_string(),
+        host: host.clone(),
+        vcpus: facts.vcpus,
+        memory_bytes: facts.memory_bytes,
+        usage,
+        target_load: entry.and_then(|entry| entry.target_load),
+        dirty_bytes_per_s: 0.0,
+        movable: known && entry.is_some() && !facts.needs.local_storage,
+        rules: entry.map(|entry| entry.rules.clone()).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_named_as_their_uris_name_them_and_never_alike() {
+        let sources = [
+            "qemu+ssh://root@kvm1.example.org:22/system?keyfile=/k",
+            "qemu+tls://kvm2/system",
+            "a=qemu:///system",
+            "a=qemu:///session",
+        ];
+        let sources: Vec<Source> = sources.map(|s| s.parse().expect(s)).to_vec();
+        let names: Vec<_> = names(&sources).iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["kvm1.example.org", "kvm2", "a", "a-2"]);
+    }
+}

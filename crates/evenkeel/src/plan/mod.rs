@@ -1,0 +1,97 @@
+//! `evenkeel plan`: what would move, before anything does.
+
+mod input;
+mod table;
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use evenkeel_core::select::Policy;
+use evenkeel_sim::plan::{Options, plan};
+use evenkeel_sim::snapshot::Snapshot;
+
+use crate::output::{self, Failure, Format};
+
+pub(crate) const EXAMPLES: &str = if cfg!(feature = "hosts") {
+    "Examples:\n  \
+     evenkeel plan -c qemu+ssh://kvm1/system -c qemu+ssh://kvm2/system\n  \
+     evenkeel snapshot -c qemu+ssh://kvm1/system -c qemu+ssh://kvm2/system > now.json\n  \
+     evenkeel plan now.json --format json | jq .moves"
+} else {
+    "Example:\n  evenkeel plan now.json --format json | jq .moves"
+};
+
+#[derive(Debug, Args)]
+#[cfg_attr(
+    feature = "hosts",
+    command(
+        override_usage = "evenkeel plan [OPTIONS] <SNAPSHOT>\n       evenkeel plan [OPTIONS] -c <[NAME=]URI>..."
+    )
+)]
+pub(crate) struct PlanArgs {
+    /// A cluster as `evenkeel snapshot` writes it; `-` is standard input
+    #[cfg_attr(
+        feature = "hosts",
+        arg(required_unless_present = "connect", conflicts_with = "connect")
+    )]
+    #[cfg_attr(not(feature = "hosts"), arg(required = true))]
+    snapshot: Option<PathBuf>,
+    #[cfg(feature = "hosts")]
+    #[command(flatten)]
+    libvirt: crate::hosts::snapshot::LibvirtArgs,
+    /// What reproduces the plan exactly
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// By which rule hosts select machines
+    #[arg(long, value_enum, default_value_t)]
+    policy: PolicyName,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// The rules by which hosts select.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PolicyName {
+    /// Few machines that bring hosts to their fair share of the cluster's load
+    #[default]
+    MeanAware,
+    /// The machine whose load is nearest to half the difference of two hosts
+    HalfDifference,
+}
+
+impl From<PolicyName> for Policy {
+    fn from(name: PolicyName) -> Self {
+        match name {
+            PolicyName::MeanAware => Self::default(),
+            PolicyName::HalfDifference => Self::HalfDifference,
+        }
+    }
+}
+
+/// So many hosts take longer than a second to plan for.
+const HOSTS_QUICK: usize = 1000;
+
+pub(crate) fn run(args: &PlanArgs) -> Result<(), Failure> {
+    let snapshot = snapshot(args)?;
+    if snapshot.hosts.len() > HOSTS_QUICK {
+        let (hosts, machines) = (snapshot.hosts.len(), snapshot.vms.len());
+        anstream::eprintln!("planning for {hosts} hosts and {machines} machines …");
+    }
+    let options = Options { seed: args.seed, policy: args.policy.into(), ..Options::default() };
+    let plan = plan(&snapshot, &options)?;
+    output::print(args.format, &plan, || table::table(&snapshot, &plan))
+}
+
+#[cfg(feature = "hosts")]
+fn snapshot(args: &PlanArgs) -> Result<Snapshot, Failure> {
+    match &args.snapshot {
+        Some(file) => input::read(file),
+        None => args.libvirt.read(),
+    }
+}
+
+#[cfg(not(feature = "hosts"))]
+fn snapshot(args: &PlanArgs) -> Result<Snapshot, Failure> {
+    input::read(args.snapshot.as_deref().unwrap_or(std::path::Path::new("-")))
+}

@@ -1,0 +1,123 @@
+//! A plan for people.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use comfy_table::CellAlignment;
+use evenkeel_sim::plan::Plan;
+use evenkeel_sim::snapshot::Snapshot;
+
+use crate::output::{percent, table as empty};
+
+pub(super) fn table(snapshot: &Snapshot, plan: &Plan) -> String {
+    let (hosts, machines) = (snapshot.hosts.len(), snapshot.vms.len());
+    let mut text = format!("{hosts} hosts, {machines} machines, seed {}\n", plan.seed);
+    text += &summary(plan);
+    if plan.moves.is_empty() {
+        text += "\nnothing would move: no move would level the hosts further";
+    } else {
+        text += &format!("\n{}", moves(snapshot, plan));
+    }
+    let mut kept: BTreeMap<&str, usize> = BTreeMap::new();
+    for machine in &plan.kept {
+        *kept.entry(machine.reason.code()).or_default() += 1;
+    }
+    for (reason, count) in kept {
+        text += &format!("\n{count} kept where they are: {reason}");
+    }
+    text += &format!(
+        "\nagreed in {} rounds with {:.1} messages a host ({} in all), planned in {}",
+        plan.rounds,
+        plan.messages as f64 / hosts.max(1) as f64,
+        ByteSize(plan.message_bytes),
+        seconds(plan.elapsed_ms / 1e3),
+    );
+    text
+}
+
+fn summary(plan: &Plan) -> String {
+    let mut table = empty(&["", "before", "after", "bound"]);
+    let (before, after, bounds) = (&plan.before, &plan.after, &plan.bounds);
+    let ratio = |max: f64| if before.mean > 0.0 { max / before.mean } else { 1.0 };
+    let bytes: f64 = plan.moves.iter().map(|m| m.bytes_predicted).sum();
+    let rows = [
+        ("largest load", percent(before.max), percent(after.max), percent(bounds.max)),
+        ("mean load", percent(before.mean), percent(after.mean), String::new()),
+        (
+            "largest / mean",
+            format!("{:.3}", before.max_over_mean),
+            format!("{:.3}", after.max_over_mean),
+            // On unlike hosts the mean is another one for every placement.
+            if before.mean == after.mean || (before.mean - after.mean).abs() < 1e-9 {
+                format!("{:.3}", ratio(bounds.max))
+            } else {
+                String::new()
+            },
+        ),
+        ("cv", format!("{:.3}", before.cv), format!("{:.3}", after.cv), String::new()),
+        ("moves", String::new(), plan.moves.len().to_string(), bounds.moves.to_string()),
+        ("memory to send", String::new(), size(bytes), size(bounds.bytes)),
+    ];
+    for (what, before, after, bound) in rows {
+        table.add_row([what.to_owned(), before, after, bound]);
+    }
+    align(&mut table, &[1, 2, 3]);
+    table.to_string()
+}
+
+fn moves(snapshot: &Snapshot, plan: &Plan) -> String {
+    let names: BTreeMap<_, _> = snapshot.vms.iter().map(|vm| (&vm.id, vm.name())).collect();
+    let mut table = empty(&[
+        "",
+        "machine",
+        "from",
+        "to",
+        "load there",
+        "load then",
+        "wanted",
+        "to send",
+        "takes",
+        "reason",
+    ]);
+    for m in &plan.moves {
+        table.add_row([
+            m.seq.to_string(),
+            names.get(&m.vm).map_or_else(|| m.vm.to_string(), |name| (*name).to_owned()),
+            m.from.to_string(),
+            m.to.to_string(),
+            percent(m.load_at_source),
+            percent(m.load_at_target),
+            percent(m.wanted_load),
+            size(m.bytes_predicted),
+            seconds(m.seconds_predicted),
+            format!("{:?}", m.reason).trim_matches('"').to_owned(),
+        ]);
+    }
+    align(&mut table, &[0, 4, 5, 6, 7, 8]);
+    table.to_string()
+}
+
+fn align(table: &mut comfy_table::Table, columns: &[usize]) {
+    for &column in columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+fn size(bytes: f64) -> String {
+    // Saturates, and is a figure for people.
+    ByteSize(bytes.max(0.0) as u64).to_string()
+}
+
+fn seconds(seconds: f64) -> String {
+    if seconds < 1.0 {
+        return format!("{:.1} ms", seconds * 1e3);
+    }
+    if seconds < 120.0 {
+        return format!("{seconds:.1} s");
+    }
+    let whole = Duration::from_secs_f64(seconds.min(1e9)).as_secs();
+    format!("{} min {} s", whole / 60, whole % 60)
+}
