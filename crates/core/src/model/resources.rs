@@ -40,7 +40,6 @@ impl Resource {
 
 /// Amounts of the three resources: what a machine uses (its *load factors*) or what a host has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Encode, Decode, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Resources {
     /// CPU, in reference cores: 1.0 is one core of speed 1 busy all the time. A host's capacity
     /// counts its own cores; [`super::HostProfile::cpu_speed`] converts.
@@ -112,7 +111,6 @@ impl Sub for Resources {
 
 /// One figure per resource without a unit: shares of a host, or weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Encode, Decode, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PerResource {
     /// CPU.
     #[n(0)]

@@ -9,7 +9,7 @@ use super::{Epoch, HostId, MachineId, Time};
 
 /// What may happen to a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct Rules {
     /// Hosts it may run on; empty means any.
     #[n(0)]

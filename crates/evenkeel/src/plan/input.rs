@@ -18,7 +18,12 @@ pub(super) fn read(file: &Path) -> Result<Snapshot, Failure> {
         format!("`{}`", file.display())
     };
     let text = text(file).map_err(|e| format!("cannot read the snapshot {name}: {e}"))?;
-    parse(&text).map_err(|why| format!("the snapshot {name} cannot be used: {why}").into())
+    let (snapshot, unread) =
+        parse(&text).map_err(|why| format!("the snapshot {name} cannot be used: {why}"))?;
+    if let Some(path) = unread {
+        anstream::eprintln!("warning: in the snapshot {name}: {}", unread_field(&path));
+    }
+    Ok(snapshot)
 }
 
 fn text(file: &Path) -> std::io::Result<String> {
@@ -34,7 +39,9 @@ fn text(file: &Path) -> std::io::Result<String> {
     Ok(text)
 }
 
-fn parse(text: &str) -> Result<Snapshot, String> {
+/// The snapshot, and the first field of it that was not read: a later version of the format may
+/// have added it, or it is mistyped.
+fn parse(text: &str) -> Result<(Snapshot, Option<String>), String> {
     let mut unknown = None;
     let mut json = serde_json::Deserializer::from_str(text);
     let snapshot: Snapshot = serde_ignored::deserialize(&mut json, |path| {
@@ -43,11 +50,7 @@ fn parse(text: &str) -> Result<Snapshot, String> {
     .and_then(|snapshot| json.end().map(|()| snapshot))
     .map_err(|error| form(text, &error))?;
     snapshot.check().map_err(|error| explain(&error))?;
-    // Last: a field that a later version has is no more than that only if all else is right.
-    match unknown {
-        Some(path) => Err(unknown_field(&path)),
-        None => Ok(snapshot),
-    }
+    Ok((snapshot, unknown))
 }
 
 /// What is wrong with the form, and what is wanted.
@@ -76,6 +79,9 @@ fn explain(error: &SnapshotError) -> String {
     };
     format!("{error}\nhint: {hint}")
 }
+
+/// Amounts of the resources.
+const AMOUNTS: &[&str] = &["cpu_cores", "memory_bytes", "io_bytes_per_s"];
 
 /// Fields by where they are.
 const FIELDS: [(&str, &[&str]); 3] = [
@@ -110,13 +116,14 @@ const FIELDS: [(&str, &[&str]); 3] = [
     ("", &["format", "taken_at", "hosts", "vms"]),
 ];
 
-fn unknown_field(path: &str) -> String {
-    let known = FIELDS.iter().find(|(place, _)| path.starts_with(place)).map_or(&[][..], |f| f.1);
-    format!(
-        "`{FORMAT}` has no field `{path}`, and what is not read cannot be kept to\n\
-         hint: fields there are {}",
-        known.join(", ")
-    )
+fn unread_field(path: &str) -> String {
+    let amounts = [".usage.", ".capacity.", ".background."].iter().any(|part| path.contains(part));
+    let known = match FIELDS.iter().find(|(place, _)| path.starts_with(place)) {
+        _ if amounts => AMOUNTS,
+        Some((_, fields)) => fields,
+        None => &[],
+    };
+    format!("the field `{path}` is not read: this version knows {}", known.join(", "))
 }
 
 #[cfg(test)]
