@@ -15,6 +15,7 @@ pub mod load;
 pub mod message;
 pub mod model;
 pub mod port;
+pub mod reason;
 pub mod select;
 pub mod survey;
 pub mod swap;

@@ -13,7 +13,7 @@ pub mod mean_aware;
 
 use serde::{Deserialize, Serialize};
 
-use crate::decision::Reason;
+use crate::reason::Reason;
 
 /// By which rule a host selects.
 #[derive(Clone, Copy, Debug, PartialEq)]

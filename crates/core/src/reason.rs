@@ -1,0 +1,109 @@
+//! Reason codes: why an exchange ended as it did, or why a machine was not chosen. A closed list.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! reasons {
+    ($($(#[cbor($index:literal)])* $name:ident = $code:literal : $meaning:literal, $remedy:literal;)*) => {
+        /// Why an exchange ended as it did, or why a machine was not chosen: a closed list.
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord,
+            minicbor::Encode, minicbor::Decode, Serialize, Deserialize,
+        )]
+        #[cbor(index_only)]
+        pub enum Reason {
+            $(
+                #[doc = $meaning]
+                #[serde(rename = $code)]
+                $(#[n($index)])*
+                $name,
+            )*
+        }
+
+        impl Reason {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The code: stable, upper case.
+            #[must_use]
+            pub const fn code(self) -> &'static str {
+                match self { $(Self::$name => $code),* }
+            }
+
+            /// What it means, in a sentence.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$name => $meaning),* }
+            }
+
+            /// What to do about it, in a sentence; that there is nothing to do, where so.
+            #[must_use]
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Self::$name => $remedy),* }
+            }
+        }
+    };
+}
+
+reasons! {
+    // How exchanges end.
+    #[cbor(0)] Moved = "MOVED": "The machine runs on the other host and its schedule entry is there.", "Nothing.";
+    #[cbor(1)] WithinDeadBand = "WITHIN_DEAD_BAND": "The two loads are too close together to act on.", "Nothing; a smaller `dead_band` or `difference_min` acts on smaller differences.";
+    #[cbor(2)] NoCandidate = "NO_CANDIDATE": "No machine of the more loaded host may move, or none would bring the two closer.", "See the verdict on each machine.";
+    #[cbor(3)] NoPeer = "NO_PEER": "No other host of the cluster is alive.", "Check that the other agents run and reach this one; `evenkeel status` lists members.";
+    #[cbor(4)] Busy = "BUSY": "The other host is in an exchange with somebody else.", "Nothing; the next round asks another host at random.";
+    #[cbor(5)] Cordoned = "CORDONED": "The less loaded host takes no machines.", "Make it active when it may take machines again.";
+    #[cbor(6)] Draining = "DRAINING": "The less loaded host is being emptied.", "Nothing.";
+    #[cbor(7)] Stopping = "STOPPING": "One of the two agents is being stopped.", "Nothing.";
+    #[cbor(8)] UnknownLoad = "UNKNOWN_LOAD": "A load is not known, and nothing is decided on the unknown.", "The detail names what could not be measured; a host just started is known after two samples.";
+    #[cbor(9)] Version = "VERSION": "The two agents share no version of the protocol.", "Upgrade the older agent; one version back is understood.";
+    #[cbor(10)] TimedOut = "TIMED_OUT": "The other host did not answer in time.", "Check its agent and the network between the two.";
+    #[cbor(11)] Unreachable = "UNREACHABLE": "A message to the other host could not be delivered.", "Check its agent, its address and the UDP port between the two.";
+    #[cbor(12)] Protocol = "PROTOCOL": "The other host said something out of turn.", "Harmless once, after a restart; otherwise report it, with both agents' versions.";
+    #[cbor(13)] StoreFailed = "STORE_FAILED": "This host's store could not be written, so it neither gives nor takes a machine.", "Make room on, or mend, the file system of the agent's state directory.";
+    #[cbor(14)] MigrationFailed = "MIGRATION_FAILED": "The hypervisor could not migrate the machine, which runs on where it was.", "The detail holds the hypervisor's words.";
+    #[cbor(15)] MigrationTooLong = "MIGRATION_TOO_LONG": "The migration was aborted because it lasted too long; the machine runs on where it was.", "Raise `migration_time_max`, or find out why the machine does not converge.";
+    #[cbor(16)] ReservationExpired = "RESERVATION_EXPIRED": "The machine did not arrive before its reservation expired.", "Nothing; the other host's record says why.";
+    #[cbor(17)] Ended = "ENDED": "The machine ended while it was being moved.", "Nothing, if it was shut down on purpose.";
+    // Verdicts on machines.
+    #[cbor(32)] Chosen = "CHOSEN": "Its load is nearest to half the difference.", "Nothing.";
+    #[cbor(33)] Farther = "FARTHER": "It would help, but another machine's load is nearer to half the difference.", "Nothing.";
+    #[cbor(34)] NoImprovement = "NO_IMPROVEMENT": "Its load is zero, or so large that the two hosts would end no closer together.", "Nothing.";
+    #[cbor(35)] GainSmall = "GAIN_SMALL": "Moving it would bring the two closer by too little.", "Nothing; a smaller `gain_min` moves for less.";
+    #[cbor(36)] NoMemory = "NO_MEMORY": "The other host has not enough free memory for it.", "Free memory there, or lower `reserved_memory`.";
+    #[cbor(37)] NoCpuModel = "NO_CPU_MODEL": "The other host cannot run its CPU model or architecture.", "Define it with a CPU model that both hosts have.";
+    #[cbor(38)] NoStorage = "NO_STORAGE": "A disk of it is not within reach of the other host.", "Put its disks on shared storage and tell both agents its id under `[storage]`.";
+    #[cbor(39)] RulePinned = "RULE_PINNED": "It is pinned to other hosts.", "Change `pinned-to` in its schedule entry.";
+    #[cbor(40)] RuleIgnored = "RULE_IGNORED": "It is to be left alone.", "Remove `ignore` from its schedule entry.";
+    #[cbor(41)] RuleAffinity = "RULE_AFFINITY": "A machine of its affinity group would stay behind.", "Change `affinity` in its schedule entry.";
+    #[cbor(42)] RuleAntiAffinity = "RULE_ANTI_AFFINITY": "A machine of its anti-affinity group is on the other host.", "Change `anti-affinity` in its schedule entry.";
+    #[cbor(43)] NotRunning = "NOT_RUNNING": "It does not run, so it loads nothing.", "Nothing.";
+    #[cbor(44)] EntryInvalid = "ENTRY_INVALID": "Its schedule entry cannot be read, so it is left alone.", "Mend the entry in its libvirt metadata; the detail says what is wrong.";
+    #[cbor(45)] UnderWay = "UNDER_WAY": "It is being moved already.", "Nothing.";
+    #[cbor(46)] CoolDown = "COOL_DOWN": "It moved a short while ago.", "Nothing; a smaller `cool_down` lets it move sooner.";
+    #[cbor(48)] Returned = "RETURNED": "It goes the other way, in return for the machine chosen.", "Nothing.";
+    #[cbor(47)] NotOffered = "NOT_OFFERED": "There were more machines than one exchange offers, and it was among the farthest.", "Nothing.";
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_every_one_says_what_to_do() {
+        let mut codes: Vec<_> = Reason::ALL.iter().map(|r| r.code()).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), Reason::ALL.len());
+        for reason in Reason::ALL {
+            assert!(reason.meaning().ends_with('.') && reason.remedy().ends_with('.'), "{reason}");
+            let json = serde_json::to_string(reason).unwrap();
+            assert_eq!(json, format!("\"{reason}\""));
+        }
+    }
+}
