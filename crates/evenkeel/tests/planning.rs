@@ -94,7 +94,13 @@ fn a_plan_levels_the_hosts_by_steps_that_each_find_room() {
         for (index, step) in list(&plan["moves"]).iter().enumerate() {
             let (vm, from, to) = (text(&step["vm"]), text(&step["from"]), text(&step["to"]));
             assert_eq!(step["seq"], json!(index + 1));
+            let pair_max = |places: &BTreeMap<&str, &str>| {
+                let loads = loads(&snapshot, places);
+                loads[from].max(loads[to])
+            };
+            let high = pair_max(&places);
             assert_eq!(places.insert(vm, to), Some(from), "{step} starts elsewhere");
+            assert!(pair_max(&places) <= high + 1e-9, "{step} lifts the maximum of its pair");
             assert!(moved.insert(vm), "{vm} moves twice");
             assert!(free[to] >= memory[vm], "{step} has no room");
             *free.get_mut(to).expect("a host") -= memory[vm];

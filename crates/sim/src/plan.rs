@@ -15,7 +15,7 @@ use evenkeel_core::model::{
     Entry, HostId, HostProfile, HostState, MachineFacts, MachineId, Requirements, Resources, Rules,
     Time,
 };
-use evenkeel_core::select::{Calm, Policy};
+use evenkeel_core::select::{Calm, Policy, Price};
 use evenkeel_hypervisor::memory::{CloudError, Workload};
 use serde::Serialize;
 
@@ -157,9 +157,17 @@ pub fn plan(snapshot: &Snapshot, options: &Options) -> Result<Plan, CloudError> 
         cluster.cloud().locate(&vm.id).map_or_else(|| vm.host.clone(), |(host, _)| host.clone())
     };
     let targets: Vec<HostId> = snapshot.vms.iter().map(place).collect();
-    let ordered = order::order(snapshot, &targets);
-    let (tally, elapsed_ms) = (cluster.tally(), began.elapsed().as_secs_f64() * 1e3);
     let homes: Vec<HostId> = snapshot.vms.iter().map(|vm| vm.host.clone()).collect();
+    let before = balance(snapshot, &homes);
+    let loads = before.hosts.iter().map(|h| (h.id.clone(), h.load)).collect();
+    let profiles = profiles(snapshot);
+    let prices = |index: usize| {
+        let vm = &snapshot.vms[index];
+        let (home, there) = (&profiles[&vm.host].0, &profiles[&targets[index]].0);
+        Price { at_donor: price(vm, home, home), at_receiver: price(vm, home, there) }
+    };
+    let ordered = order::order(snapshot, &targets, loads, prices);
+    let (tally, elapsed_ms) = (cluster.tally(), began.elapsed().as_secs_f64() * 1e3);
     let mut ends = homes.clone();
     for step in &ordered.steps {
         ends[step.vm].clone_from(&targets[step.vm]);
@@ -174,7 +182,7 @@ pub fn plan(snapshot: &Snapshot, options: &Options) -> Result<Plan, CloudError> 
     Ok(Plan {
         format: FORMAT,
         seed: options.seed,
-        before: balance(snapshot, &homes),
+        before,
         after: balance(snapshot, &ends),
         moves: moves(snapshot, &targets, &ordered.steps, options),
         kept,
