@@ -132,17 +132,16 @@ impl Exchange {
         }
     }
 
+    /// A conversation that the other host opens.
+    fn opened_by(id: ExchangeId, from: &HostId, now: Time) -> Self {
+        let (peer, initiator) = (from.clone(), from.clone());
+        Self { id, peer, initiator, began: now, phase: Phase::Inquiring, survey: None }
+    }
+
     /// Answers the inquiry of `from`: with an offer if this host is the more loaded one.
     #[must_use]
     pub fn answer(id: ExchangeId, from: &HostId, theirs: Report, host: &Host, now: Time) -> Answer {
-        let exchange = Self {
-            id,
-            peer: from.clone(),
-            initiator: from.clone(),
-            began: now,
-            phase: Phase::Inquiring,
-            survey: None,
-        };
+        let exchange = Self::opened_by(id, from, now);
         let own = match host.report(now) {
             Ok(own) => own,
             Err(unknown) => {
@@ -197,14 +196,7 @@ impl Exchange {
         host: &Host,
         now: Time,
     ) -> Step {
-        let exchange = Self {
-            id,
-            peer: from.clone(),
-            initiator: from.clone(),
-            began: now,
-            phase: Phase::Inquiring,
-            survey: None,
-        };
+        let exchange = Self::opened_by(id, from, now);
         exchange.price(theirs, candidates, host, now)
     }
 
