@@ -96,18 +96,15 @@ const fn unwilling(receiver: HostState) -> Option<Reason> {
 }
 
 impl Exchange {
+    /// A conversation in which nothing has been said.
+    fn begin(id: ExchangeId, peer: HostId, initiator: HostId, now: Time) -> Self {
+        Self { id, peer, initiator, began: now, phase: Phase::Inquiring, survey: None }
+    }
+
     /// Opens a conversation with `peer`.
     #[must_use]
     pub fn open(id: ExchangeId, peer: HostId, host: &Host, own: Report, now: Time) -> (Self, Talk) {
-        let exchange = Self {
-            id,
-            peer,
-            initiator: host.id().clone(),
-            began: now,
-            phase: Phase::Inquiring,
-            survey: None,
-        };
-        (exchange, Talk::Inquire(own))
+        (Self::begin(id, peer, host.id().clone(), now), Talk::Inquire(own))
     }
 
     /// Opens a conversation with the host that a survey found best: with an offer, since it is known
@@ -115,14 +112,8 @@ impl Exchange {
     #[must_use]
     pub fn propose(id: ExchangeId, to: Answered, value_max: i32, host: &Host, now: Time) -> Step {
         let Answered { peer, report, room } = to;
-        let exchange = Self {
-            id,
-            peer,
-            initiator: host.id().clone(),
-            began: now,
-            phase: Phase::Inquiring,
-            survey: Some(Box::new(Surveyed { room, value_max })),
-        };
+        let survey = Some(Box::new(Surveyed { room, value_max }));
+        let exchange = Self { survey, ..Self::begin(id, peer, host.id().clone(), now) };
         match host.report(now) {
             Ok(own) => exchange.offer(host, own, report, now),
             Err(unknown) => {
@@ -132,16 +123,10 @@ impl Exchange {
         }
     }
 
-    /// A conversation that the other host opens.
-    fn opened_by(id: ExchangeId, from: &HostId, now: Time) -> Self {
-        let (peer, initiator) = (from.clone(), from.clone());
-        Self { id, peer, initiator, began: now, phase: Phase::Inquiring, survey: None }
-    }
-
     /// Answers the inquiry of `from`: with an offer if this host is the more loaded one.
     #[must_use]
     pub fn answer(id: ExchangeId, from: &HostId, theirs: Report, host: &Host, now: Time) -> Answer {
-        let exchange = Self::opened_by(id, from, now);
+        let exchange = Self::begin(id, from.clone(), from.clone(), now);
         let own = match host.report(now) {
             Ok(own) => own,
             Err(unknown) => {
@@ -196,7 +181,7 @@ impl Exchange {
         host: &Host,
         now: Time,
     ) -> Step {
-        let exchange = Self::opened_by(id, from, now);
+        let exchange = Self::begin(id, from.clone(), from.clone(), now);
         exchange.price(theirs, candidates, host, now)
     }
 
