@@ -42,10 +42,12 @@ pub(super) fn run(args: &DemoArgs) -> Result<Outcome, Failure> {
     let watched = block_on(watch(&lab));
     let verified = watched.and_then(|frames| verify(&lab, &frames));
     if args.keep {
-        let dir = lab.dir().display();
+        // Not on the path of somebody who has just built it.
+        let program = std::env::current_exe()?;
+        let (program, dir) = (program.display(), lab.dir().display());
         anstream::println!(
-            "\nThe lab goes on. Look: evenkeel lab status --dir {dir}\n\
-             End it: evenkeel lab down --dir {dir}"
+            "\nThe lab goes on. Look: {program} lab status --dir {dir}\n\
+             End it: {program} lab down --dir {dir}"
         );
     } else {
         lab.down()?;
