@@ -9,6 +9,7 @@ pub mod decision;
 pub mod effect;
 pub mod estimate;
 pub mod exchange;
+pub mod forecast;
 pub mod handoff;
 pub mod host;
 pub mod load;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use evenkeel_core::balancer::Config;
+use evenkeel_core::forecast::{Forecasting, Smoothing};
 use evenkeel_core::model::Resources;
 use evenkeel_core::select::{Calm, MeanAware, Policy};
 use evenkeel_sim::replay::{Replay, Trace};
@@ -76,7 +77,14 @@ fn main() -> Result<(), Failure> {
         },
         metering: evenkeel_core::load::Metering {
             stale_after: TICK,
-            smoothing: number("SMOOTHING", 0.5),
+            forecasting: Forecasting {
+                smoothing: match number("SMOOTHING", 0.0) {
+                    0.0 => Smoothing::Adaptive,
+                    fixed => Smoothing::Fixed(fixed),
+                },
+                lead: Duration::from_secs(number("LEAD", 300.0) as u64),
+                ..Default::default()
+            },
             ..Default::default()
         },
         cool_down: Duration::from_secs(number("COOLDOWN", 3600.0) as u64),

@@ -224,8 +224,8 @@ fn furnish(snapshot: &Snapshot, options: &Options) -> Result<Cluster, CloudError
         sample: ROUND,
         metering: evenkeel_core::load::Metering {
             stale_after: ROUND * 4,
-            smoothing: 1.0,
             cpu_slack_cores: f64::INFINITY,
+            ..evenkeel_core::load::Metering::plain()
         },
         calm: match options.policy {
             Policy::HalfDifference => Calm::NONE,

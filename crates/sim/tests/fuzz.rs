@@ -113,6 +113,7 @@ fn event() -> impl Strategy<Value = Event> {
             },
             presence,
             counters: counters.map(|(cpu_time_ns, io_bytes)| Counters {
+                dirty_bytes_per_s: None,
                 cpu_time_ns,
                 io_bytes,
                 ..Counters::default()
