@@ -140,6 +140,13 @@ impl Averaging {
         Some(Resource::ALL.iter().map(|&r| weights[r] * shares[r]).sum())
     }
 
+    /// The share of a resource that is in use in the whole cluster; `None` until that has settled
+    /// once.
+    #[must_use]
+    pub fn share(&self, resource: Resource) -> Option<f64> {
+        Some(self.settled?[resource])
+    }
+
     /// Whether the present epoch has settled.
     #[must_use]
     pub const fn is_steady(&self) -> bool {

@@ -54,7 +54,7 @@ impl Default for Forecasting {
 impl Forecasting {
     /// Believes every rate as it is, at once, and that nothing will be more than it is.
     pub const NONE: Self =
-        Self { smoothing: Smoothing::Fixed(1.0), lead: Duration::ZERO, quantile: 0.0, warm_up: 1 };
+        Self { smoothing: Smoothing::Fixed(1.0), lead: Duration::from_secs(600), quantile: 0.0, warm_up: 1 };
 }
 
 /// Weights of the newest rate to choose from.

@@ -5,6 +5,8 @@
 //! agent and the simulator are two thin drivers of this one crate. See `ARCHITECTURE.md`.
 
 pub mod balancer;
+pub mod ceiling;
+pub mod cost;
 pub mod decision;
 pub mod effect;
 pub mod estimate;
@@ -17,6 +19,7 @@ pub mod message;
 pub mod model;
 pub mod port;
 pub mod reason;
+pub mod restraint;
 pub mod select;
 pub mod survey;
 pub mod swap;

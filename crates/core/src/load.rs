@@ -199,6 +199,8 @@ pub struct Machine {
     pub margin: Resources,
     /// How well what it does carries over from one lead of forecasts to the next, from 0 to 1.
     pub persistence: f64,
+    /// How long such a lead is.
+    pub lead: Duration,
     /// Whether it was started so recently that nothing is done on its account yet. One that has
     /// arrived brings along what is known of it.
     pub is_new: bool,
@@ -208,6 +210,14 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// How long it may be expected to go on as it does, at most `most`: as long as the correlation
+    /// of one lead of forecasts with the next lasts.
+    #[must_use]
+    pub fn lasting(&self, most: Duration) -> Duration {
+        let leads = 1.0 / (1.0 - self.persistence).max(1e-6);
+        self.lead.mul_f64(leads.min(1e6)).min(most)
+    }
+
     /// Its schedule entry; `None` if the text of it could not be read.
     #[must_use]
     pub fn entry(&self) -> Option<&Entry> {
@@ -305,6 +315,7 @@ impl View {
             presence: sample.presence,
             margin: series.forecast.margin(),
             persistence: series.forecast.persistence(),
+            lead: how.lead,
             is_new: series.believed.is_none() && !is_warm,
             dirty_bytes_per_s: sample.counters.and_then(|c| c.dirty_bytes_per_s).map(|d| d as f64),
             usage: series.usage(how),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use evenkeel_core::balancer::Config;
 use evenkeel_core::forecast::{Forecasting, Smoothing};
 use evenkeel_core::model::Resources;
+use evenkeel_core::restraint::Restraint;
 use evenkeel_core::select::{Calm, MeanAware, Policy};
 use evenkeel_sim::replay::{Replay, Trace};
 
@@ -87,7 +88,12 @@ fn main() -> Result<(), Failure> {
             },
             ..Default::default()
         },
-        cool_down: Duration::from_secs(number("COOLDOWN", 3600.0) as u64),
+        restraint: Restraint {
+            cool_down: Duration::from_secs(number("COOLDOWN", 900.0) as u64),
+            hold: number("HOLD", 2.0) as u32,
+            hold_of: number("HOLDOF", 3.0) as u32,
+            ..Restraint::default()
+        },
         policy: Policy::MeanAware(MeanAware {
             probes,
             patience: number("PATIENCE", 2.0) as u32,

@@ -15,6 +15,7 @@ use evenkeel_core::model::{
     Entry, HostId, HostProfile, HostState, MachineFacts, MachineId, Requirements, Resources, Rules,
     Time,
 };
+use evenkeel_core::restraint::Restraint;
 use evenkeel_core::select::{Calm, Policy, Price};
 use evenkeel_hypervisor::memory::{CloudError, Workload};
 use serde::Serialize;
@@ -231,7 +232,7 @@ fn furnish(snapshot: &Snapshot, options: &Options) -> Result<Cluster, CloudError
             Policy::HalfDifference => Calm::NONE,
             Policy::MeanAware(_) => Calm { dead_band, ..Calm::NONE },
         },
-        cool_down: Duration::ZERO,
+        restraint: Restraint::NONE,
         policy: options.policy,
         tentative: true,
         ..Config::default()
