@@ -10,6 +10,7 @@
 //! lexicographic order with every move, whatever the prices: the rule always ends.
 
 pub mod mean_aware;
+pub mod relief;
 
 use serde::{Deserialize, Serialize};
 

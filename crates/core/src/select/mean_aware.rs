@@ -67,8 +67,6 @@ pub struct Side {
     pub limit: f64,
     /// Memory that it could still promise, in bytes.
     pub free_memory_bytes: f64,
-    /// Whether memory moves.
-    pub live: bool,
     /// Its machines.
     pub pieces: Vec<Piece>,
 }
@@ -212,25 +210,11 @@ impl Question<'_> {
         let down = go.1.at_donor - returned.at_donor;
         let up = go.1.at_receiver - returned.at_receiver;
         let pair = Pair { donor: donor.load, receiver: receiver.load };
-        let least = if donor.live { 0.0 } else { self.gain_min };
-        if !lowers(&pair, Price { at_donor: down, at_receiver: up }, least) {
+        if !lowers(&pair, Price { at_donor: down, at_receiver: up }, self.gain_min) {
             return;
         }
         let room = donor.free_memory_bytes + go.1.memory_bytes;
         if back.is_some_and(|(_, p)| p.memory_bytes > room) {
-            return;
-        }
-        if donor.live {
-            let (d, l) = (pair.difference(), f64::midpoint(down, up));
-            let moves = if back.is_some() { 2.0 } else { 1.0 };
-            let distance = rounded(-(l * (d - l)) / moves);
-            if -distance < (self.gain_min).powi(2) {
-                return;
-            }
-            let score = Score { value: 0, overfills: false, swaps: false, distance };
-            if best.as_ref().is_none_or(|b| score < b.score) {
-                *best = Some(Choice { go: go.0, back: back.map(|(i, _)| i), score });
-            }
             return;
         }
         let cost = go.1.cost() + back.map_or(0, |(_, p)| p.cost());
@@ -287,7 +271,7 @@ mod tests {
     fn side(background: f64, pieces: &[Piece]) -> Side {
         let load = background + pieces.iter().map(|p| p.at_donor).sum::<f64>();
         let (target, limit, free_memory_bytes) = (1.0, 1.02, 100.0);
-        Side { load, target, limit, free_memory_bytes, live: false, pieces: pieces.to_vec() }
+        Side { load, target, limit, free_memory_bytes, pieces: pieces.to_vec() }
     }
 
     fn homes(loads: &[f64]) -> Vec<Piece> {
@@ -382,7 +366,7 @@ mod tests {
         ) {
             let odd = Piece { at_donor: price, memory_bytes, ..piece(price) };
             let pieces = vec![odd, piece(0.1)];
-            let side = Side { load, target, limit, free_memory_bytes: 1e9, live: false, pieces };
+            let side = Side { load, target, limit, free_memory_bytes: 1e9, pieces };
             let other = Side { load: price, ..side.clone() };
             let _ = choose(&side, &other, 2, 0.0);
             let _ = choose(&other, &side, 2, 0.0);
