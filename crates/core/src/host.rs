@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::advantage::priced;
 use crate::decision::{Judged, Reason};
-use crate::estimate::Averaging;
+use crate::estimate::{Averaging, Stock};
 use crate::load::{Basis, Machine, Metering, Unknown, View};
 use crate::message::{Candidate, OFFER_MAX, Quote, Report, Room, Tenant};
-use crate::model::{
-    Entry, HostId, HostProfile, HostState, MachineId, Missing, Resource, Resources, Time,
-};
+use crate::model::{Entry, HostId, HostProfile, HostState, MachineId, Missing, Resources, Time};
 use crate::port::{HandoffId, HostSample, Presence};
 use crate::select::mean_aware::{Piece, Side};
 use crate::select::{Calm, LOAD_EPSILON, Pair, rounded};
@@ -115,7 +114,15 @@ impl Host {
     pub fn take_stock(&mut self, now: Time) {
         if let Ok(usage) = self.view.usage(&self.profile, now) {
             let share = if self.state == HostState::Draining { 0.0 } else { 1.0 };
-            self.averaging.follow(usage, self.profile.share_as_usage(share));
+            let stays = |m: &Machine| m.entry().is_none_or(|entry| entry.rules.ignore);
+            let machines = self.view.machines().values().filter(|m| !stays(m));
+            let machines = machines.filter_map(|m| self.price_of(m)).map(|(_, usage, _)| usage);
+            self.averaging.follow(&Stock {
+                usage,
+                capacity: self.profile.share_as_usage(share),
+                rates: self.rates(),
+                machines: machines.collect(),
+            });
         }
     }
 
@@ -250,7 +257,8 @@ impl Host {
             ids.push(id.clone());
         }
         let (load, free_memory_bytes) = (self.load(now).ok()?, self.free_memory_bytes());
-        Some((Side { load, target, limit, free_memory_bytes, pieces }, ids))
+        let par = self.profile.price(&self.averaging.mix());
+        Some((Side { load, target, limit, par, free_memory_bytes, pieces }, ids))
     }
 
     /// The other side of it: a host that said what room it has.
@@ -268,6 +276,7 @@ impl Host {
             load,
             target: room.target,
             limit: room.limit,
+            par: priced(&self.averaging.mix(), &room.rates),
             free_memory_bytes: room.free_memory_bytes,
             pieces: room.tenants.iter().map(piece).collect(),
         }
@@ -392,12 +401,6 @@ impl Host {
             || self.holds.incoming.values().any(|i| shares_group(&i.anti_affinity, groups));
         if clash { Err(Reason::RuleAntiAffinity) } else { Ok(()) }
     }
-}
-
-/// What a host with these prices per unit charges for a machine.
-#[must_use]
-pub fn priced(factors: &Resources, rates: &Resources) -> f64 {
-    Resource::ALL.iter().map(|&r| factors[r] * rates[r]).sum()
 }
 
 fn candidate(

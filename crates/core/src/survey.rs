@@ -133,7 +133,7 @@ impl Survey {
             let choice = mean_aware::choose(&donor, &receiver, value_max, gain_min);
             if let Some(choice) = choice
                 && !(self.fruitful && (choice.score.overfills || choice.score.swaps))
-                && best.is_none_or(|(_, score)| choice.score < score)
+                && best.is_none_or(|(_, score)| choice.score.rank() < score.rank())
             {
                 best = Some((index, choice.score));
             }
