@@ -60,7 +60,7 @@ const AMBITION: f64 = 1.03;
 /// Changes of the target up to this fraction are none.
 const STEADY_CHANGE: f64 = 0.006;
 /// So many averagings in a row without a change make an estimate settled.
-const STEADY_COUNT: u32 = 2;
+const STEADY_COUNT: u32 = 3;
 /// Averagings after which an epoch counts even if it is not steady: enough for any cluster.
 const MATURE_AVERAGINGS: u32 = 24;
 /// Weight of the newest averaging in what is then believed.
