@@ -21,7 +21,6 @@ use crate::host::Host;
 use crate::load::Basis;
 use crate::message::{Candidate, Quote, Report, Room, Talk};
 use crate::model::{Entry, ExchangeId, HostId, HostState, LastMove, MachineId, Time};
-use crate::select::mean_aware;
 use crate::select::{Calm, Pair, Price, half_difference, improves};
 use crate::survey::Answer as Answered;
 
@@ -553,8 +552,7 @@ impl Surveyed {
         let mut receiver = host.side_of(measure, pair.receiver, &self.room, now);
         // The quotes have told where there is room.
         receiver.free_memory_bytes = f64::INFINITY;
-        let gain_min = host.gain_min(pair.donor, pair.receiver);
-        let Some(choice) = mean_aware::choose(&donor, &receiver, self.value_max, gain_min) else {
+        let Some(choice) = host.choose(measure, &donor, &receiver, self.value_max) else {
             for verdict in verdicts.iter_mut().filter(|v| **v == Reason::Farther) {
                 *verdict = Reason::NoImprovement;
             }

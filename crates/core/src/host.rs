@@ -2,19 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::decision::{Judged, Reason, Role};
+use crate::advantage::priced;
 use crate::ceiling::{Ceilings, Gauge, Measure};
 use crate::cost::{Costing, Experience, Prediction, Weight};
-use crate::estimate::Averaging;
+use crate::decision::{Judged, Reason, Role};
+use crate::estimate::{Averaging, Stock};
 use crate::handoff::Handoff;
 use crate::load::{Basis, Machine, Metering, Unknown, View};
 use crate::message::{Candidate, OFFER_MAX, Probe, Quote, Report, Room, Tenant};
-use crate::model::{
-    Entry, HostId, HostProfile, HostState, MachineId, Missing, Resource, Resources, Time,
-};
+use crate::model::{Entry, HostId, HostProfile, HostState, MachineId, Missing, Resources, Time};
 use crate::port::{HandoffId, HostSample, Presence};
 use crate::restraint::{Past, Restraint};
-use crate::select::mean_aware::{Piece, Side};
+use crate::select::mean_aware::{self, Choice, Piece, Side};
+use crate::select::relief;
 use crate::select::{Calm, LOAD_EPSILON, Pair, rounded};
 
 /// A host: what it has, what it knows of itself, and what its handoffs hold.
@@ -163,7 +163,15 @@ impl Host {
     pub fn take_stock(&mut self, now: Time) {
         if let Ok(usage) = self.view.usage(&self.profile, now) {
             let share = if self.state == HostState::Draining { 0.0 } else { 1.0 };
-            self.averaging.follow(usage, self.profile.share_as_usage(share));
+            let stays = |m: &Machine| m.entry().is_none_or(|entry| entry.rules.ignore);
+            let machines = self.view.machines().values().filter(|m| !stays(m));
+            let machines = machines.filter_map(|m| m.factors(&self.profile).ok());
+            self.averaging.follow(&Stock {
+                usage,
+                capacity: self.profile.share_as_usage(share),
+                rates: self.rates(None),
+                machines: machines.map(|(_, usage)| usage).collect(),
+            });
         }
         self.past.sampled(self.is_overloaded(now) == Some(true));
         let machines = self.view.machines();
@@ -192,10 +200,23 @@ impl Host {
         Some(measure.map_or(0.0, |resource| self.ceilings.0[resource]).max(target + band))
     }
 
-    /// What a move between hosts of these loads must gain at least.
+    /// The best move from this host's side to another's: of entries while only they move, or of
+    /// memory. A resource over its ceiling is worth every move.
     #[must_use]
-    pub fn gain_min(&self, donor: f64, receiver: f64) -> f64 {
-        self.calm.gain_min * f64::midpoint(donor, receiver).max(0.0)
+    pub fn choose(
+        &self,
+        measure: Measure,
+        donor: &Side,
+        receiver: &Side,
+        value_max: i32,
+    ) -> Option<Choice> {
+        let mean = f64::midpoint(donor.load, receiver.load).max(0.0);
+        let gain_min = if measure.is_some() { 0.0 } else { self.calm.gain_min * mean };
+        if self.tentative {
+            mean_aware::choose(donor, receiver, value_max, gain_min)
+        } else {
+            relief::choose(donor, receiver, gain_min)
+        }
     }
 
     /// How far it is above its limit, or below if negative; `None` where its load or the cluster is
@@ -439,7 +460,8 @@ impl Host {
             ids.push(id.clone());
         }
         let (load, free_memory_bytes) = (self.amount(measure, now).ok()?, self.free_memory_bytes());
-        Some((Side { load, target, limit, free_memory_bytes, live: !self.tentative, pieces }, ids))
+        let par = self.price(measure, &self.averaging.mix());
+        Some((Side { load, target, limit, par, free_memory_bytes, pieces }, ids))
     }
 
     /// The other side of it: a host that said what room it has.
@@ -459,8 +481,8 @@ impl Host {
             load,
             target: room.target,
             limit: room.limit,
+            par: priced(&self.averaging.mix(), &room.rates),
             free_memory_bytes: room.free_memory_bytes,
-            live: !self.tentative,
             pieces: room.tenants.iter().map(piece).collect(),
         }
     }
@@ -599,12 +621,6 @@ impl Host {
             || self.holds.incoming.values().any(|i| shares_group(&i.anti_affinity, groups));
         if clash { Err(Reason::RuleAntiAffinity) } else { Ok(()) }
     }
-}
-
-/// What a host with these prices per unit charges for a machine.
-#[must_use]
-pub fn priced(factors: &Resources, rates: &Resources) -> f64 {
-    Resource::ALL.iter().map(|&r| factors[r] * rates[r]).sum()
 }
 
 fn shares_group(a: &[String], b: &[String]) -> bool {

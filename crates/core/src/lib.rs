@@ -4,6 +4,7 @@
 //! randomness and measurements come in as arguments, and what shall happen goes out as data. The
 //! agent and the simulator are two thin drivers of this one crate. See `ARCHITECTURE.md`.
 
+pub mod advantage;
 pub mod balancer;
 pub mod ceiling;
 pub mod cost;

@@ -15,7 +15,7 @@ use crate::estimate::Estimate;
 use crate::host::Host;
 use crate::message::{Probe, Report, Room, Standing, Talk};
 use crate::model::{ExchangeId, HostId, Time};
-use crate::select::mean_aware::{self, Score};
+use crate::select::mean_aware::Score;
 
 /// One survey of one host.
 #[derive(Clone, Debug)]
@@ -138,11 +138,10 @@ impl Survey {
                 continue;
             };
             let receiver = host.side_of(self.measure, answer.report.load, &answer.room, now);
-            let gain_min = host.gain_min(donor.load, receiver.load);
-            let choice = mean_aware::choose(&donor, &receiver, value_max, gain_min);
+            let choice = host.choose(self.measure, &donor, &receiver, value_max);
             if let Some(choice) = choice
                 && !(self.fruitful && (choice.score.overfills || choice.score.swaps))
-                && best.is_none_or(|(_, score)| choice.score < score)
+                && best.is_none_or(|(_, score)| choice.score.rank() < score.rank())
             {
                 best = Some((index, choice.score));
             }

@@ -16,7 +16,7 @@ use evenkeel_core::model::{
     Time,
 };
 use evenkeel_core::restraint::Restraint;
-use evenkeel_core::select::{Calm, Policy, Price};
+use evenkeel_core::select::{Calm, MeanAware, Policy, Price};
 use evenkeel_hypervisor::memory::{CloudError, Workload};
 use serde::Serialize;
 
@@ -233,7 +233,7 @@ fn furnish(snapshot: &Snapshot, options: &Options) -> Result<Cluster, CloudError
             Policy::MeanAware(_) => Calm { dead_band, ..Calm::NONE },
         },
         restraint: Restraint::NONE,
-        policy: options.policy,
+        policy: unhurried(options.policy),
         tentative: true,
         ..Config::default()
     };
@@ -271,6 +271,21 @@ fn furnish(snapshot: &Snapshot, options: &Options) -> Result<Cluster, CloudError
     }
     Ok(cluster)
 }
+
+/// The policy for loads that do not change meanwhile: a host that has nothing to do has little reason
+/// to ask.
+fn unhurried(policy: Policy) -> Policy {
+    match policy {
+        Policy::MeanAware(policy) => {
+            let idle_rounds = policy.idle_rounds.max(IDLE_ROUNDS);
+            Policy::MeanAware(MeanAware { idle_rounds, ..policy })
+        }
+        Policy::HalfDifference => policy,
+    }
+}
+
+/// Rounds until such a host asks at last.
+const IDLE_ROUNDS: u32 = 20;
 
 /// Runs until every host is content. Answers the rounds until the last move.
 fn settle(cluster: &mut Cluster, policy: &Policy) -> u64 {

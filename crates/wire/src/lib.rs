@@ -166,7 +166,10 @@ fn check_report(report: &Report) -> Result<(), WireError> {
 fn check_estimate(estimate: &Estimate) -> Result<(), WireError> {
     // A mean of others' figures may be a rounding error below zero, but is always a number.
     let finite = |of: &Resources| Resource::ALL.iter().all(|&r| of[r].is_finite());
-    within(finite(&estimate.usage) && finite(&estimate.capacity), "an estimate")
+    let advantage = estimate.advantage.is_none_or(|advantage| {
+        finite(&advantage.rates) && advantage.least.is_finite() && advantage.fair.is_finite()
+    });
+    within(finite(&estimate.usage) && finite(&estimate.capacity) && advantage, "an estimate")
 }
 
 fn check_gauge(gauge: &Gauge) -> Result<(), WireError> {
