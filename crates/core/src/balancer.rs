@@ -12,10 +12,10 @@ use std::time::Duration;
 use rand::seq::index;
 use rand::{Rng, RngExt};
 
-use crate::decision::{Decision, Reason};
-use crate::effect::{Effect, Input, Timer};
 use crate::ceiling::Ceilings;
 use crate::cost::{Costing, Experience};
+use crate::decision::{Decision, Reason};
+use crate::effect::{Effect, Input, Timer};
 use crate::exchange::{Answer, Exchange, Offered, Step};
 use crate::handoff::{Handoff, Handoffs, Limits, Turn};
 use crate::host::Host;

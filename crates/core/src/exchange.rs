@@ -113,7 +113,15 @@ const fn unwilling(receiver: HostState) -> Option<Reason> {
 impl Exchange {
     /// A conversation in which nothing has been said.
     fn begin(id: ExchangeId, peer: HostId, initiator: HostId, now: Time) -> Self {
-        Self { id, peer, initiator, began: now, phase: Phase::Inquiring, measure: None, survey: None }
+        Self {
+            id,
+            peer,
+            initiator,
+            began: now,
+            phase: Phase::Inquiring,
+            measure: None,
+            survey: None,
+        }
     }
 
     /// Opens a conversation with `peer`.

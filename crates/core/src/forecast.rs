@@ -44,7 +44,7 @@ impl Default for Forecasting {
     fn default() -> Self {
         Self {
             smoothing: Smoothing::Adaptive,
-            lead: Duration::from_secs(60),
+            lead: Duration::from_secs(600),
             quantile: 0.95,
             warm_up: 3,
         }
@@ -53,14 +53,24 @@ impl Default for Forecasting {
 
 impl Forecasting {
     /// Believes every rate as it is, at once, and that nothing will be more than it is.
-    pub const NONE: Self =
-        Self { smoothing: Smoothing::Fixed(1.0), lead: Duration::from_secs(600), quantile: 0.0, warm_up: 1 };
+    pub const NONE: Self = Self {
+        smoothing: Smoothing::Fixed(1.0),
+        lead: Duration::from_secs(600),
+        quantile: 0.0,
+        warm_up: 1,
+    };
 }
 
-/// Weights of the newest rate to choose from.
-const CONSTANTS: [f64; 6] = [0.03, 0.07, 0.15, 0.3, 0.6, 1.0];
+/// Over how long the averages to choose from are taken, in leads, the longest first; the last is the
+/// last value. As times, so that how often is sampled makes no difference.
+const CONSTANTS: [f64; 6] = [4.0, 2.0, 1.0, 0.4, 0.12, 0.0];
 /// The one that counts before any forecast has been judged.
 const FIRST: usize = 4;
+
+/// Weight of the newest of rates that are `span` apart in an average over `time`.
+fn weight(span: Duration, time: f64) -> f64 {
+    if time > 0.0 { -(-span.as_secs_f64() / time).exp_m1() } else { 1.0 }
+}
 /// What a lead leaves of the weight of the errors before it: half after about seven.
 const DISCOUNT: f64 = 0.9;
 /// Errors that quantiles are taken of.
@@ -145,6 +155,8 @@ struct Bank {
     chosen: usize,
     /// How often it was observed, as far as that matters.
     count: u32,
+    /// When the last rate came.
+    last: Time,
     /// What was forecast when the present lead began.
     forecast: [f64; CONSTANTS.len()],
     began: Time,
@@ -168,6 +180,7 @@ impl Bank {
             wrong: [0.0; CONSTANTS.len()],
             chosen: FIRST,
             count: 0,
+            last: began,
             forecast: [start; CONSTANTS.len()],
             began,
             sum: 0.0,
@@ -188,8 +201,10 @@ impl Bank {
     fn observe(&mut self, at: Time, newest: f64, how: &Forecasting) {
         self.sum += newest;
         self.summed += 1;
+        let span = at.since(self.last);
+        self.last = at;
         let weight_of = |index: usize| match how.smoothing {
-            Smoothing::Adaptive => CONSTANTS[index],
+            Smoothing::Adaptive => weight(span, CONSTANTS[index] * how.lead.as_secs_f64()),
             Smoothing::Fixed(weight) => weight,
         };
         // At first a plain mean: a long average must not stick to the first rate.
@@ -239,5 +254,97 @@ impl Bank {
 
     fn persistence(&self) -> f64 {
         if self.squared > 0.0 { (self.carried / self.squared).clamp(0.0, 1.0) } else { 1.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    const SAMPLE: Duration = Duration::from_secs(60);
+
+    fn how(smoothing: Smoothing) -> Forecasting {
+        Forecasting { smoothing, lead: SAMPLE * 10, ..Forecasting::default() }
+    }
+
+    /// What is forecast of a series of CPU usage, and how far off it is on average of the mean of
+    /// the next ten samples.
+    fn follow(series: &[f64], how: &Forecasting) -> (Forecast, f64) {
+        let mut forecast = Forecast::default();
+        let (mut wrong, mut judged) = (0.0, 0.0);
+        for (index, &cpu_cores) in series.iter().enumerate() {
+            let at = Time::from_unix_ms(0) + SAMPLE * index as u32;
+            forecast.observe(at, Resources { cpu_cores, ..Resources::ZERO }, how);
+            if index > series.len() / 2
+                && let Some(next) = series.get(index + 1..index + 11)
+            {
+                wrong += (next.iter().sum::<f64>() / 10.0 - forecast.level().cpu_cores).abs();
+                judged += 1.0;
+            }
+        }
+        (forecast, wrong / judged)
+    }
+
+    /// Noise about a mean, and a load that stays at what it is for an hour each time.
+    fn noise_and_steps() -> [Vec<f64>; 2] {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let noise = (0..4000).map(|_| rng.random_range(0.0..1.0)).collect();
+        let mut level = 0.5;
+        let steps = (0..4000).map(|index| {
+            if index % 60 == 0 {
+                level = rng.random_range(0.0..1.0);
+            }
+            level
+        });
+        [noise, steps.collect()]
+    }
+
+    #[test]
+    fn the_average_that_suits_the_workload_is_found_online() {
+        for series in noise_and_steps() {
+            let chosen = follow(&series, &how(Smoothing::Adaptive)).1;
+            let fixed = [0.02, 0.1, 0.3, 1.0].map(|w| follow(&series, &how(Smoothing::Fixed(w))).1);
+            let best = fixed.iter().copied().fold(f64::MAX, f64::min);
+            let worst = fixed.iter().copied().fold(0.0, f64::max);
+            assert!(chosen <= 1.1 * best, "{chosen} against {fixed:?}");
+            assert!(worst > 1.3 * best, "the choice matters: {fixed:?}");
+        }
+    }
+
+    #[test]
+    fn a_high_quantile_of_the_errors_covers_most_of_what_comes() {
+        let [noise, _] = noise_and_steps();
+        let mut forecast = Forecast::default();
+        let (mut over, mut judged) = (0.0, 0.0);
+        for (index, &cpu_cores) in noise.iter().enumerate() {
+            if index > 1000 && index + 10 < noise.len() {
+                let came = noise[index..index + 10].iter().sum::<f64>() / 10.0;
+                let high = forecast.level().cpu_cores + forecast.margin().cpu_cores;
+                over += f64::from(u8::from(came > high));
+                judged += 1.0;
+            }
+            let at = Time::from_unix_ms(0) + SAMPLE * index as u32;
+            let newest = Resources { cpu_cores, ..Resources::ZERO };
+            forecast.observe(at, newest, &how(Smoothing::Adaptive));
+        }
+        assert!((0.005..0.12).contains(&(over / judged)), "{}", over / judged);
+    }
+
+    #[test]
+    fn what_persists_is_told_from_what_flickers() {
+        let [noise, steps] = noise_and_steps().map(|s| follow(&s, &how(Smoothing::Adaptive)).0);
+        assert!(noise.persistence() < 0.3, "{}", noise.persistence());
+        assert!(steps.persistence() > 0.5, "{}", steps.persistence());
+    }
+
+    #[test]
+    fn a_fixed_constant_weighs_the_newest_rate_by_it() {
+        let plain = Forecasting { smoothing: Smoothing::Fixed(0.25), ..Forecasting::NONE };
+        let (forecast, _) = follow(&[1.0, 0.0, 0.0], &plain);
+        assert!((forecast.level().cpu_cores - 0.5625).abs() < 1e-12);
+        let (forecast, _) = follow(&[1.0, 3.0], &Forecasting::NONE);
+        assert!((forecast.level().cpu_cores - 3.0).abs() < 1e-12);
     }
 }

@@ -364,8 +364,7 @@ impl Host {
         now: Time,
     ) -> Result<(&'m Entry, Candidate), Reason> {
         let entry = self.may_leave(id, machine, peer, now)?;
-        let (basis, factors) =
-            machine.factors(&self.profile).map_err(|_| Reason::UnknownLoad)?;
+        let (basis, factors) = machine.factors(&self.profile).map_err(|_| Reason::UnknownLoad)?;
         // A load that was programmed says nothing of a single resource.
         if measure.is_some() && basis == Basis::Target {
             return Err(Reason::NoImprovement);
@@ -445,9 +444,8 @@ impl Host {
             let Ok((_, factors)) = machine.factors(&self.profile) else { continue };
             let Ok(cost) = self.affordable(machine, entry, &factors) else { continue };
             let origin = self.origin(entry);
-            let admits = |gauge: &Gauge| {
-                gauge.admits(&factors, &machine.margin, own.as_ref()).is_ok()
-            };
+            let admits =
+                |gauge: &Gauge| gauge.admits(&factors, &machine.margin, own.as_ref()).is_ok();
             pieces.push(Piece {
                 at_donor: self.price(measure, &factors),
                 at_receiver: priced(&factors, &room.rates),
@@ -492,7 +490,9 @@ impl Host {
     pub fn free_memory_bytes(&self) -> f64 {
         let coming: f64 = self.holds.incoming.values().map(|i| i.memory_bytes).sum();
         let ceiling = self.ceilings.0.memory * self.profile.capacity.memory_bytes;
-        self.profile.usable_memory_bytes().min(ceiling) - self.view.committed_memory_bytes() - coming
+        self.profile.usable_memory_bytes().min(ceiling)
+            - self.view.committed_memory_bytes()
+            - coming
     }
 
     /// What it could give to `peer`: every machine judged, those on offer first and in the order of

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::forecast::{Forecast, Forecasting};
-use crate::model::{Entry, HostProfile, MachineFacts, MachineId, Provides, Resource, Resources, Time};
+use crate::model::{
+    Entry, HostProfile, MachineFacts, MachineId, Provides, Resource, Resources, Time,
+};
 use crate::port::{Counters, HostSample, MachineSample, Presence};
 
 /// How samples become rates.

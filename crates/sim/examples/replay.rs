@@ -67,14 +67,14 @@ fn main() -> Result<(), Failure> {
     let (kind, path) = (args.next().ok_or("which trace?")?, args.next().ok_or("which file?")?);
     let lab = kind == "planetlab";
     let trace = if lab { planetlab(path.as_ref())? } else { bitbrains(path.as_ref())? };
-    let probes = number("PROBES", 5.0) as usize;
+    let probes = number("PROBES", 8.0) as usize;
     let config = Config {
         round: TICK,
         sample: TICK / 5,
         calm: Calm {
             dead_band: number("BAND", 0.2),
             difference_min: 0.0,
-            gain_min: number("GAIN", 0.4),
+            gain_min: number("GAIN", 0.25),
         },
         metering: evenkeel_core::load::Metering {
             stale_after: TICK,
@@ -83,7 +83,7 @@ fn main() -> Result<(), Failure> {
                     0.0 => Smoothing::Adaptive,
                     fixed => Smoothing::Fixed(fixed),
                 },
-                lead: Duration::from_secs(number("LEAD", 300.0) as u64),
+                lead: Duration::from_secs(number("LEAD", 600.0) as u64),
                 ..Default::default()
             },
             ..Default::default()

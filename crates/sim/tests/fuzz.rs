@@ -13,8 +13,7 @@ use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::load::Basis;
 use evenkeel_core::message::{Candidate, Message, Pass, Quote, Report, Talk};
 use evenkeel_core::model::{
-    PerResource, Resource,
-    Entry, ExchangeId, HostState, MachineId, Requirements, Resources, Time,
+    Entry, ExchangeId, HostState, MachineId, PerResource, Requirements, Resource, Resources, Time,
 };
 use evenkeel_core::port::{
     Counters, Event, Failure, FailureKind, HandoffId, HostSample, MachineSample, MigrationStats,
@@ -78,15 +77,17 @@ fn talk() -> impl Strategy<Value = Talk> {
             detail: String::new(),
             report
         }),
-        (report(), candidates, measure(), number()).prop_map(|(report, candidates, measure, used)| {
-            let gauge = Some(Gauge {
-                capacity: Resources { cpu_cores: 4.0, memory_bytes: used, io_bytes_per_s: 0.0 },
-                used: Resources { cpu_cores: used, ..Resources::ZERO },
-                margin: Resources::ZERO,
-                ceilings: PerResource { cpu: used, memory: 1.0, io: 0.9 },
-            });
-            Talk::Offer { report, candidates, measure, gauge }
-        }),
+        (report(), candidates, measure(), number()).prop_map(
+            |(report, candidates, measure, used)| {
+                let gauge = Some(Gauge {
+                    capacity: Resources { cpu_cores: 4.0, memory_bytes: used, io_bytes_per_s: 0.0 },
+                    used: Resources { cpu_cores: used, ..Resources::ZERO },
+                    margin: Resources::ZERO,
+                    ceilings: PerResource { cpu: used, memory: 1.0, io: 0.9 },
+                });
+                Talk::Offer { report, candidates, measure, gauge }
+            }
+        ),
         (report(), quotes).prop_map(|(report, quotes)| Talk::Quotes { report, quotes }),
         (reason(), verdicts).prop_map(|(reason, verdicts)| Talk::Close { reason, verdicts }),
     ]

@@ -290,7 +290,11 @@ mod tests {
                 quotes: vec![Quote { at_receiver: 0.2, refusal: Some(Reason::NoMemory) }],
             },
             Talk::Close { reason: Reason::NoCandidate, verdicts: vec![Reason::GainSmall] },
-            Talk::Probe(Probe { estimate: Some(Estimate::default()), giving: true, measure: Some(Resource::Cpu) }),
+            Talk::Probe(Probe {
+                estimate: Some(Estimate::default()),
+                giving: true,
+                measure: Some(Resource::Cpu),
+            }),
             Talk::Standing(Standing {
                 report: report(0.5),
                 estimate: None,

@@ -93,7 +93,9 @@ impl Balancer {
                 None => return self.survey = Some(survey),
                 Some(false) => return self.unlucky = 0,
                 // What was asked for is not what matters any more: the next survey asks for that.
-                Some(true) if self.host.wants_to_give(now) != Some(Some(survey.measure())) => return,
+                Some(true) if self.host.wants_to_give(now) != Some(Some(survey.measure())) => {
+                    return;
+                }
                 Some(true) => {}
             }
             let value_max = (self.unlucky / policy.patience.max(1)).min(2) as i32;

@@ -362,8 +362,11 @@ mod tests {
                 epoch: Epoch(epoch),
                 target_load,
                 rules: Rules { pinned_to, affinity, anti_affinity, ignore },
-                last_move: last.map(|(at, from, (moves, cost_percent))| {
-                    LastMove { at: Time::from_unix_ms(at), from, moves, cost_percent }
+                last_move: last.map(|(at, from, (moves, cost_percent))| LastMove {
+                    at: Time::from_unix_ms(at),
+                    from,
+                    moves,
+                    cost_percent,
                 }),
             },
         )
