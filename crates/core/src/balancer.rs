@@ -4,6 +4,7 @@
 //! [`Host`], at most one [`Exchange`] and the [`Handoffs`] under way, and only decides which of them
 //! an input is for.
 
+mod crowded;
 mod seeking;
 
 use std::sync::Arc;
@@ -12,15 +13,19 @@ use std::time::Duration;
 use rand::seq::index;
 use rand::{Rng, RngExt};
 
+use self::crowded::Crowded;
+use crate::ceiling::Ceilings;
+use crate::cost::{Costing, Experience};
 use crate::decision::{Decision, Reason};
 use crate::effect::{Effect, Input, Timer};
-use crate::exchange::{Answer, Exchange, Step};
+use crate::exchange::{Answer, Exchange, Offered, Step};
 use crate::handoff::{Handoff, Handoffs, Limits, Turn};
 use crate::host::Host;
 use crate::load::Metering;
 use crate::message::{Message, Pass, Talk};
 use crate::model::{Entry, ExchangeId, HostId, HostProfile, MachineId, TARGET_LOAD_MAX, Time};
 use crate::port::{Event, HandoffId, Order};
+use crate::restraint::Restraint;
 use crate::select::{Calm, Policy};
 use crate::survey::Survey;
 use crate::swap::{Owed, Promise};
@@ -39,8 +44,12 @@ pub struct Config {
     pub metering: Metering,
     /// When a difference is worth acting on.
     pub calm: Calm,
-    /// How long a machine that has moved stays where it is.
-    pub cool_down: Duration,
+    /// What keeps a host from acting, although it could.
+    pub restraint: Restraint,
+    /// How much of each resource of a host may be in use.
+    pub ceilings: Ceilings,
+    /// Within which bounds migrations are worth it.
+    pub costing: Costing,
     /// Limits of time for exchanges and handoffs.
     pub limits: Limits,
     /// Most handoffs under way at once, given and taken together; at least 1.
@@ -60,7 +69,9 @@ impl Default for Config {
             sample: Duration::from_secs(5),
             metering: Metering::default(),
             calm: Calm::default(),
-            cool_down: Duration::from_secs(300),
+            restraint: Restraint::default(),
+            ceilings: Ceilings::default(),
+            costing: Costing::default(),
             limits: Limits::default(),
             handoffs_max: 1,
             policy: Policy::default(),
@@ -84,6 +95,7 @@ pub struct Balancer {
     unlucky_at: f64,
     /// Rounds in a row in which nobody was asked.
     silent_rounds: u32,
+    crowded: Crowded,
     promise: Option<Promise>,
     owed: Option<Owed>,
     handoffs: Handoffs,
@@ -99,7 +111,10 @@ impl Balancer {
     /// A balancer for this host. `recovered` are the handoffs found open in its store.
     #[must_use]
     pub fn new(config: Config, profile: HostProfile, recovered: Vec<Handoff>) -> Self {
-        let mut host = Host::new(profile, config.metering.clone(), config.calm, config.cool_down);
+        let mut host = Host::new(profile, config.metering);
+        (host.calm, host.restraint) = (config.calm, config.restraint);
+        (host.ceilings, host.costing) = (config.ceilings, config.costing);
+        host.experience = Experience::new(&config.costing);
         host.tentative = config.tentative;
         Self {
             handoffs: Handoffs::new(config.limits.clone()),
@@ -111,6 +126,7 @@ impl Balancer {
             unlucky: 0,
             unlucky_at: 0.0,
             silent_rounds: 0,
+            crowded: Crowded::default(),
             promise: None,
             owed: None,
             recovered,
@@ -335,7 +351,7 @@ impl Balancer {
         now: Time,
         out: &mut Vec<Effect>,
     ) -> Option<crate::message::Report> {
-        match self.host.report(now) {
+        match self.host.report(None, now) {
             Ok(report) => Some(report),
             Err(unknown) => {
                 let record = self.lonely(id, Reason::UnknownLoad, unknown.to_string(), now);
@@ -361,6 +377,8 @@ impl Balancer {
             ending,
             detail,
             stats: None,
+            predicted: None,
+            measure: None,
         }
     }
 
@@ -390,7 +408,12 @@ impl Balancer {
         }
         if let Some(survey) = self.survey.as_mut().filter(|survey| survey.id() == id) {
             match talk {
-                Talk::Standing(standing) => survey.hear(from, standing, &mut self.host),
+                Talk::Standing(standing) => {
+                    if survey.measure().is_none() {
+                        self.crowded.hear(from, standing.report.load, now);
+                    }
+                    survey.hear(from, standing, &mut self.host);
+                }
                 _ => survey.miss(from),
             }
             return;
@@ -412,8 +435,9 @@ impl Balancer {
                     out.push(Effect::Record(record));
                 }
             },
-            Talk::Offer { report, candidates } => {
-                let step = Exchange::take_offer(id, from, report, candidates, &self.host, now);
+            Talk::Offer { report, candidates, measure, gauge } => {
+                let offered = Offered { report, candidates, measure, gauge };
+                let step = Exchange::take_offer(id, from, offered, &self.host, now);
                 self.step(step, from, id, now, rng, out);
             }
             Talk::Probe(probe) => out.push(reply(self.stand(from, probe, now))),
