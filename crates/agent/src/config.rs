@@ -4,27 +4,19 @@
 //! error that names the nearest known one. `docs/configuration.md` describes each key.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use evenkeel_core::balancer;
-use evenkeel_core::handoff::Limits;
-use evenkeel_core::load::Metering;
+use evenkeel_config::{Balance, SPAN_MAX, ValueError, check, duration};
 use evenkeel_core::model::{
     HostId, HostProfile, IdError, PerResource, ProfileError, Resources, Weights, WeightsError,
 };
-use evenkeel_core::select::{Calm, Policy};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 /// The port that agents listen on unless told otherwise.
 pub const PORT: u16 = 7946;
-
-/// Shortest and longest time between two things that happen again and again: a year is for ever.
-const SPAN_MIN: Duration = Duration::from_millis(100);
-const SPAN_MAX: Duration = Duration::from_secs(8760 * 3600);
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -54,15 +46,8 @@ pub enum ConfigError {
         what: Box<ConfigError>,
     },
     /// A value is of the right kind and makes no sense.
-    #[error("`{key}` is {value}: {want}")]
-    Value {
-        /// The key, with its table.
-        key: &'static str,
-        /// What it is.
-        value: String,
-        /// What it must be.
-        want: &'static str,
-    },
+    #[error(transparent)]
+    Value(#[from] ValueError),
     /// The host's name is no host id.
     #[error("`host`: {0}")]
     Host(#[from] IdError),
@@ -104,7 +89,7 @@ pub struct Config {
     /// How much each resource counts in this host's load.
     pub weights: WeightsConfig,
     /// How this host balances.
-    pub balance: BalanceConfig,
+    pub balance: Balance,
     /// Paths on storage that other hosts reach too, and the id under which they know it.
     pub storage: BTreeMap<PathBuf, String>,
 }
@@ -151,47 +136,6 @@ pub struct WeightsConfig {
     pub io: f64,
 }
 
-/// `[balance]`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct BalanceConfig {
-    /// Mean time between two rounds.
-    #[serde(deserialize_with = "duration")]
-    pub round: Duration,
-    /// How far a round may come early or late, as a fraction of `round`.
-    pub jitter: f64,
-    /// Time between two samples.
-    #[serde(deserialize_with = "duration")]
-    pub sample: Duration,
-    /// Weight of the newest rate in the running mean.
-    pub smoothing: f64,
-    /// Age at which a sample says nothing any more.
-    #[serde(deserialize_with = "duration")]
-    pub stale_after: Duration,
-    /// Differences up to this fraction of the pair's mean load are left alone.
-    pub dead_band: f64,
-    /// Differences up to this load are left alone.
-    pub difference_min: f64,
-    /// A move must narrow the difference by more than this fraction of the pair's mean load.
-    pub gain_min: f64,
-    /// How long a machine that has moved stays where it is.
-    #[serde(deserialize_with = "duration")]
-    pub cool_down: Duration,
-    /// How long another host may take to answer.
-    #[serde(deserialize_with = "duration")]
-    pub reply_time_max: Duration,
-    /// How long room is kept for a machine.
-    #[serde(deserialize_with = "duration")]
-    pub reservation_time: Duration,
-    /// How long a migration may last.
-    #[serde(deserialize_with = "duration")]
-    pub migration_time_max: Duration,
-    /// Most that a migration may send per second.
-    pub migration_bandwidth: Option<ByteSize>,
-    /// Most handoffs at once, given and taken together.
-    pub handoffs_max: usize,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -207,7 +151,7 @@ impl Default for Config {
             libvirt: LibvirtConfig::default(),
             capacity: CapacityConfig::default(),
             weights: WeightsConfig::default(),
-            balance: BalanceConfig::default(),
+            balance: Balance::default(),
             storage: BTreeMap::new(),
         }
     }
@@ -230,28 +174,6 @@ impl Default for WeightsConfig {
     }
 }
 
-impl Default for BalanceConfig {
-    fn default() -> Self {
-        let core = balancer::Config::default();
-        Self {
-            round: core.round,
-            jitter: core.jitter,
-            sample: core.sample,
-            smoothing: core.metering.smoothing,
-            stale_after: core.metering.stale_after,
-            dead_band: core.calm.dead_band,
-            difference_min: core.calm.difference_min,
-            gain_min: core.calm.gain_min,
-            cool_down: core.cool_down,
-            reply_time_max: core.limits.reply_time_max,
-            reservation_time: core.limits.reservation_time,
-            migration_time_max: core.limits.migration_time_max,
-            migration_bandwidth: None,
-            handoffs_max: core.handoffs_max,
-        }
-    }
-}
-
 impl Config {
     /// Reads and checks a configuration file.
     ///
@@ -260,61 +182,17 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let config = Self::parse(&text)
+        let config = evenkeel_config::parse::<Self>(&text)
             .map_err(|detail| ConfigError::Parse { path: path.to_owned(), detail })?;
         let unusable = |what| ConfigError::Unusable { path: path.to_owned(), what: Box::new(what) };
         config.check().map_err(unusable)?;
         Ok(config)
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|e| {
-            let said = e.to_string();
-            let hint = nearest_key(e.message()).map(|key| format!("hint: did you mean `{key}`?"));
-            [Some(said.trim_end().to_owned()), hint]
-                .into_iter()
-                .flatten()
-                .collect::<Vec<_>>()
-                .join("\n")
-        })
-    }
-
     fn check(&self) -> Result<(), ConfigError> {
-        let balance = &self.balance;
-        let fraction = |value: f64| value.is_finite() && (0.0..=10.0).contains(&value);
-        let fractions = [
-            ("balance.dead_band", balance.dead_band),
-            ("balance.difference_min", balance.difference_min),
-            ("balance.gain_min", balance.gain_min),
-        ];
-        for (key, value) in fractions {
-            check(fraction(value), key, &value, "a fraction, from 0 to 10")?;
-        }
-        let (jitter, smoothing) = (balance.jitter, balance.smoothing);
-        check((0.0..1.0).contains(&jitter), "balance.jitter", &jitter, "at least 0 and below 1")?;
-        let in_range = smoothing > 0.0 && smoothing <= 1.0;
-        check(in_range, "balance.smoothing", &smoothing, "above 0 and at most 1")?;
-        let spans = [
-            ("balance.round", balance.round),
-            ("balance.sample", balance.sample),
-            ("balance.stale_after", balance.stale_after),
-            ("balance.reply_time_max", balance.reply_time_max),
-            ("balance.reservation_time", balance.reservation_time),
-            ("balance.migration_time_max", balance.migration_time_max),
-        ];
-        for (key, span) in spans {
-            let in_range = (SPAN_MIN..=SPAN_MAX).contains(&span);
-            check(in_range, key, &format!("{span:?}"), "at least 100ms and at most 8760h")?;
-        }
-        let waits = [("stop_grace", self.stop_grace), ("balance.cool_down", balance.cool_down)];
-        for (key, span) in waits {
-            check(span <= SPAN_MAX, key, &format!("{span:?}"), "at most 8760h")?;
-        }
-        let fresh = balance.stale_after > balance.sample;
-        let stale = format!("{:?}", balance.stale_after);
-        check(fresh, "balance.stale_after", &stale, "longer than balance.sample")?;
-        let handoffs = balance.handoffs_max;
-        check((1..=64).contains(&handoffs), "balance.handoffs_max", &handoffs, "from 1 to 64")?;
+        self.balance.check()?;
+        let grace = format!("{:?}", self.stop_grace);
+        check(self.stop_grace <= SPAN_MAX, "stop_grace", &grace, "at most 8760h")?;
         let advertised = self.advertised();
         let reachable = !advertised.ip().is_unspecified();
         let want = "an address that the other hosts can reach: set `advertise`";
@@ -366,65 +244,6 @@ impl Config {
         profile.check()?;
         Ok(profile)
     }
-
-    /// How the core shall balance.
-    #[must_use]
-    pub fn balancer(&self) -> balancer::Config {
-        let b = &self.balance;
-        balancer::Config {
-            round: b.round,
-            jitter: b.jitter,
-            sample: b.sample,
-            metering: Metering {
-                stale_after: b.stale_after,
-                smoothing: b.smoothing,
-                ..Metering::default()
-            },
-            calm: Calm {
-                dead_band: b.dead_band,
-                difference_min: b.difference_min,
-                gain_min: b.gain_min,
-            },
-            cool_down: b.cool_down,
-            limits: Limits {
-                reply_time_max: b.reply_time_max,
-                reservation_time: b.reservation_time,
-                migration_time_max: b.migration_time_max,
-                bandwidth_bytes_per_s: b.migration_bandwidth.map(|size| size.as_u64()),
-            },
-            handoffs_max: b.handoffs_max,
-            policy: Policy::HalfDifference,
-            tentative: false,
-        }
-    }
-}
-
-fn check(
-    holds: bool,
-    key: &'static str,
-    value: &impl fmt::Display,
-    want: &'static str,
-) -> Result<(), ConfigError> {
-    if holds { Ok(()) } else { Err(ConfigError::Value { key, value: value.to_string(), want }) }
-}
-
-/// Durations are written as people write them: `30s`, `5m`, `1h 30m`, `500ms`.
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let span: jiff::SignedDuration = text.parse().map_err(|_| {
-        serde::de::Error::custom(format!("`{text}` is no duration: write `30s`, `5m` or `500ms`"))
-    })?;
-    Duration::try_from(span)
-        .map_err(|_| serde::de::Error::custom(format!("`{text}` is a negative duration")))
-}
-
-/// The known key nearest to the unknown one that a message speaks of: serde puts the unknown one
-/// first between backticks, and all the known ones behind it.
-fn nearest_key(message: &str) -> Option<String> {
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let unknown = message.starts_with("unknown field").then(|| quoted.next())??;
-    let near = quoted.map(|key| (strsim::damerau_levenshtein(unknown, key), key)).min()?;
-    (near.0 <= unknown.len().div_ceil(2)).then(|| near.1.to_owned())
 }
 
 #[cfg(test)]
@@ -471,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_whole_configuration_is_taken_as_written() {
-        let config = Config::parse(
+        let config = evenkeel_config::parse::<Config>(
             "host = 'kvm1'\nlisten = '127.0.0.1:7001'\nseeds = ['127.0.0.1:7002']\n\
              [capacity]\ncpu_cores = 0.5\nmemory = '4GiB'\nio_per_s = '100MB'\ncpu_speed = 1.5\n\
              [weights]\ncpu = 2\n[balance]\nround = '1m 30s'\n[storage]\n'/srv/vm' = 'nfs1'\n",
@@ -483,7 +302,7 @@ mod tests {
             capacity,
             Resources { cpu_cores: 0.5, memory_bytes: 4294967296.0, io_bytes_per_s: 1e8 }
         );
-        assert_eq!(config.balancer().round, Duration::from_secs(90));
+        assert_eq!(config.balance.balancer().round, Duration::from_secs(90));
         let profile = config.profile_of(HostId::new("kvm1").unwrap(), capacity).unwrap();
         assert_eq!(profile.weights.get().cpu, 0.5);
         assert!(config.declares_all());
