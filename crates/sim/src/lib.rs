@@ -23,5 +23,5 @@ mod rest;
 pub use check::{Invariant, Violation};
 pub use cluster::{Cluster, HostSpec, Tally};
 pub use log::{Line, What};
-pub use membership::{Membership, News, Oracle};
-pub use network::Network;
+pub use membership::{Membership, Oracle, Outcome, Swim};
+pub use network::{Network, Partition};
