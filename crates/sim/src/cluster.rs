@@ -18,13 +18,13 @@ use evenkeel_core::handoff::Handoff;
 use evenkeel_core::host::Host;
 use evenkeel_core::message::Message;
 use evenkeel_core::model::{HostId, MachineFacts, MachineId, Time};
-use evenkeel_core::port::{Event, Order};
+use evenkeel_core::port::{Event, HandoffId, Order};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_hypervisor::memory::{CloudError, MemoryCloud, Workload};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::check::{Checker, Violation};
+use crate::check::{Checker, Invariant, Violation};
 use crate::log::{Line, What};
 use crate::membership::{Membership, Oracle, Outcome};
 use crate::network::Network;
@@ -64,6 +64,19 @@ enum Planned {
     Tell { agent: usize, members: Arc<[HostId]> },
 }
 
+/// A machine that has come to another host, by a handoff.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// When.
+    pub at: Time,
+    /// Which.
+    pub machine: MachineId,
+    /// From where.
+    pub from: HostId,
+    /// Where to.
+    pub to: HostId,
+}
+
 /// A cluster in virtual time.
 pub struct Cluster {
     began: Time,
@@ -79,6 +92,9 @@ pub struct Cluster {
     log: Option<Vec<Line>>,
     records: Option<Vec<Decision>>,
     tally: Tally,
+    /// Migrations ordered and not ended.
+    ordered: BTreeMap<HandoffId, (MachineId, HostId)>,
+    moves: Vec<Moved>,
     /// How messages travel; may be changed at any time.
     pub network: Network,
 }
@@ -108,6 +124,8 @@ impl Cluster {
             log: None,
             records: None,
             tally: Tally::default(),
+            ordered: BTreeMap::new(),
+            moves: Vec::new(),
             network: Network::default(),
         }
     }
@@ -230,6 +248,21 @@ impl Cluster {
     #[must_use]
     pub fn log(&self) -> &[Line] {
         self.log.as_deref().unwrap_or_default()
+    }
+
+    /// Takes away which machines have come to other hosts since it was asked last.
+    pub fn take_moves(&mut self) -> Vec<Moved> {
+        std::mem::take(&mut self.moves)
+    }
+
+    /// Every host as it was added, in that order.
+    pub fn specs(&self) -> impl Iterator<Item = &HostSpec> {
+        self.agents.iter().map(|agent| &agent.spec)
+    }
+
+    /// Something that must hold was seen broken.
+    pub(crate) fn broken(&mut self, invariant: Invariant, detail: String) {
+        self.checker.found(self.now, invariant, detail);
     }
 
     /// Takes the log so far away, which is then empty.
@@ -390,7 +423,10 @@ impl Cluster {
     fn hypervisor_says(&mut self, host: &HostId, mut event: Event) {
         let Some(&index) = self.by_id.get(host) else { return };
         match &mut event {
-            Event::MigrationEnded(_, Ok(stats)) => {
+            Event::MigrationEnded(handoff, Ok(stats)) => {
+                if let Some((machine, to)) = self.ordered.remove(handoff) {
+                    self.moves.push(Moved { at: self.now, machine, from: host.clone(), to });
+                }
                 self.tally.migrations += 1;
                 self.tally.migrated_bytes += stats.bytes;
                 self.tally.downtime_ms += stats.downtime_ms;
@@ -471,6 +507,10 @@ impl Cluster {
 
     fn order(&mut self, index: usize, order: Order) {
         self.note(index, || What::Ordered(order.clone()));
+        if let Order::Migrate(migration) = &order {
+            let (machine, to) = (migration.machine.clone(), migration.to.clone());
+            self.ordered.insert(migration.handoff, (machine, to));
+        }
         let host = &self.agents[index].id;
         if let Ok(mut hypervisor) = self.cloud.on(host) {
             hypervisor.submit(order);

@@ -97,10 +97,10 @@ impl MemoryCloud {
         Ok(())
     }
 
-    /// Whether a host has power and its hypervisor answers.
+    /// Whether there is a host of this id and it has power.
     #[must_use]
-    pub fn is_up(&self, host: &HostId) -> bool {
-        self.by_id.get(host).is_some_and(|&index| self.hosts[index].link == Link::Up)
+    pub fn has_power(&self, host: &HostId) -> bool {
+        self.by_id.get(host).is_some_and(|&index| self.hosts[index].link != Link::Off)
     }
 
     /// What is asked of a host: what its running machines want, in reference cores, bytes and bytes

@@ -6,7 +6,7 @@ use std::time::Duration;
 use evenkeel_core::balancer::{Balancer, Config};
 use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::handoff::Handoff;
-use evenkeel_core::model::{HostId, HostProfile, MachineId, Time};
+use evenkeel_core::model::{HostId, HostProfile, HostState, MachineId, Time};
 use evenkeel_core::port::HandoffId;
 use evenkeel_hypervisor::memory::MemoryHost;
 
@@ -19,6 +19,8 @@ pub struct HostSpec {
     pub hypervisor: MemoryHost,
     /// How it balances.
     pub config: Config,
+    /// Whether it takes part when its agent is started.
+    pub state: HostState,
 }
 
 impl HostSpec {
@@ -27,7 +29,7 @@ impl HostSpec {
     pub fn new(profile: HostProfile, config: Config) -> Self {
         let mut hypervisor = MemoryHost::new(profile.id.clone(), profile.capacity);
         hypervisor.cpu_speed = profile.cpu_speed;
-        Self { profile, hypervisor, config }
+        Self { profile, hypervisor, config, state: HostState::Active }
     }
 }
 

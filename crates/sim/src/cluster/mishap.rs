@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use evenkeel_core::effect::Input;
-use evenkeel_core::model::HostId;
+use evenkeel_core::model::{Entry, HostId, HostState, MachineId};
 use evenkeel_core::port::Presence;
 use evenkeel_hypervisor::memory::CloudError;
 
@@ -24,6 +24,10 @@ impl Cluster {
         for &index in indices {
             self.agents[index].start();
             self.note(index, || What::Started);
+            let state = self.agents[index].spec.state;
+            if state != HostState::Active {
+                self.inputs.push_back((index, Input::SetState(state)));
+            }
             self.inputs.push_back((index, Input::Start));
         }
         let clocks: Vec<_> = indices.iter().map(|&i| self.agents[i].clock(self.now)).collect();
@@ -113,6 +117,34 @@ impl Cluster {
         if let Some(&index) = self.by_id.get(host) {
             self.agents[index].wall_ms = ahead_ms;
         }
+    }
+
+    /// Ends a machine.
+    ///
+    /// # Errors
+    /// When there is no such machine.
+    pub fn stop(&mut self, machine: &MachineId) -> Result<(), CloudError> {
+        self.checker.forget(machine);
+        self.cloud.stop(machine)
+    }
+
+    /// Whether the machines of a host leave room for one more.
+    #[must_use]
+    pub fn has_room(&self, host: &HostId, machine: &MachineId) -> bool {
+        let Some(&index) = self.by_id.get(host) else { return false };
+        let Some((home, _)) = self.cloud.locate(machine) else { return false };
+        let its = self.cloud.machines_on(home).find(|(facts, _)| facts.id == *machine);
+        let its = its.map_or(0.0, |(facts, _)| facts.memory_bytes);
+        let taken: f64 = self.cloud.machines_on(host).map(|(facts, _)| facts.memory_bytes).sum();
+        taken + its <= self.agents[index].spec.profile.usable_memory_bytes()
+    }
+
+    /// The schedule entry of a machine, if there is one that can be read.
+    #[must_use]
+    pub fn entry_of(&self, machine: &MachineId) -> Option<Entry> {
+        let (home, _) = self.cloud.locate(machine)?;
+        let (facts, _) = self.cloud.machines_on(home).find(|(facts, _)| facts.id == *machine)?;
+        facts.entry.as_ref().ok().cloned()
     }
 
     /// Notes in the log that something was done to a host from outside.
