@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use evenkeel_config::{Balance, SPAN_MAX, ValueError, check, duration};
+use evenkeel_config::{BalanceConfig, CeilingsConfig, SPAN_MAX, ValueError, check, duration};
+use evenkeel_core::balancer;
 use evenkeel_core::model::{
     HostId, HostProfile, IdError, PerResource, ProfileError, Resources, Weights, WeightsError,
 };
@@ -88,8 +89,10 @@ pub struct Config {
     pub capacity: CapacityConfig,
     /// How much each resource counts in this host's load.
     pub weights: WeightsConfig,
+    /// How much of each resource may be in use.
+    pub ceilings: CeilingsConfig,
     /// How this host balances.
-    pub balance: Balance,
+    pub balance: BalanceConfig,
     /// Paths on storage that other hosts reach too, and the id under which they know it.
     pub storage: BTreeMap<PathBuf, String>,
 }
@@ -151,7 +154,8 @@ impl Default for Config {
             libvirt: LibvirtConfig::default(),
             capacity: CapacityConfig::default(),
             weights: WeightsConfig::default(),
-            balance: Balance::default(),
+            ceilings: CeilingsConfig::default(),
+            balance: BalanceConfig::default(),
             storage: BTreeMap::new(),
         }
     }
@@ -191,6 +195,7 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         self.balance.check()?;
+        self.ceilings.check()?;
         let grace = format!("{:?}", self.stop_grace);
         check(self.stop_grace <= SPAN_MAX, "stop_grace", &grace, "at most 8760h")?;
         let advertised = self.advertised();
@@ -243,6 +248,12 @@ impl Config {
         };
         profile.check()?;
         Ok(profile)
+    }
+
+    /// How the core shall balance.
+    #[must_use]
+    pub fn balancer(&self) -> balancer::Config {
+        balancer::Config { ceilings: self.ceilings.ceilings(), ..self.balance.balancer() }
     }
 }
 
@@ -302,7 +313,7 @@ mod tests {
             capacity,
             Resources { cpu_cores: 0.5, memory_bytes: 4294967296.0, io_bytes_per_s: 1e8 }
         );
-        assert_eq!(config.balance.balancer().round, Duration::from_secs(90));
+        assert_eq!(config.balancer().round, Duration::from_secs(90));
         let profile = config.profile_of(HostId::new("kvm1").unwrap(), capacity).unwrap();
         assert_eq!(profile.weights.get().cpu, 0.5);
         assert!(config.declares_all());

@@ -137,7 +137,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let me = Member { host, addr, generation: clock.now().unix_ms() };
     let mut driver = Driver {
         membership: Membership::new(me, MembershipConfig::default(), rng.next_u64()),
-        balancer: Balancer::new(config.balance.balancer(), profile, store.open_handoffs()?),
+        balancer: Balancer::new(config.balancer(), profile, store.open_handoffs()?),
         rng,
         clock,
         addresses: store.members()?.into_iter().collect(),

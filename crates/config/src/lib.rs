@@ -11,7 +11,7 @@ use std::fmt;
 
 use serde::de::DeserializeOwned;
 
-pub use balance::{Balance, PolicyName};
+pub use balance::{BalanceConfig, CeilingsConfig, PolicyConfig, SmoothingConfig};
 pub use span::{SPAN_MAX, SPAN_MIN, duration, duration_or_none};
 
 /// A value that is of the right kind and makes no sense.

@@ -445,7 +445,7 @@ impl Handoffs {
                 let handoff = &self.live[&id];
                 turn.send(handoff, Pass::Claimed);
                 turn.host.view.believe(handoff.machine.clone(), handoff.usage);
-                turn.host.averaging.moved(handoff.usage);
+                turn.host.averaging.arrived(&handoff.usage);
                 self.finish(id, Reason::Moved, turn);
             }
             // Still arriving or leaving, or the hypervisor could not say: look again.
@@ -525,7 +525,7 @@ impl Handoffs {
         enter(handoff, Phase::Released, turn.now);
         turn.host.view.outdate();
         turn.host.holds.outgoing.remove(&handoff.machine);
-        turn.host.averaging.moved(handoff.usage.scaled(-1.0));
+        turn.host.averaging.left(&handoff.usage);
         let pass = released(handoff);
         turn.wake(id, RETRY_MIN);
         turn.order(Order::Sample);
@@ -576,6 +576,7 @@ impl Handoffs {
         turn.host.holds.incoming.remove(&id);
         turn.host.holds.outgoing.remove(&handoff.machine);
         self.last = Some((id, reason));
+        turn.host.conclude(&handoff, reason, turn.now);
         handoff.decision.ending = reason;
         handoff.decision.ended = turn.now;
         turn.out.push(Effect::Record(handoff.decision.clone()));
@@ -620,7 +621,7 @@ fn hold(host: &mut Host, handoff: &Handoff) {
             let incoming = Incoming {
                 machine: handoff.machine.clone(),
                 memory_bytes: handoff.memory_bytes,
-                load: handoff.load,
+                usage: handoff.usage,
                 anti_affinity: handoff.anti_affinity.clone(),
             };
             host.holds.incoming.insert(handoff.id, incoming);

@@ -15,7 +15,8 @@ use evenkeel_core::model::{
     Entry, HostId, HostProfile, HostState, MachineFacts, MachineId, Requirements, Resources, Rules,
     Time,
 };
-use evenkeel_core::select::{Calm, Policy, Price};
+use evenkeel_core::restraint::Restraint;
+use evenkeel_core::select::{Calm, MeanAware, Policy, Price};
 use evenkeel_hypervisor::memory::{CloudError, Workload};
 use serde::Serialize;
 
@@ -224,15 +225,15 @@ fn furnish(snapshot: &Snapshot, options: &Options) -> Result<Cluster, CloudError
         sample: ROUND,
         metering: evenkeel_core::load::Metering {
             stale_after: ROUND * 4,
-            smoothing: 1.0,
             cpu_slack_cores: f64::INFINITY,
+            ..evenkeel_core::load::Metering::plain()
         },
         calm: match options.policy {
             Policy::HalfDifference => Calm::NONE,
             Policy::MeanAware(_) => Calm { dead_band, ..Calm::NONE },
         },
-        cool_down: Duration::ZERO,
-        policy: options.policy,
+        restraint: Restraint::NONE,
+        policy: unhurried(options.policy),
         tentative: true,
         ..Config::default()
     };
@@ -270,6 +271,21 @@ fn furnish(snapshot: &Snapshot, options: &Options) -> Result<Cluster, CloudError
     }
     Ok(cluster)
 }
+
+/// The policy for loads that do not change meanwhile: a host that has nothing to do has little reason
+/// to ask.
+fn unhurried(policy: Policy) -> Policy {
+    match policy {
+        Policy::MeanAware(policy) => {
+            let idle_rounds = policy.idle_rounds.max(IDLE_ROUNDS);
+            Policy::MeanAware(MeanAware { idle_rounds, ..policy })
+        }
+        Policy::HalfDifference => policy,
+    }
+}
+
+/// Rounds until such a host asks at last.
+const IDLE_ROUNDS: u32 = 20;
 
 /// Runs until every host is content. Answers the rounds until the last move.
 fn settle(cluster: &mut Cluster, policy: &Policy) -> u64 {

@@ -15,6 +15,10 @@
 //! negotiated and no memory moves yet, a machine that is away from home already can be passed on for
 //! nothing, and bringing it home gains one back.
 //!
+//! **What a move wastes.** Among unlike hosts a machine may go to where it is relatively dear, and the
+//! cluster as a whole is more loaded than before: see [`crate::advantage`]. That is reckoned in moves,
+//! as what somebody will have to move because of it; what makes machines cheaper saves moves.
+//!
 //! **One for one.** Where no machine fits, one of the receiver's may come back in return. Both
 //! together are judged as if they were one machine of the difference of their loads.
 //!
@@ -41,6 +45,8 @@ pub struct Piece {
     pub homeward: bool,
     /// Whether it may move to the other host of the pair.
     pub movable: bool,
+    /// How long its migration is predicted to take.
+    pub seconds: f64,
 }
 
 impl Piece {
@@ -63,6 +69,8 @@ pub struct Side {
     pub target: f64,
     /// The load that it must not be above.
     pub limit: f64,
+    /// What the mean usage of a host would load it; see [`crate::advantage`].
+    pub par: f64,
     /// Memory that it could still promise, in bytes.
     pub free_memory_bytes: f64,
     /// Its machines.
@@ -76,23 +84,47 @@ pub struct Choice {
     pub go: usize,
     /// Which of the receiver's pieces comes back, if any.
     pub back: Option<usize>,
-    /// How good it is; the least is the best.
+    /// How good it is.
     pub score: Score,
 }
 
-/// How good a move is: compared in the order of the fields.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+/// How good a move is.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Score {
-    /// Moves that it costs less those that it saves.
-    pub value: i32,
+    /// Moves that it costs less those that it saves, and those that what it wastes will cost.
+    pub cost: f64,
     /// Whether the receiver has to pass something on afterwards.
     pub overfills: bool,
     /// Whether it takes two machines.
     pub swaps: bool,
-    /// Distance of the hosts from their targets afterwards, of those that are done, and what the
-    /// move adds to the load of both together: unlike hosts are each given what is cheap there.
+    /// Distance of the hosts from their targets afterwards, of those that are done, in pars.
     pub distance: f64,
 }
+
+impl Score {
+    /// What scores are compared by; the least is the best. Among moves of equal cost those are
+    /// better that burden nobody else, take one machine and leave both hosts near their targets.
+    #[must_use]
+    pub fn rank(&self) -> f64 {
+        let flag = |set: bool| f64::from(u8::from(set));
+        self.cost + 0.3 * flag(self.overfills) + 0.1 * flag(self.swaps) + 0.05 * self.distance
+    }
+}
+
+impl Score {
+    /// The score of a move that is judged by one figure, the least of which is the best.
+    #[must_use]
+    pub const fn of(cost: f64) -> Self {
+        Self { cost, overfills: false, swaps: false, distance: 0.0 }
+    }
+}
+
+/// Moves that one par of load is worth: what is moved to where it is relatively dear must be moved
+/// on by somebody, some day, and what becomes cheaper need not be. About as much as the large
+/// machines of a host, of which it has some twenty.
+const MOVES_PER_PAR: f64 = 22.0;
+/// Whatever a move wastes less of than this many moves is no matter.
+const WASTE_MAX: f64 = 0.5;
 
 /// A move that saves nothing must take at least this part of the donor's excess.
 const PROGRESS_MIN: f64 = 0.1;
@@ -195,6 +227,13 @@ impl Question<'_> {
         (at_donor, self.receivers.fewest(excess, gone, guest))
     }
 
+    /// What it costs in moves, some day, that load goes from where it was to where it is relatively
+    /// dearer; negative where it becomes cheaper.
+    fn waste(&self, down: f64, up: f64) -> f64 {
+        let (here, there) = (self.donor.par, self.receiver.par);
+        if here > 0.0 && there > 0.0 { MOVES_PER_PAR * (up / there - down / here) } else { 0.0 }
+    }
+
     fn consider(
         &self,
         go: (usize, Piece),
@@ -218,23 +257,27 @@ impl Question<'_> {
         let cost = go.1.cost() + back.map_or(0, |(_, p)| p.cost());
         let overfills = receiver.load + up > receiver.limit + LOAD_EPSILON;
         // Not worth the bounds if even a saving of one could not make it the best.
-        let hopeless = |b: &Choice| (cost - before.0 - before.1) > b.score.value;
-        if cost - before.0 - before.1 > self.value_max || best.as_ref().is_some_and(hopeless) {
+        let waste = self.waste(down, up);
+        let least = f64::from(cost - before.0 - before.1) + waste;
+        let cost_max = f64::from(self.value_max) + WASTE_MAX;
+        if least > cost_max || best.as_ref().is_some_and(|b| least > b.score.rank()) {
             return;
         }
         let after = self.bounds(down, up, Some(go), back);
         let value = cost + (after.0 - before.0) + (after.1 - before.1);
         let excess = donor.load - donor.limit;
         let stands_still = after.0 >= before.0 && down < PROGRESS_MIN * excess;
-        if value > self.value_max || (value > 0 && stands_still) {
+        let cost = rounded(f64::from(value) + waste);
+        if cost > cost_max || (value > 0 && stands_still) {
             return;
         }
         let square = |load: f64, target: f64| (load - target).powi(2);
         let done = if after.0 == 0 { square(donor.load - down, donor.target) } else { 0.0 };
         let apart = (done + square(receiver.load + up, receiver.target)).sqrt();
-        let distance = rounded(apart + (up - down));
-        let score = Score { value, overfills, swaps: back.is_some(), distance };
-        if best.as_ref().is_none_or(|b| score < b.score) {
+        let par = f64::midpoint(donor.par, receiver.par);
+        let distance = if par > 0.0 { rounded(apart / par) } else { 0.0 };
+        let score = Score { cost, overfills, swaps: back.is_some(), distance };
+        if best.as_ref().is_none_or(|b| score.rank() < b.score.rank()) {
             *best = Some(Choice { go: go.0, back: back.map(|(i, _)| i), score });
         }
     }
@@ -262,13 +305,14 @@ mod tests {
             at_home: true,
             homeward: false,
             movable: true,
+            seconds: 0.0,
         }
     }
 
     fn side(background: f64, pieces: &[Piece]) -> Side {
         let load = background + pieces.iter().map(|p| p.at_donor).sum::<f64>();
-        let (target, limit, free_memory_bytes) = (1.0, 1.02, 100.0);
-        Side { load, target, limit, free_memory_bytes, pieces: pieces.to_vec() }
+        let (target, limit, par, free_memory_bytes) = (1.0, 1.02, 1.0, 100.0);
+        Side { load, target, limit, par, free_memory_bytes, pieces: pieces.to_vec() }
     }
 
     fn homes(loads: &[f64]) -> Vec<Piece> {
@@ -327,7 +371,7 @@ mod tests {
             at_donor in 0.0..0.5f64, at_receiver in 0.0..0.5f64, memory_bytes in 0.0..60.0f64,
             at_home in any::<bool>(), homeward in any::<bool>(), movable in any::<bool>(),
         ) -> Piece {
-            Piece { at_donor, at_receiver, memory_bytes, at_home, homeward: homeward && !at_home, movable }
+            Piece { at_donor, at_receiver, memory_bytes, at_home, homeward: homeward && !at_home, movable, seconds: 0.0 }
         }
     }
 
@@ -352,7 +396,7 @@ mod tests {
                 prop_assert!(go.memory_bytes <= receiver.free_memory_bytes);
                 let room = donor.free_memory_bytes + go.memory_bytes;
                 prop_assert!(back.is_none_or(|p| p.memory_bytes <= room));
-                prop_assert!(choice.score.value <= value_max);
+                prop_assert!(choice.score.cost <= f64::from(value_max) + WASTE_MAX);
             }
         }
 
@@ -363,7 +407,7 @@ mod tests {
         ) {
             let odd = Piece { at_donor: price, memory_bytes, ..piece(price) };
             let pieces = vec![odd, piece(0.1)];
-            let side = Side { load, target, limit, free_memory_bytes: 1e9, pieces };
+            let side = Side { load, target, limit, par: target, free_memory_bytes: 1e9, pieces };
             let other = Side { load: price, ..side.clone() };
             let _ = choose(&side, &other, 2, 0.0);
             let _ = choose(&other, &side, 2, 0.0);

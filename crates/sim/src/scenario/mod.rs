@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use evenkeel_config::{Balance, ValueError, check, duration};
+use evenkeel_config::{BalanceConfig, CeilingsConfig, ValueError, check, duration};
 use evenkeel_core::model::{HostId, IdError, MachineId};
 use evenkeel_hypervisor::memory::CloudError;
 use serde::Deserialize;
@@ -61,7 +61,9 @@ pub struct Scenario {
     /// How loads change over time.
     pub load: Load,
     /// How agents balance, by the keys of an agent's configuration.
-    pub balance: Balance,
+    pub balance: BalanceConfig,
+    /// How much of each resource of every host may be in use.
+    pub ceilings: CeilingsConfig,
     /// How messages travel.
     pub network: NetworkTable,
     /// What migrations cost.
@@ -139,7 +141,8 @@ impl Default for Scenario {
             hosts: Vec::new(),
             machines: Vec::new(),
             load: Load::default(),
-            balance: Balance::default(),
+            balance: BalanceConfig::default(),
+            ceilings: CeilingsConfig::default(),
             network: NetworkTable::default(),
             migration: MigrationTable::default(),
             membership: MembershipTable::default(),
@@ -257,6 +260,7 @@ impl Scenario {
             return Err(ScenarioError::Sources(sources));
         }
         self.balance.check()?;
+        self.ceilings.check()?;
         let years = evenkeel_config::SPAN_MAX;
         for (key, span, least) in [
             ("duration", self.duration, Duration::from_secs(1)),

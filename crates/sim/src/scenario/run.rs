@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use evenkeel_core::balancer::Balancer;
+use evenkeel_core::balancer::{Balancer, Config};
 use evenkeel_core::model::{Entry, MachineFacts, Requirements, Rules, Time};
 use evenkeel_core::port::HandoffId;
 use rand::{RngExt, SeedableRng};
@@ -288,7 +288,8 @@ fn furnish(
     cluster: &mut Cluster,
 ) -> Result<Names, ScenarioError> {
     let Snapshot { hosts, vms, .. } = &source.snapshot;
-    let config = scenario.balance.balancer();
+    let ceilings = scenario.ceilings.ceilings();
+    let config = Config { ceilings, ..scenario.balance.balancer() };
     for host in hosts {
         let mut spec = HostSpec::new(host.profile(), config.clone());
         spec.state = host.state;
