@@ -49,6 +49,8 @@ pub struct Tally {
     pub downtime_max_ms: u64,
     /// Migrations that failed.
     pub migrations_failed: u64,
+    /// Most migrations that were under way from and to one host at once.
+    pub at_once_max: u64,
     /// Datagrams of the membership.
     pub datagrams: u64,
     /// Their size in bytes.
@@ -93,7 +95,7 @@ pub struct Cluster {
     records: Option<Vec<Decision>>,
     tally: Tally,
     /// Migrations ordered and not ended.
-    ordered: BTreeMap<HandoffId, (MachineId, HostId)>,
+    ordered: BTreeMap<HandoffId, Moved>,
     moves: Vec<Moved>,
     /// How messages travel; may be changed at any time.
     pub network: Network,
@@ -424,15 +426,18 @@ impl Cluster {
         let Some(&index) = self.by_id.get(host) else { return };
         match &mut event {
             Event::MigrationEnded(handoff, Ok(stats)) => {
-                if let Some((machine, to)) = self.ordered.remove(handoff) {
-                    self.moves.push(Moved { at: self.now, machine, from: host.clone(), to });
+                if let Some(moved) = self.ordered.remove(handoff) {
+                    self.moves.push(Moved { at: self.now, ..moved });
                 }
                 self.tally.migrations += 1;
                 self.tally.migrated_bytes += stats.bytes;
                 self.tally.downtime_ms += stats.downtime_ms;
                 self.tally.downtime_max_ms = self.tally.downtime_max_ms.max(stats.downtime_ms);
             }
-            Event::MigrationEnded(_, Err(_)) => self.tally.migrations_failed += 1,
+            Event::MigrationEnded(handoff, Err(_)) => {
+                self.ordered.remove(handoff);
+                self.tally.migrations_failed += 1;
+            }
             Event::Sampled(Ok(sample)) => sample.at = self.agents[index].clock(sample.at),
             _ => {}
         }
@@ -508,8 +513,14 @@ impl Cluster {
     fn order(&mut self, index: usize, order: Order) {
         self.note(index, || What::Ordered(order.clone()));
         if let Order::Migrate(migration) = &order {
+            let from = self.agents[index].id.clone();
             let (machine, to) = (migration.machine.clone(), migration.to.clone());
-            self.ordered.insert(migration.handoff, (machine, to));
+            let ends = |host: &HostId| {
+                self.ordered.values().filter(|m| m.from == *host || m.to == *host).count() as u64
+            };
+            let at_once = 1 + ends(&from).max(ends(&to));
+            self.tally.at_once_max = self.tally.at_once_max.max(at_once);
+            self.ordered.insert(migration.handoff, Moved { at: self.now, machine, from, to });
         }
         let host = &self.agents[index].id;
         if let Ok(mut hypervisor) = self.cloud.on(host) {

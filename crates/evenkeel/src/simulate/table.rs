@@ -84,10 +84,11 @@ fn figures(report: &Report) -> String {
         (
             "migrations",
             format!(
-                "{} ({:.1} an hour), {} failed, first at {}, last at {}",
+                "{} ({:.1} an hour), {} failed, {} at once on a host, first at {}, last at {}",
                 report.migrations,
                 report.migrations_per_hour,
                 report.migrations_failed,
+                report.at_once_max,
                 since(report.first_migration_s),
                 since(report.last_migration_s)
             ),

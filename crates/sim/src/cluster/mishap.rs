@@ -59,6 +59,8 @@ impl Cluster {
             self.agents[index].ran = ran.map(|(machine, _)| machine).collect();
             self.note(index, || What::Befell("power off".to_owned()));
         }
+        // Nobody hears of its migrations any more.
+        self.ordered.retain(|_, moved| moved.from != *host);
         self.cloud.power_off(host)
     }
 

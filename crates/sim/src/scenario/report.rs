@@ -44,6 +44,8 @@ pub struct Report {
     pub migrations_per_hour: f64,
     /// Migrations that failed.
     pub migrations_failed: u64,
+    /// Most migrations that were under way from and to one host at once.
+    pub at_once_max: u64,
     /// Bytes that migrations sent.
     pub migrated_bytes: u64,
     /// When the first one ended, since the beginning.

@@ -123,6 +123,7 @@ impl Watch {
             migrations,
             migrations_per_hour: migrations as f64 / scored.max(f64::MIN_POSITIVE) * 3600.0,
             migrations_failed: now.migrations_failed - before.migrations_failed,
+            at_once_max: now.at_once_max,
             migrated_bytes: now.migrated_bytes - before.migrated_bytes,
             first_migration_s: seconds(self.first_move),
             last_migration_s: seconds(self.last_move),
