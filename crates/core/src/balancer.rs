@@ -4,6 +4,7 @@
 //! [`Host`], at most one [`Exchange`] and the [`Handoffs`] under way, and only decides which of them
 //! an input is for.
 
+mod crowded;
 mod seeking;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use rand::seq::index;
 use rand::{Rng, RngExt};
 
+use self::crowded::Crowded;
 use crate::ceiling::Ceilings;
 use crate::cost::{Costing, Experience};
 use crate::decision::{Decision, Reason};
@@ -93,6 +95,7 @@ pub struct Balancer {
     unlucky_at: f64,
     /// Rounds in a row in which nobody was asked.
     silent_rounds: u32,
+    crowded: Crowded,
     promise: Option<Promise>,
     owed: Option<Owed>,
     handoffs: Handoffs,
@@ -123,6 +126,7 @@ impl Balancer {
             unlucky: 0,
             unlucky_at: 0.0,
             silent_rounds: 0,
+            crowded: Crowded::default(),
             promise: None,
             owed: None,
             recovered,
@@ -404,7 +408,12 @@ impl Balancer {
         }
         if let Some(survey) = self.survey.as_mut().filter(|survey| survey.id() == id) {
             match talk {
-                Talk::Standing(standing) => survey.hear(from, standing, &mut self.host),
+                Talk::Standing(standing) => {
+                    if survey.measure().is_none() {
+                        self.crowded.hear(from, standing.report.load, now);
+                    }
+                    survey.hear(from, standing, &mut self.host);
+                }
                 _ => survey.miss(from),
             }
             return;

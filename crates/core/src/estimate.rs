@@ -56,7 +56,7 @@ pub struct Stock {
 
 /// Targets are set to so much of the reach, where that is below the fair share: machines cannot be
 /// cut in pieces, and to come closer would take many moves for little.
-const AMBITION: f64 = 1.03;
+const AMBITION: f64 = 1.027;
 /// Changes of the target up to this fraction are none.
 const STEADY_CHANGE: f64 = 0.006;
 /// So many averagings in a row without a change make an estimate settled.

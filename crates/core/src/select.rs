@@ -45,7 +45,7 @@ pub struct MeanAware {
 
 impl Default for MeanAware {
     fn default() -> Self {
-        Self { probes: 8, patience: 2, idle_rounds: 8 }
+        Self { probes: 7, patience: 2, idle_rounds: 8 }
     }
 }
 

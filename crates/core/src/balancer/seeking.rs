@@ -3,17 +3,23 @@
 use rand::Rng;
 
 use super::Balancer;
+use crate::ceiling::Measure;
 use crate::decision::Reason;
 use crate::effect::{Effect, Timer};
 use crate::exchange::Exchange;
 use crate::message::{Message, Probe, Standing, Talk};
 use crate::model::{ExchangeId, HostId, Time};
 use crate::port::HandoffId;
+use crate::select::mean_aware::is_trifle;
 use crate::select::{MeanAware, Policy};
 use crate::survey::Survey;
 
 /// A change of a host's excess by more than this part of it is worth a new search.
 const NEWS: f64 = 0.25;
+/// Rounds for which a host that was full is taken to be so still.
+const FULL_ROUNDS: u32 = 6;
+/// Hosts are drawn for so many to be asked, so that there is a choice.
+const DRAWN_PER_ASKED: usize = 3;
 
 impl Balancer {
     /// Asks several others how they stand if there is something to give, one if the cluster is not
@@ -40,7 +46,7 @@ impl Balancer {
             self.unlucky = 0;
         }
         let is_turn = self.silent_rounds >= policy.idle_rounds.max(1);
-        let hopeful = self.unlucky < policy.surveys_max();
+        let hopeful = !self.is_hopeless(policy, measure, now);
         let wants = overloaded && (hopeful || is_turn);
         let held_back = self.host.may_give(now).err().filter(|_| wants);
         if let Some(reason) = held_back {
@@ -52,7 +58,12 @@ impl Balancer {
         }
         self.silent_rounds = 0;
         let count = if giving { policy.probes.max(1) } else { 1 };
-        let peers = self.draw(count, rng);
+        let mut peers = self.draw(if giving { DRAWN_PER_ASKED * count } else { count }, rng);
+        if let Some(target) = self.host.target(None).filter(|_| measure.is_none()) {
+            let span = self.config.round * FULL_ROUNDS;
+            peers = self.crowded.pick(peers, count, target, span, now);
+        }
+        peers.truncate(count);
         let told = self.host.averaging.told();
         let fresh_until = now + self.config.round;
         let (survey, probes) = Survey::open(id, &peers, (giving, measure), told, fresh_until);
@@ -62,8 +73,19 @@ impl Balancer {
         self.survey = Some(survey);
     }
 
+    /// Whether so many surveys were in vain that no more is to be expected of another one.
+    fn is_hopeless(&self, policy: &MeanAware, measure: Measure, now: Time) -> bool {
+        let (excess, target) = (self.host.excess(measure, now), self.host.target(measure));
+        let trifle = excess.zip(target).is_some_and(|(excess, target)| is_trifle(excess, target));
+        self.unlucky >= if trifle { policy.patience } else { policy.surveys_max() }
+    }
+
     /// Answers how this host stands.
     pub(super) fn stand(&mut self, from: &HostId, probe: Probe, now: Time) -> Talk {
+        if probe.giving && probe.measure.is_none() {
+            // It has more than it wants to have, however much that is.
+            self.crowded.hear(from, f64::INFINITY, now);
+        }
         let probe = Probe { giving: probe.giving && !self.is_busy(), ..probe };
         match self.host.standing(from, &probe, now) {
             Ok((report, room)) => {
@@ -145,7 +167,8 @@ impl Balancer {
         let idle = !self.is_busy() && self.handoffs.iter().next().is_none();
         let Policy::MeanAware(policy) = self.config.policy else { return idle };
         let settled = self.host.averaging.is_steady() || self.members.is_empty();
-        let hopeless = self.unlucky >= policy.surveys_max();
-        idle && settled && (hopeless || self.host.is_overloaded(now) != Some(true))
+        let measure = self.host.wants_to_give(now).flatten().flatten();
+        idle && settled
+            && (self.is_hopeless(&policy, measure, now) || self.host.is_overloaded(now) != Some(true))
     }
 }

@@ -126,6 +126,8 @@ const MOVES_PER_PAR: f64 = 22.0;
 /// Whatever a move wastes less of than this many moves is no matter.
 const WASTE_MAX: f64 = 0.5;
 
+/// An excess up to this part of the target is not worth a move that would not have been made anyway.
+const TRIFLE: f64 = 0.002;
 /// A move that saves nothing must take at least this part of the donor's excess.
 const PROGRESS_MIN: f64 = 0.1;
 
@@ -266,7 +268,8 @@ impl Question<'_> {
         let after = self.bounds(down, up, Some(go), back);
         let value = cost + (after.0 - before.0) + (after.1 - before.1);
         let excess = donor.load - donor.limit;
-        let stands_still = after.0 >= before.0 && down < PROGRESS_MIN * excess;
+        let trifle = is_trifle(excess, donor.target);
+        let stands_still = trifle || after.0 >= before.0 && down < PROGRESS_MIN * excess;
         let cost = rounded(f64::from(value) + waste);
         if cost > cost_max || (value > 0 && stands_still) {
             return;
@@ -281,6 +284,12 @@ impl Question<'_> {
             *best = Some(Choice { go: go.0, back: back.map(|(i, _)| i), score });
         }
     }
+}
+
+/// Whether a host that is so far above its limit may as well be left alone.
+#[must_use]
+pub fn is_trifle(excess: f64, target: f64) -> bool {
+    excess <= TRIFLE * target
 }
 
 /// Whether a move, or a swap of this net price, leaves both hosts below what the donor had, and
