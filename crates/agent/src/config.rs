@@ -3,29 +3,21 @@
 //! Every key has a default but `listen` where the host has no fixed address; an unknown key is an
 //! error that names the nearest known one. `docs/configuration.md` describes each key.
 
-mod balance;
-
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use evenkeel_config::{BalanceConfig, CeilingsConfig, SPAN_MAX, ValueError, check, duration};
 use evenkeel_core::balancer;
 use evenkeel_core::model::{
     HostId, HostProfile, IdError, PerResource, ProfileError, Resources, Weights, WeightsError,
 };
-use serde::{Deserialize, Deserializer};
-
-pub use balance::{BalanceConfig, CeilingsConfig, PolicyConfig, SmoothingConfig};
+use serde::Deserialize;
 
 /// The port that agents listen on unless told otherwise.
 pub const PORT: u16 = 7946;
-
-/// Shortest and longest time between two things that happen again and again: a year is for ever.
-const SPAN_MIN: Duration = Duration::from_millis(100);
-const SPAN_MAX: Duration = Duration::from_secs(8760 * 3600);
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -55,15 +47,8 @@ pub enum ConfigError {
         what: Box<ConfigError>,
     },
     /// A value is of the right kind and makes no sense.
-    #[error("`{key}` is {value}: {want}")]
-    Value {
-        /// The key, with its table.
-        key: &'static str,
-        /// What it is.
-        value: String,
-        /// What it must be.
-        want: &'static str,
-    },
+    #[error(transparent)]
+    Value(#[from] ValueError),
     /// The host's name is no host id.
     #[error("`host`: {0}")]
     Host(#[from] IdError),
@@ -201,34 +186,18 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let config = Self::parse(&text)
+        let config = evenkeel_config::parse::<Self>(&text)
             .map_err(|detail| ConfigError::Parse { path: path.to_owned(), detail })?;
         let unusable = |what| ConfigError::Unusable { path: path.to_owned(), what: Box::new(what) };
         config.check().map_err(unusable)?;
         Ok(config)
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|e| {
-            let said = e.to_string();
-            let hint = nearest_key(e.message()).map(|key| format!("hint: did you mean `{key}`?"));
-            [Some(said.trim_end().to_owned()), hint]
-                .into_iter()
-                .flatten()
-                .collect::<Vec<_>>()
-                .join("\n")
-        })
-    }
-
     fn check(&self) -> Result<(), ConfigError> {
-        check(
-            self.stop_grace <= SPAN_MAX,
-            "stop_grace",
-            &format!("{:?}", self.stop_grace),
-            "at most 8760h",
-        )?;
         self.balance.check()?;
         self.ceilings.check()?;
+        let grace = format!("{:?}", self.stop_grace);
+        check(self.stop_grace <= SPAN_MAX, "stop_grace", &grace, "at most 8760h")?;
         let advertised = self.advertised();
         let reachable = !advertised.ip().is_unspecified();
         let want = "an address that the other hosts can reach: set `advertise`";
@@ -288,34 +257,6 @@ impl Config {
     }
 }
 
-fn check(
-    holds: bool,
-    key: &'static str,
-    value: &impl fmt::Display,
-    want: &'static str,
-) -> Result<(), ConfigError> {
-    if holds { Ok(()) } else { Err(ConfigError::Value { key, value: value.to_string(), want }) }
-}
-
-/// Durations are written as people write them: `30s`, `5m`, `1h 30m`, `500ms`.
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let span: jiff::SignedDuration = text.parse().map_err(|_| {
-        serde::de::Error::custom(format!("`{text}` is no duration: write `30s`, `5m` or `500ms`"))
-    })?;
-    Duration::try_from(span)
-        .map_err(|_| serde::de::Error::custom(format!("`{text}` is a negative duration")))
-}
-
-/// The known key nearest to the unknown one that a message speaks of: serde puts the unknown one
-/// first between backticks, and all the known ones behind it.
-fn nearest_key(message: &str) -> Option<String> {
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let unknown = message.starts_with("unknown field").then(|| quoted.next())??;
-    let near = quoted.map(|key| (strsim::damerau_levenshtein(unknown, key), key)).min()?;
-    (near.0 <= unknown.len().div_ceil(2)).then(|| near.1.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -360,7 +301,7 @@ mod tests {
 
     #[test]
     fn a_whole_configuration_is_taken_as_written() {
-        let config = Config::parse(
+        let config = evenkeel_config::parse::<Config>(
             "host = 'kvm1'\nlisten = '127.0.0.1:7001'\nseeds = ['127.0.0.1:7002']\n\
              [capacity]\ncpu_cores = 0.5\nmemory = '4GiB'\nio_per_s = '100MB'\ncpu_speed = 1.5\n\
              [weights]\ncpu = 2\n[balance]\nround = '1m 30s'\n[storage]\n'/srv/vm' = 'nfs1'\n",

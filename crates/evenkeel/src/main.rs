@@ -8,6 +8,7 @@ mod hosts;
 mod output;
 mod plan;
 mod scene;
+mod simulate;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,9 @@ enum Command {
     /// Say what would move in a cluster, and change nothing
     #[command(after_help = plan::EXAMPLES)]
     Plan(plan::PlanArgs),
+    /// Run a scenario in virtual time: loads, faults, what is expected
+    #[command(after_help = simulate::EXAMPLES)]
+    Simulate(simulate::SimulateArgs),
     /// Watch three hosts level themselves: real machines where this computer can run them
     Demo(demo::DemoArgs),
 }
@@ -57,6 +61,7 @@ fn run(command: Command) -> Result<(), Failure> {
         #[cfg(feature = "hosts")]
         Command::Hosts(command) => hosts::run(command),
         Command::Plan(args) => plan::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Demo(args) => demo::run(&args),
     }
 }

@@ -46,6 +46,9 @@ pub const PACKET_BYTES_MAX: usize = 1150;
 /// Most seeds remembered for joining again when everybody else is gone.
 pub const SEEDS_MAX: usize = 64;
 
+/// So many members are asked to take this host up again when it has been renewed.
+const JOIN_MEMBERS: usize = 3;
+
 /// How members watch each other. The same on every host of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -198,6 +201,9 @@ pub struct Membership {
     up: BTreeMap<HostId, Member>,
     /// The dead, and when they are forgotten.
     dead: BTreeMap<HostId, (Member, Time)>,
+    /// Whether foca probes and gossips. It does not while alone, nor after it has renewed this
+    /// host until it hears from somebody: if all do so at once, nobody says the first word.
+    connected: bool,
     forget_pending: bool,
     join_pending: bool,
     left: bool,
@@ -215,6 +221,7 @@ impl Membership {
             seeds: BTreeMap::new(),
             up: BTreeMap::new(),
             dead: BTreeMap::new(),
+            connected: false,
             forget_pending: false,
             join_pending: false,
             left: false,
@@ -273,6 +280,7 @@ impl Membership {
         if header.dst.host == me.host && remembered > me.generation && remembered < u64::MAX {
             let next = Member { generation: remembered + 1, ..me.clone() };
             out.push(Output::Changed(Change::Renewed(next.clone())));
+            self.connected = false;
             self.drive(now, out, |foca, sink| foca.change_identity(next, sink));
             self.drive(now, out, |foca, sink| foca.announce(header.src.clone(), sink));
         }
@@ -325,8 +333,9 @@ impl Membership {
             }
             Due::JoinAgain => {
                 self.join_pending = false;
-                if self.up.is_empty() {
+                if !self.connected {
                     self.join_seeds(now, out);
+                    self.join_members(now, out);
                 }
             }
             Due::Forget => {
@@ -360,6 +369,14 @@ impl Membership {
         }
     }
 
+    /// Announces this host to some of those that it believes to be alive.
+    fn join_members(&mut self, now: Time, out: &mut Vec<Output>) {
+        let some: Vec<_> = self.up.values().take(JOIN_MEMBERS).cloned().collect();
+        for member in some {
+            self.announce(member.host, member.addr, now, out);
+        }
+    }
+
     fn announce(&mut self, host: HostId, addr: SocketAddr, now: Time, out: &mut Vec<Output>) {
         // An announcement is taken by whichever life of the host is there.
         let seed = Member { host, addr, generation: 0 };
@@ -368,7 +385,8 @@ impl Membership {
 
     /// Keeps the two timers of our own, of which at most one each is under way.
     fn keep_timers(&mut self, now: Time, out: &mut Vec<Output>) {
-        if self.up.is_empty() && !self.seeds.is_empty() && !self.join_pending {
+        let somebody = !self.seeds.is_empty() || !self.up.is_empty();
+        if !self.connected && somebody && !self.join_pending {
             self.join_pending = true;
             let at = now + self.config.join_retry;
             out.push(Output::SetTimer { timer: Timer(Due::JoinAgain), at });
@@ -392,7 +410,8 @@ impl Membership {
         ) -> Result<(), foca::Error>,
     ) -> Option<String> {
         let me = self.foca.identity().host.clone();
-        let mut sink = Sink { now, me, up: &mut self.up, dead: &mut self.dead, out };
+        let (up, dead, connected) = (&mut self.up, &mut self.dead, &mut self.connected);
+        let mut sink = Sink { now, me, up, dead, connected, out };
         call(&mut self.foca, &mut sink).err().map(|e| e.to_string())
     }
 }
@@ -403,6 +422,7 @@ struct Sink<'a> {
     me: HostId,
     up: &'a mut BTreeMap<HostId, Member>,
     dead: &'a mut BTreeMap<HostId, (Member, Time)>,
+    connected: &'a mut bool,
     out: &'a mut Vec<Output>,
 }
 
@@ -425,9 +445,15 @@ impl foca::Runtime<Member> for Sink<'_> {
                 }
                 None => return,
             },
-            Notification::Rejoin(member) => Change::Renewed(member.clone()),
+            Notification::Rejoin(member) => {
+                *self.connected = false;
+                Change::Renewed(member.clone())
+            }
             // Whether anybody is there is seen in the members.
-            Notification::Active | Notification::Idle | Notification::Defunct => return,
+            Notification::Active | Notification::Idle | Notification::Defunct => {
+                *self.connected = matches!(notification, Notification::Active);
+                return;
+            }
         };
         self.out.push(Output::Changed(change));
     }

@@ -41,17 +41,20 @@ pub enum Invariant {
     PairCloser,
     /// A move does not lift the maximum of its pair.
     MaximumNotLifted,
+    /// Once nothing goes wrong any more, every handoff ends.
+    HandoffsEnd,
 }
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::RunsOnce,
         Self::EntryOnce,
         Self::MemoryFits,
         Self::RulesHold,
         Self::PairCloser,
         Self::MaximumNotLifted,
+        Self::HandoffsEnd,
     ];
 
     /// The invariant as a sentence.
@@ -64,6 +67,7 @@ impl Invariant {
             Self::RulesHold => "no rule is broken",
             Self::PairCloser => "a move brings its pair closer together",
             Self::MaximumNotLifted => "a move does not lift the maximum of its pair",
+            Self::HandoffsEnd => "every handoff ends",
         }
     }
 }
@@ -91,7 +95,7 @@ impl Checker {
         &self.violations
     }
 
-    fn found(&mut self, at: Time, invariant: Invariant, detail: String) {
+    pub(crate) fn found(&mut self, at: Time, invariant: Invariant, detail: String) {
         if self.violations.len() < VIOLATIONS_MAX {
             self.violations.push(Violation { at, invariant, detail });
         }

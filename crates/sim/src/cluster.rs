@@ -4,49 +4,33 @@
 //! runs), a hypervisor in memory and a store that outlives its agent. Nothing happens but through
 //! [`Cluster::step`], and the same seed makes the same run.
 
+mod agent;
+mod mishap;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel_core::balancer::{Balancer, Config};
+use evenkeel_core::balancer::Balancer;
 use evenkeel_core::decision::Decision;
 use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::handoff::Handoff;
 use evenkeel_core::host::Host;
 use evenkeel_core::message::Message;
-use evenkeel_core::model::{HostId, HostProfile, MachineFacts, MachineId, Time};
+use evenkeel_core::model::{HostId, MachineFacts, MachineId, Time};
 use evenkeel_core::port::{Event, HandoffId, Order};
 use evenkeel_hypervisor::Hypervisor;
-use evenkeel_hypervisor::memory::{CloudError, MemoryCloud, MemoryHost, Workload};
+use evenkeel_hypervisor::memory::{CloudError, MemoryCloud, Workload};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::check::{Checker, Violation};
+use crate::check::{Checker, Invariant, Violation};
 use crate::log::{Line, What};
-use crate::membership::{Membership, News, Oracle};
+use crate::membership::{Membership, Oracle, Outcome};
 use crate::network::Network;
 use crate::queue::Queue;
-
-/// A host to be simulated.
-#[derive(Clone, Debug)]
-pub struct HostSpec {
-    /// What its agent is configured with.
-    pub profile: HostProfile,
-    /// What its hypervisor has. The same id as in the profile.
-    pub hypervisor: MemoryHost,
-    /// How it balances.
-    pub config: Config,
-}
-
-impl HostSpec {
-    /// A host whose hypervisor has what its profile says.
-    #[must_use]
-    pub fn new(profile: HostProfile, config: Config) -> Self {
-        let mut hypervisor = MemoryHost::new(profile.id.clone(), profile.capacity);
-        hypervisor.cpu_speed = profile.cpu_speed;
-        Self { profile, hypervisor, config }
-    }
-}
+use agent::Agent;
+pub use agent::HostSpec;
 
 /// What came of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,27 +43,45 @@ pub struct Tally {
     pub migrations: u64,
     /// Bytes that those sent.
     pub migrated_bytes: u64,
-}
-
-struct Agent {
-    id: HostId,
-    spec: HostSpec,
-    /// `None` while it is dead.
-    balancer: Option<Balancer>,
-    timers: BTreeMap<Timer, Time>,
-    /// Survives the agent.
-    store: BTreeMap<HandoffId, Handoff>,
-    store_fails: bool,
+    /// For how long machines stood still in them, in milliseconds.
+    pub downtime_ms: u64,
+    /// For how long one stood still at most, in milliseconds.
+    pub downtime_max_ms: u64,
+    /// Migrations that failed.
+    pub migrations_failed: u64,
+    /// Most migrations that were under way from and to one host at once.
+    pub at_once_max: u64,
+    /// Datagrams of the membership.
+    pub datagrams: u64,
+    /// Their size in bytes.
+    pub datagram_bytes: u64,
 }
 
 enum Planned {
     Deliver { to: usize, from: usize, message: Box<Message> },
     Wake { agent: usize, timer: Timer },
-    News(News),
+    Resume { agent: usize, life: u64 },
+    Datagram { to: usize, from: usize, bytes: Vec<u8> },
+    Alarm(u64),
+    Tell { agent: usize, members: Arc<[HostId]> },
+}
+
+/// A machine that has come to another host, by a handoff.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// When.
+    pub at: Time,
+    /// Which.
+    pub machine: MachineId,
+    /// From where.
+    pub from: HostId,
+    /// Where to.
+    pub to: HostId,
 }
 
 /// A cluster in virtual time.
 pub struct Cluster {
+    began: Time,
     now: Time,
     planned: Queue<Planned>,
     inputs: VecDeque<(usize, Input)>,
@@ -92,6 +94,9 @@ pub struct Cluster {
     log: Option<Vec<Line>>,
     records: Option<Vec<Decision>>,
     tally: Tally,
+    /// Migrations ordered and not ended.
+    ordered: BTreeMap<HandoffId, Moved>,
+    moves: Vec<Moved>,
     /// How messages travel; may be changed at any time.
     pub network: Network,
 }
@@ -100,19 +105,29 @@ impl Cluster {
     /// An empty cluster, at time zero, with an [`Oracle`] that needs a second to notice.
     #[must_use]
     pub fn new(seed: u64) -> Self {
+        let oracle = Box::new(Oracle::new(Duration::from_secs(1)));
+        Self::beginning(Time::from_unix_ms(0), seed, oracle)
+    }
+
+    /// An empty cluster at a time of its own, with this membership. Its log counts from then on.
+    #[must_use]
+    pub fn beginning(now: Time, seed: u64, membership: Box<dyn Membership>) -> Self {
         Self {
-            now: Time::from_unix_ms(0),
+            began: now,
+            now,
             planned: Queue::new(),
             inputs: VecDeque::new(),
             agents: Vec::new(),
             by_id: BTreeMap::new(),
-            cloud: MemoryCloud::new(Time::from_unix_ms(0)),
-            membership: Box::new(Oracle::new(Duration::from_secs(1))),
+            cloud: MemoryCloud::new(now),
+            membership,
             rng: ChaCha8Rng::seed_from_u64(seed),
             checker: Checker::default(),
             log: None,
             records: None,
             tally: Tally::default(),
+            ordered: BTreeMap::new(),
+            moves: Vec::new(),
             network: Network::default(),
         }
     }
@@ -135,14 +150,8 @@ impl Cluster {
         self.cloud.add_host(spec.hypervisor.clone())?;
         let id = spec.profile.id.clone();
         self.by_id.insert(id.clone(), self.agents.len());
-        self.agents.push(Agent {
-            id,
-            spec,
-            balancer: None,
-            timers: BTreeMap::new(),
-            store: BTreeMap::new(),
-            store_fails: false,
-        });
+        self.membership.add(&id);
+        self.agents.push(Agent::new(id, spec));
         Ok(())
     }
 
@@ -164,11 +173,9 @@ impl Cluster {
 
     /// Starts the agents of all hosts that have none running.
     pub fn start(&mut self) {
-        for index in 0..self.agents.len() {
-            if self.agents[index].balancer.is_none() {
-                self.start_agent(index);
-            }
-        }
+        let idle = |&index: &usize| self.agents[index].balancer.is_none();
+        let idle: Vec<usize> = (0..self.agents.len()).filter(idle).collect();
+        self.start_agents(&idle);
     }
 
     /// Starts the agents of all hosts at once, each of which knows all others from the beginning.
@@ -178,9 +185,7 @@ impl Cluster {
         all.sort_unstable();
         let all: Arc<[HostId]> = all.into();
         for index in 0..self.agents.len() {
-            let spec = &self.agents[index].spec;
-            let balancer = Balancer::new(spec.config.clone(), spec.profile.clone(), Vec::new());
-            self.agents[index].balancer = Some(balancer);
+            self.agents[index].start();
             self.note(index, || What::Started);
             self.inputs.push_back((index, Input::Acquaint(Arc::clone(&all))));
             self.inputs.push_back((index, Input::Start));
@@ -197,59 +202,6 @@ impl Cluster {
     #[must_use]
     pub fn is_content(&self) -> bool {
         self.agents.iter().filter_map(|a| a.balancer.as_ref()).all(|b| b.is_content(self.now))
-    }
-
-    /// Starts a host's agent, with what its store holds.
-    pub fn restart(&mut self, host: &HostId) {
-        if let Some(&index) = self.by_id.get(host)
-            && self.agents[index].balancer.is_none()
-        {
-            self.start_agent(index);
-        }
-    }
-
-    fn start_agent(&mut self, index: usize) {
-        let agent = &mut self.agents[index];
-        let open = agent.store.values().cloned().collect();
-        let (config, profile) = (agent.spec.config.clone(), agent.spec.profile.clone());
-        agent.balancer = Some(Balancer::new(config, profile, open));
-        let id = agent.id.clone();
-        self.note(index, || What::Started);
-        self.inputs.push_back((index, Input::Start));
-        self.tell_membership(&id, true);
-        self.settle();
-    }
-
-    /// Kills a host's agent: what it held in memory is gone, its machines run on.
-    pub fn kill(&mut self, host: &HostId) {
-        let Some(&index) = self.by_id.get(host) else { return };
-        let agent = &mut self.agents[index];
-        if agent.balancer.take().is_none() {
-            return;
-        }
-        agent.timers.clear();
-        self.note(index, || What::Killed);
-        self.tell_membership(host, false);
-    }
-
-    /// Kills a host: its agent and its hypervisor with all machines on it.
-    ///
-    /// # Errors
-    /// When there is no such host.
-    pub fn power_off(&mut self, host: &HostId) -> Result<(), CloudError> {
-        self.kill(host);
-        let lost: Vec<_> = self.cloud.machines_on(host).map(|(m, _)| m.id.clone()).collect();
-        for machine in &lost {
-            self.checker.forget(machine);
-        }
-        self.cloud.power_off(host)
-    }
-
-    /// Whether a host's store can be written.
-    pub fn set_store_fails(&mut self, host: &HostId, fails: bool) {
-        if let Some(&index) = self.by_id.get(host) {
-            self.agents[index].store_fails = fails;
-        }
     }
 
     /// Lets something happen to a host's agent, such as an operator's wish.
@@ -298,6 +250,31 @@ impl Cluster {
     #[must_use]
     pub fn log(&self) -> &[Line] {
         self.log.as_deref().unwrap_or_default()
+    }
+
+    /// Takes away which machines have come to other hosts since it was asked last.
+    pub fn take_moves(&mut self) -> Vec<Moved> {
+        std::mem::take(&mut self.moves)
+    }
+
+    /// Every host as it was added, in that order.
+    pub fn specs(&self) -> impl Iterator<Item = &HostSpec> {
+        self.agents.iter().map(|agent| &agent.spec)
+    }
+
+    /// Something that must hold was seen broken.
+    pub(crate) fn broken(&mut self, invariant: Invariant, detail: String) {
+        self.checker.found(self.now, invariant, detail);
+    }
+
+    /// Takes the log so far away, which is then empty.
+    pub fn take_log(&mut self) -> Vec<Line> {
+        self.log.as_mut().map_or_else(Vec::new, std::mem::take)
+    }
+
+    /// Takes the decision records so far away, of which there are none then.
+    pub fn take_records(&mut self) -> Vec<Decision> {
+        self.records.as_mut().map_or_else(Vec::new, std::mem::take)
     }
 
     /// The decision records so far; empty if none are kept.
@@ -375,17 +352,22 @@ impl Cluster {
                 }
             }
             Planned::Wake { agent, timer } => {
-                let due = self.agents[agent].timers.get(&timer).is_some_and(|&at| at <= self.now);
-                if due {
-                    self.agents[agent].timers.remove(&timer);
+                if self.agents[agent].take_due(timer, self.now) {
                     self.note(agent, || What::Woke(timer));
                     self.inputs.push_back((agent, Input::Timer(timer)));
                 }
             }
-            Planned::News(News { host, members, .. }) => {
-                if let Some(&index) = self.by_id.get(&host) {
-                    self.note(index, || What::Members(members.len()));
-                    self.inputs.push_back((index, Input::Members(members)));
+            Planned::Resume { agent, life } => self.resume(agent, life),
+            Planned::Datagram { to, from, bytes } => {
+                if self.agents[to].balancer.is_some() {
+                    self.with_membership(|it, now, out| it.heard(to, from, &bytes, now, out));
+                }
+            }
+            Planned::Alarm(alarm) => self.with_membership(|it, now, out| it.woke(alarm, now, out)),
+            Planned::Tell { agent, members } => {
+                if self.agents[agent].balancer.is_some() {
+                    self.note(agent, || What::Members(members.len()));
+                    self.inputs.push_back((agent, Input::Acquaint(members)));
                 }
             }
         }
@@ -399,21 +381,65 @@ impl Cluster {
                 self.hypervisor_says(&host, event);
             }
             let Some((index, input)) = self.inputs.pop_front() else { return };
-            let Some(balancer) = &mut self.agents[index].balancer else { continue };
-            balancer.handle(input, self.now, &mut self.rng, &mut effects);
-            for effect in effects.drain(..) {
-                if !self.carry_out(index, effect) {
-                    break;
-                }
+            let agent = &mut self.agents[index];
+            if agent.is_stalled() {
+                agent.waiting.push_back(input);
+                continue;
+            }
+            let now = agent.clock(self.now);
+            let Some(balancer) = &mut agent.balancer else { continue };
+            balancer.handle(input, now, &mut self.rng, &mut effects);
+            self.carry_out_all(index, effects.drain(..));
+        }
+    }
+
+    /// Carries out effects in order; those behind a slow write wait for it.
+    fn carry_out_all(&mut self, index: usize, mut effects: impl Iterator<Item = Effect>) {
+        while let Some(effect) = effects.next() {
+            let agent = &mut self.agents[index];
+            let slow = agent.store_takes > Duration::ZERO && !agent.written;
+            if slow && matches!(effect, Effect::Persist(_)) {
+                agent.held = [effect].into_iter().chain(effects).collect();
+                let (life, at) = (agent.life, self.now + agent.store_takes);
+                return self.planned.push(at, Planned::Resume { agent: index, life });
+            }
+            if !self.carry_out(index, effect) {
+                return;
             }
         }
     }
 
-    fn hypervisor_says(&mut self, host: &HostId, event: Event) {
+    /// A slow write has ended: what waited for it goes on.
+    fn resume(&mut self, index: usize, life: u64) {
+        let agent = &mut self.agents[index];
+        if agent.life != life || !agent.is_stalled() {
+            return;
+        }
+        let held = std::mem::take(&mut agent.held);
+        agent.written = true;
+        self.carry_out_all(index, held.into_iter());
+        let waiting = std::mem::take(&mut self.agents[index].waiting);
+        self.inputs.extend(waiting.into_iter().map(|input| (index, input)));
+    }
+
+    fn hypervisor_says(&mut self, host: &HostId, mut event: Event) {
         let Some(&index) = self.by_id.get(host) else { return };
-        if let Event::MigrationEnded(_, Ok(stats)) = &event {
-            self.tally.migrations += 1;
-            self.tally.migrated_bytes += stats.bytes;
+        match &mut event {
+            Event::MigrationEnded(handoff, Ok(stats)) => {
+                if let Some(moved) = self.ordered.remove(handoff) {
+                    self.moves.push(Moved { at: self.now, ..moved });
+                }
+                self.tally.migrations += 1;
+                self.tally.migrated_bytes += stats.bytes;
+                self.tally.downtime_ms += stats.downtime_ms;
+                self.tally.downtime_max_ms = self.tally.downtime_max_ms.max(stats.downtime_ms);
+            }
+            Event::MigrationEnded(handoff, Err(_)) => {
+                self.ordered.remove(handoff);
+                self.tally.migrations_failed += 1;
+            }
+            Event::Sampled(Ok(sample)) => sample.at = self.agents[index].clock(sample.at),
+            _ => {}
         }
         if let Event::ScheduleChanged(_) = &event {
             let profile = &self.agents[index].spec.profile;
@@ -429,7 +455,9 @@ impl Cluster {
             Effect::Persist(handoff) => return self.persist(index, handoff),
             Effect::Send(to, message) => self.send(index, &to, message),
             Effect::SetTimer(timer, at) => {
-                self.agents[index].timers.insert(timer, at);
+                let agent = &mut self.agents[index];
+                let at = self.now + at.since(agent.clock(self.now));
+                agent.timers.insert(timer, at);
                 self.planned.push(at, Planned::Wake { agent: index, timer });
             }
             Effect::Order(order) => self.order(index, order),
@@ -448,6 +476,7 @@ impl Cluster {
     fn persist(&mut self, index: usize, handoff: Handoff) -> bool {
         use evenkeel_core::handoff::Phase;
         let agent = &mut self.agents[index];
+        agent.written = false;
         if agent.store_fails {
             let failed = Input::StoreFailed(handoff.id, "no space left on device".to_owned());
             self.inputs.push_back((index, failed));
@@ -469,7 +498,7 @@ impl Cluster {
             return self.inputs.push_back((from, Input::Undelivered(to.clone(), why)));
         };
         let mut arrived = false;
-        for delay in self.network.carry(sender, to, &message, &mut self.rng) {
+        for delay in self.network.carry(sender, to, Some(&message), &mut self.rng) {
             arrived = true;
             let message = Box::new(message.clone());
             let deliver = Planned::Deliver { to: to_index, from, message };
@@ -483,21 +512,52 @@ impl Cluster {
 
     fn order(&mut self, index: usize, order: Order) {
         self.note(index, || What::Ordered(order.clone()));
+        if let Order::Migrate(migration) = &order {
+            let from = self.agents[index].id.clone();
+            let (machine, to) = (migration.machine.clone(), migration.to.clone());
+            let ends = |host: &HostId| {
+                self.ordered.values().filter(|m| m.from == *host || m.to == *host).count() as u64
+            };
+            let at_once = 1 + ends(&from).max(ends(&to));
+            self.tally.at_once_max = self.tally.at_once_max.max(at_once);
+            self.ordered.insert(migration.handoff, Moved { at: self.now, machine, from, to });
+        }
         let host = &self.agents[index].id;
         if let Ok(mut hypervisor) = self.cloud.on(host) {
             hypervisor.submit(order);
         }
     }
 
-    fn tell_membership(&mut self, host: &HostId, alive: bool) {
-        for news in self.membership.changed(host, alive, self.now) {
-            self.planned.push(news.at, Planned::News(news));
+    /// Lets membership act, and carries out what it wants.
+    fn with_membership(&mut self, act: impl FnOnce(&mut dyn Membership, Time, &mut Vec<Outcome>)) {
+        let mut outcomes = Vec::new();
+        act(&mut *self.membership, self.now, &mut outcomes);
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Wake(alarm, at) => self.planned.push(at, Planned::Alarm(alarm)),
+                Outcome::Tell { host, at, members } => {
+                    self.planned.push(at, Planned::Tell { agent: host, members });
+                }
+                Outcome::Send { from, to, bytes } => self.send_datagram(from, to, &bytes),
+            }
+        }
+    }
+
+    fn send_datagram(&mut self, from: usize, to: usize, bytes: &[u8]) {
+        self.tally.datagrams += 1;
+        self.tally.datagram_bytes += bytes.len() as u64;
+        let Some(addressee) = self.agents.get(to) else { return };
+        let sender = &self.agents[from].id;
+        for delay in self.network.carry(sender, &addressee.id, None, &mut self.rng) {
+            let datagram = Planned::Datagram { to, from, bytes: bytes.to_vec() };
+            self.planned.push(self.now + delay, datagram);
         }
     }
 
     fn note(&mut self, index: usize, what: impl FnOnce() -> What) {
         if let Some(log) = &mut self.log {
-            log.push(Line { at: self.now, host: self.agents[index].id.clone(), what: what() });
+            let at = Time::from_unix_ms(0) + self.now.since(self.began);
+            log.push(Line { at, host: self.agents[index].id.clone(), what: what() });
         }
     }
 

@@ -9,7 +9,9 @@ pub mod bounds;
 pub mod generate;
 pub mod plan;
 pub mod replay;
+pub mod scenario;
 pub mod snapshot;
+pub mod traces;
 
 mod check;
 mod cluster;
@@ -21,7 +23,7 @@ mod queue;
 mod rest;
 
 pub use check::{Invariant, Violation};
-pub use cluster::{Cluster, HostSpec, Tally};
+pub use cluster::{Cluster, HostSpec, Moved, Tally};
 pub use log::{Line, What};
-pub use membership::{Membership, News, Oracle};
-pub use network::Network;
+pub use membership::{Membership, Oracle, Outcome, Swim};
+pub use network::{Network, Partition};

@@ -42,6 +42,8 @@ pub enum What {
     Killed,
     /// Its agent was started.
     Started,
+    /// Something was done to it from outside.
+    Befell(String),
 }
 
 impl fmt::Display for Line {
@@ -62,6 +64,7 @@ impl fmt::Display for Line {
             What::Members(count) => write!(f, "members {count}"),
             What::Killed => f.write_str("killed"),
             What::Started => f.write_str("started"),
+            What::Befell(what) => write!(f, "! {what}"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A network between simulated hosts: delay, loss, duplication and cut links.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use evenkeel_core::message::Message;
@@ -22,6 +22,27 @@ pub struct Network {
     pub loses: Option<fn(&Message) -> bool>,
     /// Hosts that nothing reaches and that reach nobody.
     pub cut_off: BTreeSet<HostId>,
+    /// Partitions, under numbers of their maker's choice.
+    pub partitions: BTreeMap<u64, Partition>,
+}
+
+/// A cut between some hosts and all others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Partition {
+    /// The hosts on the one side.
+    pub inside: BTreeSet<HostId>,
+    /// Whether those inside are still heard outside.
+    pub heard_outside: bool,
+}
+
+impl Partition {
+    fn cuts(&self, from: &HostId, to: &HostId) -> bool {
+        match (self.inside.contains(from), self.inside.contains(to)) {
+            (false, true) => true,
+            (true, false) => !self.heard_outside,
+            _ => false,
+        }
+    }
 }
 
 impl Default for Network {
@@ -34,21 +55,25 @@ impl Default for Network {
             duplication: 0.0,
             loses: None,
             cut_off: BTreeSet::new(),
+            partitions: BTreeMap::new(),
         }
     }
 }
 
 impl Network {
-    /// After how long each copy of a message from one host to another arrives; empty if it is lost.
+    /// After how long each copy of something from one host to another arrives; empty if it is lost.
+    /// A datagram of the membership is no `message` of an agent.
     pub(crate) fn carry<R: Rng>(
         &self,
         from: &HostId,
         to: &HostId,
-        message: &Message,
+        message: Option<&Message>,
         rng: &mut R,
     ) -> impl Iterator<Item = Duration> + use<R> {
-        let cut = self.cut_off.contains(from) || self.cut_off.contains(to);
-        let chosen = self.loses.is_some_and(|loses| loses(message));
+        let cut = self.cut_off.contains(from)
+            || self.cut_off.contains(to)
+            || self.partitions.values().any(|partition| partition.cuts(from, to));
+        let chosen = message.zip(self.loses).is_some_and(|(message, loses)| loses(message));
         let lost = cut || chosen || rng.random_bool(self.loss.clamp(0.0, 1.0));
         let twice = rng.random_bool(self.duplication.clamp(0.0, 1.0));
         let copies = if lost { 0 } else { 1 + usize::from(twice) };

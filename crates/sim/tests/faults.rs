@@ -173,3 +173,45 @@ fn an_agent_that_is_stopped_hands_back_what_is_under_way() {
         levelled(&mut cluster);
     }
 }
+
+#[test]
+fn a_slow_disk_delays_and_loses_nothing() {
+    let mut cluster = pair(8);
+    for host in [0, 1] {
+        cluster.set_store_takes(&host_id(host), Duration::from_millis(1500));
+    }
+    levelled(&mut cluster);
+    assert!(cluster.records().iter().all(|d| d.ending != Reason::StoreFailed));
+}
+
+#[test]
+fn a_clock_that_jumps_between_two_starts_hinders_nothing() {
+    for ahead_ms in [-40_000, 3_600_000] {
+        let mut cluster = pair(9);
+        cluster.run_until(at(60));
+        cluster.kill(&host_id(1));
+        cluster.set_wall_clock(&host_id(1), ahead_ms);
+        cluster.restart(&host_id(1));
+        levelled(&mut cluster);
+    }
+}
+
+#[test]
+fn a_host_that_loses_power_comes_back_with_its_machines_unless_its_disk_is_gone() {
+    for disk in [true, false] {
+        let mut cluster = pair(10);
+        cluster.run_until(at(5));
+        let lost = home(&cluster, "v000");
+        let machines = cluster.cloud().machines_on(&lost).count();
+        cluster.power_off(&lost).unwrap();
+        if !disk {
+            cluster.lose_disk(&lost).unwrap();
+        }
+        cluster.run_until(at(30));
+        cluster.power_on(&lost).unwrap();
+        cluster.run_until(at(31));
+        let run = cluster.cloud().machines_on(&lost).filter(|(_, p)| p.is_resident()).count();
+        assert_eq!(run, if disk { machines } else { 0 }, "with disk: {disk}");
+        assert_sound(&mut cluster);
+    }
+}

@@ -21,9 +21,11 @@ pub struct MemoryHost {
     pub background: Option<Resources>,
     /// Speed of one of its cores relative to the reference core; above zero.
     pub cpu_speed: f64,
-    /// What it sends and receives in a migration at most, in bytes per second. Migrations under way
-    /// at the same time do not slow each other down.
+    /// What it sends and receives in migrations at most, in bytes per second. Those under way at the
+    /// same time, from and to it, share it evenly.
     pub link_bytes_per_s: f64,
+    /// Cores of it that each migration from or to it keeps busy while it lasts.
+    pub migration_cores: f64,
 }
 
 impl MemoryHost {
@@ -37,6 +39,7 @@ impl MemoryHost {
             background: None,
             cpu_speed: 1.0,
             link_bytes_per_s: LINK_BYTES_PER_S,
+            migration_cores: 0.0,
         }
     }
 }
@@ -79,6 +82,8 @@ pub(super) struct Host {
     pub(super) fault: Option<Fault>,
     /// Migrations under way to this host.
     pub(super) incoming: BTreeSet<u64>,
+    /// Migrations whose bytes go over its link, either way.
+    pub(super) transfers: BTreeSet<u64>,
     /// Until when consumption has been accounted for.
     settled: Time,
 }
@@ -90,6 +95,10 @@ pub(super) struct Machine {
     pub(super) workload: Workload,
     /// The migration under way, if any.
     pub(super) job: Option<u64>,
+    /// How every migration of it goes wrong, if it does.
+    pub(super) fault: Option<Fault>,
+    /// By how much its counters are wrong, per resource.
+    pub(super) misread: Option<Resources>,
     used: Used,
 }
 
@@ -103,7 +112,15 @@ struct Used {
 
 impl Machine {
     pub(super) fn new(facts: Arc<MachineFacts>, presence: Presence, workload: Workload) -> Self {
-        Self { facts, presence, workload, job: None, used: Used::default() }
+        Self {
+            facts,
+            presence,
+            workload,
+            job: None,
+            fault: None,
+            misread: None,
+            used: Used::default(),
+        }
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -130,11 +147,16 @@ impl Machine {
     }
 
     fn sample(&self) -> MachineSample {
+        let wrong = self.misread.unwrap_or(Resources {
+            cpu_cores: 1.0,
+            memory_bytes: 1.0,
+            io_bytes_per_s: 1.0,
+        });
         let counters = self.is_live().then(|| Counters {
-            cpu_time_ns: self.used.cpu_ns as u64,
+            cpu_time_ns: (self.used.cpu_ns * wrong.cpu_cores) as u64,
             cpu_delay_ns: Some(self.used.delay_ns as u64),
-            io_bytes: self.used.io_bytes as u64,
-            memory_bytes: self.occupied_bytes() as u64,
+            io_bytes: (self.used.io_bytes * wrong.io_bytes_per_s) as u64,
+            memory_bytes: (self.occupied_bytes() * wrong.memory_bytes) as u64,
             dirty_bytes_per_s: Some(self.workload.dirty_bytes_per_s as u64),
         });
         MachineSample { facts: Arc::clone(&self.facts), presence: self.seen(), counters }
@@ -150,6 +172,7 @@ impl Host {
             machines: BTreeMap::new(),
             fault: None,
             incoming: BTreeSet::new(),
+            transfers: BTreeSet::new(),
             settled: now,
         }
     }
@@ -170,8 +193,9 @@ impl Host {
             io += machine.workload.wants.io_bytes_per_s.max(0.0);
         }
         let capacity = self.facts.capacity;
-        let (cpu_share, io_share) =
-            (granted(cores, capacity.cpu_cores), granted(io, capacity.io_bytes_per_s));
+        // Migrations come first, and never take all of it.
+        let left = (capacity.cpu_cores - self.migrating_cores()).max(0.01 * capacity.cpu_cores);
+        let (cpu_share, io_share) = (granted(cores, left), granted(io, capacity.io_bytes_per_s));
         let seconds = span.as_secs_f64();
         for machine in self.machines.values_mut().filter(|m| m.presence == Presence::Running) {
             let wanted_ns = machine.wanted_cores(speed) * seconds * 1e9;
@@ -180,6 +204,11 @@ impl Host {
             machine.used.io_bytes +=
                 machine.workload.wants.io_bytes_per_s.max(0.0) * seconds * io_share;
         }
+    }
+
+    /// Cores that migrations from and to it keep busy now.
+    pub(super) fn migrating_cores(&self) -> f64 {
+        self.spec.migration_cores * self.transfers.len() as f64
     }
 
     pub(super) fn sample(&mut self, now: Time) -> HostSample {

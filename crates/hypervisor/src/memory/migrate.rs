@@ -4,6 +4,7 @@
 //! one and the same moment: there is never a time with two copies, or with none.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use evenkeel_core::port::{
 
 use super::MemoryCloud;
 use super::host::{Link, Machine};
-use super::precopy::{Course, PREPARATION};
+use super::precopy::{PREPARATION, Transfer};
 
 /// How often a migration says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
@@ -25,9 +26,11 @@ pub(super) struct Underway {
     from: usize,
     to: Result<usize, Failure>,
     began: Time,
-    course: Course,
+    transfer: Transfer,
     /// How often it has told how far it is.
     told: u32,
+    /// When its next step is planned; steps planned for other times are void.
+    next: Time,
     /// How it will end before its course does, and when.
     fails: Option<(Time, Failure)>,
 }
@@ -35,9 +38,13 @@ pub(super) struct Underway {
 impl Underway {
     /// When its next step is due.
     fn due(&self) -> Time {
-        let end = self.began + self.course.duration();
+        let end = self.began + self.transfer.duration();
         let end = self.fails.as_ref().map_or(end, |(at, _)| end.min(*at));
-        end.min(self.began + PROGRESS_EVERY * (self.told + 1))
+        end.min(self.tells_at())
+    }
+
+    fn tells_at(&self) -> Time {
+        self.began + PROGRESS_EVERY * (self.told + 1)
     }
 }
 
@@ -56,31 +63,76 @@ impl MemoryCloud {
             return Err(Failure::new(FailureKind::Busy, detail));
         }
         let to = self.destination(from, &order, &machine.facts);
-        let far_link =
-            to.as_ref().map_or(f64::INFINITY, |&to| self.hosts[to].spec.link_bytes_per_s);
-        let limit = order.bandwidth_bytes_per_s.map_or(f64::INFINITY, |limit| limit as f64);
-        let bandwidth = host.spec.link_bytes_per_s.min(far_link).min(limit);
-        let course =
-            Course::new(machine.occupied_bytes(), machine.workload.dirty_bytes_per_s, bandwidth);
-        let now = self.now;
-        let fails = match (&to, self.hosts[from].fault.take()) {
-            (Err(refused), _) => Some((now + PREPARATION, refused.clone())),
-            (Ok(_), Some(fault)) => {
-                let after: Duration = course.duration().mul_f64(fault.after.clamp(0.0, 1.0));
-                Some((now + after, fault.failure))
-            }
-            (Ok(_), None) => None,
-        };
-        let key = self.migrations_begun;
+        let transfer = Transfer::new(machine.occupied_bytes(), 0.0, 1.0);
+        let (lasting, dirty_rate) = (machine.fault.clone(), machine.workload.dirty_bytes_per_s);
+        let (now, key) = (self.now, self.migrations_begun);
         self.migrations_begun += 1;
-        if let Ok(to) = to {
-            self.hosts[to].incoming.insert(key);
+        let mut underway =
+            Underway { order, from, to, began: now, transfer, told: 0, next: now, fails: None };
+        self.edit(from, &underway.order.machine, |m| m.job = Some(key));
+        let Ok(to) = underway.to else {
+            // Refused: not a byte is sent.
+            let refused = underway.to.clone().err();
+            underway.fails = refused.map(|refused| (now + PREPARATION, refused));
+            self.plan(key, underway);
+            return Ok(());
+        };
+        self.hosts[to].incoming.insert(key);
+        for host in [from, to] {
+            self.hosts[host].settle(now);
+            self.hosts[host].transfers.insert(key);
         }
-        self.edit(from, &order.machine, |m| m.job = Some(key));
-        let underway = Underway { order, from, to, began: now, course, told: 0, fails };
-        self.due.push(Reverse((underway.due(), key)));
-        self.migrations.insert(key, underway);
+        underway.transfer.set_bandwidth(self.share(&underway));
+        underway.transfer.set_dirty_rate(dirty_rate);
+        if let Some(fault) = self.hosts[from].fault.take().or(lasting) {
+            let after = underway.transfer.duration().mul_f64(fault.after.clamp(0.0, 1.0));
+            underway.fails = Some((now + after, fault.failure));
+        }
+        self.plan(key, underway);
+        self.reshare([from, to]);
         Ok(())
+    }
+
+    fn plan(&mut self, key: u64, mut underway: Underway) {
+        underway.next = underway.due();
+        self.due.push(Reverse((underway.next, key)));
+        self.migrations.insert(key, underway);
+    }
+
+    /// What a migration gets of the links at its two ends: each is divided evenly.
+    fn share(&self, underway: &Underway) -> f64 {
+        let limit =
+            underway.order.bandwidth_bytes_per_s.map_or(f64::INFINITY, |limit| limit as f64);
+        let ends = [Some(underway.from), underway.to.as_ref().ok().copied()];
+        let share = |host: usize| {
+            let host = &self.hosts[host];
+            host.spec.link_bytes_per_s / host.transfers.len().max(1) as f64
+        };
+        ends.into_iter().flatten().map(share).fold(limit, f64::min)
+    }
+
+    /// Divides the links of these hosts anew, one migration more or less going through them.
+    fn reshare(&mut self, hosts: [usize; 2]) {
+        let keys: BTreeSet<u64> =
+            hosts.iter().flat_map(|&host| self.hosts[host].transfers.iter().copied()).collect();
+        for key in keys {
+            let Some(mut underway) = self.migrations.remove(&key) else { continue };
+            underway.transfer.advance(self.now.since(underway.began));
+            if underway.transfer.set_bandwidth(self.share(&underway)) {
+                self.plan(key, underway);
+            } else {
+                self.migrations.insert(key, underway);
+            }
+        }
+    }
+
+    /// The machine that a migration moves dirties its memory at another rate from now on.
+    pub(super) fn redirty(&mut self, key: u64, bytes_per_s: f64) {
+        if let Some(mut underway) = self.migrations.remove(&key) {
+            underway.transfer.advance(self.now.since(underway.began));
+            underway.transfer.set_dirty_rate(bytes_per_s);
+            self.plan(key, underway);
+        }
     }
 
     /// The host that the order leads to, or why none takes the machine.
@@ -106,31 +158,38 @@ impl MemoryCloud {
         Ok(to)
     }
 
-    /// Carries out what is due of a migration, unless it is over.
+    /// Carries out what is due of a migration, unless it is over or was planned anew.
     pub(super) fn step(&mut self, key: u64) {
         let now = self.now;
-        let Some(underway) = self.migrations.get_mut(&key) else {
+        let Some(mut underway) = self.migrations.remove(&key) else {
             return;
         };
-        if let Some((at, failure)) = &underway.fails
-            && *at <= now
-        {
-            let failure = failure.clone();
-            return self.end(key, Err(failure));
+        if underway.next > now {
+            self.migrations.insert(key, underway);
+            return;
         }
         let elapsed = now.since(underway.began);
-        let elapsed_ms = millis(elapsed);
-        if elapsed >= underway.course.duration() {
-            let downtime_ms = millis(underway.course.downtime);
-            let bytes = underway.course.bytes();
-            return self.end(key, Ok(MigrationStats { elapsed_ms, downtime_ms, bytes }));
+        underway.transfer.advance(elapsed);
+        let finished = underway.transfer.is_finished();
+        let failed = underway.fails.take_if(|(at, _)| *at <= now || finished);
+        if finished || failed.is_some() {
+            let stats = MigrationStats {
+                elapsed_ms: millis(elapsed),
+                downtime_ms: millis(underway.transfer.downtime()),
+                bytes: underway.transfer.progress().0,
+            };
+            self.migrations.insert(key, underway);
+            return self.end(key, failed.map_or(Ok(stats), |(_, failure)| Err(failure)));
         }
-        let (bytes_done, bytes_left) = underway.course.at(elapsed);
-        underway.told += 1;
+        let tells = underway.tells_at() <= now;
+        underway.told += u32::from(tells);
+        let (bytes_done, bytes_left) = underway.transfer.progress();
         let (from, handoff) = (underway.from, underway.order.handoff);
-        self.due.push(Reverse((underway.due(), key)));
-        let progress = Progress { elapsed_ms, bytes_done, bytes_left };
-        self.tell(from, Event::Progress(handoff, progress));
+        self.plan(key, underway);
+        if tells {
+            let progress = Progress { elapsed_ms: millis(elapsed), bytes_done, bytes_left };
+            self.tell(from, Event::Progress(handoff, progress));
+        }
     }
 
     pub(super) fn abort(&mut self, host: usize, machine: &MachineId) {
@@ -164,6 +223,11 @@ impl MemoryCloud {
         self.edit(from, &order.machine, |m| m.job = None);
         if let Ok(to) = to {
             self.hosts[to].incoming.remove(&key);
+            for host in [from, to] {
+                self.hosts[host].settle(self.now);
+                self.hosts[host].transfers.remove(&key);
+            }
+            self.reshare([from, to]);
             if outcome.is_ok() {
                 self.hand_over(from, to, &order);
             }
@@ -178,6 +242,7 @@ impl MemoryCloud {
         let mut facts = left.facts;
         Arc::make_mut(&mut facts).entry = Ok(order.entry.clone());
         self.insert(to, Machine::new(facts, Presence::Running, left.workload));
+        self.edit(to, &order.machine, |m| m.fault = left.fault);
         for host in [to, from] {
             self.tell(host, Event::ScheduleChanged(order.machine.clone()));
         }

@@ -21,6 +21,7 @@
 //! concerned. The same calls in the same order give the same events.
 
 mod host;
+mod meddling;
 mod migrate;
 mod precopy;
 
@@ -250,10 +251,13 @@ impl MemoryCloud {
         machine: &MachineId,
         workload: Workload,
     ) -> Result<(), CloudError> {
-        let (home, _) = self.home(machine)?;
-        let now = self.now;
+        let (home, found) = self.home(machine)?;
+        let (now, job) = (self.now, found.job);
         self.hosts[home].settle(now);
         self.edit(home, machine, |m| m.workload = workload);
+        if let Some(job) = job {
+            self.redirty(job, workload.dirty_bytes_per_s);
+        }
         Ok(())
     }
 

@@ -18,85 +18,135 @@ const PROGRESS_MIN: f64 = 0.5;
 /// What the throttle leaves of the dirty rate each time that it is tightened.
 const THROTTLE: f64 = 0.7;
 
-/// The end of one round.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Round {
-    /// Since the migration was ordered.
-    ends: Duration,
-    /// Sent until then, in bytes.
-    bytes_done: u64,
-}
+/// Shorter than what rounding makes of a time, in seconds.
+const INSTANT: f64 = 1e-9;
 
-/// The course of one migration, known when it begins.
+/// The memory of one machine on its way. The speed of the link may change while it is.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Course {
-    /// At least two.
-    rounds: Vec<Round>,
-    /// How long the machine stands still at the end.
-    pub(crate) downtime: Duration,
+pub(crate) struct Transfer {
+    memory: f64,
+    dirty_rate: f64,
+    /// What the throttle leaves of the dirty rate.
+    throttle: f64,
+    bandwidth: f64,
+    /// Until when it is reckoned, in seconds since the order.
+    at: f64,
+    /// Bytes that this round began with, and that are left of it.
+    size: f64,
+    left: f64,
+    /// Bytes dirtied in this round.
+    dirtied: f64,
+    done: f64,
+    /// Since when the machine stands still for the last round.
+    stopped: Option<f64>,
+    finished: bool,
 }
 
-impl Course {
-    /// The course of sending `memory_bytes` at `bandwidth` bytes per second while the machine
-    /// dirties `dirty_rate` bytes per second.
+impl Transfer {
+    /// Sending `memory_bytes` at `bandwidth` bytes per second while the machine dirties `dirty_rate`
+    /// bytes per second.
     pub(crate) fn new(memory_bytes: f64, dirty_rate: f64, bandwidth: f64) -> Self {
-        // Clamped so that the loop ends for every input: the throttle wins within 50 rounds.
-        let (memory, bandwidth) = (memory_bytes.clamp(1.0, 1e18), bandwidth.max(1.0));
-        let mut dirty_rate = dirty_rate.max(0.0).min(bandwidth * 1e6);
-        let mut course = Self { rounds: Vec::new(), downtime: Duration::ZERO };
-        let (mut ends, mut done, mut left) = (PREPARATION.as_secs_f64(), 0.0, memory);
-        loop {
-            let seconds = left / bandwidth;
-            ends += seconds;
-            done += left;
-            if !course.rounds.is_empty() && seconds <= DOWNTIME_MAX.as_secs_f64() {
-                course.downtime = span(seconds);
-                course.push(ends, done);
-                return course;
+        let memory = memory_bytes.clamp(1.0, 1e18);
+        let mut transfer = Self {
+            memory,
+            dirty_rate: 0.0,
+            throttle: 1.0,
+            bandwidth: bandwidth.max(1.0),
+            at: 0.0,
+            size: memory,
+            left: memory,
+            dirtied: 0.0,
+            done: 0.0,
+            stopped: None,
+            finished: false,
+        };
+        transfer.set_dirty_rate(dirty_rate);
+        transfer
+    }
+
+    /// From now on the machine dirties so much.
+    pub(crate) fn set_dirty_rate(&mut self, bytes_per_s: f64) {
+        // Clamped so that it ends for every input: the throttle wins within 50 rounds.
+        self.dirty_rate = bytes_per_s.max(0.0).min(self.bandwidth * 1e6);
+    }
+
+    /// From now on the link gives so much. Answers whether that is a change.
+    pub(crate) fn set_bandwidth(&mut self, bytes_per_s: f64) -> bool {
+        let before = std::mem::replace(&mut self.bandwidth, bytes_per_s.max(1.0));
+        before.to_bits() != self.bandwidth.to_bits()
+    }
+
+    /// Lets time pass until `elapsed` after the order.
+    pub(crate) fn advance(&mut self, elapsed: Duration) {
+        self.advance_to(elapsed.as_secs_f64());
+    }
+
+    fn advance_to(&mut self, until: f64) {
+        if self.at < PREPARATION.as_secs_f64() {
+            self.at = until.min(PREPARATION.as_secs_f64());
+        }
+        while !self.finished && self.at < until + INSTANT {
+            let (finish, available) = (self.left / self.bandwidth, (until - self.at).max(0.0));
+            if finish <= available + INSTANT {
+                self.send(finish);
+                self.end_round();
+            } else {
+                return self.send(available);
             }
-            let dirtied = (dirty_rate * seconds).min(memory);
-            if dirtied > left * PROGRESS_MIN {
-                dirty_rate *= THROTTLE;
-            }
-            course.push(ends, done);
-            left = dirtied;
         }
     }
 
-    fn push(&mut self, ends: f64, done: f64) {
-        self.rounds.push(Round { ends: span(ends), bytes_done: done as u64 });
-    }
-
-    /// Bytes sent, and bytes still to be sent, `elapsed` after the order.
-    pub(crate) fn at(&self, elapsed: Duration) -> (u64, u64) {
-        let mut before = Round { ends: PREPARATION, bytes_done: 0 };
-        for round in &self.rounds {
-            let in_round = round.bytes_done - before.bytes_done;
-            if elapsed < round.ends {
-                let span = round.ends.saturating_sub(before.ends).as_secs_f64();
-                let share = elapsed.saturating_sub(before.ends).as_secs_f64() / span;
-                let sent = (in_round as f64 * share) as u64;
-                return (before.bytes_done + sent, in_round.saturating_sub(sent));
-            }
-            before = *round;
+    fn send(&mut self, seconds: f64) {
+        let sent = (self.bandwidth * seconds).min(self.left);
+        self.left -= sent;
+        self.done += sent;
+        self.at += seconds;
+        if self.stopped.is_none() {
+            self.dirtied += self.dirty_rate * self.throttle * seconds;
         }
-        (before.bytes_done, 0)
     }
 
-    /// How long it takes in all.
+    fn end_round(&mut self) {
+        self.done += std::mem::take(&mut self.left);
+        if self.stopped.is_some() {
+            self.finished = true;
+            return;
+        }
+        let dirtied = std::mem::take(&mut self.dirtied).min(self.memory);
+        if dirtied > self.size * PROGRESS_MIN {
+            self.throttle *= THROTTLE;
+        }
+        (self.size, self.left) = (dirtied, dirtied);
+        if dirtied / self.bandwidth <= DOWNTIME_MAX.as_secs_f64() {
+            self.stopped = Some(self.at);
+        }
+    }
+
+    pub(crate) const fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// How long it takes in all if the link stays as it is.
     pub(crate) fn duration(&self) -> Duration {
-        self.rounds.last().map_or(PREPARATION, |round| round.ends)
+        let mut rest = self.clone();
+        rest.advance_to(f64::INFINITY);
+        span(rest.at)
     }
 
-    /// What it sends in all.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.rounds.last().map_or(0, |round| round.bytes_done)
+    /// Bytes sent, and bytes still to be sent as known now.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        (self.done as u64, self.left as u64)
+    }
+
+    /// How long the machine has stood still.
+    pub(crate) fn downtime(&self) -> Duration {
+        self.stopped.map_or(Duration::ZERO, |since| span(self.at - since))
     }
 }
 
 /// Seconds as whole milliseconds, which is how finely time passes here, and at most a century.
 fn span(seconds: f64) -> Duration {
-    Duration::from_millis((seconds * 1e3).ceil().min(3.2e12) as u64)
+    Duration::from_millis((seconds * 1e3 - 1e-6).ceil().clamp(0.0, 3.2e12) as u64)
 }
 
 #[cfg(test)]
@@ -105,30 +155,50 @@ mod tests {
 
     const MIB: f64 = 1_048_576.0;
 
+    fn finished(memory: f64, dirty_rate: f64, bandwidth: f64) -> Transfer {
+        let mut transfer = Transfer::new(memory, dirty_rate, bandwidth);
+        transfer.advance(transfer.duration());
+        assert!(transfer.is_finished());
+        transfer
+    }
+
     #[test]
     fn an_idle_machine_takes_as_long_as_its_memory_takes() {
-        let course = Course::new(1000.0 * MIB, 0.0, 100.0 * MIB);
-        assert_eq!(course.duration(), PREPARATION + Duration::from_secs(10));
-        assert_eq!((course.bytes(), course.downtime), ((1000.0 * MIB) as u64, Duration::ZERO));
+        let transfer = finished(1000.0 * MIB, 0.0, 100.0 * MIB);
+        assert_eq!(transfer.duration(), PREPARATION + Duration::from_secs(10));
+        assert_eq!(transfer.progress(), ((1000.0 * MIB) as u64, 0));
+        assert_eq!(transfer.downtime(), Duration::ZERO);
     }
 
     #[test]
     fn what_is_dirtied_is_sent_again_and_the_standstill_stays_short() {
-        let idle = Course::new(1000.0 * MIB, 0.0, 100.0 * MIB);
-        let busy = Course::new(1000.0 * MIB, 20.0 * MIB, 100.0 * MIB);
-        assert!(busy.duration() > idle.duration() && busy.bytes() > idle.bytes());
-        assert!(busy.downtime <= DOWNTIME_MAX && busy.downtime > Duration::ZERO);
-        let seconds = 0..=busy.duration().as_secs() + 1;
-        let sent: Vec<u64> = seconds.map(|s| busy.at(Duration::from_secs(s)).0).collect();
-        assert!(sent.is_sorted() && sent[0] == 0 && sent[sent.len() - 1] == busy.bytes());
+        let idle = finished(1000.0 * MIB, 0.0, 100.0 * MIB);
+        let mut busy = Transfer::new(1000.0 * MIB, 20.0 * MIB, 100.0 * MIB);
+        assert!(busy.duration() > idle.duration());
+        let sent: Vec<u64> = (0..=busy.duration().as_secs() + 1)
+            .map(|second| {
+                busy.advance(Duration::from_secs(second));
+                busy.progress().0
+            })
+            .collect();
+        assert!(sent.is_sorted() && sent[0] == 0 && sent[sent.len() - 1] > idle.progress().0);
+        assert!(busy.downtime() <= DOWNTIME_MAX && busy.downtime() > Duration::ZERO);
+    }
+
+    #[test]
+    fn half_the_link_for_half_the_time_takes_half_as_long_again() {
+        let mut transfer = Transfer::new(1000.0 * MIB, 0.0, 50.0 * MIB);
+        transfer.advance(PREPARATION + Duration::from_secs(10));
+        assert!(transfer.set_bandwidth(100.0 * MIB) && !transfer.set_bandwidth(100.0 * MIB));
+        assert_eq!(transfer.duration(), PREPARATION + Duration::from_secs(15));
     }
 
     #[test]
     fn a_machine_that_dirties_faster_than_it_is_sent_still_arrives() {
         for rate in [100.0 * MIB, 1e6 * MIB, f64::INFINITY, f64::NAN] {
-            let course = Course::new(1000.0 * MIB, rate, 100.0 * MIB);
-            assert!(course.downtime <= DOWNTIME_MAX, "at {rate}");
-            assert!(course.rounds.len() < 200, "{} rounds at {rate}", course.rounds.len());
+            let transfer = finished(1000.0 * MIB, rate, 100.0 * MIB);
+            assert!(transfer.downtime() <= DOWNTIME_MAX, "at {rate}");
+            assert!(transfer.duration() < Duration::from_secs(3600), "at {rate}");
         }
     }
 }

@@ -192,6 +192,42 @@ fn a_migration_ends_when_its_bytes_are_through() {
 }
 
 #[test]
+fn migrations_share_the_link_that_they_have_in_common() {
+    let mut cloud = three_hosts();
+    cloud.place(&host_id("h2"), facts("n", 500.0 * MIB, 1, true), wants(0.5), true).unwrap();
+    migrate(&mut cloud, "m", "h1", "h2");
+    migrate(&mut cloud, "n", "h2", "h3");
+    // Half a link each for 10 s: `n` is through, and `m` has the whole one for what is left.
+    for (ms, machine, at) in [(10_200, "n", "h3"), (15_200, "m", "h2")] {
+        cloud.advance_to(Time::from_unix_ms(ms - 1));
+        assert_ne!(cloud.locate(&machine_id(machine)).unwrap().0, &host_id(at), "too early");
+        cloud.advance_to(Time::from_unix_ms(ms));
+        assert_eq!(cloud.locate(&machine_id(machine)).unwrap().0, &host_id(at));
+    }
+}
+
+#[test]
+fn a_migration_takes_processor_time_from_the_machines_of_both_hosts() {
+    let capacity = Resources { cpu_cores: 2.0, memory_bytes: 1e10, io_bytes_per_s: MIB };
+    let mut cloud = MemoryCloud::new(Time::from_unix_ms(0));
+    for name in ["h1", "h2"] {
+        let host = MemoryHost::new(host_id(name), capacity);
+        let link_bytes_per_s = 100.0 * MIB;
+        cloud.add_host(MemoryHost { migration_cores: 1.0, link_bytes_per_s, ..host }).unwrap();
+        let busy = facts(&format!("busy-{name}"), MIB, 2, true);
+        cloud.place(&host_id(name), busy, wants(2.0), true).unwrap();
+    }
+    cloud.place(&host_id("h1"), facts("m", 1000.0 * MIB, 1, true), wants(0.0), true).unwrap();
+    migrate(&mut cloud, "m", "h1", "h2");
+    cloud.advance_to(Time::from_unix_ms(10_000));
+    assert_eq!(cloud.wanted_on(&host_id("h1")).cpu_cores, 3.0);
+    for host in ["h1", "h2"] {
+        let used = counters(&mut cloud, host, &format!("busy-{host}"));
+        assert_eq!(used.cpu_time_ns, 10_000_000_000, "half of two cores on {host}");
+    }
+}
+
+#[test]
 fn machines_that_want_more_than_there_is_share_it_and_wait_for_the_rest() {
     let mut cloud = three_hosts();
     cloud.place(&host_id("h1"), facts("n", MIB, 8, false), wants(3.0), true).unwrap();

@@ -15,7 +15,7 @@ use evenkeel_core::restraint::{MOVES_KEPT_MAX, Restraint};
 use evenkeel_core::select::{Calm, MeanAware, Policy};
 use serde::{Deserialize, Deserializer};
 
-use super::{ConfigError, SPAN_MAX, SPAN_MIN, check, duration};
+use crate::{SPAN_MAX, SPAN_MIN, ValueError, check, duration};
 
 /// `balance.policy`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -81,7 +81,11 @@ impl Default for CeilingsConfig {
 }
 
 impl CeilingsConfig {
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
+    /// Whether every ceiling makes sense.
+    ///
+    /// # Errors
+    /// The first that does not, and what it must be.
+    pub fn check(&self) -> Result<(), ValueError> {
         let Self { cpu, memory, io } = *self;
         let of = [("ceilings.cpu", cpu), ("ceilings.memory", memory), ("ceilings.io", io)];
         of.into_iter().try_for_each(|(key, value)| {
@@ -90,7 +94,9 @@ impl CeilingsConfig {
         })
     }
 
-    pub(super) const fn ceilings(&self) -> Ceilings {
+    /// As the core knows them.
+    #[must_use]
+    pub const fn ceilings(&self) -> Ceilings {
         Ceilings(PerResource { cpu: self.cpu, memory: self.memory, io: self.io })
     }
 }
@@ -211,13 +217,17 @@ impl Default for BalanceConfig {
 }
 
 impl BalanceConfig {
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
+    /// Whether every value makes sense.
+    ///
+    /// # Errors
+    /// The first key that does not, and what it must be.
+    pub fn check(&self) -> Result<(), ValueError> {
         self.check_fractions()?;
         self.check_spans()?;
         self.check_counts()
     }
 
-    fn check_fractions(&self) -> Result<(), ConfigError> {
+    fn check_fractions(&self) -> Result<(), ValueError> {
         let fraction = |value: f64| value.is_finite() && (0.0..=10.0).contains(&value);
         let fractions = [
             ("balance.dead_band", self.dead_band),
@@ -238,7 +248,7 @@ impl BalanceConfig {
         check(in_range, "balance.forecast_quantile", &quantile, "from 0 to 1")
     }
 
-    fn check_spans(&self) -> Result<(), ConfigError> {
+    fn check_spans(&self) -> Result<(), ValueError> {
         let spans = [
             ("balance.round", self.round),
             ("balance.sample", self.sample),
@@ -267,7 +277,7 @@ impl BalanceConfig {
         check(fresh, "balance.stale_after", &stale, "longer than balance.sample")
     }
 
-    fn check_counts(&self) -> Result<(), ConfigError> {
+    fn check_counts(&self) -> Result<(), ValueError> {
         let counts = [
             ("balance.handoffs_max", self.handoffs_max, 1, 64, "from 1 to 64"),
             ("balance.probes", self.probes, 1, 64, "from 1 to 64"),
@@ -297,8 +307,9 @@ impl BalanceConfig {
         check(link > 0, "balance.migration_link", &self.migration_link, "above 0")
     }
 
-    /// How the core shall balance.
-    pub(super) fn balancer(&self) -> balancer::Config {
+    /// How the core shall balance, with the ceilings that are its default.
+    #[must_use]
+    pub fn balancer(&self) -> balancer::Config {
         let default = balancer::Config::default();
         let policy = match self.policy {
             PolicyConfig::HalfDifference => Policy::HalfDifference,

@@ -1,0 +1,112 @@
+//! `evenkeel simulate`: a scenario in virtual time.
+
+mod log;
+mod progress;
+mod table;
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use evenkeel_sim::Line;
+use evenkeel_sim::scenario::{Observer, Report, Scenario, Simulation};
+
+use self::log::{Recorder, Recording, Replayed};
+use self::progress::Progress;
+use crate::output::{self, Failure, Format};
+
+pub(crate) const EXAMPLES: &str = "Examples:\n  \
+     evenkeel simulate scenarios/faults.toml\n  \
+     evenkeel simulate scenarios/faults.toml --seed 7 --format json | jq .cv\n  \
+     evenkeel simulate scenarios/faults.toml --log events.log\n  \
+     evenkeel simulate --replay events.log\n\n\
+     docs/simulation.md describes scenarios and reports. Exit code 1: an invariant was broken, or\n\
+     something that `[expect]` wants was not so.";
+
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "evenkeel simulate [OPTIONS] <SCENARIO>\n       evenkeel simulate --replay <LOG>"
+)]
+pub(crate) struct SimulateArgs {
+    /// A scenario in TOML
+    #[arg(required_unless_present = "replay", conflicts_with = "replay")]
+    scenario: Option<PathBuf>,
+    /// What reproduces the run exactly, instead of the scenario's own
+    #[arg(long, value_name = "N", conflicts_with = "replay")]
+    seed: Option<u64>,
+    /// How to print the report
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Write every event as a line to this file; `-` is standard output
+    #[arg(long, value_name = "FILE", conflicts_with = "replay")]
+    log: Option<PathBuf>,
+    /// Print a log, running it again to see that every event is the same
+    #[arg(long, value_name = "LOG")]
+    replay: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &SimulateArgs) -> Result<(), Failure> {
+    if let Some(file) = &args.replay {
+        return replay(file);
+    }
+    let file = args.scenario.as_deref().unwrap_or(Path::new("-"));
+    let recording = Recording::of_scenario(file, args.seed)?;
+    let simulation = recording.simulation()?;
+    let mut recorder =
+        args.log.as_deref().map(|log| Recorder::create(log, &recording)).transpose()?;
+    let mut watching = Watching { recorder: recorder.as_mut(), progress: Progress::new() };
+    let report = simulation.run(&mut watching);
+    watching.progress.end();
+    let report = report.map_err(|why| format!("the scenario `{}`: {why}", file.display()))?;
+    if let Some(recorder) = recorder {
+        recorder.finish()?;
+    }
+    output::print(args.format, &report, || table::table(&report))?;
+    judge(&report)
+}
+
+fn judge(report: &Report) -> Result<(), Failure> {
+    if report.is_good() {
+        return Ok(());
+    }
+    let broken = report.invariants.iter().filter(|result| result.violations > 0).count();
+    let unmet = report.unmet.len();
+    Err(format!("{broken} invariants were broken and {unmet} expectations were not met").into())
+}
+
+/// What is done while a simulation runs.
+struct Watching<'a> {
+    recorder: Option<&'a mut Recorder>,
+    progress: Progress,
+}
+
+impl Observer for Watching<'_> {
+    fn wants_lines(&self) -> bool {
+        self.recorder.is_some()
+    }
+
+    fn line(&mut self, line: &Line) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.line(line);
+        }
+    }
+
+    fn progress(&mut self, share: f64) {
+        self.progress.show(share);
+    }
+}
+
+fn replay(file: &Path) -> Result<(), Failure> {
+    let (recording, lines) = Recording::read(file)?;
+    let mut replayed = Replayed::against(lines);
+    recording.simulation()?.run(&mut replayed)?;
+    replayed.verdict()
+}
+
+impl Recording {
+    fn simulation(&self) -> Result<Simulation, Failure> {
+        let refused = |why: &dyn std::fmt::Display| format!("the scenario cannot be used: {why}");
+        let scenario = Scenario::parse(&self.scenario).map_err(|why| refused(&why))?;
+        let seed = self.seed.unwrap_or(scenario.seed);
+        Ok(Simulation::new(scenario, &self.directory, seed).map_err(|why| refused(&why))?)
+    }
+}

@@ -1,0 +1,119 @@
+//! One host's agent as the simulation holds it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use evenkeel_core::balancer::{Balancer, Config};
+use evenkeel_core::effect::{Effect, Input, Timer};
+use evenkeel_core::handoff::Handoff;
+use evenkeel_core::model::{HostId, HostProfile, HostState, MachineId, Time};
+use evenkeel_core::port::HandoffId;
+use evenkeel_hypervisor::memory::MemoryHost;
+
+/// A host to be simulated.
+#[derive(Clone, Debug)]
+pub struct HostSpec {
+    /// What its agent is configured with.
+    pub profile: HostProfile,
+    /// What its hypervisor has. The same id as in the profile.
+    pub hypervisor: MemoryHost,
+    /// How it balances.
+    pub config: Config,
+    /// Whether it takes part when its agent is started.
+    pub state: HostState,
+}
+
+impl HostSpec {
+    /// A host whose hypervisor has what its profile says.
+    #[must_use]
+    pub fn new(profile: HostProfile, config: Config) -> Self {
+        let mut hypervisor = MemoryHost::new(profile.id.clone(), profile.capacity);
+        hypervisor.cpu_speed = profile.cpu_speed;
+        Self { profile, hypervisor, config, state: HostState::Active }
+    }
+}
+
+pub(super) struct Agent {
+    pub(super) id: HostId,
+    pub(super) spec: HostSpec,
+    /// `None` while it is dead.
+    pub(super) balancer: Option<Balancer>,
+    /// Counts its starts.
+    pub(super) life: u64,
+    pub(super) timers: BTreeMap<Timer, Time>,
+    /// Survives the agent.
+    pub(super) store: BTreeMap<HandoffId, Handoff>,
+    pub(super) store_fails: bool,
+    /// How long a write takes.
+    pub(super) store_takes: Duration,
+    /// Effects that wait for a slow write, which is the first of them.
+    pub(super) held: VecDeque<Effect>,
+    /// Whether the first of those has been written.
+    pub(super) written: bool,
+    /// What happened meanwhile.
+    pub(super) waiting: VecDeque<Input>,
+    /// By how much the wall clock of its host is ahead, in milliseconds.
+    pub(super) wall_ms: i64,
+    /// The same when the agent was started: it does not follow steps of the wall clock.
+    clock_ms: i64,
+    /// Machines that ran when the power was cut.
+    pub(super) ran: Vec<MachineId>,
+}
+
+impl Agent {
+    pub(super) const fn new(id: HostId, spec: HostSpec) -> Self {
+        Self {
+            id,
+            spec,
+            balancer: None,
+            life: 0,
+            timers: BTreeMap::new(),
+            store: BTreeMap::new(),
+            store_fails: false,
+            store_takes: Duration::ZERO,
+            held: VecDeque::new(),
+            written: false,
+            waiting: VecDeque::new(),
+            wall_ms: 0,
+            clock_ms: 0,
+            ran: Vec::new(),
+        }
+    }
+
+    /// Starts with what the store holds.
+    pub(super) fn start(&mut self) {
+        let open = self.store.values().cloned().collect();
+        let (config, profile) = (self.spec.config.clone(), self.spec.profile.clone());
+        self.balancer = Some(Balancer::new(config, profile, open));
+        self.life += 1;
+        self.clock_ms = self.wall_ms;
+    }
+
+    /// Everything that was only in memory is gone. Answers whether it ran.
+    pub(super) fn die(&mut self) -> bool {
+        self.timers.clear();
+        self.held.clear();
+        self.waiting.clear();
+        self.written = false;
+        self.balancer.take().is_some()
+    }
+
+    /// Whether it waits for its store.
+    pub(super) fn is_stalled(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// What its own clock shows at `time`.
+    pub(super) fn clock(&self, time: Time) -> Time {
+        Time::from_unix_ms(time.unix_ms().saturating_add_signed(self.clock_ms))
+    }
+
+    /// Whether a timer is due, which it is only once.
+    pub(super) fn take_due(&mut self, timer: Timer, now: Time) -> bool {
+        let due = self.timers.get(&timer).is_some_and(|&at| at <= now);
+        if due {
+            self.timers.remove(&timer);
+        }
+        due
+    }
+}

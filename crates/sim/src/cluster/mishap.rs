@@ -1,0 +1,158 @@
+//! What befalls agents and hosts.
+
+use std::time::Duration;
+
+use evenkeel_core::effect::Input;
+use evenkeel_core::model::{Entry, HostId, HostState, MachineId};
+use evenkeel_core::port::Presence;
+use evenkeel_hypervisor::memory::CloudError;
+
+use super::Cluster;
+use crate::log::What;
+
+impl Cluster {
+    /// Starts a host's agent, with what its store holds.
+    pub fn restart(&mut self, host: &HostId) {
+        if let Some(&index) = self.by_id.get(host)
+            && self.agents[index].balancer.is_none()
+        {
+            self.start_agents(&[index]);
+        }
+    }
+
+    pub(super) fn start_agents(&mut self, indices: &[usize]) {
+        for &index in indices {
+            self.agents[index].start();
+            self.note(index, || What::Started);
+            let state = self.agents[index].spec.state;
+            if state != HostState::Active {
+                self.inputs.push_back((index, Input::SetState(state)));
+            }
+            self.inputs.push_back((index, Input::Start));
+        }
+        let clocks: Vec<_> = indices.iter().map(|&i| self.agents[i].clock(self.now)).collect();
+        self.with_membership(|it, now, out| it.started(indices, &clocks, now, out));
+        self.settle();
+    }
+
+    /// Kills a host's agent: what it held in memory is gone, its machines run on.
+    pub fn kill(&mut self, host: &HostId) {
+        let Some(&index) = self.by_id.get(host) else { return };
+        if self.agents[index].die() {
+            self.note(index, || What::Killed);
+            self.with_membership(|it, now, out| it.ended(index, now, out));
+        }
+    }
+
+    /// Kills a host: its agent and its hypervisor with all machines on it.
+    ///
+    /// # Errors
+    /// When there is no such host.
+    pub fn power_off(&mut self, host: &HostId) -> Result<(), CloudError> {
+        self.kill(host);
+        let lost: Vec<_> = self.cloud.machines_on(host).map(|(m, p)| (m.id.clone(), p)).collect();
+        for (machine, _) in &lost {
+            self.checker.forget(machine);
+        }
+        if let Some(&index) = self.by_id.get(host) {
+            let ran = lost.into_iter().filter(|(_, presence)| presence.is_resident());
+            self.agents[index].ran = ran.map(|(machine, _)| machine).collect();
+            self.note(index, || What::Befell("power off".to_owned()));
+        }
+        // Nobody hears of its migrations any more.
+        self.ordered.retain(|_, moved| moved.from != *host);
+        self.cloud.power_off(host)
+    }
+
+    /// Destroys the disk of a host without power: its store and the definitions of its machines.
+    ///
+    /// # Errors
+    /// When there is no such host.
+    pub fn lose_disk(&mut self, host: &HostId) -> Result<(), CloudError> {
+        self.lose_store(host);
+        self.cloud.wipe(host)
+    }
+
+    /// Gives a host its power back: the machines that ran are started, and its agent.
+    ///
+    /// # Errors
+    /// When there is no such host.
+    pub fn power_on(&mut self, host: &HostId) -> Result<(), CloudError> {
+        self.cloud.reconnect(host)?;
+        let Some(&index) = self.by_id.get(host) else { return Ok(()) };
+        self.note(index, || What::Befell("power on".to_owned()));
+        for machine in std::mem::take(&mut self.agents[index].ran) {
+            // Unless its definition is gone, or somebody runs it elsewhere.
+            if self.cloud.locate(&machine) == Some((host, Presence::Defined)) {
+                self.cloud.start(&machine)?;
+                self.checker.expect(machine);
+            }
+        }
+        self.restart(host);
+        Ok(())
+    }
+
+    /// Whether a host's store can be written.
+    pub fn set_store_fails(&mut self, host: &HostId, fails: bool) {
+        if let Some(&index) = self.by_id.get(host) {
+            self.agents[index].store_fails = fails;
+        }
+    }
+
+    /// How long each write to a host's store takes, for which its agent waits.
+    pub fn set_store_takes(&mut self, host: &HostId, takes: Duration) {
+        if let Some(&index) = self.by_id.get(host) {
+            self.agents[index].store_takes = takes;
+        }
+    }
+
+    /// Empties a host's store.
+    pub fn lose_store(&mut self, host: &HostId) {
+        if let Some(&index) = self.by_id.get(host) {
+            self.agents[index].store.clear();
+        }
+    }
+
+    /// Sets a host's wall clock ahead by so many milliseconds, or behind if negative. Its agent
+    /// follows when it is started next.
+    pub fn set_wall_clock(&mut self, host: &HostId, ahead_ms: i64) {
+        if let Some(&index) = self.by_id.get(host) {
+            self.agents[index].wall_ms = ahead_ms;
+        }
+    }
+
+    /// Ends a machine.
+    ///
+    /// # Errors
+    /// When there is no such machine.
+    pub fn stop(&mut self, machine: &MachineId) -> Result<(), CloudError> {
+        self.checker.forget(machine);
+        self.cloud.stop(machine)
+    }
+
+    /// Whether the machines of a host leave room for one more.
+    #[must_use]
+    pub fn has_room(&self, host: &HostId, machine: &MachineId) -> bool {
+        let Some(&index) = self.by_id.get(host) else { return false };
+        let Some((home, _)) = self.cloud.locate(machine) else { return false };
+        let its = self.cloud.machines_on(home).find(|(facts, _)| facts.id == *machine);
+        let its = its.map_or(0.0, |(facts, _)| facts.memory_bytes);
+        let taken: f64 = self.cloud.machines_on(host).map(|(facts, _)| facts.memory_bytes).sum();
+        taken + its <= self.agents[index].spec.profile.usable_memory_bytes()
+    }
+
+    /// The schedule entry of a machine, if there is one that can be read.
+    #[must_use]
+    pub fn entry_of(&self, machine: &MachineId) -> Option<Entry> {
+        let (home, _) = self.cloud.locate(machine)?;
+        let (facts, _) = self.cloud.machines_on(home).find(|(facts, _)| facts.id == *machine)?;
+        facts.entry.as_ref().ok().cloned()
+    }
+
+    /// Notes in the log that something was done to a host from outside.
+    pub fn note_mishap(&mut self, host: &HostId, what: &str) {
+        if let Some(&index) = self.by_id.get(host) {
+            self.note(index, || What::Befell(what.to_owned()));
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Reading traces: what real machines used over time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use evenkeel_core::model::Resources;
+
+use crate::replay::Trace;
+
+/// Why a trace cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    /// A file cannot be read.
+    #[error("cannot read the trace `{path}`: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("the trace `{path}` cannot be used: {why}")]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// Five minutes, in which Bitbrains and PlanetLab were measured.
+pub const TICK: Duration = Duration::from_secs(300);
+/// Clock of the cores that Bitbrains' megahertz are counted in here.
+const MHZ_OF_A_CORE: f64 = 2600.0;
+const MIB: f64 = 1_048_576.0;
+/// Largest file taken, decompressed.
+const BYTES_MAX: u64 = 1 << 30;
+
+fn read(path: &Path) -> Result<Vec<u8>, TraceError> {
+    let failed = |source| TraceError::Read { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let mut bytes = Vec::new();
+    if path.extension().is_some_and(|extension| extension == "zst") {
+        let decoder = ruzstd::decoding::StreamingDecoder::new(file)
+            .map_err(|e| form(path, format!("it is no zstd file: {e}")))?;
+        decoder.take(BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
+    } else {
+        file.take(BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
+    }
+    Ok(bytes)
+}
+
+fn form(path: &Path, why: impl Into<String>) -> TraceError {
+    TraceError::Form { path: path.to_owned(), why: why.into() }
+}
+
+/// One metric of Bitbrains, a row of `ticks` for every machine: little-endian, missing values are all
+/// ones and read as the last one before.
+fn matrix(dir: &Path, name: &str, bytes_each: usize) -> Result<Vec<f64>, TraceError> {
+    let plain = dir.join(format!("2013-8.{name}.uint{}.le", bytes_each * 8));
+    let mut packed = plain.clone().into_os_string();
+    packed.push(".zst");
+    let bytes = if plain.exists() { read(&plain)? } else { read(Path::new(&packed))? };
+    let missing = u64::MAX >> (64 - 8 * bytes_each);
+    let mut last = 0.0;
+    let value = |chunk: &[u8]| {
+        let raw = chunk.iter().rev().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
+        if raw != missing {
+            last = raw as f64;
+        }
+        last
+    };
+    Ok(bytes.chunks_exact(bytes_each).map(value).collect())
+}
+
+/// Bitbrains GWA-T-12 "rnd", August 2013, as one file a metric (`2013-8.METRIC.uintN.le`, also with
+/// `.zst`): CPU in cores of 2.6 GHz, memory used, disk and network together.
+///
+/// # Errors
+/// When a file is missing or not of that form.
+pub fn bitbrains(dir: &Path, ticks: usize) -> Result<Trace, TraceError> {
+    let month = 8640;
+    let (cpu, cap) = (matrix(dir, "cpu_permille", 2)?, matrix(dir, "cpu_cap_mhz", 4)?);
+    let (memory, disk) = (matrix(dir, "mem_mib", 4)?, matrix(dir, "disk_kbps", 4)?);
+    let net = matrix(dir, "net_kbps", 4)?;
+    let values = cpu.len();
+    if values == 0 || values % month != 0 {
+        let why = format!("{values} values of `cpu_permille` are no month of {month} ticks");
+        return Err(form(dir, why));
+    }
+    for (name, len) in [("cap", cap.len()), ("mem", memory.len()), ("disk", disk.len())] {
+        if len != values {
+            return Err(form(dir, format!("{len} values of `{name}`, {values} of CPU")));
+        }
+    }
+    let usage = |at: usize| Resources {
+        cpu_cores: cpu[at] / 1000.0 * cap[at] / MHZ_OF_A_CORE,
+        memory_bytes: memory[at] * MIB,
+        io_bytes_per_s: (disk[at] + net.get(at).copied().unwrap_or(0.0)) * 1000.0,
+    };
+    let machine = |vm: usize| (0..ticks.min(month)).map(|t| usage(vm * month + t)).collect();
+    Ok(Trace { tick: TICK, machines: (0..values / month).map(machine).collect() })
+}
+
+/// A day of PlanetLab, `DATE.NxT.u8`: a byte of percent for each of T ticks of N machines. A machine
+/// is taken to have one core and to occupy 1 GB.
+///
+/// # Errors
+/// When the file cannot be read or its name does not say how many ticks it has.
+pub fn planetlab(file: &Path) -> Result<Trace, TraceError> {
+    let named = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let ticks = named.split('.').find_map(|part| part.split_once('x')?.1.parse::<usize>().ok());
+    let ticks = ticks
+        .filter(|&ticks| ticks > 0)
+        .ok_or_else(|| form(file, "its name should be like `20110303.1052x288.u8`"))?;
+    let usage = |&percent: &u8| Resources {
+        cpu_cores: f64::from(percent) / 100.0,
+        memory_bytes: 1e9,
+        io_bytes_per_s: 0.0,
+    };
+    let bytes = read(file)?;
+    let machines = bytes.chunks_exact(ticks).map(|day| day.iter().map(usage).collect()).collect();
+    Ok(Trace { tick: TICK, machines })
+}
+
+/// The header of our own form.
+const HEADER: &str = "seconds,machine,cpu_cores,memory_bytes,io_bytes_per_s";
+
+/// Our own form: lines of `seconds,machine,cpu_cores,memory_bytes,io_bytes_per_s` under that header,
+/// each of which says what a machine uses from then on. Ticks are as long as the least time between
+/// two lines.
+///
+/// # Errors
+/// When the file cannot be read, or the line that is not of that form.
+pub fn csv(file: &Path) -> Result<Trace, TraceError> {
+    let bytes = read(file)?;
+    let text = String::from_utf8(bytes).map_err(|_| form(file, "it is no text"))?;
+    let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+    if lines.next() != Some(HEADER) {
+        return Err(form(file, format!("its first line should be `{HEADER}`")));
+    }
+    let mut said: BTreeMap<String, BTreeMap<u64, Resources>> = BTreeMap::new();
+    let mut times = BTreeSet::from([0]);
+    for line in lines {
+        let (machine, at, usage) = csv_line(line)
+            .ok_or_else(|| form(file, format!("`{line}` is no line of `{HEADER}`")))?;
+        times.insert(at);
+        said.entry(machine).or_default().insert(at, usage);
+    }
+    let Some(&last) = times.last() else { return Err(form(file, "it has no lines")) };
+    let gap = times.iter().zip(times.iter().skip(1)).map(|(a, b)| b - a).min();
+    let tick = gap.unwrap_or(TICK.as_secs());
+    let ticks = usize::try_from(last / tick + 1).unwrap_or(usize::MAX);
+    if ticks > 100_000 {
+        return Err(form(file, format!("{last} s in ticks of {tick} s are too many")));
+    }
+    let machine = |steps: &BTreeMap<u64, Resources>| {
+        let usage = |t: u64| steps.range(..=t * tick).next_back().map(|(_, usage)| *usage);
+        (0..ticks as u64).map(|t| usage(t).unwrap_or(Resources::ZERO)).collect()
+    };
+    let machines = said.values().map(machine).collect();
+    Ok(Trace { tick: Duration::from_secs(tick), machines })
+}
+
+fn csv_line(line: &str) -> Option<(String, u64, Resources)> {
+    let mut fields = line.split(',').map(str::trim);
+    let at = fields.next()?.parse().ok()?;
+    let machine = fields.next().filter(|name| !name.is_empty())?.to_owned();
+    let mut amount = || fields.next()?.parse::<f64>().ok().filter(|v| v.is_finite() && *v >= 0.0);
+    let (cpu_cores, memory_bytes, io_bytes_per_s) = (amount()?, amount()?, amount()?);
+    let usage = Resources { cpu_cores, memory_bytes, io_bytes_per_s };
+    fields.next().is_none().then_some((machine, at, usage))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_uses_what_its_last_line_says() {
+        let file = std::env::temp_dir().join(format!("evenkeel-trace-{}", std::process::id()));
+        std::fs::write(&file, format!("{HEADER}\n0,a,1,10,0\n60,b,3,30,0\n120,a,2,20,5\n"))
+            .expect("a file");
+        let trace = csv(&file).expect("a trace");
+        assert_eq!((trace.tick, trace.ticks()), (Duration::from_secs(60), 3));
+        let cpu = |machine: usize| -> Vec<f64> {
+            trace.machines[machine].iter().map(|usage| usage.cpu_cores).collect()
+        };
+        assert_eq!((cpu(0), cpu(1)), (vec![1.0, 1.0, 2.0], vec![0.0, 3.0, 3.0]));
+        std::fs::write(&file, format!("{HEADER}\n0,a,much,10,0\n")).expect("a file");
+        let error = csv(&file).expect_err("no number").to_string();
+        assert!(error.contains("0,a,much,10,0"), "{error}");
+        std::fs::remove_file(&file).expect("it is there");
+    }
+}
