@@ -6,17 +6,20 @@
 //! | `GET /api/v1/status` | [`Status`](crate::Status) |
 //! | `GET /api/v1/decisions?limit=N` | the newest decision records, newest first |
 //! | `PUT /api/v1/machines/ID/target` | programs a target load, or with `null` removes it |
+//! | `DELETE /api/v1/hosts/ID` | removes a host from the cluster |
+//! | `POST /api/v1/certificate` | renews this host's certificate; when the new one expires |
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::StatusCode;
-use axum::routing::{get, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use evenkeel_core::decision::Decision;
-use evenkeel_core::model::MachineId;
+use evenkeel_core::model::{HostId, MachineId};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
@@ -35,6 +38,8 @@ pub(crate) enum Request {
     Status(Reply<Status>),
     Decisions(u32, Reply<Vec<Decision>>),
     SetTarget(MachineId, Option<f64>, Reply<()>),
+    RemoveHost(HostId, Reply<()>),
+    RenewCertificate(Reply<SystemTime>),
 }
 
 /// Where an answer goes; an error is why not, in words.
@@ -46,7 +51,10 @@ impl Request {
         match self {
             Self::Status(reply) => drop(reply.send(Err(why.to_owned()))),
             Self::Decisions(_, reply) => drop(reply.send(Err(why.to_owned()))),
-            Self::SetTarget(_, _, reply) => drop(reply.send(Err(why.to_owned()))),
+            Self::SetTarget(_, _, reply) | Self::RemoveHost(_, reply) => {
+                drop(reply.send(Err(why.to_owned())));
+            }
+            Self::RenewCertificate(reply) => drop(reply.send(Err(why.to_owned()))),
         }
     }
 }
@@ -89,6 +97,8 @@ pub(crate) fn serve(path: &Path) -> Result<(Socket, mpsc::Receiver<Request>), Ag
         .route("/api/v1/status", get(status))
         .route("/api/v1/decisions", get(decisions))
         .route("/api/v1/machines/{id}/target", put(set_target))
+        .route("/api/v1/hosts/{id}", delete(remove_host))
+        .route("/api/v1/certificate", post(renew_certificate))
         .with_state(requests);
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -161,4 +171,17 @@ async fn set_target(
 ) -> Result<Json<()>, Failed> {
     let refused = StatusCode::CONFLICT;
     ask(&driver, refused, |answer| Request::SetTarget(machine, target, answer)).await.map(Json)
+}
+
+async fn remove_host(
+    State(driver): State<Driver>,
+    UrlPath(host): UrlPath<HostId>,
+) -> Result<Json<()>, Failed> {
+    ask(&driver, StatusCode::CONFLICT, |answer| Request::RemoveHost(host, answer)).await.map(Json)
+}
+
+/// Answers in RFC 3339.
+async fn renew_certificate(State(driver): State<Driver>) -> Result<Json<String>, Failed> {
+    let expires = ask(&driver, StatusCode::CONFLICT, Request::RenewCertificate).await?;
+    Ok(Json(jiff::Timestamp::try_from(expires).unwrap_or_default().to_string()))
 }

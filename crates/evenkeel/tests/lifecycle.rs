@@ -82,6 +82,47 @@ fn hosts_join_with_a_token_each_and_find_each_other_again_without_seeds() {
 }
 
 #[test]
+fn a_host_is_removed_and_certificates_are_renewed_while_agents_run() {
+    let site = Site::new();
+    let (h1, h2, h3) = (first_host(&site), site.stranger("h2"), site.stranger("h3"));
+    let _first = h1.start(&[]);
+    let join = |place: &Place| {
+        place.configure(&[h1.listen]);
+        place.start_as_configured(&["--join", token(&site, &h1, &[]).done()])
+    };
+    let (second, third) = (join(&h2), join(&h3));
+    h2.until_members(&["h1", "h3"]);
+
+    let cluster = |place: &Place, ask: &[&str]| {
+        evenkeel(&[&["cluster"], ask, &["--socket", text(&place.socket)]].concat())
+    };
+    let certificate = || std::fs::read(h2.dir.join("identity/host.crt")).expect("a certificate");
+    let before = certificate();
+    cluster(&h2, &["renew"]).done();
+    assert_ne!(certificate(), before);
+
+    cluster(&h2, &["remove", "h3"]).refused(1, &["`h2`", "the key of the cluster's authority"]);
+    cluster(&h1, &["remove", "h1"]).refused(1, &["`h1`", "cannot remove itself"]);
+    cluster(&h1, &["remove", "h9"]).refused(1, &["`h9`", "on record"]);
+    assert!(cluster(&h1, &["remove", "h3"]).done().contains("h3"));
+    // By the connection that is closed, or by the next that is refused.
+    third.await_log(&["removed from the cluster"]);
+    h1.until_members(&["h2"]);
+    h2.until_members(&["h1"]);
+    let removed = h2.dir.join("identity/revoked.crl");
+    assert!(removed.exists(), "h2 heard of it from h1");
+
+    // The name may be taken again, and the renewed certificate holds after a restart.
+    drop(third);
+    std::fs::remove_dir_all(h3.dir.join("identity")).expect("moved away");
+    let _third = join(&h3);
+    assert_eq!(second.stop(), Some(0));
+    let _second = h2.start(&[h1.listen]);
+    h3.until_members(&["h1", "h2"]);
+    h2.until_members(&["h1", "h3"]);
+}
+
+#[test]
 fn the_service_manager_is_told_of_both_ends_of_an_agents_life_and_only_its_user_may_ask_it() {
     let site = Site::new();
     let place = site.host("h1");

@@ -240,8 +240,7 @@ impl Asked<'_> {
         let limit = self.limits.handshake;
         let call = Call { endpoint: &endpoint, transport: &self.limits.transport(), addr, limit };
         let token = self.token;
-        let credentials =
-            Credentials::new(
+        let credentials = Credentials::new(
             &token.ca,
             token.certificate.clone(),
             &token.key.clone_key().into(),

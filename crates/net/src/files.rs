@@ -158,8 +158,7 @@ pub(crate) fn replace(path: &Path, text: &str, mode: u32) -> Result<(), PkiError
     let fresh = PathBuf::from(fresh);
     let write = || {
         let _ = fs::remove_file(&fresh);
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         rename(&fresh, path)

@@ -136,8 +136,8 @@ impl Identity {
         certificate: CertificateDer<'static>,
         key: PrivatePkcs8KeyDer<'static>,
     ) -> Result<Self, String> {
-        let trust =
-            Trust::new(&ca, Revoked::default()).map_err(|e| format!("has no usable authority beside it: {e}"))?;
+        let trust = Trust::new(&ca, Revoked::default())
+            .map_err(|e| format!("has no usable authority beside it: {e}"))?;
         let name = trust.verify(&certificate, UnixTime::now()).map_err(|e| {
             format!("cannot be used: {e}; get a new one with `evenkeel agent --join TOKEN`")
         })?;
@@ -169,9 +169,5 @@ fn finish_renewal(dir: &Path, certificate: &CertificateDer<'static>) -> Result<(
         return Ok(());
     }
     let path = dir.join(HOST_KEY_FILE);
-    files::rename(&fresh, &path).map_err(|source| PkiError::File {
-        doing: "replace",
-        path,
-        source,
-    })
+    files::rename(&fresh, &path).map_err(|source| PkiError::File { doing: "replace", path, source })
 }

@@ -122,8 +122,11 @@ impl Net {
         let certificate = files::pem("CERTIFICATE", &identity.certificate);
         files::replace(&dir.join(HOST_CERTIFICATE_FILE), &certificate, 0o644)?;
         let path = dir.join(HOST_KEY_FILE);
-        files::rename(&dir.join(NEXT_KEY_FILE), &path)
-            .map_err(|source| PkiError::File { doing: "replace", path, source })?;
+        files::rename(&dir.join(NEXT_KEY_FILE), &path).map_err(|source| PkiError::File {
+            doing: "replace",
+            path,
+            source,
+        })?;
         self.replace_identity(&identity).map_err(|e| RenewError::Unusable(e.to_string()))?;
         Ok(identity.expires)
     }

@@ -88,7 +88,8 @@ impl Admissions {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let all = || {
             // At once for writing: the agent's other connection writes, too.
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let result = change(&transaction)?;
             transaction.commit().map(|()| result)
         };
