@@ -187,7 +187,7 @@ async fn a_renewal_that_was_interrupted_is_finished_at_the_next_start() {
 
 fn set_private(path: &std::path::Path) {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("ours");
 }
 
 #[tokio::test]
