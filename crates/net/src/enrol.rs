@@ -73,11 +73,11 @@ pub enum EnrolError {
 
 #[derive(Encode, Decode)]
 #[cbor(map)]
-struct Request {
+pub(crate) struct Request {
     #[n(0)]
     host: HostId,
     #[cbor(n(1), with = "minicbor::bytes")]
-    signing_request: Vec<u8>,
+    pub(crate) signing_request: Vec<u8>,
 }
 
 #[derive(Encode, Decode)]

@@ -26,6 +26,8 @@ mod ca;
 mod enrol;
 mod enroller;
 mod files;
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod incoming;
 mod limits;
