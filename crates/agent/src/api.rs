@@ -21,7 +21,8 @@ use axum::{Json, Router};
 use evenkeel_core::decision::Decision;
 use evenkeel_core::model::{HostId, MachineId};
 use serde::{Deserialize, Serialize};
-use tokio::net::UnixListener;
+use tokio::net::unix::SocketAddr;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::AgentError;
@@ -101,11 +102,40 @@ pub(crate) fn serve(path: &Path) -> Result<(Socket, mpsc::Receiver<Request>), Ag
         .route("/api/v1/certificate", post(renew_certificate))
         .with_state(requests);
     tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
+        if let Err(error) = axum::serve(Guarded(listener), router).await {
             tracing::error!(%error, "the local API ended");
         }
     });
     Ok((socket, receiver))
+}
+
+/// Takes connections of the agent's own user, and of root, only: whatever became of the socket's
+/// mode, the kernel tells who calls.
+struct Guarded(UnixListener);
+
+impl axum::serve::Listener for Guarded {
+    type Io = UnixStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let (stream, addr) = axum::serve::Listener::accept(&mut self.0).await;
+            let own = rustix::process::geteuid().as_raw();
+            match stream.peer_cred() {
+                Ok(caller) if caller.uid() == own || caller.uid() == 0 => return (stream, addr),
+                Ok(caller) => {
+                    tracing::warn!(uid = caller.uid(), "a caller of the local API is refused");
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a caller of the local API cannot be told, and is refused");
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.0.local_addr()
+    }
 }
 
 /// Listens on the socket, which nobody else can open at any time. One that is there already and

@@ -3,8 +3,10 @@
 mod daemon;
 
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 
-use daemon::{Place, Ran, Site, evenkeel};
+use daemon::{Daemon, Place, Ran, Site, evenkeel};
 
 /// Makes a cluster and its first host by the command line, as an operator does.
 fn first_host(site: &Site) -> Place {
@@ -20,7 +22,7 @@ fn first_host(site: &Site) -> Place {
     place
 }
 
-fn text(path: &std::path::Path) -> &str {
+fn text(path: &Path) -> &str {
     path.to_str().expect("a path of ours")
 }
 
@@ -133,8 +135,31 @@ fn the_service_manager_is_told_of_both_ends_of_an_agents_life_and_only_its_user_
     let mode = std::fs::metadata(&place.socket).expect("served").permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "{mode:o}");
     assert_eq!(place.status()["host"], "h1");
+    strangers_are_refused(&site, &place, &agent);
     agent.signal(rustix::process::Signal::TERM);
     agent.await_notice("STOPPING=1");
     assert_eq!(agent.ended(), Some(0));
     assert!(!place.socket.exists());
+}
+
+/// Whatever became of the socket's mode, another user gets no answer.
+fn strangers_are_refused(site: &Site, place: &Place, agent: &Daemon) {
+    const NOBODY: u32 = 65_534;
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can be somebody else");
+        return;
+    }
+    let open = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("ours");
+    };
+    let program = site.dir().join("evenkeel");
+    std::fs::copy(env!("CARGO_BIN_EXE_evenkeel"), &program).expect("copied");
+    for directory in [site.dir(), &place.dir] {
+        open(directory, 0o755);
+    }
+    open(&place.socket, 0o666);
+    let ask = ["status", "--socket", text(&place.socket)];
+    let asked = std::process::Command::new(&program).args(ask).uid(NOBODY).output();
+    assert_eq!(asked.expect("it runs").status.code(), Some(1));
+    agent.await_log(&["uid=65534", "refused"]);
 }
