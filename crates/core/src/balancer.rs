@@ -284,8 +284,10 @@ impl Balancer {
             Event::MigrationEnded(id, result) => {
                 self.hand(now, out, |handoffs, turn| handoffs.migrated(id, result, turn));
             }
-            Event::Looked(machine, presence) => {
-                self.hand(now, out, |handoffs, turn| handoffs.looked(&machine, presence, turn));
+            Event::Looked(machine, sight) => {
+                self.hand(now, out, |handoffs, turn| {
+                    handoffs.looked(&machine, sight.map(|sight| sight.presence), turn)
+                });
             }
             Event::ScheduleChanged(_) => self.sample(out),
             Event::Connected => {
@@ -293,7 +295,11 @@ impl Balancer {
                 self.handoffs.look_again(&mut Turn { host: &mut self.host, now, out });
             }
             Event::Disconnected(why) => self.host.view.fail(why),
-            Event::Progress(..) | Event::EntryWritten(..) => {}
+            Event::Progress(..)
+            | Event::EntryWritten(..)
+            | Event::Resumed(..)
+            | Event::Discarded(..)
+            | Event::AutostartSet(..) => {}
         }
     }
 

@@ -568,6 +568,7 @@ pub(crate) fn entry_there(
         },
         rules: entry.rules.clone(),
         last_move: (!home).then(|| LastMove { at: now, from: from.clone() }),
+        handoff: None,
     })
 }
 

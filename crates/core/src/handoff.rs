@@ -28,7 +28,7 @@ use crate::exchange::Agreement;
 use crate::host::{Host, Incoming};
 use crate::message::{Message, Pass};
 use crate::model::{Entry, HostId, MachineId, Resources, Time};
-use crate::port::{Failure, HandoffId, Migration, MigrationStats, Order, Presence};
+use crate::port::{Commit, Failure, HandoffId, Migration, MigrationStats, Order, Presence};
 
 /// How far a handoff is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -277,6 +277,7 @@ impl Handoffs {
                     to: handoff.peer.clone(),
                     uri,
                     entry: handoff.entry.clone(),
+                    commit: Commit::Fast,
                     bandwidth_bytes_per_s: self.limits.bandwidth_bytes_per_s,
                 }));
                 turn.wake(id, self.limits.migration_time_max);
@@ -327,7 +328,7 @@ impl Handoffs {
                 Some(Presence::Running | Presence::Leaving | Presence::Paused) => Pass::Claimed,
                 Some(Presence::Absent | Presence::Defined) => Pass::Missing,
                 // Whoever asked will ask again.
-                None => continue,
+                _ => continue,
             };
             turn.out.push(Effect::Send(from, Message::Handoff(id, answer)));
         }

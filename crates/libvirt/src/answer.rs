@@ -32,6 +32,9 @@ pub(crate) enum Question {
     Look(MachineId),
     WriteEntry(MachineId),
     Migrate(HandoffId),
+    Resume(MachineId),
+    Discard(MachineId),
+    SetAutostart(MachineId),
 }
 
 impl Question {
@@ -41,6 +44,9 @@ impl Question {
             Self::Look(machine) => Event::Looked(machine, Err(failure)),
             Self::WriteEntry(machine) => Event::EntryWritten(machine, Err(failure)),
             Self::Migrate(handoff) => Event::MigrationEnded(handoff, Err(failure)),
+            Self::Resume(machine) => Event::Resumed(machine, Err(failure)),
+            Self::Discard(machine) => Event::Discarded(machine, Err(failure)),
+            Self::SetAutostart(machine) => Event::AutostartSet(machine, Err(failure)),
         }
     }
 }

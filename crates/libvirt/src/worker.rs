@@ -8,7 +8,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use evenkeel_core::model::{Entry, MachineId, Time};
-use evenkeel_core::port::{Event, Failure, FailureKind, Presence};
+use evenkeel_core::port::{Event, Failure, FailureKind, Presence, Sight, Stamp};
 use virt_sys as sys;
 
 use crate::answer::{Answer, lock};
@@ -124,6 +124,7 @@ impl<'a> Link<'a> {
                 Task::Sample(answer) => self.sample(answer, clock),
                 Task::Look(machine, answer) => {
                     let looked = self.look(&machine).map_err(|error| self.blame(&machine, &error));
+                    let looked = looked.map(|presence| Sight { presence, stamp: Stamp::default() });
                     answer.give(Event::Looked(machine, looked));
                 }
                 Task::WriteEntry(machine, entry, answer) => {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use evenkeel_core::model::{Entry, HostId, MachineId};
 use evenkeel_core::port::{
-    Event, Failure, FailureKind, HandoffId, Migration, MigrationStats, ORDER_TIME_MAX, Order,
-    Presence,
+    Commit, Event, Failure, FailureKind, HandoffId, Migration, MigrationStats, ORDER_TIME_MAX,
+    Order, Presence,
 };
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_lab::{Dirty, GuestSpec, Lab};
@@ -50,7 +50,7 @@ impl Heard {
     fn look(&mut self, machine: &MachineId) -> Result<Presence, Failure> {
         self.hypervisor.submit(Order::Look(machine.clone()));
         self.until(|event| match event {
-            Event::Looked(_, looked) => Some(looked),
+            Event::Looked(_, looked) => Some(looked.map(|sight| sight.presence)),
             _ => None,
         })
     }
@@ -94,6 +94,7 @@ fn migration(lab: &Lab, machine: &MachineId, bandwidth_bytes_per_s: Option<u64>)
         to: HostId::new("h2").expect("a name"),
         uri: lab.uri("h2").expect("the lab has this host"),
         entry: Entry::default(),
+        commit: Commit::Fast,
         bandwidth_bytes_per_s,
     })
 }

@@ -15,7 +15,7 @@ use evenkeel_core::model::{
 };
 use evenkeel_core::port::{
     Counters, Event, Failure, FailureKind, HandoffId, HostSample, MachineSample, MigrationStats,
-    Order, Presence,
+    Order, Presence, Sight, Stamp,
 };
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -130,7 +130,7 @@ fn event() -> impl Strategy<Value = Event> {
             let result = if ok { Ok(MigrationStats::default()) } else { Err(failure()) };
             Event::MigrationEnded(HandoffId(id), result)
         }),
-        1 => (any_machine(), presence()).prop_map(|(m, p)| Event::Looked(m, Ok(p))),
+        1 => (any_machine(), presence()).prop_map(|(m, p)| Event::Looked(m, Ok(Sight { presence: p, stamp: Stamp::default() }))),
         1 => any_machine().prop_map(Event::ScheduleChanged),
         1 => Just(Event::Disconnected("gone".to_owned())),
         1 => Just(Event::Connected),

@@ -10,7 +10,8 @@ use evenkeel_core::balancer::{Balancer, Config};
 use evenkeel_core::decision::Reason;
 use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::model::{
-    Entry, HostFacts, HostId, HostProfile, MachineFacts, MachineId, Requirements, Resources, Time,
+    Entry, HostFacts, HostId, HostProfile, Locks, MachineFacts, MachineId, Requirements, Resources,
+    Time,
 };
 use evenkeel_core::port::{Counters, Event, HostSample, MachineSample, Presence};
 use evenkeel_core::select::{Calm, Policy};
@@ -101,6 +102,8 @@ fn measured_host(name: &str, machines: u32, rng: &mut ChaCha12Rng) -> Balancer {
                 memory_bytes: 4e9,
                 needs: Requirements { arch: "x86_64".to_owned(), ..Requirements::default() },
                 persistent: true,
+                autostart: false,
+                locks: Locks::default(),
                 entry: Ok(Entry::default()),
             }),
             presence: Presence::Running,

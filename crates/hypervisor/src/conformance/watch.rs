@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use evenkeel_core::model::{Entry, Epoch, HostId, LastMove, MachineId, Rules, Time};
 use evenkeel_core::port::{
-    Counters, Event, Failure, HandoffId, HostSample, MachineSample, Migration, MigrationStats,
-    Order, Presence,
+    Commit, Counters, Event, Failure, HandoffId, HostSample, MachineSample, Migration,
+    MigrationStats, Order, Presence, Sight,
 };
 
 use super::{ANSWER_MAX, Rig};
@@ -110,6 +110,10 @@ impl<'a> Watch<'a> {
     }
 
     pub(super) fn look(&mut self, host: &HostId, id: &MachineId) -> Result<Presence, Failure> {
+        self.sight(host, id).map(|sight| sight.presence)
+    }
+
+    pub(super) fn sight(&mut self, host: &HostId, id: &MachineId) -> Result<Sight, Failure> {
         self.rig.submit(host, Order::Look(id.clone()));
         self.until(host, "what a look saw", ANSWER_MAX, |event| match event {
             Event::Looked(machine, answer) if machine == id => Some(answer.clone()),
@@ -142,6 +146,7 @@ impl<'a> Watch<'a> {
             uri: self.sample(&b).facts.migration_uri.clone(),
             to: b,
             entry: entry.clone(),
+            commit: Commit::Fast,
             bandwidth_bytes_per_s: None,
         }
     }
@@ -193,5 +198,6 @@ pub(super) fn full_entry(epoch: u64) -> Entry {
             ignore: true,
         },
         last_move: Some(LastMove { at: Time::from_unix_ms(1_700_000_000_123), from: host("h3") }),
+        handoff: Some(HandoffId(epoch.rotate_left(60))),
     }
 }

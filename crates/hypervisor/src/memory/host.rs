@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel_core::model::{HostFacts, HostId, MachineFacts, MachineId, Resources, Time};
-use evenkeel_core::port::{Counters, Failure, HostSample, MachineSample, Presence};
+use evenkeel_core::port::{Counters, Failure, HostSample, MachineSample, Presence, Sight, Stamp};
 
 /// Speed of the network that a host migrates over unless it is told otherwise: 10 Gbit/s.
 const LINK_BYTES_PER_S: f64 = 1.25e9;
@@ -107,7 +107,7 @@ impl Machine {
     }
 
     pub(super) fn is_live(&self) -> bool {
-        matches!(self.presence, Presence::Running | Presence::Paused)
+        self.presence.is_resident()
     }
 
     /// Memory that it occupies, in bytes.
@@ -127,6 +127,12 @@ impl Machine {
             (Presence::Running, Some(_)) => Presence::Leaving,
             (presence, _) => presence,
         }
+    }
+
+    /// All that a look tells.
+    pub(super) fn sight(&self) -> Sight {
+        let stamp = self.facts.entry.as_ref().map_or_else(|_| Stamp::default(), Stamp::of);
+        Sight { presence: self.seen(), stamp }
     }
 
     fn sample(&self) -> MachineSample {

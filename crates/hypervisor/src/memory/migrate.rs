@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use evenkeel_core::model::{MachineFacts, MachineId, Time};
 use evenkeel_core::port::{
-    Event, Failure, FailureKind, Migration, MigrationStats, Presence, Progress,
+    Commit, Event, Failure, FailureKind, Migration, MigrationStats, Presence, Progress,
 };
 
 use super::MemoryCloud;
@@ -176,8 +176,15 @@ impl MemoryCloud {
             return;
         };
         let mut facts = left.facts;
-        Arc::make_mut(&mut facts).entry = Ok(order.entry.clone());
-        self.insert(to, Machine::new(facts, Presence::Running, left.workload));
+        let changed = Arc::make_mut(&mut facts);
+        changed.entry = Ok(order.entry.clone());
+        // Not part of a definition, and so left behind.
+        changed.autostart = false;
+        let presence = match order.commit {
+            Commit::Fast => Presence::Running,
+            Commit::Strict => Presence::Held,
+        };
+        self.insert(to, Machine::new(facts, presence, left.workload));
         for host in [to, from] {
             self.tell(host, Event::ScheduleChanged(order.machine.clone()));
         }

@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use evenkeel_core::model::{Entry, HostFacts, HostId, MachineFacts, MachineId, Time};
-use evenkeel_core::port::{Event, Failure, FailureKind, Order, Presence};
+use evenkeel_core::port::{Event, Failure, FailureKind, Order, Presence, Sight, Stamp};
 
 use crate::Hypervisor;
 use host::{Host, Link, Machine};
@@ -360,8 +360,8 @@ impl MemoryCloud {
             }
             Order::Look(machine) => {
                 let found = self.hosts[host].machines.get(&machine);
-                let presence = found.map_or(Presence::Absent, Machine::seen);
-                let answer = reachable().map(|()| presence);
+                let sight = found.map_or_else(Sight::default, Machine::sight);
+                let answer = reachable().map(|()| sight);
                 self.tell(host, Event::Looked(machine, answer));
             }
             Order::WriteEntry(machine, entry) => {
@@ -372,6 +372,18 @@ impl MemoryCloud {
                 self.tell(host, Event::EntryWritten(machine, answer));
             }
             Order::Abort(machine) => self.abort(host, &machine),
+            Order::Resume(machine, stamp) => {
+                let answer = reachable().and_then(|()| self.resume(host, &machine, stamp));
+                self.tell(host, Event::Resumed(machine, answer));
+            }
+            Order::Discard(machine, stamp) => {
+                let answer = reachable().and_then(|()| self.discard(host, &machine, stamp));
+                self.tell(host, Event::Discarded(machine, answer));
+            }
+            Order::SetAutostart(machine, wanted) => {
+                let answer = reachable().and_then(|()| self.set_autostart(host, &machine, wanted));
+                self.tell(host, Event::AutostartSet(machine, answer));
+            }
             Order::Migrate(migration) => {
                 let handoff = migration.handoff;
                 if let Err(failure) = reachable().and_then(|()| self.begin(host, migration)) {
@@ -379,6 +391,59 @@ impl MemoryCloud {
                 }
             }
         }
+    }
+
+    fn resume(&mut self, host: usize, machine: &MachineId, stamp: Stamp) -> Result<(), Failure> {
+        self.present(host, machine)?;
+        let sight = self.hosts[host].machines[machine].sight();
+        match sight.presence {
+            Presence::Running if sight.stamp == stamp => Ok(()),
+            Presence::Held | Presence::Paused | Presence::Stranded if sight.stamp == stamp => {
+                let now = self.now;
+                self.hosts[host].settle(now);
+                self.edit(host, machine, |m| m.presence = Presence::Running);
+                self.tell(host, Event::ScheduleChanged(machine.clone()));
+                Ok(())
+            }
+            _ => Err(self.other_copy(host, machine, sight)),
+        }
+    }
+
+    fn discard(&mut self, host: usize, machine: &MachineId, stamp: Stamp) -> Result<(), Failure> {
+        let Some(found) = self.hosts[host].machines.get(machine) else { return Ok(()) };
+        let sight = found.sight();
+        match sight.presence {
+            Presence::Incoming | Presence::Held | Presence::Paused | Presence::Stranded
+                if sight.stamp == stamp =>
+            {
+                self.take(host, machine);
+                self.tell(host, Event::ScheduleChanged(machine.clone()));
+                Ok(())
+            }
+            _ => Err(self.other_copy(host, machine, sight)),
+        }
+    }
+
+    fn other_copy(&self, host: usize, machine: &MachineId, sight: Sight) -> Failure {
+        let host = &self.hosts[host].spec.id;
+        let detail = format!("machine `{machine}` on host `{host}` is another copy: {sight:?}");
+        Failure::new(FailureKind::Refused, detail)
+    }
+
+    fn set_autostart(
+        &mut self,
+        host: usize,
+        machine: &MachineId,
+        wanted: bool,
+    ) -> Result<(), Failure> {
+        self.present(host, machine)?;
+        let persistent = self.hosts[host].machines[machine].facts.persistent;
+        if wanted && !persistent {
+            let detail = format!("machine `{machine}` is transient and cannot start at boot");
+            return Err(Failure::new(FailureKind::Refused, detail));
+        }
+        self.edit(host, machine, |m| Arc::make_mut(&mut m.facts).autostart = wanted);
+        Ok(())
     }
 
     fn index(&self, host: &HostId) -> Result<usize, CloudError> {
