@@ -175,9 +175,9 @@ impl Hypervisor for LibvirtHypervisor {
     fn submit(&mut self, order: Order) {
         match order {
             Order::Sample => self.enqueue(Task::Sample(self.in_time(Question::Sample))),
-            Order::Look(machine) => {
-                let answer = self.in_time(Question::Look(machine.clone()));
-                self.enqueue(Task::Look(machine, answer));
+            Order::Look(machine, look) => {
+                let answer = self.in_time(Question::Look(machine.clone(), look));
+                self.enqueue(Task::Look(machine, look, answer));
             }
             Order::WriteEntry(machine, entry) => {
                 let answer = self.in_time(Question::WriteEntry(machine.clone()));
@@ -186,8 +186,8 @@ impl Hypervisor for LibvirtHypervisor {
             // Until this hypervisor can, a handoff that needs it does not begin.
             Order::Resume(machine, _) => refuse(self.in_time(Question::Resume(machine))),
             Order::Discard(machine, _) => refuse(self.in_time(Question::Discard(machine))),
-            Order::SetAutostart(machine, _) => {
-                refuse(self.in_time(Question::SetAutostart(machine)));
+            Order::SetAutostart(machine, wanted) => {
+                refuse(self.in_time(Question::SetAutostart(machine, wanted)));
             }
             Order::Abort(machine) => {
                 if !self.shared.migrations.abort(&machine) {
