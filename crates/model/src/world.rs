@@ -45,8 +45,6 @@ pub enum Sabotage {
     RecordLast,
     /// Nobody changes whether a host starts a machine at boot.
     Autostart,
-    /// Lost records count as never written.
-    TrustEveryStore,
 }
 
 /// What is checked.
