@@ -361,6 +361,7 @@ impl BalanceConfig {
                 reservation_time: self.reservation_time,
                 migration_time_max: self.migration_time_max,
                 bandwidth_bytes_per_s,
+                ..default.limits
             },
             handoffs_max: self.handoffs_max,
             policy,

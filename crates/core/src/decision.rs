@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ceiling::Measure;
 use crate::cost::Prediction;
+use crate::handoff::Choice;
 use crate::load::Basis;
 use crate::model::{ExchangeId, HostId, MachineId, Resources, Time};
 use crate::port::{HandoffId, MigrationStats};
@@ -13,7 +14,7 @@ pub use crate::reason::Reason;
 use crate::select::Pair;
 
 /// What a host is in an exchange.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// The more loaded one, which gives.
@@ -77,6 +78,9 @@ pub struct Decision {
     /// this record are shares of that resource.
     #[serde(default)]
     pub measure: Measure,
+    /// By which commit point the machine was handed over, and why; the donor's record has it.
+    #[serde(default)]
+    pub commit: Option<Choice>,
 }
 
 impl Decision {

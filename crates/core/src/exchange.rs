@@ -517,6 +517,7 @@ impl Exchange {
             stats: None,
             predicted: None,
             measure: self.measure,
+            commit: None,
         }
     }
 }
@@ -617,6 +618,7 @@ pub(crate) fn entry_there(
             moves: Some(host.restraint.moves_with(entry.last_move.as_ref(), now)),
             cost_percent: percent(host.correction(&candidate.machine, entry)),
         }),
+        handoff: None,
     })
 }
 

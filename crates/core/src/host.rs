@@ -7,7 +7,7 @@ use crate::ceiling::{Ceilings, Gauge, Measure};
 use crate::cost::{Costing, Experience, Prediction, Weight};
 use crate::decision::{Judged, Reason, Role};
 use crate::estimate::{Averaging, Stock};
-use crate::handoff::Handoff;
+use crate::handoff::{Handoff, Mode};
 use crate::load::{Basis, Machine, Metering, Unknown, View};
 use crate::message::{Candidate, OFFER_MAX, Probe, Quote, Report, Room, Tenant};
 use crate::model::{Entry, HostId, HostProfile, HostState, MachineId, Missing, Resources, Time};
@@ -44,6 +44,8 @@ pub struct Host {
     pub averaging: Averaging,
     /// Whether only entries move, and memory later: see [`Self::origin`].
     pub tentative: bool,
+    /// By which commit point it hands machines over.
+    pub mode: Mode,
 }
 
 /// What handoffs under way hold of a host.
@@ -53,6 +55,8 @@ pub struct Holds {
     pub incoming: BTreeMap<HandoffId, Incoming>,
     /// Machines on their way out.
     pub outgoing: BTreeSet<MachineId>,
+    /// Machines that stay, which is not settled with the other host yet.
+    pub settling: BTreeSet<MachineId>,
 }
 
 /// Room kept for a machine on its way here.
@@ -85,6 +89,7 @@ impl Host {
             experience: Experience::new(&Costing::default()),
             averaging: Averaging::default(),
             tentative: false,
+            mode: Mode::default(),
         }
     }
 
@@ -203,12 +208,7 @@ impl Host {
     /// The best move from this host's side to another's: of entries while only they move, or of
     /// memory.
     #[must_use]
-    pub fn choose(
-        &self,
-        donor: &Side,
-        receiver: &Side,
-        value_max: i32,
-    ) -> Option<Choice> {
+    pub fn choose(&self, donor: &Side, receiver: &Side, value_max: i32) -> Option<Choice> {
         let mean = f64::midpoint(donor.load, receiver.load).max(0.0);
         let gain_min = self.calm.gain_min * mean;
         if self.tentative {
@@ -549,12 +549,16 @@ impl Host {
         peer: &HostId,
         now: Time,
     ) -> Result<&'m Entry, Reason> {
-        if self.holds.outgoing.contains(id) || machine.presence == Presence::Leaving {
+        let held = self.holds.outgoing.contains(id) || self.holds.settling.contains(id);
+        if held || machine.presence == Presence::Leaving {
             return Err(Reason::UnderWay);
         }
         let entry = machine.entry().ok_or(Reason::EntryInvalid)?;
         if machine.presence != Presence::Running {
             return Err(Reason::NotRunning);
+        }
+        if self.mode.choose(&machine.facts.locks).is_none() {
+            return Err(Reason::NoLocks);
         }
         let rules = &entry.rules;
         if rules.ignore {

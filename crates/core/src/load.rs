@@ -424,6 +424,8 @@ mod tests {
                 memory_bytes: 1e8,
                 needs: Requirements::default(),
                 persistent: true,
+                autostart: false,
+                locks: crate::model::Locks::default(),
                 entry: Ok(Entry::default()),
             }),
             presence: Presence::Running,

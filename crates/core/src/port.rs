@@ -11,7 +11,7 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 pub use crate::model::HandoffId;
-use crate::model::{Entry, HostFacts, HostId, MachineFacts, MachineId, Resources, Time};
+use crate::model::{Entry, Epoch, HostFacts, HostId, MachineFacts, MachineId, Resources, Time};
 
 /// What the core asks of the hypervisor of its own host.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,8 +27,65 @@ pub enum Order {
     Abort(MachineId),
     /// Rewrite the schedule entry of a machine of this host. Answered by [`Event::EntryWritten`].
     WriteEntry(MachineId, Entry),
-    /// Say whether a machine is on this host. Answered by [`Event::Looked`].
-    Look(MachineId),
+    /// Say whether a machine is on this host, and which copy of it. Answered by [`Event::Looked`] with
+    /// the same number.
+    Look(MachineId, LookId),
+    /// Let a machine that is here, paused, run: a copy that arrived by [`Commit::Strict`], or one
+    /// that a migration left paused on its source. Only the copy that carries this stamp; one that
+    /// runs already is a success. Answered by [`Event::Resumed`].
+    Resume(MachineId, Stamp),
+    /// Destroy a copy and its definition: only one that does not run (it is paused, still arriving,
+    /// or nothing but a definition) and carries this stamp. Everything else is left alone and
+    /// refused with [`FailureKind::Refused`], above all what runs. That there is none is a success.
+    /// Answered by [`Event::Discarded`].
+    Discard(MachineId, Stamp),
+    /// Have this host start the machine when it boots, or not. A transient machine has no such
+    /// flag: to clear it is a success. Answered by [`Event::AutostartSet`].
+    SetAutostart(MachineId, bool),
+}
+
+/// Tells one look from another. What was seen before a question was asked is no answer to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LookId(pub u64);
+
+/// Which copy of a machine: what its metadata, on the host that it is looked for, say of the move
+/// that brought it there. A migration gives the copy that arrives the stamp of [`Migration::entry`]
+/// and leaves the one on the source as it is, so that the two never carry the same.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize,
+)]
+pub struct Stamp {
+    /// [`Entry::epoch`].
+    #[n(0)]
+    pub epoch: Epoch,
+    /// [`Entry::handoff`].
+    #[n(1)]
+    pub handoff: Option<HandoffId>,
+}
+
+impl Stamp {
+    /// The stamp in an entry.
+    #[must_use]
+    pub const fn of(entry: &Entry) -> Self {
+        Self { epoch: entry.epoch, handoff: entry.handoff }
+    }
+}
+
+/// Who decides that a machine has moved.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize,
+)]
+#[cbor(index_only)]
+#[serde(rename_all = "lowercase")]
+pub enum Commit {
+    /// The hypervisor: the copy that has arrived runs at once.
+    #[n(0)]
+    Fast,
+    /// The two hosts' records: the copy arrives paused (`VIR_MIGRATE_PAUSED`) and stays so until it
+    /// is ordered to run by [`Order::Resume`].
+    #[default]
+    #[n(1)]
+    Strict,
 }
 
 /// A migration to be carried out by the hypervisor of the source.
@@ -45,6 +102,8 @@ pub struct Migration {
     /// The schedule entry as it shall read on the other host. The entry here stays as it is until
     /// the machine has left, so that a migration that fails changes nothing.
     pub entry: Entry,
+    /// Whether the copy runs as soon as it has arrived.
+    pub commit: Commit,
     /// Most that it may send, in bytes per second; unlimited if `None`.
     pub bandwidth_bytes_per_s: Option<u64>,
 }
@@ -56,13 +115,21 @@ pub enum Event {
     Sampled(Result<HostSample, Failure>),
     /// How far a migration is.
     Progress(HandoffId, Progress),
-    /// A migration is over. On success the machine runs on the other host and its definition and
-    /// entry are gone here; on failure it is here as before.
+    /// A migration is over. On success the machine is complete on the other host, running or
+    /// ([`Commit::Strict`]) [`Presence::Held`], and its definition and entry are gone here. A failure
+    /// tells nothing of where it is: mostly here as before, but an answer can be lost and a daemon
+    /// die at any moment, so that it may be there, or paused on both hosts. A look tells.
     MigrationEnded(HandoffId, Result<MigrationStats, Failure>),
     /// The answer to [`Order::WriteEntry`].
     EntryWritten(MachineId, Result<(), Failure>),
     /// The answer to [`Order::Look`].
-    Looked(MachineId, Result<Presence, Failure>),
+    Looked(MachineId, LookId, Result<Sight, Failure>),
+    /// The answer to [`Order::Resume`]. A failure does not tell whether it runs: look.
+    Resumed(MachineId, Result<(), Failure>),
+    /// The answer to [`Order::Discard`]. A failure does not tell whether it is gone: look.
+    Discarded(MachineId, Result<(), Failure>),
+    /// The answer to [`Order::SetAutostart`], with what was wanted.
+    AutostartSet(MachineId, bool, Result<(), Failure>),
     /// Something happened to a machine that may have changed the schedule: it was defined, started,
     /// stopped, edited, it arrived or left. A new sample tells what.
     ScheduleChanged(MachineId),
@@ -72,17 +139,38 @@ pub enum Event {
     Connected,
 }
 
+/// What a look tells of a machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Sight {
+    /// Whether it is here, and how.
+    pub presence: Presence,
+    /// Which copy: of the live machine if it is [resident](Presence::is_resident), else of its
+    /// definition. The default where it is absent or its entry cannot be read.
+    pub stamp: Stamp,
+}
+
 /// Whether a machine is on a host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Presence {
     /// Not even its definition.
+    #[default]
     Absent,
     /// Defined, not running.
     Defined,
-    /// Here, its virtual CPUs stopped: by somebody's wish, or because it is still arriving.
+    /// Still arriving: the migration to here is not complete, and without its source it never will
+    /// be.
+    Incoming,
+    /// Here, complete, and paused since it arrived by [`Commit::Strict`].
+    Held,
+    /// Here, its virtual CPUs stopped by somebody's wish. A hypervisor that cannot tell such a
+    /// machine from one that is held says this.
     Paused,
-    /// Running here, with a migration away from here under way.
+    /// Paused by a migration away from here whose outcome this hypervisor does not know
+    /// (`VIR_DOMAIN_PAUSED_MIGRATION` or `POSTMIGRATION` without a job): the copy there may be
+    /// complete.
+    Stranded,
+    /// Running here, or paused for its last moments, with a migration away from here under way.
     Leaving,
     /// Running.
     Running,
@@ -92,7 +180,7 @@ impl Presence {
     /// Whether the machine takes up memory here.
     #[must_use]
     pub const fn is_resident(self) -> bool {
-        matches!(self, Self::Paused | Self::Leaving | Self::Running)
+        !matches!(self, Self::Absent | Self::Defined)
     }
 }
 
@@ -148,7 +236,9 @@ pub struct Progress {
 }
 
 /// What a finished migration cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize,
+)]
 pub struct MigrationStats {
     /// From the order to the hypervisor's answer, in milliseconds.
     #[n(0)]
@@ -162,7 +252,7 @@ pub struct MigrationStats {
 }
 
 /// Why an order could not be carried out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Failure {
     /// What kind of failure.
     pub kind: FailureKind,
@@ -178,7 +268,7 @@ impl Failure {
 }
 
 /// Kinds of failure that differ in what is to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
     /// The machine is not on this host.
@@ -193,6 +283,8 @@ pub enum FailureKind {
     Unreachable,
     /// The other host's hypervisor could not be reached or refused the machine.
     PeerRefused,
+    /// What is here is not what the order names, or not in the state for it; nothing was done.
+    Refused,
     /// Anything else; the detail says what.
     Other,
 }

@@ -145,5 +145,6 @@ fn record(
         stats: None,
         predicted: candidate.cost,
         measure: None,
+        commit: None,
     }
 }

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use evenkeel_core::model::{
-    Entry, Epoch, HostId, MachineFacts, MachineId, Requirements, Resources, Time,
+    Entry, Epoch, HostId, Locks, MachineFacts, MachineId, Requirements, Resources, Time,
 };
-use evenkeel_core::port::{Event, HandoffId, Migration, Order, Presence};
+use evenkeel_core::port::{Commit, Event, HandoffId, Migration, Order, Presence};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_hypervisor::memory::{MemoryCloud, MemoryHost, Workload};
 use proptest::prelude::*;
@@ -72,6 +72,8 @@ fn cloud() -> MemoryCloud {
             memory_bytes,
             needs: Requirements::default(),
             persistent: true,
+            autostart: false,
+            locks: Locks::default(),
             entry: Ok(Entry::default()),
         };
         let wants = Resources { cpu_cores: 0.8, memory_bytes, io_bytes_per_s: 1e6 };
@@ -94,6 +96,7 @@ fn take(cloud: &mut MemoryCloud, number: u64, step: &Step) {
                 to: host(to),
                 uri: format!("memory:///h{to}"),
                 entry: Entry { epoch: Epoch(number), ..Entry::default() },
+                commit: Commit::Fast,
                 bandwidth_bytes_per_s: None,
             };
             order(cloud, from, Order::Migrate(migration));
@@ -124,7 +127,11 @@ proptest! {
             take(&mut cloud, number, step);
             for index in 0..MACHINES {
                 let on: Vec<usize> = (0..HOSTS)
-                    .filter(|&at| cloud.machines_on(&host(at)).any(|(m, _)| m.id == machine(index)))
+                    .filter(|&at| {
+                        let at = host(at);
+                        let mut here = cloud.machines_on(&at);
+                        here.any(|(m, p)| m.id == machine(index) && p != Presence::Incoming)
+                    })
                     .collect();
                 prop_assert_eq!(on.len(), 1, "machine {} is on hosts {:?}", index, on);
                 let located = cloud.locate(&machine(index)).map(|(host, _)| host.clone());

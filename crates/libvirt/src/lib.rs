@@ -177,13 +177,19 @@ impl Hypervisor for LibvirtHypervisor {
     fn submit(&mut self, order: Order) {
         match order {
             Order::Sample => self.enqueue(Task::Sample(self.in_time(Question::Sample))),
-            Order::Look(machine) => {
-                let answer = self.in_time(Question::Look(machine.clone()));
-                self.enqueue(Task::Look(machine, answer));
+            Order::Look(machine, look) => {
+                let answer = self.in_time(Question::Look(machine.clone(), look));
+                self.enqueue(Task::Look(machine, look, answer));
             }
             Order::WriteEntry(machine, entry) => {
                 let answer = self.in_time(Question::WriteEntry(machine.clone()));
                 self.enqueue(Task::WriteEntry(machine, entry, answer));
+            }
+            // Until this hypervisor can, a handoff that needs it does not begin.
+            Order::Resume(machine, _) => refuse(self.in_time(Question::Resume(machine))),
+            Order::Discard(machine, _) => refuse(self.in_time(Question::Discard(machine))),
+            Order::SetAutostart(machine, wanted) => {
+                refuse(self.in_time(Question::SetAutostart(machine, wanted)));
             }
             Order::Abort(machine) => {
                 if !self.shared.migrations.abort(&machine) {
@@ -197,6 +203,10 @@ impl Hypervisor for LibvirtHypervisor {
             }
         }
     }
+}
+
+fn refuse(answer: Answer) {
+    answer.fail(Failure::new(FailureKind::Other, "not carried out by this version"));
 }
 
 impl Drop for LibvirtHypervisor {

@@ -8,7 +8,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use evenkeel_core::model::{Entry, MachineId, Time};
-use evenkeel_core::port::{Event, Failure, FailureKind, Presence};
+use evenkeel_core::port::{Event, Failure, FailureKind, LookId, Presence, Sight, Stamp};
 use virt_sys as sys;
 
 use crate::answer::{Answer, lock};
@@ -30,7 +30,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Something for the thread to do.
 pub(crate) enum Task {
     Sample(Answer),
-    Look(MachineId, Answer),
+    Look(MachineId, LookId, Answer),
     WriteEntry(MachineId, Entry, Answer),
     /// Abort a migration that another process has ordered.
     Abort(MachineId),
@@ -122,9 +122,10 @@ impl<'a> Link<'a> {
             }
             match task {
                 Task::Sample(answer) => self.sample(answer, clock),
-                Task::Look(machine, answer) => {
+                Task::Look(machine, look, answer) => {
                     let looked = self.look(&machine).map_err(|error| self.blame(&machine, &error));
-                    answer.give(Event::Looked(machine, looked));
+                    let looked = looked.map(|presence| Sight { presence, stamp: Stamp::default() });
+                    answer.give(Event::Looked(machine, look, looked));
                 }
                 Task::WriteEntry(machine, entry, answer) => {
                     let written = self.write_entry(&machine, &entry);
@@ -219,7 +220,7 @@ impl<'a> Link<'a> {
 /// Answers a task with a failure.
 pub(crate) fn refuse_one(task: Task, failure: Failure) {
     match task {
-        Task::Sample(answer) | Task::Look(_, answer) | Task::WriteEntry(_, _, answer) => {
+        Task::Sample(answer) | Task::Look(_, _, answer) | Task::WriteEntry(_, _, answer) => {
             answer.fail(failure);
         }
         Task::Abort(_) | Task::Wake => {}

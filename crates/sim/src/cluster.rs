@@ -21,7 +21,7 @@ use evenkeel_core::model::{HostId, MachineFacts, MachineId, Time};
 use evenkeel_core::port::{Event, HandoffId, Order};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_hypervisor::memory::{CloudError, MemoryCloud, Workload};
-use rand::SeedableRng;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::check::{Checker, Invariant, Violation};
@@ -185,7 +185,8 @@ impl Cluster {
         all.sort_unstable();
         let all: Arc<[HostId]> = all.into();
         for index in 0..self.agents.len() {
-            self.agents[index].start();
+            let life = self.rng.next_u64();
+            self.agents[index].start(life);
             self.note(index, || What::Started);
             self.inputs.push_back((index, Input::Acquaint(Arc::clone(&all))));
             self.inputs.push_back((index, Input::Start));
@@ -207,6 +208,9 @@ impl Cluster {
     /// Lets something happen to a host's agent, such as an operator's wish.
     pub fn input(&mut self, host: &HostId, input: Input) {
         if let Some(&index) = self.by_id.get(host) {
+            if let Input::Claim { machine, .. } = &input {
+                self.checker.note_claim(machine.clone());
+            }
             self.inputs.push_back((index, input));
             self.settle();
         }
@@ -292,7 +296,7 @@ impl Cluster {
     /// The durable records of handoffs that a host has.
     pub fn stored(&self, host: &HostId) -> impl Iterator<Item = &Handoff> {
         let agent = self.by_id.get(host).map(|&index| &self.agents[index]);
-        agent.into_iter().flat_map(|agent| agent.store.values())
+        agent.into_iter().flat_map(|agent| &agent.store.handoffs)
     }
 
     /// Checks every invariant of the whole cluster now.
@@ -441,9 +445,10 @@ impl Cluster {
             Event::Sampled(Ok(sample)) => sample.at = self.agents[index].clock(sample.at),
             _ => {}
         }
-        if let Event::ScheduleChanged(_) = &event {
+        if let Event::ScheduleChanged(machine) = &event {
             let profile = &self.agents[index].spec.profile;
             self.checker.check_host(self.now, profile, &self.cloud);
+            self.checker.check_machine(self.now, machine, &self.cloud);
         }
         self.note(index, || What::Noticed(event.clone()));
         self.inputs.push_back((index, Input::Hypervisor(event)));
@@ -474,18 +479,14 @@ impl Cluster {
     }
 
     fn persist(&mut self, index: usize, handoff: Handoff) -> bool {
-        use evenkeel_core::handoff::Phase;
         let agent = &mut self.agents[index];
         agent.written = false;
         if agent.store_fails {
             let failed = Input::StoreFailed(handoff.id, "no space left on device".to_owned());
-            self.inputs.push_back((index, failed));
+            self.inputs.push_front((index, failed));
             return false;
         }
-        match handoff.phase {
-            Phase::Done | Phase::Cancelled => agent.store.remove(&handoff.id),
-            _ => agent.store.insert(handoff.id, handoff),
-        };
+        agent.store.keep(handoff);
         true
     }
 
@@ -523,6 +524,10 @@ impl Cluster {
             self.ordered.insert(migration.handoff, Moved { at: self.now, machine, from, to });
         }
         let host = &self.agents[index].id;
+        if matches!(order, Order::Resume(..) | Order::Discard(..)) {
+            let all: Vec<_> = self.agents.iter().map(|agent| &agent.store).collect();
+            self.checker.check_order(self.now, host, &order, &self.agents[index].store, &all);
+        }
         if let Ok(mut hypervisor) = self.cloud.on(host) {
             hypervisor.submit(order);
         }

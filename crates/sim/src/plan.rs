@@ -12,8 +12,8 @@ use evenkeel_core::balancer::Config;
 use evenkeel_core::decision::Reason;
 use evenkeel_core::effect::Input;
 use evenkeel_core::model::{
-    Entry, HostId, HostProfile, HostState, MachineFacts, MachineId, Requirements, Resources, Rules,
-    Time,
+    Entry, HostId, HostProfile, HostState, Locks, MachineFacts, MachineId, Requirements, Resources,
+    Rules, Time,
 };
 use evenkeel_core::restraint::Restraint;
 use evenkeel_core::select::{Calm, MeanAware, Policy, Price};
@@ -257,6 +257,8 @@ fn furnish(snapshot: &Snapshot, options: &Options) -> Result<Cluster, CloudError
             memory_bytes: vm.promised_memory_bytes(),
             needs: Requirements::default(),
             persistent: true,
+            autostart: false,
+            locks: Locks::default(),
             entry: Ok(Entry {
                 target_load: vm.target_load,
                 rules: Rules { ignore: vm.rules.ignore || !vm.movable, ..vm.rules.clone() },

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use evenkeel_core::balancer::Config;
 use evenkeel_core::model::{
-    Entry, HostId, HostProfile, IdError, MachineFacts, MachineId, Requirements, Resources,
+    Entry, HostId, HostProfile, IdError, Locks, MachineFacts, MachineId, Requirements, Resources,
 };
 use evenkeel_hypervisor::memory::{CloudError, Workload};
 use rand::{RngExt, SeedableRng};
@@ -161,6 +161,8 @@ impl Replay {
                 memory_bytes: bytes,
                 needs: Requirements::default(),
                 persistent: true,
+                autostart: false,
+                locks: Locks::default(),
                 entry: Ok(Entry::default()),
             };
             cluster.place(&ids[place], facts, Workload::default())?;

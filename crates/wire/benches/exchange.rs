@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use evenkeel_core::balancer::{Balancer, Config};
 use evenkeel_core::decision::Reason;
 use evenkeel_core::effect::{Effect, Input, Timer};
+use evenkeel_core::handoff::Recovered;
 use evenkeel_core::model::{
-    Entry, HostFacts, HostId, HostProfile, MachineFacts, MachineId, Requirements, Resources, Time,
+    Entry, HostFacts, HostId, HostProfile, Locks, MachineFacts, MachineId, Requirements, Resources,
+    Time,
 };
 use evenkeel_core::port::{Counters, Event, HostSample, MachineSample, Presence};
 use evenkeel_core::select::{Calm, Policy};
@@ -88,7 +90,7 @@ fn measured_host(name: &str, machines: u32, rng: &mut ChaCha12Rng) -> Balancer {
     // Every difference counts, so that the exchange goes all the way.
     let policy = Policy::HalfDifference;
     let config = Config { calm: Calm::NONE, policy, ..Config::default() };
-    let mut balancer = Balancer::new(config, HostProfile::new(id, capacity), vec![]);
+    let mut balancer = Balancer::new(config, HostProfile::new(id, capacity), Recovered::default());
     let members = ["donor", "receiver"].map(|n| HostId::new(n).expect("an id"));
     let mut ignored = Vec::new();
     balancer.handle(Input::Members(members.to_vec()), Time::from_unix_ms(0), rng, &mut ignored);
@@ -101,6 +103,8 @@ fn measured_host(name: &str, machines: u32, rng: &mut ChaCha12Rng) -> Balancer {
                 memory_bytes: 4e9,
                 needs: Requirements { arch: "x86_64".to_owned(), ..Requirements::default() },
                 persistent: true,
+                autostart: false,
+                locks: Locks::default(),
                 entry: Ok(Entry::default()),
             }),
             presence: Presence::Running,

@@ -148,7 +148,7 @@ impl Balancer {
             && let Some(agreement) = promise.keep(&self.host, now)
         {
             let id = HandoffId(rng.next_u64());
-            self.hand(now, out, |handoffs, turn| handoffs.give(id, agreement, turn));
+            self.give(id, agreement, now, out);
         }
         if let Some(owed) = &mut self.owed
             && !owed.overdue
@@ -169,6 +169,7 @@ impl Balancer {
         let settled = self.host.averaging.is_steady() || self.members.is_empty();
         let measure = self.host.wants_to_give(now).flatten().flatten();
         idle && settled
-            && (self.is_hopeless(&policy, measure, now) || self.host.is_overloaded(now) != Some(true))
+            && (self.is_hopeless(&policy, measure, now)
+                || self.host.is_overloaded(now) != Some(true))
     }
 }

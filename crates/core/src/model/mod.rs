@@ -9,5 +9,7 @@ mod time;
 pub use host::{HostFacts, HostProfile, HostState, Missing, ProfileError, Provides};
 pub use ids::{Epoch, ExchangeId, HandoffId, HostId, ID_BYTES_MAX, IdError, MachineId};
 pub use resources::{PerResource, Resource, Resources, Weights, WeightsError};
-pub use schedule::{CpuNeed, Entry, LastMove, MachineFacts, Requirements, Rules, TARGET_LOAD_MAX};
+pub use schedule::{
+    CpuNeed, Entry, LastMove, Locks, MachineFacts, Requirements, Rules, TARGET_LOAD_MAX,
+};
 pub use time::Time;

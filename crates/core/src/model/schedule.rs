@@ -5,7 +5,7 @@ use std::sync::Arc;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use super::{Epoch, HostId, MachineId, Time};
+use super::{Epoch, HandoffId, HostId, MachineId, Time};
 
 /// What may happen to a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
@@ -55,7 +55,7 @@ pub const TARGET_LOAD_MAX: f64 = 10.0;
 /// deletes it on one host and inserts it on the other (claims 13, 22, 33).
 #[derive(Clone, Debug, Default, PartialEq, Encode, Decode, Serialize, Deserialize)]
 pub struct Entry {
-    /// How often the entry has changed hosts.
+    /// How often the entry has changed hosts, also by others than the balancer where it was noticed.
     #[n(0)]
     pub epoch: Epoch,
     /// The machine's *target load* on the host that holds this entry, as a share of that host
@@ -69,6 +69,40 @@ pub struct Entry {
     /// Its last change of hosts, if any.
     #[n(3)]
     pub last_move: Option<LastMove>,
+    /// The handoff that brought the machine to the host that holds this entry, if one did. With the
+    /// epoch it tells one copy of the machine from another.
+    #[n(4)]
+    pub handoff: Option<HandoffId>,
+}
+
+/// Why a copy of a machine that wrongly runs could do no harm to its disks, if so: what decides
+/// whether the hypervisor's own commit point is safe for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Locks {
+    /// It has no disk that it writes to.
+    NoWritableDisk,
+    /// Every disk that it writes to is on a file system, or an image, whose locks hold on all hosts
+    /// (NFSv4, CephFS, GFS2, an RBD image with an exclusive lock).
+    Shared,
+    /// The hypervisor leases every disk from a lock manager (sanlock, virtlockd on shared storage).
+    Manager,
+    /// Nothing would keep two copies apart; in words, which disk and why.
+    None(String),
+}
+
+impl Locks {
+    /// Whether two copies are kept apart.
+    #[must_use]
+    pub const fn hold(&self) -> bool {
+        !matches!(self, Self::None(_))
+    }
+}
+
+impl Default for Locks {
+    /// Until something is known, nothing holds.
+    fn default() -> Self {
+        Self::None("its storage has not been looked at".to_owned())
+    }
 }
 
 /// The virtual CPU that a machine was defined with.
@@ -119,6 +153,10 @@ pub struct MachineFacts {
     pub needs: Requirements,
     /// Whether its definition outlives its running: such a definition moves along.
     pub persistent: bool,
+    /// Whether its host starts it at boot.
+    pub autostart: bool,
+    /// What would keep two copies of it apart.
+    pub locks: Locks,
     /// Its schedule entry, or what is wrong with the text of it.
     pub entry: Result<Entry, String>,
 }

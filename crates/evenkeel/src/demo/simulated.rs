@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use evenkeel_core::balancer::Config;
 use evenkeel_core::model::{
-    Entry, HostId, HostProfile, MachineFacts, MachineId, Requirements, Resources, Time,
+    Entry, HostId, HostProfile, Locks, MachineFacts, MachineId, Requirements, Resources, Time,
 };
 use evenkeel_core::restraint::Restraint;
 use evenkeel_hypervisor::memory::Workload;
@@ -66,6 +66,8 @@ fn cluster(scene: &Scene) -> Result<Cluster, Failure> {
             memory_bytes: GIB / 4.0,
             needs: Requirements::default(),
             persistent: true,
+            autostart: false,
+            locks: Locks::default(),
             entry: Ok(Entry::default()),
         };
         let cpu_cores = f64::from(burn) / 1000.0;

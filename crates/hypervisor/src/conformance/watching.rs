@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use evenkeel_core::model::{Entry, Epoch, MachineId};
-use evenkeel_core::port::{Event, FailureKind, HandoffId, Migration, Order, Presence};
+use evenkeel_core::port::{
+    Event, FailureKind, HandoffId, LookId, Migration, Order, Presence, Stamp,
+};
 
 use super::watch::{QUIET, Watch, full_entry};
 use super::{ANSWER_MAX, Guest, Rig, SLOW_BYTES_PER_S};
@@ -172,9 +174,12 @@ pub fn every_order_is_answered_when_the_hypervisor_dies(rig: &mut dyn Rig) {
     let orders = [
         Order::Abort(id.clone()),
         Order::Sample,
-        Order::Look(id.clone()),
+        Order::Look(id.clone(), LookId(7)),
         Order::WriteEntry(id.clone(), Entry::default()),
         Order::Migrate(second),
+        Order::Resume(id.clone(), Stamp::default()),
+        Order::Discard(id.clone(), Stamp::default()),
+        Order::SetAutostart(id.clone(), false),
     ];
     for order in orders {
         w.order(order);
@@ -185,7 +190,9 @@ pub fn every_order_is_answered_when_the_hypervisor_dies(rig: &mut dyn Rig) {
         _ => None,
     });
     w.until(&a, "that a look failed", ANSWER_MAX, |event| match event {
-        Event::Looked(_, Err(failure)) if failure.kind == FailureKind::Unreachable => Some(()),
+        Event::Looked(_, LookId(7), Err(failure)) if failure.kind == FailureKind::Unreachable => {
+            Some(())
+        }
         _ => None,
     });
     w.until(&a, "that a write failed", ANSWER_MAX, |event| match event {
@@ -194,6 +201,17 @@ pub fn every_order_is_answered_when_the_hypervisor_dies(rig: &mut dyn Rig) {
         }
         _ => None,
     });
+    for what in ["resume", "discard", "autostart"] {
+        w.until(&a, &format!("that `{what}` failed"), ANSWER_MAX, |event| {
+            let (Event::Resumed(_, Err(failure))
+            | Event::Discarded(_, Err(failure))
+            | Event::AutostartSet(_, _, Err(failure))) = event
+            else {
+                return None;
+            };
+            (failure.kind == FailureKind::Unreachable).then_some(())
+        });
+    }
 
     w.rig.restore(&a);
     w.until(&a, "that it is back", ANSWER_MAX, |event| {

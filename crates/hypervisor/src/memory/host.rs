@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel_core::model::{HostFacts, HostId, MachineFacts, MachineId, Resources, Time};
-use evenkeel_core::port::{Counters, Failure, HostSample, MachineSample, Presence};
+use evenkeel_core::port::{Counters, Failure, HostSample, MachineSample, Presence, Sight, Stamp};
 
 /// Speed of the network that a host migrates over unless it is told otherwise: 10 Gbit/s.
 const LINK_BYTES_PER_S: f64 = 1.25e9;
@@ -61,6 +61,29 @@ pub struct Fault {
     pub failure: Failure,
     /// How much of its time the migration takes before, from 0 to 1.
     pub after: f64,
+    /// What it leaves behind.
+    pub leaves: Aftermath,
+}
+
+/// What a migration leaves behind that is answered with a failure: everything that libvirt can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Aftermath {
+    /// The machine runs on at the source, and nothing has arrived.
+    #[default]
+    Here,
+    /// It has moved, and only the answer was lost.
+    Moved,
+    /// The source could not learn how it ended and lets the machine run on, while the copy that has
+    /// arrived is complete: libvirt's hole. Where the hypervisor's commit point is trusted and locks
+    /// hold, the source cannot let it run, and is left as with [`Aftermath::Stranded`].
+    Both,
+    /// The source does not know how it ended and leaves the machine paused; a complete copy has
+    /// arrived.
+    Stranded,
+    /// The same, and nothing has arrived.
+    StrandedAlone,
+    /// The guest has ended on the way.
+    Ended,
 }
 
 /// How a host is.
@@ -124,7 +147,7 @@ impl Machine {
     }
 
     pub(super) fn is_live(&self) -> bool {
-        matches!(self.presence, Presence::Running | Presence::Paused)
+        self.presence.is_resident()
     }
 
     /// Memory that it occupies, in bytes.
@@ -144,6 +167,12 @@ impl Machine {
             (Presence::Running, Some(_)) => Presence::Leaving,
             (presence, _) => presence,
         }
+    }
+
+    /// All that a look tells.
+    pub(super) fn sight(&self) -> Sight {
+        let stamp = self.facts.entry.as_ref().map_or_else(|_| Stamp::default(), Stamp::of);
+        Sight { presence: self.seen(), stamp }
     }
 
     fn sample(&self) -> MachineSample {

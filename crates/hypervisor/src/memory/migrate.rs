@@ -1,7 +1,8 @@
 //! Migrations in memory, from order to end.
 //!
-//! A machine stays where it is until the last step, which takes it away here and inserts it there at
-//! one and the same moment: there is never a time with two copies, or with none.
+//! While it is under way there is a copy on the other host that is [`Presence::Incoming`]. A machine
+//! stays where it is until the last step, which takes it away here and makes it complete there at one
+//! and the same moment, unless an injected fault leaves it otherwise.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -10,11 +11,11 @@ use std::time::Duration;
 
 use evenkeel_core::model::{MachineFacts, MachineId, Time};
 use evenkeel_core::port::{
-    Event, Failure, FailureKind, Migration, MigrationStats, Presence, Progress,
+    Commit, Event, Failure, FailureKind, Migration, MigrationStats, Presence, Progress,
 };
 
 use super::MemoryCloud;
-use super::host::{Link, Machine};
+use super::host::{Aftermath, Link, Machine};
 use super::precopy::{PREPARATION, Transfer};
 
 /// How often a migration says how far it is.
@@ -32,14 +33,14 @@ pub(super) struct Underway {
     /// When its next step is planned; steps planned for other times are void.
     next: Time,
     /// How it will end before its course does, and when.
-    fails: Option<(Time, Failure)>,
+    fails: Option<(Time, Failure, Aftermath)>,
 }
 
 impl Underway {
     /// When its next step is due.
     fn due(&self) -> Time {
         let end = self.began + self.transfer.duration();
-        let end = self.fails.as_ref().map_or(end, |(at, _)| end.min(*at));
+        let end = self.fails.as_ref().map_or(end, |(at, ..)| end.min(*at));
         end.min(self.tells_at())
     }
 
@@ -73,11 +74,12 @@ impl MemoryCloud {
         let Ok(to) = underway.to else {
             // Refused: not a byte is sent.
             let refused = underway.to.clone().err();
-            underway.fails = refused.map(|refused| (now + PREPARATION, refused));
+            underway.fails = refused.map(|refused| (now + PREPARATION, refused, Aftermath::Here));
             self.plan(key, underway);
             return Ok(());
         };
         self.hosts[to].incoming.insert(key);
+        self.arrive(from, to, &underway.order);
         for host in [from, to] {
             self.hosts[host].settle(now);
             self.hosts[host].transfers.insert(key);
@@ -86,11 +88,25 @@ impl MemoryCloud {
         underway.transfer.set_dirty_rate(dirty_rate);
         if let Some(fault) = self.hosts[from].fault.take().or(lasting) {
             let after = underway.transfer.duration().mul_f64(fault.after.clamp(0.0, 1.0));
-            underway.fails = Some((now + after, fault.failure));
+            underway.fails = Some((now + after, fault.failure, fault.leaves));
         }
         self.plan(key, underway);
         self.reshare([from, to]);
         Ok(())
+    }
+
+    /// A copy begins to arrive.
+    fn arrive(&mut self, from: usize, to: usize, order: &Migration) {
+        let machine = &self.hosts[from].machines[&order.machine];
+        let mut facts = Arc::clone(&machine.facts);
+        let changed = Arc::make_mut(&mut facts);
+        changed.entry = Ok(order.entry.clone());
+        // Not part of a definition, and so left behind.
+        changed.autostart = false;
+        let mut arriving = Machine::new(facts, Presence::Incoming, machine.workload);
+        (arriving.fault, arriving.misread) = (machine.fault.clone(), machine.misread);
+        self.insert(to, arriving);
+        self.tell(to, Event::ScheduleChanged(order.machine.clone()));
     }
 
     fn plan(&mut self, key: u64, mut underway: Underway) {
@@ -151,6 +167,12 @@ impl MemoryCloud {
         if to == from {
             return Err(refused(format!("`{}` is the host that the machine is on", order.uri)));
         }
+        if host.machines.get(&order.machine).is_some_and(Machine::is_live) {
+            let (machine, host) = (&order.machine, &host.spec.id);
+            return Err(refused(format!(
+                "host `{host}` has a copy of machine `{machine}` already"
+            )));
+        }
         host.facts.provides.meets(&machine.needs).map_err(|missing| {
             let (machine, host) = (&order.machine, &host.spec.id);
             refused(format!("host `{host}` lacks what machine `{machine}` needs: {missing:?}"))
@@ -171,7 +193,7 @@ impl MemoryCloud {
         let elapsed = now.since(underway.began);
         underway.transfer.advance(elapsed);
         let finished = underway.transfer.is_finished();
-        let failed = underway.fails.take_if(|(at, _)| *at <= now || finished);
+        let failed = underway.fails.take_if(|(at, ..)| *at <= now || finished);
         if finished || failed.is_some() {
             let stats = MigrationStats {
                 elapsed_ms: millis(elapsed),
@@ -179,7 +201,10 @@ impl MemoryCloud {
                 bytes: underway.transfer.progress().0,
             };
             self.migrations.insert(key, underway);
-            return self.end(key, failed.map_or(Ok(stats), |(_, failure)| Err(failure)));
+            return match failed {
+                Some((_, failure, leaves)) => self.end(key, Err(failure), leaves),
+                None => self.end(key, Ok(stats), Aftermath::Moved),
+            };
         }
         let tells = underway.tells_at() <= now;
         underway.told += u32::from(tells);
@@ -198,7 +223,7 @@ impl MemoryCloud {
         }
         if let Some(key) = self.job(host, machine) {
             let detail = format!("the migration of machine `{machine}` was aborted by order");
-            self.end(key, Err(Failure::new(FailureKind::Aborted, detail)));
+            self.end(key, Err(Failure::new(FailureKind::Aborted, detail)), Aftermath::Here);
         }
     }
 
@@ -206,7 +231,19 @@ impl MemoryCloud {
     pub(super) fn fail_job(&mut self, host: usize, machine: &MachineId) {
         if let Some(key) = self.job(host, machine) {
             let detail = format!("machine `{machine}` stopped running while it was migrated");
-            self.end(key, Err(Failure::new(FailureKind::NotRunning, detail)));
+            self.end(key, Err(Failure::new(FailureKind::NotRunning, detail)), Aftermath::Here);
+        }
+    }
+
+    /// Ends a migration to a host whose copy is about to be destroyed.
+    pub(super) fn break_off_arrival(&mut self, to: usize, machine: &MachineId) {
+        let arriving = |key: &&u64| {
+            self.migrations.get(key).is_some_and(|underway| underway.order.machine == *machine)
+        };
+        if let Some(key) = self.hosts[to].incoming.iter().find(arriving).copied() {
+            let detail = format!("the copy of machine `{machine}` that was arriving is gone");
+            let failure = Failure::new(FailureKind::PeerRefused, detail);
+            self.end(key, Err(failure), Aftermath::Here);
         }
     }
 
@@ -215,7 +252,12 @@ impl MemoryCloud {
     }
 
     /// Ends a migration and answers its order.
-    pub(super) fn end(&mut self, key: u64, outcome: Result<MigrationStats, Failure>) {
+    pub(super) fn end(
+        &mut self,
+        key: u64,
+        outcome: Result<MigrationStats, Failure>,
+        leaves: Aftermath,
+    ) {
         let Some(underway) = self.migrations.remove(&key) else {
             return;
         };
@@ -223,29 +265,62 @@ impl MemoryCloud {
         self.edit(from, &order.machine, |m| m.job = None);
         if let Ok(to) = to {
             self.hosts[to].incoming.remove(&key);
+            self.leave_behind(from, to, &order, leaves);
             for host in [from, to] {
-                self.hosts[host].settle(self.now);
                 self.hosts[host].transfers.remove(&key);
             }
             self.reshare([from, to]);
-            if outcome.is_ok() {
-                self.hand_over(from, to, &order);
-            }
         }
         self.tell(from, Event::MigrationEnded(order.handoff, outcome));
     }
 
-    fn hand_over(&mut self, from: usize, to: usize, order: &Migration) {
-        let Some(left) = self.take(from, &order.machine) else {
-            return;
-        };
-        let mut facts = left.facts;
-        Arc::make_mut(&mut facts).entry = Ok(order.entry.clone());
-        self.insert(to, Machine::new(facts, Presence::Running, left.workload));
-        self.edit(to, &order.machine, |m| m.fault = left.fault);
-        for host in [to, from] {
-            self.tell(host, Event::ScheduleChanged(order.machine.clone()));
+    fn leave_behind(&mut self, from: usize, to: usize, order: &Migration, leaves: Aftermath) {
+        let machine = &order.machine;
+        let locked = self.hosts[from]
+            .machines
+            .get(machine)
+            .is_some_and(|m| m.facts.locks.hold() && order.commit == Commit::Fast);
+        let now = self.now;
+        self.hosts[from].settle(now);
+        self.hosts[to].settle(now);
+        match leaves {
+            Aftermath::Here => drop(self.take(to, machine)),
+            Aftermath::Moved => {
+                self.take(from, machine);
+                self.complete(to, order);
+            }
+            Aftermath::Both | Aftermath::Stranded => {
+                if locked || leaves == Aftermath::Stranded {
+                    self.edit(from, machine, |m| m.presence = Presence::Stranded);
+                }
+                self.complete(to, order);
+            }
+            Aftermath::StrandedAlone => {
+                self.edit(from, machine, |m| m.presence = Presence::Stranded);
+                self.take(to, machine);
+            }
+            Aftermath::Ended => {
+                self.take(to, machine);
+                if let Some(ended) = self.take(from, machine)
+                    && ended.facts.persistent
+                {
+                    let off = Machine::new(ended.facts, Presence::Defined, ended.workload);
+                    self.insert(from, off);
+                }
+            }
         }
+        for host in [to, from] {
+            self.tell(host, Event::ScheduleChanged(machine.clone()));
+        }
+    }
+
+    /// The copy that was arriving is complete.
+    fn complete(&mut self, to: usize, order: &Migration) {
+        let presence = match order.commit {
+            Commit::Fast => Presence::Running,
+            Commit::Strict => Presence::Held,
+        };
+        self.edit(to, &order.machine, |m| m.presence = presence);
     }
 }
 

@@ -30,13 +30,13 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use evenkeel_core::model::{Entry, HostFacts, HostId, MachineFacts, MachineId, Time};
-use evenkeel_core::port::{Event, Failure, FailureKind, Order, Presence};
+use evenkeel_core::port::{Event, Failure, FailureKind, Order, Presence, Sight, Stamp};
 
 use crate::Hypervisor;
 use host::{Host, Link, Machine};
 use migrate::Underway;
 
-pub use host::{Fault, MemoryHost, Workload};
+pub use host::{Aftermath, Fault, MemoryHost, Workload};
 pub use precopy::{DOWNTIME_MAX, PREPARATION};
 
 /// Why a cloud in memory refuses what its driver wants of it. Nothing has changed then.
@@ -75,8 +75,8 @@ pub struct MemoryCloud {
     hosts: Vec<Host>,
     by_id: BTreeMap<HostId, usize>,
     by_uri: BTreeMap<String, usize>,
-    /// Where every machine is; there is never a second copy.
-    homes: BTreeMap<MachineId, usize>,
+    /// Every host that has a copy of a machine.
+    homes: BTreeMap<MachineId, Vec<usize>>,
     migrations: BTreeMap<u64, Underway>,
     /// Migrations by the time of their next step; one that is over stays until its time comes.
     due: BinaryHeap<Reverse<(Time, u64)>>,
@@ -196,7 +196,7 @@ impl MemoryCloud {
         running: bool,
     ) -> Result<(), CloudError> {
         let index = self.index(host)?;
-        if let Some(&home) = self.homes.get(&facts.id) {
+        if let Ok((home, _)) = self.home(&facts.id) {
             let host = self.hosts[home].spec.id.clone();
             return Err(CloudError::MachineExists { machine: facts.id, host });
         }
@@ -281,11 +281,20 @@ impl MemoryCloud {
         found.into_iter().flat_map(|all| all.values().map(|m| (&*m.facts, m.seen())))
     }
 
-    /// Where a machine is, and how.
+    /// Where a machine is, and how: the copy that runs, or else the one that is nearest to it.
     #[must_use]
     pub fn locate(&self, machine: &MachineId) -> Option<(&HostId, Presence)> {
-        let home = &self.hosts[*self.homes.get(machine)?];
-        Some((&home.spec.id, home.machines.get(machine)?.seen()))
+        let (home, found) = self.home(machine).ok()?;
+        Some((&self.hosts[home].spec.id, found.seen()))
+    }
+
+    /// Every copy of a machine.
+    pub fn copies(&self, machine: &MachineId) -> impl Iterator<Item = (&HostId, Sight)> {
+        let homes = self.homes.get(machine).into_iter().flatten();
+        homes.filter_map(|&home| {
+            let host = &self.hosts[home];
+            Some((&host.spec.id, host.machines.get(machine)?.sight()))
+        })
     }
 
     /// Lets the next migration ordered from a host go wrong.
@@ -314,12 +323,16 @@ impl MemoryCloud {
         Ok(())
     }
 
-    /// Brings a host's hypervisor back, or switches the host on.
+    /// Brings a host's hypervisor back, or switches the host on, which starts the machines that are
+    /// to be started at boot.
     ///
     /// # Errors
     /// When there is no such host.
     pub fn reconnect(&mut self, host: &HostId) -> Result<(), CloudError> {
         let index = self.index(host)?;
+        if self.hosts[index].link == Link::Off {
+            self.boot(index);
+        }
         if self.hosts[index].link != Link::Up {
             self.hosts[index].link = Link::Up;
             self.tell(index, Event::Connected);
@@ -343,6 +356,7 @@ impl MemoryCloud {
         for id in ids {
             if let Some(machine) = self.take(index, &id)
                 && machine.facts.persistent
+                && machine.presence != Presence::Incoming
             {
                 let off = Machine::new(machine.facts, Presence::Defined, machine.workload);
                 self.insert(index, off);
@@ -350,6 +364,15 @@ impl MemoryCloud {
         }
         self.outbox.retain(|(to, _)| to != host);
         Ok(())
+    }
+
+    /// Starts what is to be started at boot.
+    fn boot(&mut self, host: usize) {
+        let now = self.now;
+        self.hosts[host].settle(now);
+        for machine in self.hosts[host].machines.values_mut().filter(|m| m.facts.autostart) {
+            machine.presence = Presence::Running;
+        }
     }
 
     fn submit(&mut self, host: usize, order: Order) {
@@ -362,11 +385,11 @@ impl MemoryCloud {
                 let answer = reachable().map(|()| self.hosts[host].sample(self.now));
                 self.tell(host, Event::Sampled(answer));
             }
-            Order::Look(machine) => {
+            Order::Look(machine, look) => {
                 let found = self.hosts[host].machines.get(&machine);
-                let presence = found.map_or(Presence::Absent, Machine::seen);
-                let answer = reachable().map(|()| presence);
-                self.tell(host, Event::Looked(machine, answer));
+                let sight = found.map_or_else(Sight::default, Machine::sight);
+                let answer = reachable().map(|()| sight);
+                self.tell(host, Event::Looked(machine, look, answer));
             }
             Order::WriteEntry(machine, entry) => {
                 let answer = reachable().and_then(|()| self.idle(host, &machine));
@@ -376,6 +399,18 @@ impl MemoryCloud {
                 self.tell(host, Event::EntryWritten(machine, answer));
             }
             Order::Abort(machine) => self.abort(host, &machine),
+            Order::Resume(machine, stamp) => {
+                let answer = reachable().and_then(|()| self.resume(host, &machine, stamp));
+                self.tell(host, Event::Resumed(machine, answer));
+            }
+            Order::Discard(machine, stamp) => {
+                let answer = reachable().and_then(|()| self.discard(host, &machine, stamp));
+                self.tell(host, Event::Discarded(machine, answer));
+            }
+            Order::SetAutostart(machine, wanted) => {
+                let answer = reachable().and_then(|()| self.set_autostart(host, &machine, wanted));
+                self.tell(host, Event::AutostartSet(machine, wanted, answer));
+            }
             Order::Migrate(migration) => {
                 let handoff = migration.handoff;
                 if let Err(failure) = reachable().and_then(|()| self.begin(host, migration)) {
@@ -385,15 +420,81 @@ impl MemoryCloud {
         }
     }
 
+    fn resume(&mut self, host: usize, machine: &MachineId, stamp: Stamp) -> Result<(), Failure> {
+        self.present(host, machine)?;
+        let sight = self.hosts[host].machines[machine].sight();
+        match sight.presence {
+            Presence::Running if sight.stamp == stamp => Ok(()),
+            Presence::Held | Presence::Paused | Presence::Stranded if sight.stamp == stamp => {
+                let now = self.now;
+                self.hosts[host].settle(now);
+                self.edit(host, machine, |m| m.presence = Presence::Running);
+                self.tell(host, Event::ScheduleChanged(machine.clone()));
+                Ok(())
+            }
+            _ => Err(self.other_copy(host, machine, sight)),
+        }
+    }
+
+    fn discard(&mut self, host: usize, machine: &MachineId, stamp: Stamp) -> Result<(), Failure> {
+        let Some(found) = self.hosts[host].machines.get(machine) else { return Ok(()) };
+        let sight = found.sight();
+        match sight.presence {
+            Presence::Defined
+            | Presence::Incoming
+            | Presence::Held
+            | Presence::Paused
+            | Presence::Stranded
+                if sight.stamp == stamp =>
+            {
+                self.break_off_arrival(host, machine);
+                self.take(host, machine);
+                self.tell(host, Event::ScheduleChanged(machine.clone()));
+                Ok(())
+            }
+            _ => Err(self.other_copy(host, machine, sight)),
+        }
+    }
+
+    fn other_copy(&self, host: usize, machine: &MachineId, sight: Sight) -> Failure {
+        let host = &self.hosts[host].spec.id;
+        let detail = format!("machine `{machine}` on host `{host}` is another copy: {sight:?}");
+        Failure::new(FailureKind::Refused, detail)
+    }
+
+    fn set_autostart(
+        &mut self,
+        host: usize,
+        machine: &MachineId,
+        wanted: bool,
+    ) -> Result<(), Failure> {
+        self.present(host, machine)?;
+        let persistent = self.hosts[host].machines[machine].facts.persistent;
+        if wanted && !persistent {
+            let detail = format!("machine `{machine}` is transient and cannot start at boot");
+            return Err(Failure::new(FailureKind::Refused, detail));
+        }
+        self.edit(host, machine, |m| Arc::make_mut(&mut m.facts).autostart = wanted);
+        Ok(())
+    }
+
     fn index(&self, host: &HostId) -> Result<usize, CloudError> {
         let index = self.by_id.get(host).copied();
         index.ok_or_else(|| CloudError::NoSuchHost(host.clone()))
     }
 
     fn home(&self, machine: &MachineId) -> Result<(usize, &Machine), CloudError> {
-        let home = self.homes.get(machine).copied();
-        home.and_then(|home| Some((home, self.hosts[home].machines.get(machine)?)))
-            .ok_or_else(|| CloudError::NoSuchMachine(machine.clone()))
+        let homes = self.homes.get(machine).into_iter().flatten();
+        let copies =
+            homes.filter_map(|&home| Some((home, self.hosts[home].machines.get(machine)?)));
+        let nearness = |copy: &(usize, &Machine)| match copy.1.presence {
+            Presence::Running | Presence::Leaving => 4,
+            Presence::Paused | Presence::Stranded => 3,
+            Presence::Held => 2,
+            Presence::Defined => 1,
+            Presence::Incoming | Presence::Absent => 0,
+        };
+        copies.max_by_key(nearness).ok_or_else(|| CloudError::NoSuchMachine(machine.clone()))
     }
 
     fn present(&self, host: usize, machine: &MachineId) -> Result<(), Failure> {
@@ -418,13 +519,21 @@ impl MemoryCloud {
 
     fn insert(&mut self, host: usize, machine: Machine) {
         self.hosts[host].settle(self.now);
-        self.homes.insert(machine.facts.id.clone(), host);
+        let homes = self.homes.entry(machine.facts.id.clone()).or_default();
+        if !homes.contains(&host) {
+            homes.push(host);
+        }
         self.hosts[host].machines.insert(machine.facts.id.clone(), machine);
     }
 
     fn take(&mut self, host: usize, machine: &MachineId) -> Option<Machine> {
         self.hosts[host].settle(self.now);
-        self.homes.remove(machine);
+        if let Some(homes) = self.homes.get_mut(machine) {
+            homes.retain(|&home| home != host);
+            if homes.is_empty() {
+                self.homes.remove(machine);
+            }
+        }
         self.hosts[host].machines.remove(machine)
     }
 
@@ -490,11 +599,11 @@ impl MemoryCloud {
         let outgoing: BTreeSet<u64> =
             self.hosts[host].machines.values().filter_map(|m| m.job).collect();
         for key in outgoing {
-            self.end(key, Err(unreachable(&id)));
+            self.end(key, Err(unreachable(&id)), Aftermath::Here);
         }
         for key in std::mem::take(&mut self.hosts[host].incoming) {
             let detail = format!("the hypervisor of host `{id}` broke the migration off");
-            self.end(key, Err(Failure::new(FailureKind::PeerRefused, detail)));
+            self.end(key, Err(Failure::new(FailureKind::PeerRefused, detail)), Aftermath::Here);
         }
     }
 }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
-use evenkeel_core::model::{Requirements, Resources};
-use evenkeel_core::port::{Counters, HandoffId, HostSample, Migration, MigrationStats};
+use evenkeel_core::model::{Locks, Requirements, Resources};
+use evenkeel_core::port::{Commit, Counters, HandoffId, HostSample, Migration, MigrationStats};
 
 use super::*;
 use crate::conformance::{Guest, Rig};
@@ -24,6 +24,8 @@ fn facts(name: &str, memory_bytes: f64, vcpus: u32, persistent: bool) -> Machine
         memory_bytes,
         needs: Requirements::default(),
         persistent,
+        autostart: false,
+        locks: Locks::default(),
         entry: Ok(Entry::default()),
     }
 }
@@ -148,6 +150,7 @@ fn migrate(cloud: &mut MemoryCloud, machine: &str, from: &str, to: &str) {
         to: host_id(to),
         uri: format!("memory:///{to}"),
         entry: Entry::default(),
+        commit: Commit::Fast,
         bandwidth_bytes_per_s: None,
     };
     cloud.on(&host_id(from)).unwrap().submit(Order::Migrate(migration));
@@ -261,7 +264,7 @@ fn a_machine_uses_no_more_than_its_virtual_cpus_and_longer_on_slow_cores() {
 fn an_injected_fault_strikes_once_and_when_it_was_told_to() {
     let mut cloud = three_hosts();
     let failure = Failure::new(FailureKind::Other, "cosmic ray");
-    let fault = Fault { failure, after: 0.5 };
+    let fault = Fault { failure, after: 0.5, leaves: Aftermath::Here };
     cloud.fail_next_migration(&host_id("h1"), fault).unwrap();
     migrate(&mut cloud, "m", "h1", "h2");
     cloud.advance_to(Time::from_unix_ms(5_100));

@@ -1,6 +1,6 @@
 //! What a domain's description says of a machine.
 
-use evenkeel_core::model::{CpuNeed, Entry, MachineFacts, MachineId, Requirements};
+use evenkeel_core::model::{CpuNeed, Entry, Locks, MachineFacts, MachineId, Requirements};
 
 use super::entry;
 use super::tree::Element;
@@ -48,6 +48,8 @@ pub(crate) fn describe(
         memory_bytes,
         needs,
         persistent,
+        autostart: false,
+        locks: Locks::default(),
         entry,
     };
     let devices = |name| domain.find("devices").into_iter().flat_map(move |all| all.all(name));

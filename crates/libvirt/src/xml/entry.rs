@@ -2,7 +2,7 @@
 //!
 //! ```xml
 //! <evenkeel:entry xmlns:evenkeel="https://evenkeel.dev/schedule/1"
-//!                 epoch="3" target-load="0.25" ignore="yes">
+//!                 epoch="3" handoff="00c0ffee00c0ffee" target-load="0.25" ignore="yes">
 //!   <evenkeel:pinned-to host="h1"/>
 //!   <evenkeel:affinity group="web"/>
 //!   <evenkeel:anti-affinity group="db"/>
@@ -15,7 +15,9 @@
 //! known and makes no sense is an error, never a default: a rule that somebody mistyped must not
 //! silently cease to hold.
 
-use evenkeel_core::model::{Entry, Epoch, HostId, LastMove, Rules, TARGET_LOAD_MAX, Time};
+use evenkeel_core::model::{
+    Entry, Epoch, HandoffId, HostId, LastMove, Rules, TARGET_LOAD_MAX, Time,
+};
 
 use super::tree::{Element, escaped};
 
@@ -49,11 +51,14 @@ pub(crate) enum UnwritableEntry {
 /// The entry as an element, each name after `prefix` (`evenkeel:` or nothing) and with `declared`
 /// in its start tag.
 fn element(entry: &Entry, prefix: &str, declared: &str) -> Result<String, UnwritableEntry> {
-    let Entry { epoch, target_load, rules, last_move } = entry;
+    let Entry { epoch, target_load, rules, last_move, handoff } = entry;
     if names_too_much(rules) {
         return Err(UnwritableEntry::Long);
     }
     let mut out = format!("<{prefix}entry{declared} epoch=\"{epoch}\"");
+    if let Some(handoff) = handoff {
+        out.push_str(&format!(" handoff=\"{handoff}\""));
+    }
     if let Some(load) = *target_load {
         if !(0.0..=TARGET_LOAD_MAX).contains(&load) {
             return Err(UnwritableEntry::TargetLoad(load));
@@ -155,6 +160,7 @@ fn read(element: &Element) -> Result<Entry, String> {
                 .map_err(|_| wrong("entry", "epoch", text, "a whole number, 0 or more"))?,
         ),
     };
+    let handoff = element.attribute("handoff").map(read_handoff).transpose()?;
     let target_load = element.attribute("target-load").map(read_target_load).transpose()?;
     let mut rules = Rules { ignore: read_ignore(element)?, ..Rules::default() };
     let mut last_move = None;
@@ -183,7 +189,7 @@ fn read(element: &Element) -> Result<Entry, String> {
              than {GROUP_BYTES_MAX} bytes"
         ));
     }
-    Ok(Entry { epoch, target_load, rules, last_move })
+    Ok(Entry { epoch, target_load, rules, last_move, handoff })
 }
 
 fn names_too_much(rules: &Rules) -> bool {
@@ -209,6 +215,12 @@ fn read_target_load(text: &str) -> Result<f64, String> {
         let expected = "a share of the host from 0 to 10, such as 0.25 for a quarter";
         wrong("entry", "target-load", text, expected)
     })
+}
+
+fn read_handoff(text: &str) -> Result<HandoffId, String> {
+    let expected = "the id of a handoff, 16 hexadecimal digits";
+    HandoffId::try_from(text.trim().to_owned())
+        .map_err(|_| wrong("entry", "handoff", text, expected))
 }
 
 fn read_ignore(element: &Element) -> Result<bool, String> {
@@ -293,6 +305,7 @@ mod tests {
         for (inner, names) in [
             ("epoch='abc'/>", ["epoch", "abc"]),
             ("epoch='-1'/>", ["epoch", "-1"]),
+            ("handoff='me'/>", ["handoff", "me"]),
             ("epoch='99999999999999999999'/>", ["epoch", "99999999999999999999"]),
             ("target-load='-1'/>", ["target-load", "-1"]),
             ("target-load='NaN'/>", ["target-load", "NaN"]),
@@ -357,9 +370,16 @@ mod tests {
         let rules = (prop::collection::vec(host.clone(), 0..4), groups(), groups(), any::<bool>());
         let numbers = any::<(Option<u32>, Option<u32>)>();
         let last = prop::option::of((any::<u64>(), host, numbers));
-        (any::<u64>(), prop::option::of(any::<f64>()), rules, last).prop_map(
-            |(epoch, target_load, (pinned_to, affinity, anti_affinity, ignore), last)| Entry {
+        let stamp = (any::<u64>(), prop::option::of(any::<u64>().prop_map(HandoffId)));
+        (stamp, prop::option::of(any::<f64>()), rules, last).prop_map(
+            |(
+                (epoch, handoff),
+                target_load,
+                (pinned_to, affinity, anti_affinity, ignore),
+                last,
+            )| Entry {
                 epoch: Epoch(epoch),
+                handoff,
                 target_load,
                 rules: Rules { pinned_to, affinity, anti_affinity, ignore },
                 last_move: last.map(|(at, from, (moves, cost_percent))| LastMove {

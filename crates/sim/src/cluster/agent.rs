@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use evenkeel_core::balancer::{Balancer, Config};
 use evenkeel_core::effect::{Effect, Input, Timer};
-use evenkeel_core::handoff::Handoff;
+use evenkeel_core::handoff::Recovered;
 use evenkeel_core::model::{HostId, HostProfile, HostState, MachineId, Time};
-use evenkeel_core::port::HandoffId;
 use evenkeel_hypervisor::memory::MemoryHost;
 
 /// A host to be simulated.
@@ -42,7 +41,7 @@ pub(super) struct Agent {
     pub(super) life: u64,
     pub(super) timers: BTreeMap<Timer, Time>,
     /// Survives the agent.
-    pub(super) store: BTreeMap<HandoffId, Handoff>,
+    pub(super) store: Recovered,
     pub(super) store_fails: bool,
     /// How long a write takes.
     pub(super) store_takes: Duration,
@@ -61,14 +60,14 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) const fn new(id: HostId, spec: HostSpec) -> Self {
+    pub(super) fn new(id: HostId, spec: HostSpec) -> Self {
         Self {
             id,
             spec,
             balancer: None,
             life: 0,
             timers: BTreeMap::new(),
-            store: BTreeMap::new(),
+            store: Recovered::default(),
             store_fails: false,
             store_takes: Duration::ZERO,
             held: VecDeque::new(),
@@ -80,11 +79,11 @@ impl Agent {
         }
     }
 
-    /// Starts with what the store holds.
-    pub(super) fn start(&mut self) {
-        let open = self.store.values().cloned().collect();
+    /// Starts with what the store holds, for which another life begins.
+    pub(super) fn start(&mut self, life: u64) {
+        self.store.reopen(life);
         let (config, profile) = (self.spec.config.clone(), self.spec.profile.clone());
-        self.balancer = Some(Balancer::new(config, profile, open));
+        self.balancer = Some(Balancer::new(config, profile, self.store.clone()));
         self.life += 1;
         self.clock_ms = self.wall_ms;
     }

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use evenkeel_core::effect::Input;
+use evenkeel_core::handoff::Recovered;
 use evenkeel_core::model::{Entry, HostId, HostState, MachineId};
 use evenkeel_core::port::Presence;
 use evenkeel_hypervisor::memory::CloudError;
+use rand::Rng;
 
 use super::Cluster;
 use crate::log::What;
@@ -22,7 +24,8 @@ impl Cluster {
 
     pub(super) fn start_agents(&mut self, indices: &[usize]) {
         for &index in indices {
-            self.agents[index].start();
+            let life = self.rng.next_u64();
+            self.agents[index].start(life);
             self.note(index, || What::Started);
             let state = self.agents[index].spec.state;
             if state != HostState::Active {
@@ -109,7 +112,7 @@ impl Cluster {
     /// Empties a host's store.
     pub fn lose_store(&mut self, host: &HostId) {
         if let Some(&index) = self.by_id.get(host) {
-            self.agents[index].store.clear();
+            self.agents[index].store = Recovered::default();
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use evenkeel_core::balancer::{Balancer, Config};
-use evenkeel_core::model::{Entry, MachineFacts, Requirements, Rules, Time};
+use evenkeel_core::model::{Entry, Locks, MachineFacts, Requirements, Rules, Time};
 use evenkeel_core::port::HandoffId;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -306,6 +306,8 @@ fn furnish(
             memory_bytes: vm.promised_memory_bytes(),
             needs: Requirements::default(),
             persistent: true,
+            autostart: false,
+            locks: Locks::default(),
             entry: Ok(Entry {
                 target_load: vm.target_load,
                 rules: Rules { ignore: vm.rules.ignore || !vm.movable, ..vm.rules.clone() },

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use evenkeel_core::balancer::Config;
 use evenkeel_core::model::{
-    Entry, HostId, HostProfile, MachineFacts, MachineId, Requirements, Resources, Rules, Time,
+    Entry, HostId, HostProfile, Locks, MachineFacts, MachineId, Requirements, Resources, Rules,
+    Time,
 };
 use evenkeel_core::restraint::Restraint;
 use evenkeel_core::select::{Calm, Policy};
@@ -61,6 +62,8 @@ pub fn facts(name: &str, memory_gib: f64) -> MachineFacts {
         memory_bytes: memory_gib * GIB,
         needs: Requirements::default(),
         persistent: true,
+        autostart: false,
+        locks: Locks::default(),
         entry: Ok(Entry::default()),
     }
 }

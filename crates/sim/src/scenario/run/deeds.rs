@@ -5,7 +5,7 @@ use std::time::Duration;
 use evenkeel_core::effect::Input;
 use evenkeel_core::model::{Entry, HostId, MachineId};
 use evenkeel_core::port::{Failure, FailureKind};
-use evenkeel_hypervisor::memory::Fault;
+use evenkeel_hypervisor::memory::{Aftermath, Fault};
 use rand::RngExt;
 
 use super::{Item, Simulation};
@@ -250,5 +250,5 @@ impl Simulation {
 
 fn fault(after: f64) -> Fault {
     let failure = Failure::new(FailureKind::Other, "the migration was made to fail");
-    Fault { failure, after: after.clamp(0.0, 1.0) }
+    Fault { failure, after: after.clamp(0.0, 1.0), leaves: Aftermath::Here }
 }
