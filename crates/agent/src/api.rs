@@ -6,19 +6,23 @@
 //! | `GET /api/v1/status` | [`Status`](crate::Status) |
 //! | `GET /api/v1/decisions?limit=N` | the newest decision records, newest first |
 //! | `PUT /api/v1/machines/ID/target` | programs a target load, or with `null` removes it |
+//! | `DELETE /api/v1/hosts/ID` | removes a host from the cluster |
+//! | `POST /api/v1/certificate` | renews this host's certificate; when the new one expires |
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::StatusCode;
-use axum::routing::{get, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use evenkeel_core::decision::Decision;
-use evenkeel_core::model::MachineId;
+use evenkeel_core::model::{HostId, MachineId};
 use serde::{Deserialize, Serialize};
-use tokio::net::UnixListener;
+use tokio::net::unix::SocketAddr;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::AgentError;
@@ -35,6 +39,8 @@ pub(crate) enum Request {
     Status(Reply<Status>),
     Decisions(u32, Reply<Vec<Decision>>),
     SetTarget(MachineId, Option<f64>, Reply<()>),
+    RemoveHost(HostId, Reply<()>),
+    RenewCertificate(Reply<SystemTime>),
 }
 
 /// Where an answer goes; an error is why not, in words.
@@ -46,7 +52,10 @@ impl Request {
         match self {
             Self::Status(reply) => drop(reply.send(Err(why.to_owned()))),
             Self::Decisions(_, reply) => drop(reply.send(Err(why.to_owned()))),
-            Self::SetTarget(_, _, reply) => drop(reply.send(Err(why.to_owned()))),
+            Self::SetTarget(_, _, reply) | Self::RemoveHost(_, reply) => {
+                drop(reply.send(Err(why.to_owned())));
+            }
+            Self::RenewCertificate(reply) => drop(reply.send(Err(why.to_owned()))),
         }
     }
 }
@@ -89,13 +98,44 @@ pub(crate) fn serve(path: &Path) -> Result<(Socket, mpsc::Receiver<Request>), Ag
         .route("/api/v1/status", get(status))
         .route("/api/v1/decisions", get(decisions))
         .route("/api/v1/machines/{id}/target", put(set_target))
+        .route("/api/v1/hosts/{id}", delete(remove_host))
+        .route("/api/v1/certificate", post(renew_certificate))
         .with_state(requests);
     tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
+        if let Err(error) = axum::serve(Guarded(listener), router).await {
             tracing::error!(%error, "the local API ended");
         }
     });
     Ok((socket, receiver))
+}
+
+/// Takes connections of the agent's own user, and of root, only: whatever became of the socket's
+/// mode, the kernel tells who calls.
+struct Guarded(UnixListener);
+
+impl axum::serve::Listener for Guarded {
+    type Io = UnixStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let (stream, addr) = axum::serve::Listener::accept(&mut self.0).await;
+            let own = rustix::process::geteuid().as_raw();
+            match stream.peer_cred() {
+                Ok(caller) if caller.uid() == own || caller.uid() == 0 => return (stream, addr),
+                Ok(caller) => {
+                    tracing::warn!(uid = caller.uid(), "a caller of the local API is refused");
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a caller of the local API cannot be told, and is refused");
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.0.local_addr()
+    }
 }
 
 /// Listens on the socket, which nobody else can open at any time. One that is there already and
@@ -161,4 +201,17 @@ async fn set_target(
 ) -> Result<Json<()>, Failed> {
     let refused = StatusCode::CONFLICT;
     ask(&driver, refused, |answer| Request::SetTarget(machine, target, answer)).await.map(Json)
+}
+
+async fn remove_host(
+    State(driver): State<Driver>,
+    UrlPath(host): UrlPath<HostId>,
+) -> Result<Json<()>, Failed> {
+    ask(&driver, StatusCode::CONFLICT, |answer| Request::RemoveHost(host, answer)).await.map(Json)
+}
+
+/// Answers in RFC 3339.
+async fn renew_certificate(State(driver): State<Driver>) -> Result<Json<String>, Failed> {
+    let expires = ask(&driver, StatusCode::CONFLICT, Request::RenewCertificate).await?;
+    Ok(Json(jiff::Timestamp::try_from(expires).unwrap_or_default().to_string()))
 }

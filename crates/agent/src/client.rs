@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use evenkeel_core::decision::Decision;
-use evenkeel_core::model::MachineId;
+use evenkeel_core::model::{HostId, MachineId};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request};
@@ -94,6 +94,22 @@ impl Client {
         let path = format!("/api/v1/machines/{machine}/target");
         let body = serde_json::to_vec(&target).map_err(|e| self.broken(&e))?;
         self.call(Method::PUT, &path, body.into()).await
+    }
+
+    /// Has the agent, which must hold the authority's key, remove a host from the cluster.
+    ///
+    /// # Errors
+    /// When it is not reached, or refuses: then nothing has changed.
+    pub async fn remove_host(&self, host: &HostId) -> Result<(), ClientError> {
+        self.call(Method::DELETE, &format!("/api/v1/hosts/{host}"), Bytes::new()).await
+    }
+
+    /// Has the agent get a new key and certificate. Answers when that expires, in RFC 3339.
+    ///
+    /// # Errors
+    /// When it is not reached, or nobody could sign one: the present one then stays in use.
+    pub async fn renew_certificate(&self) -> Result<String, ClientError> {
+        self.call(Method::POST, "/api/v1/certificate", Bytes::new()).await
     }
 
     async fn call<T: DeserializeOwned>(

@@ -186,7 +186,15 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let config = evenkeel_config::parse::<Self>(&text)
+        Self::from_text(&text, path)
+    }
+
+    /// The same with the text of a file that has been read.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_text(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let config = evenkeel_config::parse::<Self>(text)
             .map_err(|detail| ConfigError::Parse { path: path.to_owned(), detail })?;
         let unusable = |what| ConfigError::Unusable { path: path.to_owned(), what: Box::new(what) };
         config.check().map_err(unusable)?;

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use evenkeel_core::balancer::Balancer;
@@ -25,6 +26,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
 use crate::api::{Reply, Request};
+use crate::authority;
 use crate::clock::Clock;
 use crate::status::Status;
 use crate::timers::{Due, Timers};
@@ -70,6 +72,7 @@ pub(crate) struct Driver {
     pub(crate) unclosed: BTreeMap<HandoffId, Handoff>,
     /// Why the last sample failed, if it did.
     pub(crate) unmeasured: Option<String>,
+    pub(crate) identity_dir: PathBuf,
     pub(crate) stop_grace: Duration,
     pub(crate) stopped: bool,
 }
@@ -345,6 +348,19 @@ impl Driver {
             }
             Request::Decisions(limit, answer) => {
                 let _ = answer.send(self.store.decisions(limit).map_err(|e| e.to_string()));
+            }
+            Request::RemoveHost(host, answer) => {
+                let net = self.net.clone();
+                tokio::spawn(async move {
+                    let removed = net.remove(&host).await.map_err(|e| e.to_string());
+                    let _ = answer.send(removed);
+                });
+            }
+            Request::RenewCertificate(answer) => {
+                let (net, directory) = (self.net.clone(), self.identity_dir.clone());
+                tokio::spawn(async move {
+                    let _ = answer.send(authority::renew(net, directory).await);
+                });
             }
             Request::SetTarget(machine, _, answer) if self.writers.contains_key(&machine) => {
                 let busy = format!("the entry of machine `{machine}` is being written: try again");

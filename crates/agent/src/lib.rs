@@ -1,6 +1,7 @@
 //! The daemon: one driver of the core over real time, libvirt, QUIC and SQLite.
 
 mod api;
+mod authority;
 pub mod client;
 mod clock;
 pub mod config;
@@ -19,11 +20,8 @@ use evenkeel_core::port::{Event, Failure, HostSample, Order};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_libvirt::{LibvirtConfig, LibvirtHypervisor, SharedStorage};
 use evenkeel_membership::{Config as MembershipConfig, Member, Membership};
-use evenkeel_net::{
-    Admission, AdmissionRefused, ClusterCa, DialError, Enroller, Identity, Limits, Net, NetError,
-    PkiError, Registrar,
-};
-use evenkeel_store::{Admissions, Admitted, Store, StoreError};
+use evenkeel_net::{DialError, Identity, Limits, Net, NetError, PkiError};
+use evenkeel_store::{Store, StoreError};
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
 use tokio::signal::unix::{SignalKind, signal};
@@ -106,7 +104,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let identity = identity(&config)?;
     let host = identity.host().clone();
     let store = Store::open(&config.state_dir)?;
-    let enroller = enroller(&config, &store)?;
+    let enroller = authority::enroller(&config, &store)?;
     let (net, net_events) = Net::bind(config.listen, &identity, Limits::default(), enroller)?;
     let (_socket, mut requests) = api::serve(&config.api_socket)?;
     let mut stop = stop_signals()?;
@@ -150,10 +148,12 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         refusals: Refusals::default(),
         unclosed: BTreeMap::new(),
         unmeasured: None,
+        identity_dir: config.identity_dir.clone(),
         stop_grace: config.stop_grace,
         stopped: false,
     };
     driver.join_remembered();
+    tokio::spawn(authority::keep_renewed(net.clone(), config.identity_dir.clone()));
     // One list of seeds may serve all hosts: this one is no news to itself.
     let others = config.seeds.iter().copied().filter(|seed| *seed != addr).collect();
     let seeds = find_seeds(&net, others);
@@ -173,27 +173,6 @@ fn identity(config: &Config) -> Result<Identity, AgentError> {
             directory: config.identity_dir.clone(),
         }),
         _ => Ok(identity),
-    }
-}
-
-/// What brings other hosts into the cluster, on a host that has the cluster's CA.
-fn enroller(config: &Config, store: &Store) -> Result<Option<Enroller>, AgentError> {
-    let Some(directory) = &config.ca_dir else { return Ok(None) };
-    let registrar = StoreRegistrar(store.admissions()?);
-    Ok(Some(Enroller::new(ClusterCa::load(directory)?, registrar)))
-}
-
-struct StoreRegistrar(Admissions);
-
-impl Registrar for StoreRegistrar {
-    fn admit(&self, admission: &Admission) -> Result<(), AdmissionRefused> {
-        let Admission { token, host, key } = admission;
-        match self.0.admit(&token.to_string(), host, key) {
-            Ok(Admitted::Yes) => Ok(()),
-            Ok(Admitted::TokenUsed) => Err(AdmissionRefused::TokenUsed(token.clone())),
-            Ok(Admitted::HostTaken) => Err(AdmissionRefused::HostTaken(host.clone())),
-            Err(error) => Err(AdmissionRefused::NotRecorded(error.to_string())),
-        }
     }
 }
 

@@ -3,8 +3,10 @@
 mod daemon;
 
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 
-use daemon::{Place, Ran, Site, evenkeel};
+use daemon::{Daemon, Place, Ran, Site, evenkeel};
 
 /// Makes a cluster and its first host by the command line, as an operator does.
 fn first_host(site: &Site) -> Place {
@@ -20,7 +22,7 @@ fn first_host(site: &Site) -> Place {
     place
 }
 
-fn text(path: &std::path::Path) -> &str {
+fn text(path: &Path) -> &str {
     path.to_str().expect("a path of ours")
 }
 
@@ -82,6 +84,47 @@ fn hosts_join_with_a_token_each_and_find_each_other_again_without_seeds() {
 }
 
 #[test]
+fn a_host_is_removed_and_certificates_are_renewed_while_agents_run() {
+    let site = Site::new();
+    let (h1, h2, h3) = (first_host(&site), site.stranger("h2"), site.stranger("h3"));
+    let _first = h1.start(&[]);
+    let join = |place: &Place| {
+        place.configure(&[h1.listen]);
+        place.start_as_configured(&["--join", token(&site, &h1, &[]).done()])
+    };
+    let (second, third) = (join(&h2), join(&h3));
+    h2.until_members(&["h1", "h3"]);
+
+    let cluster = |place: &Place, ask: &[&str]| {
+        evenkeel(&[&["cluster"], ask, &["--socket", text(&place.socket)]].concat())
+    };
+    let certificate = || std::fs::read(h2.dir.join("identity/host.crt")).expect("a certificate");
+    let before = certificate();
+    cluster(&h2, &["renew"]).done();
+    assert_ne!(certificate(), before);
+
+    cluster(&h2, &["remove", "h3"]).refused(1, &["`h2`", "the key of the cluster's authority"]);
+    cluster(&h1, &["remove", "h1"]).refused(1, &["`h1`", "cannot remove itself"]);
+    cluster(&h1, &["remove", "h9"]).refused(1, &["`h9`", "on record"]);
+    assert!(cluster(&h1, &["remove", "h3"]).done().contains("h3"));
+    // By the connection that is closed, or by the next that is refused.
+    third.await_log(&["removed from the cluster"]);
+    h1.until_members(&["h2"]);
+    h2.until_members(&["h1"]);
+    let removed = h2.dir.join("identity/revoked.crl");
+    assert!(removed.exists(), "h2 heard of it from h1");
+
+    // The name may be taken again, and the renewed certificate holds after a restart.
+    drop(third);
+    std::fs::remove_dir_all(h3.dir.join("identity")).expect("moved away");
+    let _third = join(&h3);
+    assert_eq!(second.stop(), Some(0));
+    let _second = h2.start(&[h1.listen]);
+    h3.until_members(&["h1", "h2"]);
+    h2.until_members(&["h1", "h3"]);
+}
+
+#[test]
 fn the_service_manager_is_told_of_both_ends_of_an_agents_life_and_only_its_user_may_ask_it() {
     let site = Site::new();
     let place = site.host("h1");
@@ -92,8 +135,31 @@ fn the_service_manager_is_told_of_both_ends_of_an_agents_life_and_only_its_user_
     let mode = std::fs::metadata(&place.socket).expect("served").permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "{mode:o}");
     assert_eq!(place.status()["host"], "h1");
+    strangers_are_refused(&site, &place, &agent);
     agent.signal(rustix::process::Signal::TERM);
     agent.await_notice("STOPPING=1");
     assert_eq!(agent.ended(), Some(0));
     assert!(!place.socket.exists());
+}
+
+/// Whatever became of the socket's mode, another user gets no answer.
+fn strangers_are_refused(site: &Site, place: &Place, agent: &Daemon) {
+    const NOBODY: u32 = 65_534;
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can be somebody else");
+        return;
+    }
+    let open = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("ours");
+    };
+    let program = site.dir().join("evenkeel");
+    std::fs::copy(env!("CARGO_BIN_EXE_evenkeel"), &program).expect("copied");
+    for directory in [site.dir(), &place.dir] {
+        open(directory, 0o755);
+    }
+    open(&place.socket, 0o666);
+    let ask = ["status", "--socket", text(&place.socket)];
+    let asked = std::process::Command::new(&program).args(ask).uid(NOBODY).output();
+    assert_eq!(asked.expect("it runs").status.code(), Some(1));
+    agent.await_log(&["uid=65534", "refused"]);
 }

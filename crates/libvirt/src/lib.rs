@@ -19,6 +19,8 @@ mod answer;
 mod emulator;
 mod failure;
 mod ffi;
+#[doc(hidden)]
+pub mod fuzzing;
 mod migrate;
 mod sample;
 mod storage;

@@ -7,15 +7,18 @@ use std::time::{Duration, SystemTime};
 use evenkeel_core::model::HostId;
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams,
+    CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData,
+    RevocationReason, RevokedCertParams, SanType, SerialNumber,
 };
+use ring::digest;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
 
 use crate::files::{self, PkiError, crypto};
 use crate::identity::{CA_CERTIFICATE_FILE, Identity};
 use crate::name::{ClusterId, Facts, Name, TokenId};
+use crate::revocations::{Revocations, Serial, serial_of};
 use crate::token::JoinToken;
 
 /// The authority's private key, on the host that brings others in.
@@ -118,7 +121,10 @@ impl ClusterCa {
             ca: self.certificate.clone(),
             certificate,
             key,
+            begins: from,
             expires: until,
+            revocations: Revocations::default(),
+            dir: None,
         })
     }
 
@@ -163,6 +169,38 @@ impl ClusterCa {
         Ok(request.public_key)
     }
 
+    /// The list that follows `before`, with the keys of these SHA-256 on it as well.
+    pub(crate) fn revoke(
+        &self,
+        before: &Revocations,
+        keys: impl IntoIterator<Item = Vec<u8>>,
+    ) -> Result<Revocations, PkiError> {
+        let doing = "sign the list of removed hosts";
+        let now = SystemTime::now();
+        let mut revoked = before.revoked.clone();
+        for key in keys {
+            revoked.entry(serial_of(&key)).or_insert(now);
+        }
+        let entry = |(serial, since): (&Serial, &SystemTime)| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial),
+            revocation_time: (*since).into(),
+            reason_code: Some(RevocationReason::CessationOfOperation),
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: now.into(),
+            // A list is good until there is a newer one.
+            next_update: (now + VALIDITY).into(),
+            crl_number: SerialNumber::from(before.number + 1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let signed = params.signed_by(&self.issuer).map_err(crypto(doing))?;
+        Revocations::read(signed.der(), &self.certificate)
+            .map_err(|why| PkiError::Crypto { doing, why })
+    }
+
     /// A certificate for a host whose key is elsewhere.
     pub(crate) fn sign_requested(
         &self,
@@ -183,9 +221,15 @@ impl ClusterCa {
         let mut params = params(&Name::Host(self.cluster.clone(), host.clone()), from, until)?;
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.serial_number = Some(SerialNumber::from_slice(&serial_of(&key_sha256(key))));
         let signed = params.signed_by(key, &self.issuer);
         Ok(signed.map_err(crypto("sign a host's certificate"))?.der().clone())
     }
+}
+
+/// By which a key is known: SHA-256 of its public part with the algorithm.
+pub(crate) fn key_sha256(key: &impl PublicKeyData) -> Vec<u8> {
+    digest::digest(&digest::SHA256, &key.subject_public_key_info()).as_ref().to_vec()
 }
 
 fn valid_for(span: Duration) -> (SystemTime, SystemTime) {

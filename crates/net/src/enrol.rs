@@ -15,85 +15,23 @@ use std::time::SystemTime;
 use evenkeel_core::model::HostId;
 use minicbor::{Decode, Encode};
 use quinn::{Connection, Endpoint};
-use rcgen::PublicKeyData;
 use rcgen::{CertificateParams, KeyPair};
-use ring::digest;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::time::timeout;
 
-use crate::ca::{ClusterCa, generate_key};
+use crate::ca::generate_key;
+use crate::enroller::AdmissionRefused;
 use crate::files::{self, PkiError};
 use crate::identity::{HOST_CERTIFICATE_FILE, HOST_KEY_FILE, Identity};
 use crate::limits::Limits;
 use crate::name::TokenId;
 use crate::net::{Call, DialError, Inner, NetEvent, code, plain, streams};
+use crate::revocations::Revoked;
 use crate::tls::Credentials;
 use crate::token::JoinToken;
 
 /// Largest request and answer in bytes.
-const FRAME_BYTES_MAX: usize = 16 * 1024;
-
-/// A wish to join, as it is to be recorded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admission {
-    /// The token that was shown. Good for one host.
-    pub token: TokenId,
-    /// The host id wished for. Taken by at most one key.
-    pub host: HostId,
-    /// SHA-256 of the public key, in hexadecimal.
-    pub key: String,
-}
-
-/// Why a host is not admitted. The text is told to the host.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AdmissionRefused {
-    /// The token has brought in another host, or another key.
-    #[error(
-        "join token `{0}` has been used already: make another with `evenkeel cluster join-token`"
-    )]
-    TokenUsed(TokenId),
-    /// There is such a host.
-    #[error("host id `{0}` is taken: choose another with `--host-id`, or remove that host first")]
-    HostTaken(HostId),
-    /// It could not be recorded, and so must not happen.
-    #[error("the agent cannot record the new host: {0}")]
-    NotRecorded(String),
-}
-
-/// Remembers who has joined with which token.
-pub trait Registrar: Send + Sync + 'static {
-    /// Admits a host, durably, before this returns; its certificate is sent afterwards.
-    ///
-    /// The very same admission again must succeed: the certificate may not have arrived. Blocks as
-    /// long as it must, on a thread of its own.
-    ///
-    /// # Errors
-    /// When the token was used for another host or key, the id is taken, or it cannot be recorded.
-    fn admit(&self, admission: &Admission) -> Result<(), AdmissionRefused>;
-}
-
-/// What an agent needs to bring others in.
-#[derive(Clone)]
-pub struct Enroller {
-    ca: Arc<ClusterCa>,
-    registrar: Arc<dyn Registrar>,
-}
-
-impl Enroller {
-    /// With the authority's key, and a memory of who has joined.
-    pub fn new(ca: ClusterCa, registrar: impl Registrar) -> Self {
-        Self { ca: Arc::new(ca), registrar: Arc::new(registrar) }
-    }
-
-    fn admit(&self, token: TokenId, request: &Request) -> Result<CertificateDer<'static>, String> {
-        let key = ClusterCa::requested_key(&request.signing_request)?;
-        let spki = digest::digest(&digest::SHA256, &key.subject_public_key_info());
-        let fingerprint = spki.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        let admission = Admission { token, host: request.host.clone(), key: fingerprint };
-        self.registrar.admit(&admission).map_err(|e| e.to_string())?;
-        self.ca.sign_requested(&request.host, &key).map_err(|e| e.to_string())
-    }
-}
+pub(crate) const FRAME_BYTES_MAX: usize = 16 * 1024;
 
 /// Why a host could not join. It has no certificate; its key, once made, is kept for the next try.
 #[derive(Debug, thiserror::Error)]
@@ -135,28 +73,45 @@ pub enum EnrolError {
 
 #[derive(Encode, Decode)]
 #[cbor(map)]
-struct Request {
+pub(crate) struct Request {
     #[n(0)]
     host: HostId,
     #[cbor(n(1), with = "minicbor::bytes")]
-    signing_request: Vec<u8>,
+    pub(crate) signing_request: Vec<u8>,
 }
 
 #[derive(Encode, Decode)]
 #[cbor(map)]
-struct Answer {
+pub(crate) struct Answer {
     #[cbor(n(0), with = "minicbor::bytes")]
-    certificate: Option<Vec<u8>>,
+    pub(crate) certificate: Option<Vec<u8>>,
     #[n(1)]
-    refusal: Option<String>,
+    pub(crate) refusal: Option<String>,
 }
 
-fn encode(value: &impl Encode<()>) -> Vec<u8> {
+impl Answer {
+    pub(crate) fn new(result: Result<CertificateDer<'_>, String>) -> Self {
+        match result {
+            Ok(certificate) => Self { certificate: Some(certificate.to_vec()), refusal: None },
+            Err(why) => Self { certificate: None, refusal: Some(why) },
+        }
+    }
+}
+
+pub(crate) fn encode(value: &impl Encode<()>) -> Vec<u8> {
     let mut bytes = Vec::new();
     // A vector takes everything, and no field of ours fails to encode.
     let encoded = minicbor::encode(value, &mut bytes);
     debug_assert!(encoded.is_ok());
     bytes
+}
+
+/// What proves that whoever asks for a certificate has the key.
+pub(crate) fn signing_request(key: &KeyPair) -> Result<Vec<u8>, String> {
+    let request = CertificateParams::default()
+        .serialize_request(key)
+        .map_err(|e| format!("cannot make a signing request: {e}"))?;
+    Ok(request.der().to_vec())
 }
 
 /// Serves somebody who holds a join token: one request, one answer.
@@ -178,11 +133,9 @@ async fn answer(inner: &Arc<Inner>, link: &Connection, token: TokenId) -> Result
     let (mut send, mut recv) = link.accept_bi().await.map_err(|e| plain(&e))?;
     let bytes = recv.read_to_end(FRAME_BYTES_MAX).await.map_err(|e| e.to_string())?;
     let result = decide(inner, token, &bytes).await;
-    let (answer, result) = match result {
-        Ok((host, certificate)) => {
-            (Answer { certificate: Some(certificate.to_vec()), refusal: None }, Ok(host))
-        }
-        Err(why) => (Answer { certificate: None, refusal: Some(why.clone()) }, Err(why)),
+    let (result, answer) = match result {
+        Ok((host, certificate)) => (Ok(host), Answer::new(Ok(certificate))),
+        Err(why) => (Err(why.clone()), Answer::new(Err(why))),
     };
     // It is admitted, whether or not the answer arrives: it may ask again.
     let sent = send.write_all(&encode(&answer)).await;
@@ -211,7 +164,8 @@ async fn decide(
         return Err(AdmissionRefused::HostTaken(host).to_string());
     }
     // The registrar writes to disk.
-    let certificate = tokio::task::spawn_blocking(move || enroller.admit(token, &request))
+    let admit = move || enroller.admit(token, &request.host, &request.signing_request);
+    let certificate = tokio::task::spawn_blocking(admit)
         .await
         .map_err(|e| format!("the agent failed: {e}"))??;
     Ok((host, certificate))
@@ -244,7 +198,7 @@ pub async fn enrol(
         match asked.ask(*addr).await {
             Ok(identity) => {
                 identity.save_certificates(dir)?;
-                return Ok(identity);
+                return Ok(Identity { dir: Some(dir.to_owned()), ..identity });
             }
             Err(EnrolError::Unreachable(why)) => failure = why,
             Err(other) => return Err(other),
@@ -286,9 +240,13 @@ impl Asked<'_> {
         let limit = self.limits.handshake;
         let call = Call { endpoint: &endpoint, transport: &self.limits.transport(), addr, limit };
         let token = self.token;
-        let credentials =
-            Credentials::new(&token.ca, token.certificate.clone(), &token.key.clone_key().into())
-                .map_err(unreachable)?;
+        let credentials = Credentials::new(
+            &token.ca,
+            token.certificate.clone(),
+            &token.key.clone_key().into(),
+            Revoked::default(),
+        )
+        .map_err(unreachable)?;
         let (_, link) = call
             .dial(&credentials, None)
             .await
@@ -303,10 +261,8 @@ impl Asked<'_> {
     }
 
     async fn exchange(&self, link: &Connection) -> Result<Answer, String> {
-        let request = CertificateParams::default()
-            .serialize_request(self.key)
-            .map_err(|e| format!("cannot make a signing request: {e}"))?;
-        let request = Request { host: self.host.clone(), signing_request: request.der().to_vec() };
+        let signing_request = signing_request(self.key)?;
+        let request = Request { host: self.host.clone(), signing_request };
         let (mut send, mut recv) = link.open_bi().await.map_err(|e| plain(&e))?;
         send.write_all(&encode(&request)).await.map_err(|e| e.to_string())?;
         send.finish().map_err(|e| e.to_string())?;

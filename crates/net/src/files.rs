@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
 /// Nothing of ours is larger.
-const FILE_BYTES_MAX: u64 = 64 * 1024;
+const FILE_BYTES_MAX: u64 = 512 * 1024;
 
 /// Why keys and certificates cannot be used or made. Nothing was changed unless it says so.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +84,7 @@ pub(crate) fn content(path: &Path, what: impl Into<String>) -> PkiError {
     PkiError::Content { path: path.to_owned(), what: what.into() }
 }
 
-fn read(path: &Path, remedy: &'static str) -> Result<Vec<u8>, PkiError> {
+pub(crate) fn read(path: &Path, remedy: &'static str) -> Result<Vec<u8>, PkiError> {
     let size = match fs::metadata(path) {
         Ok(facts) => facts.len(),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -150,13 +150,38 @@ pub(crate) fn write_new(
     Ok(())
 }
 
-/// The text form of a certificate.
-pub(crate) fn pem(certificate: &CertificateDer<'_>) -> String {
-    let body = STANDARD.encode(certificate);
-    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+/// Writes a file in the place of one that may be there: whoever reads it finds the one or the other,
+/// also after a crash. It is on disk when this returns.
+pub(crate) fn replace(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".tmp");
+    let fresh = PathBuf::from(fresh);
+    let write = || {
+        let _ = fs::remove_file(&fresh);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        rename(&fresh, path)
+    };
+    write().map_err(failed("write", path))
+}
+
+/// Gives a file another name, durably.
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    match to.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => fs::File::open(dir)?.sync_all(),
+        _ => Ok(()),
+    }
+}
+
+/// The text form of what `label` says.
+pub(crate) fn pem(label: &str, der: &[u8]) -> String {
+    let body = STANDARD.encode(der);
+    let mut text = format!("-----BEGIN {label}-----\n");
     for line in body.as_bytes().chunks(64) {
         text.extend(line.iter().map(|&b| char::from(b)));
         text.push('\n');
     }
-    text + "-----END CERTIFICATE-----\n"
+    text + "-----END " + label + "-----\n"
 }

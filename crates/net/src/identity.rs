@@ -1,6 +1,6 @@
 //! Who this host is: its certificate, its key and the authority that it trusts.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use evenkeel_core::model::HostId;
@@ -8,6 +8,7 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
 
 use crate::files::{self, PkiError};
 use crate::name::{ClusterId, Facts, Name};
+use crate::revocations::{Revocations, Revoked};
 use crate::tls::Trust;
 
 /// The authority's certificate, on every host.
@@ -16,6 +17,8 @@ pub const CA_CERTIFICATE_FILE: &str = "ca.crt";
 pub const HOST_CERTIFICATE_FILE: &str = "host.crt";
 /// The host's private key.
 pub const HOST_KEY_FILE: &str = "host.key";
+/// A private key for which a certificate has been asked.
+pub(crate) const NEXT_KEY_FILE: &str = "host.key.next";
 
 const REMEDY: &str = "make a cluster with `evenkeel cluster init`, or join one with \
                       `evenkeel agent --join TOKEN`";
@@ -27,7 +30,12 @@ pub struct Identity {
     pub(crate) ca: CertificateDer<'static>,
     pub(crate) certificate: CertificateDer<'static>,
     pub(crate) key: PrivatePkcs8KeyDer<'static>,
+    pub(crate) begins: SystemTime,
     pub(crate) expires: SystemTime,
+    /// What was revoked when it was loaded.
+    pub(crate) revocations: Revocations,
+    /// Where its files are, if they are.
+    pub(crate) dir: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Identity {
@@ -44,7 +52,10 @@ impl Clone for Identity {
             ca: self.ca.clone(),
             certificate: self.certificate.clone(),
             key: self.key.clone_key(),
+            begins: self.begins,
             expires: self.expires,
+            revocations: self.revocations.clone(),
+            dir: self.dir.clone(),
         }
     }
 }
@@ -68,6 +79,13 @@ impl Identity {
         self.expires
     }
 
+    /// When it is to be renewed: after two thirds of its time.
+    #[must_use]
+    pub fn renewal_due(&self) -> SystemTime {
+        let span = self.expires.duration_since(self.begins).unwrap_or_default();
+        self.begins + span.mul_f64(2.0 / 3.0)
+    }
+
     /// Reads `ca.crt`, `host.crt` and `host.key` from a directory and checks that they belong
     /// together and are valid now.
     ///
@@ -77,8 +95,12 @@ impl Identity {
         let ca = files::read_certificate(&dir.join(CA_CERTIFICATE_FILE), REMEDY)?;
         let path = dir.join(HOST_CERTIFICATE_FILE);
         let certificate = files::read_certificate(&path, REMEDY)?;
+        finish_renewal(dir, &certificate)?;
         let key = files::read_key(&dir.join(HOST_KEY_FILE), REMEDY)?;
-        Self::checked(ca, certificate, key).map_err(|what| files::content(&path, what))
+        let revocations = Revocations::load(dir, &ca)?;
+        let identity = Self::checked(ca, certificate, key);
+        let identity = identity.map_err(|what| files::content(&path, what))?;
+        Ok(Self { revocations, dir: Some(dir.to_owned()), ..identity })
     }
 
     /// Writes the three files into a directory, which is made if it is missing.
@@ -101,10 +123,10 @@ impl Identity {
         // The host that made the cluster has it already.
         let same = files::read_certificate(&ca, REMEDY).is_ok_and(|there| there == self.ca);
         if !same {
-            files::write_new(&ca, &files::pem(&self.ca), 0o644, TAKEN)?;
+            files::write_new(&ca, &files::pem("CERTIFICATE", &self.ca), 0o644, TAKEN)?;
         }
         let host = dir.join(HOST_CERTIFICATE_FILE);
-        files::write_new(&host, &files::pem(&self.certificate), 0o644, TAKEN)
+        files::write_new(&host, &files::pem("CERTIFICATE", &self.certificate), 0o644, TAKEN)
     }
 
     /// Checks that the three belong together, or says in a phrase after the certificate's name what
@@ -114,8 +136,8 @@ impl Identity {
         certificate: CertificateDer<'static>,
         key: PrivatePkcs8KeyDer<'static>,
     ) -> Result<Self, String> {
-        let trust =
-            Trust::new(&ca).map_err(|e| format!("has no usable authority beside it: {e}"))?;
+        let trust = Trust::new(&ca, Revoked::default())
+            .map_err(|e| format!("has no usable authority beside it: {e}"))?;
         let name = trust.verify(&certificate, UnixTime::now()).map_err(|e| {
             format!("cannot be used: {e}; get a new one with `evenkeel agent --join TOKEN`")
         })?;
@@ -126,8 +148,26 @@ impl Identity {
         crate::tls::certified_key(certificate.clone(), &own_key)
             .map_err(|e| format!("does not belong to the private key beside it ({e}); {REMEDY}"))?;
         let facts = Facts::of(&certificate).map_err(|e| e.to_string())?;
-        let expires = UNIX_EPOCH
-            + Duration::from_secs(u64::try_from(facts.expires_unix_s).unwrap_or_default());
-        Ok(Self { host, cluster, ca, certificate, key, expires })
+        let at = |unix_s: i64| {
+            UNIX_EPOCH + Duration::from_secs(u64::try_from(unix_s).unwrap_or_default())
+        };
+        let (begins, expires) = (at(facts.begins_unix_s), at(facts.expires_unix_s));
+        let (revocations, dir) = (Revocations::default(), None);
+        Ok(Self { host, cluster, ca, certificate, key, begins, expires, revocations, dir })
     }
+}
+
+/// A renewal writes the new key beside the old one, then the certificate for it, and then gives the
+/// key its name. If it ended between the last two, that is done now.
+fn finish_renewal(dir: &Path, certificate: &CertificateDer<'static>) -> Result<(), PkiError> {
+    let fresh = dir.join(NEXT_KEY_FILE);
+    if !fresh.exists() {
+        return Ok(());
+    }
+    let key = files::read_key(&fresh, REMEDY)?.into();
+    if crate::tls::certified_key(certificate.clone(), &key).is_err() {
+        return Ok(());
+    }
+    let path = dir.join(HOST_KEY_FILE);
+    files::rename(&fresh, &path).map_err(|source| PkiError::File { doing: "replace", path, source })
 }

@@ -1,6 +1,7 @@
 //! Callers, and what comes through connections.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use evenkeel_core::model::HostId;
 use quinn::{Connection, Incoming, ReadToEndError};
@@ -10,6 +11,7 @@ use tokio::time::timeout;
 use crate::enrol;
 use crate::name::Name;
 use crate::net::{Inner, NetEvent, code, plain};
+use crate::throttle::Bucket;
 use crate::tls::PeerRefused;
 
 /// Takes callers until the endpoint is closed.
@@ -76,7 +78,13 @@ async fn greet(inner: Arc<Inner>, incoming: Incoming, permit: OwnedSemaphorePerm
 /// them in memory. While the driver is busy they wait with their sender.
 pub(crate) async fn read_messages(inner: Arc<Inner>, host: HostId, link: Connection) {
     let (max, limit) = (inner.limits.message_bytes_max, inner.limits.delivery);
+    let mut bucket = Bucket::new(inner.limits.messages_from_peer_per_s_max, Instant::now());
     while let Ok(mut stream) = link.accept_uni().await {
+        if let Err(wait) = bucket.take(Instant::now()) {
+            tokio::time::sleep(wait).await;
+            // What it has gained meanwhile.
+            let _ = bucket.take(Instant::now());
+        }
         let refused = match timeout(limit, stream.read_to_end(max)).await {
             Ok(Ok(bytes)) => {
                 let event = NetEvent::Message { from: host.clone(), bytes };
@@ -98,9 +106,13 @@ pub(crate) async fn read_messages(inner: Arc<Inner>, host: HostId, link: Connect
     inner.release(&host);
 }
 
-/// Reads datagrams, and drops them while the driver is busy.
+/// Reads datagrams, and drops them while the driver is busy or when there are too many.
 pub(crate) async fn read_datagrams(inner: Arc<Inner>, host: HostId, link: Connection) {
+    let mut bucket = Bucket::new(inner.limits.datagrams_from_peer_per_s_max, Instant::now());
     while let Ok(bytes) = link.read_datagram().await {
+        if bucket.take(Instant::now()).is_err() {
+            continue;
+        }
         let event = NetEvent::Datagram { from: host.clone(), bytes };
         if let Err(tokio::sync::mpsc::error::TrySendError::Closed(_)) = inner.events.try_send(event)
         {

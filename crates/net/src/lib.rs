@@ -24,23 +24,31 @@
 
 mod ca;
 mod enrol;
+mod enroller;
 mod files;
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod incoming;
 mod limits;
 mod name;
 mod net;
 mod peers;
+mod revocations;
+mod services;
 mod throttle;
 mod tls;
 mod token;
 
 pub use ca::{CA_KEY_FILE, ClusterCa};
-pub use enrol::{Admission, AdmissionRefused, EnrolError, Enroller, Registrar, enrol};
+pub use enrol::{EnrolError, enrol};
+pub use enroller::{Admission, AdmissionRefused, Enroller, Registrar};
 pub use files::PkiError;
 pub use identity::{CA_CERTIFICATE_FILE, HOST_CERTIFICATE_FILE, HOST_KEY_FILE, Identity};
 pub use limits::Limits;
 pub use name::{ClusterId, NameError, TokenId};
 pub use net::{DialError, Net, NetError, NetEvent, Undelivered};
+pub use revocations::REVOCATIONS_FILE;
+pub use services::{RemoveError, RenewError};
 pub use tls::PeerRefused;
 pub use token::{JoinToken, TokenError};

@@ -17,6 +17,11 @@ pub struct Limits {
     pub messages_to_peer_max: usize,
     /// Messages from one peer that may be on their way; they are read one after the other.
     pub messages_from_peer_max: u32,
+    /// Messages a second that are taken from one peer on average; a burst of as many is taken at
+    /// once. Whoever sends more waits.
+    pub messages_from_peer_per_s_max: u32,
+    /// Datagrams a second that are taken from one peer, likewise; more are dropped.
+    pub datagrams_from_peer_per_s_max: u32,
     /// Datagrams to one peer that wait for a connection; the oldest is dropped for a newer one.
     pub datagrams_waiting_max: usize,
     /// Events that wait for the driver. Messages then wait with their sender; datagrams are
@@ -44,6 +49,8 @@ impl Default for Limits {
             message_bytes_max: 1 << 20,
             messages_to_peer_max: 64,
             messages_from_peer_max: 16,
+            messages_from_peer_per_s_max: 500,
+            datagrams_from_peer_per_s_max: 500,
             datagrams_waiting_max: 8,
             events_max: 256,
             connections_per_peer_max: 4,

@@ -123,6 +123,10 @@ impl FromStr for Name {
 /// What we read of a certificate beyond what the chain's verification reads.
 pub(crate) struct Facts {
     pub(crate) name: Name,
+    /// Its number.
+    pub(crate) serial: Vec<u8>,
+    /// Seconds since the Unix epoch from which it is valid.
+    pub(crate) begins_unix_s: i64,
     /// Seconds since the Unix epoch at which it expires.
     pub(crate) expires_unix_s: i64,
 }
@@ -142,7 +146,12 @@ impl Facts {
         let Some([GeneralName::URI(uri)]) = names else {
             return Err(NameError::Unknown("it holds no single URI".to_owned()));
         };
-        Ok(Self { name: uri.parse()?, expires_unix_s: parsed.validity().not_after.timestamp() })
+        Ok(Self {
+            name: uri.parse()?,
+            serial: parsed.raw_serial().to_vec(),
+            begins_unix_s: parsed.validity().not_before.timestamp(),
+            expires_unix_s: parsed.validity().not_after.timestamp(),
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! The surface: messages and datagrams to and from named hosts.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -9,13 +10,15 @@ use bytes::Bytes;
 use evenkeel_core::model::HostId;
 use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, TransportConfig, VarInt};
 use ring::hmac;
+use rustls::pki_types::CertificateDer;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
-use crate::enrol::Enroller;
+use crate::enroller::Enroller;
 use crate::identity::Identity;
 use crate::limits::Limits;
 use crate::peers::Peers;
+use crate::revocations::Revoked;
 use crate::throttle::Throttle;
 use crate::tls::{self, Credentials, PeerRefused, Refusal};
 use crate::{incoming, name::Name};
@@ -183,6 +186,12 @@ pub(crate) struct Inner {
     pub(crate) enroller: Option<Enroller>,
     pub(crate) handshakes: Arc<Semaphore>,
     pub(crate) runtime: Handle,
+    /// The authority's certificate.
+    pub(crate) ca: CertificateDer<'static>,
+    /// Where the identity is kept, if in files.
+    pub(crate) dir: Option<PathBuf>,
+    pub(crate) revoked: Revoked,
+    pub(crate) removing: tokio::sync::Mutex<()>,
     credentials: RwLock<Credentials>,
     transport: Arc<TransportConfig>,
     refusals: Throttle,
@@ -206,7 +215,8 @@ impl Net {
     ) -> Result<(Self, mpsc::Receiver<NetEvent>), NetError> {
         let failed = |source| NetError::Bind { addr, source };
         let transport = limits.transport();
-        let credentials = credentials(identity)?;
+        let revoked = Revoked::new(identity.revocations.clone());
+        let credentials = credentials(identity, &revoked)?;
         let server = server_config(&credentials, &transport)
             .map_err(|why| NetError::Tls { host: identity.host.clone(), why })?;
         let socket = std::net::UdpSocket::bind(addr).map_err(failed)?;
@@ -224,6 +234,10 @@ impl Net {
             enroller,
             handshakes: Arc::new(Semaphore::new(limits.handshakes_max)),
             runtime: Handle::current(),
+            ca: identity.ca.clone(),
+            dir: identity.dir.clone(),
+            revoked,
+            removing: tokio::sync::Mutex::new(()),
             credentials: RwLock::new(credentials),
             transport,
             refusals: Throttle::new(10, Duration::from_secs(10)),
@@ -278,7 +292,7 @@ impl Net {
         if identity.host != self.inner.me {
             return Err(failed(format!("this agent runs as host `{}`", self.inner.me)));
         }
-        let credentials = credentials(identity)?;
+        let credentials = credentials(identity, &self.inner.revoked)?;
         let server = server_config(&credentials, &self.inner.transport).map_err(failed)?;
         *self.inner.credentials.write().unwrap_or_else(PoisonError::into_inner) = credentials;
         self.inner.endpoint.set_server_config(Some(server));
@@ -396,14 +410,14 @@ fn name_of(credentials: &Credentials, connection: &Connection) -> Result<Name, P
     let missing = || PeerRefused::Invalid("there is none".to_owned());
     let chain = connection
         .peer_identity()
-        .and_then(|chain| chain.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok())
+        .and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok())
         .ok_or_else(missing)?;
     credentials.trust.named(chain.first().ok_or_else(missing)?)
 }
 
-fn credentials(identity: &Identity) -> Result<Credentials, NetError> {
+fn credentials(identity: &Identity, revoked: &Revoked) -> Result<Credentials, NetError> {
     let key = identity.key.clone_key().into();
-    Credentials::new(&identity.ca, identity.certificate.clone(), &key)
+    Credentials::new(&identity.ca, identity.certificate.clone(), &key, revoked.clone())
         .map_err(|why| NetError::Tls { host: identity.host.clone(), why })
 }
 

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::incoming;
 use crate::limits::DATAGRAM_BUFFER_BYTES;
 use crate::net::{DialError, Inner, NetEvent, Undelivered, code, plain, streams};
+use crate::services;
 
 /// How often a message is written before it is given up.
 const ATTEMPTS_MAX: u8 = 3;
@@ -113,6 +114,14 @@ impl Peers {
         self.lock().values().flat_map(|peer| &peer.links).filter(|link| link.stands()).count()
     }
 
+    /// Every connection that stands, and with whom.
+    pub(crate) fn links_standing(&self) -> Vec<(HostId, Connection)> {
+        let peers = self.lock();
+        let links = peers.iter().flat_map(|(host, peer)| peer.links.iter().map(move |l| (host, l)));
+        let standing = links.filter(|(_, link)| link.stands());
+        standing.map(|(host, link)| (host.clone(), link.connection.clone())).collect()
+    }
+
     /// Whether QUIC still holds datagrams that have not left.
     pub(crate) fn have_datagrams(&self) -> bool {
         // QUIC reckons with room for one more datagram's bookkeeping.
@@ -187,6 +196,7 @@ impl Inner {
     /// Takes a connection with a host into use, for both directions.
     pub(crate) fn adopt(self: &Arc<Self>, host: &HostId, link: Connection) {
         link.set_max_concurrent_uni_streams(streams(self.limits.messages_from_peer_max));
+        link.set_max_concurrent_bi_streams(streams(services::REQUESTS_MAX));
         {
             let mut peers = self.peers.lock();
             let peer = peers.entry(host.clone()).or_default();
@@ -199,7 +209,11 @@ impl Inner {
             peer.links.push(Link { connection: link.clone(), side: link.side() });
         }
         self.runtime.spawn(incoming::read_messages(self.clone(), host.clone(), link.clone()));
-        self.runtime.spawn(incoming::read_datagrams(self.clone(), host.clone(), link));
+        self.runtime.spawn(incoming::read_datagrams(self.clone(), host.clone(), link.clone()));
+        self.runtime.spawn(self.clone().serve(host.clone(), link.clone()));
+        if link.side().is_client() {
+            self.runtime.spawn(self.clone().offer_list(host.clone(), link));
+        }
     }
 
     /// A connection with a host is gone.

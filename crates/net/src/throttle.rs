@@ -1,4 +1,4 @@
-//! Lines in the log that strangers can cause, at a rate that strangers cannot choose.
+//! What others can cause, at a rate that they cannot choose: lines in the log, and work.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -38,6 +38,33 @@ impl Throttle {
     }
 }
 
+/// Lets so many things a second happen on average, and a second's worth at once: a token bucket.
+pub(crate) struct Bucket {
+    per_s: f64,
+    tokens: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    /// A full one.
+    pub(crate) fn new(per_s: u32, now: Instant) -> Self {
+        let per_s = f64::from(per_s.max(1));
+        Self { per_s, tokens: per_s, at: now }
+    }
+
+    /// Takes a token if there is one. If not, how long until there is.
+    pub(crate) fn take(&mut self, now: Instant) -> Result<(), Duration> {
+        let gained = now.saturating_duration_since(self.at).as_secs_f64() * self.per_s;
+        self.tokens = (self.tokens + gained).min(self.per_s);
+        self.at = now;
+        if self.tokens < 1.0 {
+            return Err(Duration::from_secs_f64((1.0 - self.tokens) / self.per_s));
+        }
+        self.tokens -= 1.0;
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,5 +77,17 @@ mod tests {
         assert_eq!(passed, 2);
         assert_eq!(throttle.pass(start + Duration::from_secs(10)), Some(98));
         assert_eq!(throttle.pass(start + Duration::from_secs(10)), Some(0));
+    }
+
+    #[test]
+    fn a_bucket_gives_a_second_s_worth_at_once_and_then_the_rate() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(10, start);
+        let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!((0..20).filter(|_| bucket.take(start).is_ok()).count(), 10);
+        let wait = bucket.take(at(50)).unwrap_err();
+        assert!(wait > Duration::from_millis(49) && wait < Duration::from_millis(51), "{wait:?}");
+        assert_eq!((51..=1050).filter(|ms| bucket.take(at(*ms)).is_ok()).count(), 10);
+        assert_eq!((0..20).filter(|_| bucket.take(at(60_000)).is_ok()).count(), 10, "no more");
     }
 }

@@ -21,6 +21,7 @@ use rustls::{
 };
 
 use crate::name::{ClusterId, Facts, Name};
+use crate::revocations::Revoked;
 
 /// The protocol spoken inside, negotiated in the handshake.
 pub(crate) const ALPN: &[u8] = b"evenkeel/1";
@@ -61,6 +62,12 @@ pub enum PeerRefused {
     /// A member of the cluster under this very host's name.
     #[error("two hosts have the id `{0}`: give one of them another")]
     OwnName(HostId),
+    /// A host that was removed from the cluster, or a certificate that was replaced for it.
+    #[error(
+        "host `{0}` was removed from the cluster: to let it in again, move its identity away and \
+         join with a token"
+    )]
+    Removed(HostId),
     /// A certificate that is no host's.
     #[error("the certificate names `{0}`, which is no host")]
     NoHost(String),
@@ -73,13 +80,14 @@ pub enum PeerRefused {
 #[derive(Debug)]
 pub(crate) struct Trust {
     pub(crate) cluster: ClusterId,
+    revoked: Revoked,
     roots: Arc<RootCertStore>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Trust {
-    /// Trusts an authority's certificate, or says why it is none.
-    pub(crate) fn new(ca: &CertificateDer<'static>) -> Result<Self, String> {
+    /// Trusts an authority's certificate, but for what is revoked, or says why it is none.
+    pub(crate) fn new(ca: &CertificateDer<'static>, revoked: Revoked) -> Result<Self, String> {
         let facts = Facts::of(ca).map_err(|e| e.to_string())?;
         let Name::Authority(cluster) = facts.name else {
             return Err(format!("`{}` is not the authority of a cluster", facts.name));
@@ -87,7 +95,7 @@ impl Trust {
         let mut roots = RootCertStore::empty();
         roots.add(ca.clone()).map_err(|e| e.to_string())?;
         let algorithms = provider::default_provider().signature_verification_algorithms;
-        Ok(Self { cluster, roots: Arc::new(roots), algorithms })
+        Ok(Self { cluster, revoked, roots: Arc::new(roots), algorithms })
     }
 
     /// Verifies a host's certificate and says whom it names.
@@ -107,8 +115,14 @@ impl Trust {
 
     /// Whom a verified certificate names, if it is somebody of this cluster.
     pub(crate) fn named(&self, certificate: &CertificateDer<'_>) -> Result<Name, PeerRefused> {
-        let name = Facts::of(certificate).map_err(|e| PeerRefused::Invalid(e.to_string()))?.name;
+        let facts = Facts::of(certificate).map_err(|e| PeerRefused::Invalid(e.to_string()))?;
+        let name = facts.name;
         match &name {
+            Name::Host(cluster, host)
+                if *cluster == self.cluster && self.revoked.holds(&facts.serial) =>
+            {
+                Err(PeerRefused::Removed(host.clone()))
+            }
             Name::Host(cluster, _) | Name::Enrolment(cluster, _) if *cluster == self.cluster => {
                 Ok(name)
             }
@@ -162,10 +176,11 @@ impl Credentials {
         ca: &CertificateDer<'static>,
         certificate: CertificateDer<'static>,
         key: &PrivateKeyDer<'static>,
+        revoked: Revoked,
     ) -> Result<Self, String> {
         let own = certified_key(certificate, key).map_err(|e| e.to_string())?;
         Ok(Self {
-            trust: Arc::new(Trust::new(ca)?),
+            trust: Arc::new(Trust::new(ca, revoked)?),
             provider: Arc::new(provider::default_provider()),
             own: Arc::new(SingleCertAndKey::from(own)),
         })

@@ -2,56 +2,16 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use common::founder::{founder, token};
 use common::{Agent, Dir, call, cluster, host, limits, loopback};
-use evenkeel_net::{
-    Admission, AdmissionRefused, ClusterCa, EnrolError, Enroller, Identity, JoinToken, NetEvent,
-    PkiError, Registrar, enrol,
-};
+use evenkeel_net::{ClusterCa, EnrolError, Identity, JoinToken, NetEvent, PkiError, enrol};
 use proptest::prelude::*;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-
-/// Remembers as the agent does, without a disk.
-#[derive(Clone, Default)]
-struct Book(Arc<Mutex<BTreeMap<String, Admission>>>);
-
-impl Registrar for Book {
-    fn admit(&self, wish: &Admission) -> Result<(), AdmissionRefused> {
-        let mut book = self.0.lock().expect("no panic");
-        match book.get(&wish.token.to_string()) {
-            Some(earlier) if earlier == wish => return Ok(()),
-            Some(_) => return Err(AdmissionRefused::TokenUsed(wish.token.clone())),
-            None => {}
-        }
-        if wish.host == host("full") {
-            return Err(AdmissionRefused::NotRecorded("the disk is full".to_owned()));
-        }
-        if book.values().any(|earlier| earlier.host == wish.host) {
-            return Err(AdmissionRefused::HostTaken(wish.host.clone()));
-        }
-        book.insert(wish.token.to_string(), wish.clone());
-        Ok(())
-    }
-}
-
-/// The host that made the cluster, `a`, and its authority.
-fn founder() -> (Agent, ClusterCa, Book) {
-    let dir = Dir::new();
-    let ca = ClusterCa::init(dir.path()).expect("a new cluster");
-    let book = Book::default();
-    let identity = ca.issue(&host("a")).expect("a certificate");
-    let enroller = Enroller::new(ClusterCa::load(dir.path()).expect("its files"), book.clone());
-    let (net, events) = evenkeel_net::Net::bind(loopback(), &identity, limits(), Some(enroller))
-        .expect("a free port");
-    let addr = net.local_addr().expect("an address");
-    (Agent { id: host("a"), net, addr, events }, ca, book)
-}
 
 /// What the holder of a token shows.
 fn shown(token: &JoinToken) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
@@ -67,12 +27,6 @@ fn shown(token: &JoinToken) -> (CertificateDer<'static>, PrivateKeyDer<'static>)
     (certificate.into(), PrivatePkcs8KeyDer::from(key).into())
 }
 
-fn token(ca: &ClusterCa, at: &Agent) -> JoinToken {
-    let token = ca.mint_token(vec![at.addr], Duration::from_secs(60)).expect("a token");
-    // As it travels: through a terminal.
-    format!(" {}\n", token.to_text()).parse().expect("what was minted")
-}
-
 #[tokio::test]
 async fn a_host_joins_with_a_token_and_speaks_with_the_others() {
     let (mut a, ca, book) = founder();
@@ -81,7 +35,7 @@ async fn a_host_joins_with_a_token_and_speaks_with_the_others() {
     assert_eq!((joined.host(), joined.cluster()), (&host("b"), ca.cluster()));
     let event = a.next().await;
     assert!(matches!(&event, NetEvent::Enrolled { host: h, .. } if *h == host("b")), "{event:?}");
-    assert_eq!(book.0.lock().unwrap().len(), 1);
+    assert_eq!(book.tokens(), 1);
 
     let mode = |name| dir.path().join(name).metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!(mode("host.key"), 0o600);
@@ -138,7 +92,7 @@ async fn nothing_is_sent_if_it_cannot_be_recorded() {
     let dir = Dir::new();
     let refused = enrol(&token(&ca, &a), &host("full"), dir.path(), &limits()).await.unwrap_err();
     assert!(refused.to_string().contains("the disk is full"), "{refused}");
-    assert!(book.0.lock().unwrap().is_empty() && !dir.path().join("host.crt").exists());
+    assert!(book.tokens() == 0 && !dir.path().join("host.crt").exists());
 }
 
 #[tokio::test]
@@ -159,7 +113,7 @@ async fn a_token_that_has_expired_is_refused_by_both_sides() {
         Err(why) => why,
     };
     assert!(refused.contains("closed") || refused.contains("aborted"), "{refused}");
-    assert!(book.0.lock().unwrap().is_empty());
+    assert!(book.tokens() == 0);
 }
 
 #[tokio::test]
@@ -189,7 +143,7 @@ async fn a_token_can_do_nothing_but_enrol() {
     // Nor be a host.
     let b = Agent::start(&ca.issue(&host("b")).unwrap());
     a.nothing_but_from(&b).await;
-    assert!(book.0.lock().unwrap().is_empty());
+    assert!(book.tokens() == 0);
 }
 
 #[tokio::test]

@@ -145,3 +145,48 @@ async fn noise_on_the_port_is_ignored() {
     b.send(&a, b"hello");
     assert!(matches!(a.next().await, NetEvent::Message { .. }));
 }
+
+#[tokio::test]
+async fn a_peer_that_floods_is_taken_at_the_rate_and_others_are_not_held_up() {
+    let ca = cluster();
+    let slow =
+        Limits { messages_from_peer_per_s_max: 10, datagrams_from_peer_per_s_max: 10, ..limits() };
+    let mut a = Agent::at(loopback(), &ca.issue(&host("a")).unwrap(), slow);
+    let flooder = Agent::start(&ca.issue(&host("b")).unwrap());
+    let calm = Agent::start(&ca.issue(&host("c")).unwrap());
+    let began = std::time::Instant::now();
+    for n in 0..20 {
+        flooder.send(&a, &[n]);
+    }
+    for n in 0..10 {
+        assert_eq!(a.message().await, (host("b"), vec![n]));
+    }
+    calm.send(&a, b"and me");
+    let mut from_flooder = 10;
+    loop {
+        let (from, bytes) = a.message().await;
+        if from == host("c") {
+            break;
+        }
+        assert_eq!(bytes, [from_flooder], "in order");
+        from_flooder += 1;
+    }
+    assert!(from_flooder < 20, "the calm one waited for the whole flood");
+    while from_flooder < 20 {
+        assert_eq!(a.message().await.1, [from_flooder]);
+        from_flooder += 1;
+    }
+    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+
+    flooder.net.send_datagram(&a.id, a.addr, vec![1]);
+    assert!(matches!(a.next().await, NetEvent::Datagram { .. }), "one is not too many");
+    for n in 0..200u8 {
+        flooder.net.send_datagram(&a.id, a.addr, vec![n]);
+    }
+    flooder.send(&a, b"the end");
+    let mut taken = 0;
+    while let NetEvent::Datagram { .. } = a.next().await {
+        taken += 1;
+    }
+    assert!(taken <= 20, "{taken} of 200 datagrams");
+}

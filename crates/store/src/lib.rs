@@ -7,19 +7,24 @@
 //! | `decision` | decision records, the newest [`DECISIONS_MAX`] | yes |
 //! | `member` | the other hosts and where they were last reached | yes |
 //! | `admission` | hosts brought into the cluster, and with which join token | no |
+//! | `host_key` | every key that has had a certificate, and whether its host was removed | no |
 //!
 //! A handoff is written with `synchronous = FULL` and is on disk when [`Store::persist`] returns.
+
+mod admissions;
 
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use evenkeel_core::decision::{Decision, Role};
 use evenkeel_core::handoff::{Handoff, Phase};
 use evenkeel_core::model::{HostId, Time};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
+
+pub use crate::admissions::{Admissions, Admitted};
 
 /// Most decision records kept; the oldest go first.
 pub const DECISIONS_MAX: u32 = 100_000;
@@ -33,9 +38,9 @@ const CLEAR_EVERY: u32 = 256;
 /// How long one connection waits for the other.
 const BUSY_TIME_MAX: Duration = Duration::from_secs(5);
 
-const SCHEMA_VERSION: i64 = 1;
-
-const SCHEMA: &str = "
+/// What makes the schema: each entry brings a store from the version of its index to the next.
+const SCHEMA: &[&str] = &[
+    "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
     CREATE TABLE handoff (
         id TEXT PRIMARY KEY, machine TEXT NOT NULL, peer TEXT NOT NULL, role TEXT NOT NULL,
@@ -50,7 +55,25 @@ const SCHEMA: &str = "
     CREATE TABLE admission (
         token TEXT PRIMARY KEY, host TEXT NOT NULL UNIQUE, key TEXT NOT NULL
     ) STRICT;
-";
+    INSERT INTO meta VALUES ('identity', hex(randomblob(16))), ('generation', '0');
+    ",
+    // A host may have several keys, be removed and come back.
+    "
+    ALTER TABLE admission RENAME TO admission_1;
+    CREATE TABLE admission (
+        token TEXT PRIMARY KEY, host TEXT NOT NULL, key TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE host_key (
+        key TEXT PRIMARY KEY, host TEXT NOT NULL, removed INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    INSERT INTO admission SELECT token, host, key FROM admission_1;
+    INSERT INTO host_key SELECT key, host, 0 FROM admission_1;
+    DROP TABLE admission_1;
+    ",
+];
+
+/// The version that this program writes.
+const SCHEMA_VERSION: i64 = SCHEMA.len() as i64;
 
 /// Why the store could not do something. Nothing was written.
 #[derive(Debug, thiserror::Error)]
@@ -301,53 +324,7 @@ impl Store {
     }
 }
 
-/// Who was brought into the cluster, and with which join token. It has a connection of its own to
-/// the store that it came from, and must not outlive it.
-#[derive(Debug)]
-pub struct Admissions {
-    path: PathBuf,
-    connection: Mutex<Connection>,
-}
-
-/// What became of a wish to join.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admitted {
-    /// It is recorded, now or as the very same wish before.
-    Yes,
-    /// The token has brought in another host, or the same with another key.
-    TokenUsed,
-    /// The host's name is taken.
-    HostTaken,
-}
-
-impl Admissions {
-    /// Records that `token` brings in `host` with `key`; it is on disk when this returns.
-    ///
-    /// # Errors
-    /// When it could not be written; nothing is admitted then.
-    pub fn admit(&self, token: &str, host: &HostId, key: &str) -> Result<Admitted, StoreError> {
-        let failed = |source| StoreError::Database {
-            path: self.path.clone(),
-            action: "record a new host",
-            source,
-        };
-        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let insert = "INSERT OR IGNORE INTO admission VALUES (?1, ?2, ?3)";
-        let row = params![token, host.as_str(), key];
-        if connection.execute(insert, row).map_err(failed)? == 1 {
-            return Ok(Admitted::Yes);
-        }
-        let select = "SELECT host = ?2 AND key = ?3 FROM admission WHERE token = ?1";
-        let same = connection.query_row(select, row, |row| row.get(0)).optional();
-        Ok(match same.map_err(failed)? {
-            Some(true) => Admitted::Yes,
-            Some(false) => Admitted::TokenUsed,
-            None => Admitted::HostTaken,
-        })
-    }
-}
-
-/// Makes the schema if there is none. Returns its version.
+/// Makes the schema, or brings it up to date. Returns its version.
 fn prepare(connection: &Connection) -> Result<i64, rusqlite::Error> {
     connection.busy_timeout(BUSY_TIME_MAX)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -355,11 +332,11 @@ fn prepare(connection: &Connection) -> Result<i64, rusqlite::Error> {
     // One agent needs no megabytes of cache.
     connection.pragma_update(None, "cache_size", -512)?;
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if version == 0 {
+    let missing = usize::try_from(version).ok().and_then(|version| SCHEMA.get(version..));
+    for (index, step) in missing.unwrap_or_default().iter().enumerate() {
+        let next = version + 1 + index as i64;
         connection.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {SCHEMA} INSERT INTO meta VALUES ('identity', hex(randomblob(16))); \
-             INSERT INTO meta VALUES ('generation', '0'); \
-             PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            "BEGIN IMMEDIATE; {step} PRAGMA user_version = {next}; COMMIT;"
         ))?;
     }
     let count = "UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'";

@@ -96,6 +96,39 @@ fn a_join_token_brings_in_one_host_with_one_key() {
 }
 
 #[test]
+fn a_removed_host_leaves_all_its_keys_and_frees_its_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let admissions = store.admissions().unwrap();
+    let host = HostId::new("a").unwrap();
+    assert_eq!(admissions.remove(&host).unwrap(), None);
+    admissions.admit("t1", &host, "k1").unwrap();
+    admissions.renew(&host, "k2").unwrap();
+    admissions.admit("t2", &HostId::new("b").unwrap(), "k3").unwrap();
+    let removed = |keys: &[&str]| Some(keys.iter().map(|k| (*k).to_owned()).collect::<Vec<_>>());
+    assert_eq!(admissions.remove(&host).unwrap(), removed(&["k1", "k2"]));
+    assert_eq!(admissions.remove(&host).unwrap(), removed(&["k1", "k2"]), "asked again");
+    assert_eq!(admissions.admit("t1", &host, "k1").unwrap(), Admitted::Yes, "a late repetition");
+    assert_eq!(admissions.admit("t3", &host, "k4").unwrap(), Admitted::Yes);
+    assert_eq!(admissions.remove(&host).unwrap(), removed(&["k1", "k2", "k4"]));
+}
+
+#[test]
+fn a_store_of_the_first_version_is_brought_up_to_date() {
+    let directory = tempfile::tempdir().unwrap();
+    let old = Connection::open(directory.path().join("state.sqlite")).unwrap();
+    old.execute_batch(SCHEMA[0]).unwrap();
+    old.execute_batch("INSERT INTO admission VALUES ('t1', 'a', 'k1'); PRAGMA user_version = 1;")
+        .unwrap();
+    drop(old);
+    let store = Store::open(directory.path()).unwrap();
+    let host = HostId::new("a").unwrap();
+    let admissions = store.admissions().unwrap();
+    assert_eq!(admissions.admit("t2", &host, "k2").unwrap(), Admitted::HostTaken);
+    assert_eq!(admissions.remove(&host).unwrap(), Some(vec!["k1".to_owned()]));
+}
+
+#[test]
 fn a_store_of_a_later_version_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path()).unwrap();

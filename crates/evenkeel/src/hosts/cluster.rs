@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
+use evenkeel_agent::Client;
 use evenkeel_core::model::HostId;
 use evenkeel_net::ClusterCa;
 
-use crate::output::Failure;
+use super::{AskArgs, block_on};
+use crate::output::{self, Failure};
 
 const CA_DIR: &str = "/etc/evenkeel/ca";
 const IDENTITY_DIR: &str = "/etc/evenkeel/identity";
@@ -45,6 +47,25 @@ pub(crate) enum ClusterCommand {
         #[arg(long, value_name = "TIME", default_value = "1h", value_parser = span)]
         valid_for: Duration,
     },
+    /// Remove a host from the cluster: its certificates are good nowhere from now on
+    #[command(after_help = "Example:\n  evenkeel cluster remove kvm3\n\n\
+        Run it where the authority's key is (`ca_dir`), while the agent runs. The other hosts hear \
+        of it from this one and from each other. The machines of the removed host stay where they \
+        are and run on; its name may then be taken by another host.")]
+    Remove {
+        /// The host's name
+        host: HostId,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Give this host a new key and certificate now, without a restart
+    ///
+    /// Agents do so by themselves after two thirds of a certificate's time.
+    #[command(after_help = "Example:\n  evenkeel cluster renew")]
+    Renew {
+        #[command(flatten)]
+        ask: AskArgs,
+    },
 }
 
 fn span(text: &str) -> Result<Duration, String> {
@@ -70,6 +91,14 @@ pub(crate) fn run(command: ClusterCommand) -> Result<(), Failure> {
             let token = ClusterCa::load(&ca_dir)?.mint_token(seeds, valid_for)?;
             anstream::println!("{}", token.to_text());
         }
+        ClusterCommand::Remove { host, ask } => block_on(async {
+            Client::new(&ask.socket).remove_host(&host).await?;
+            output::print(ask.format, &host, || format!("host `{host}` is removed"))
+        })?,
+        ClusterCommand::Renew { ask } => block_on(async {
+            let expires = Client::new(&ask.socket).renew_certificate().await?;
+            output::print(ask.format, &expires, || format!("the certificate expires {expires}"))
+        })?,
     }
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! Agents on loopback, and directories that clean up after themselves.
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
+pub mod founder;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,0 +1,24 @@
+//! What `evenkeel-fuzz` does to the decoders that are private here.
+
+use crate::storage::Storage;
+use crate::xml::{Element, domain, entry, host};
+
+/// A domain's description: an entry that is put into it is the one that is read from it, and what
+/// else is in it stays.
+pub fn domain(xml: &str) {
+    let Ok(described) = domain::describe(xml, true, &Storage::new(&[], &[]), "") else { return };
+    let Ok(before) = described.facts.entry.clone() else { return };
+    let Ok(written) = entry::replaced_in(xml, &before) else { return };
+    let again = domain::describe(&written, true, &Storage::new(&[], &[]), "");
+    assert_eq!(again, Ok(described), "{written}");
+}
+
+/// A host's capabilities, a domain's capabilities and a storage pool.
+pub fn host(xml: &str) {
+    let _ = host::HostDescription::read(xml);
+    let _ = host::usable_cpu_models(xml);
+    let _ = Storage::new(&[], &[xml.to_owned()]);
+    if let Ok(root) = Element::parse(xml) {
+        assert!(root.span.end <= xml.len() && xml.is_char_boundary(root.span.start));
+    }
+}
