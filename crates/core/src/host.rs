@@ -203,12 +203,7 @@ impl Host {
     /// The best move from this host's side to another's: of entries while only they move, or of
     /// memory.
     #[must_use]
-    pub fn choose(
-        &self,
-        donor: &Side,
-        receiver: &Side,
-        value_max: i32,
-    ) -> Option<Choice> {
+    pub fn choose(&self, donor: &Side, receiver: &Side, value_max: i32) -> Option<Choice> {
         let mean = f64::midpoint(donor.load, receiver.load).max(0.0);
         let gain_min = self.calm.gain_min * mean;
         if self.tentative {

@@ -169,6 +169,7 @@ impl Balancer {
         let settled = self.host.averaging.is_steady() || self.members.is_empty();
         let measure = self.host.wants_to_give(now).flatten().flatten();
         idle && settled
-            && (self.is_hopeless(&policy, measure, now) || self.host.is_overloaded(now) != Some(true))
+            && (self.is_hopeless(&policy, measure, now)
+                || self.host.is_overloaded(now) != Some(true))
     }
 }
