@@ -71,7 +71,7 @@ fn main() -> Result<(), Failure> {
     let probes = number("PROBES", 12.0) as usize;
     let config = Config {
         round: TICK,
-        sample: TICK / 5,
+        sample: TICK / 10,
         calm: Calm {
             dead_band: number("BAND", 0.2),
             difference_min: 0.0,
