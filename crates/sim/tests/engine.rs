@@ -53,6 +53,8 @@ fn a_machine_whose_migration_fails_is_not_tried_again_and_again() {
         cluster.run_until(at(minute * 60));
         tries = cluster.records().iter().filter(|d| d.ending == Reason::MigrationFailed).count();
     }
-    // Three machines, each about once for every doubling of ten minutes, on record at both hosts.
-    assert!((6..=60).contains(&tries), "{tries} records of failures in a day");
+    // On record at both hosts. Another machine has gone instead, and the hosts are as level as three can be.
+    assert!((2..=60).contains(&tries), "{tries} records of failures in a day");
+    let loads = loads(&cluster);
+    assert!((loads[0] - loads[1]).abs() < 0.06 && loads[1] > 0.04, "{loads:?}");
 }
