@@ -3,6 +3,8 @@
 //! Every key has a default but `listen` where the host has no fixed address; an unknown key is an
 //! error that names the nearest known one. `docs/configuration.md` describes each key.
 
+mod balance;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,13 +13,12 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use evenkeel_core::balancer;
-use evenkeel_core::handoff::Limits;
-use evenkeel_core::load::Metering;
 use evenkeel_core::model::{
     HostId, HostProfile, IdError, PerResource, ProfileError, Resources, Weights, WeightsError,
 };
-use evenkeel_core::select::{Calm, Policy};
 use serde::{Deserialize, Deserializer};
+
+pub use balance::{BalanceConfig, CeilingsConfig, PolicyConfig, SmoothingConfig};
 
 /// The port that agents listen on unless told otherwise.
 pub const PORT: u16 = 7946;
@@ -103,6 +104,8 @@ pub struct Config {
     pub capacity: CapacityConfig,
     /// How much each resource counts in this host's load.
     pub weights: WeightsConfig,
+    /// How much of each resource may be in use.
+    pub ceilings: CeilingsConfig,
     /// How this host balances.
     pub balance: BalanceConfig,
     /// Paths on storage that other hosts reach too, and the id under which they know it.
@@ -151,47 +154,6 @@ pub struct WeightsConfig {
     pub io: f64,
 }
 
-/// `[balance]`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct BalanceConfig {
-    /// Mean time between two rounds.
-    #[serde(deserialize_with = "duration")]
-    pub round: Duration,
-    /// How far a round may come early or late, as a fraction of `round`.
-    pub jitter: f64,
-    /// Time between two samples.
-    #[serde(deserialize_with = "duration")]
-    pub sample: Duration,
-    /// Weight of the newest rate in the running mean.
-    pub smoothing: f64,
-    /// Age at which a sample says nothing any more.
-    #[serde(deserialize_with = "duration")]
-    pub stale_after: Duration,
-    /// Differences up to this fraction of the pair's mean load are left alone.
-    pub dead_band: f64,
-    /// Differences up to this load are left alone.
-    pub difference_min: f64,
-    /// A move must narrow the difference by more than this fraction of the pair's mean load.
-    pub gain_min: f64,
-    /// How long a machine that has moved stays where it is.
-    #[serde(deserialize_with = "duration")]
-    pub cool_down: Duration,
-    /// How long another host may take to answer.
-    #[serde(deserialize_with = "duration")]
-    pub reply_time_max: Duration,
-    /// How long room is kept for a machine.
-    #[serde(deserialize_with = "duration")]
-    pub reservation_time: Duration,
-    /// How long a migration may last.
-    #[serde(deserialize_with = "duration")]
-    pub migration_time_max: Duration,
-    /// Most that a migration may send per second.
-    pub migration_bandwidth: Option<ByteSize>,
-    /// Most handoffs at once, given and taken together.
-    pub handoffs_max: usize,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -207,6 +169,7 @@ impl Default for Config {
             libvirt: LibvirtConfig::default(),
             capacity: CapacityConfig::default(),
             weights: WeightsConfig::default(),
+            ceilings: CeilingsConfig::default(),
             balance: BalanceConfig::default(),
             storage: BTreeMap::new(),
         }
@@ -227,28 +190,6 @@ impl Default for LibvirtConfig {
 impl Default for WeightsConfig {
     fn default() -> Self {
         Self { cpu: 1.0, memory: 1.0, io: 1.0 }
-    }
-}
-
-impl Default for BalanceConfig {
-    fn default() -> Self {
-        let core = balancer::Config::default();
-        Self {
-            round: core.round,
-            jitter: core.jitter,
-            sample: core.sample,
-            smoothing: core.metering.smoothing,
-            stale_after: core.metering.stale_after,
-            dead_band: core.calm.dead_band,
-            difference_min: core.calm.difference_min,
-            gain_min: core.calm.gain_min,
-            cool_down: core.cool_down,
-            reply_time_max: core.limits.reply_time_max,
-            reservation_time: core.limits.reservation_time,
-            migration_time_max: core.limits.migration_time_max,
-            migration_bandwidth: None,
-            handoffs_max: core.handoffs_max,
-        }
     }
 }
 
@@ -280,41 +221,14 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let balance = &self.balance;
-        let fraction = |value: f64| value.is_finite() && (0.0..=10.0).contains(&value);
-        let fractions = [
-            ("balance.dead_band", balance.dead_band),
-            ("balance.difference_min", balance.difference_min),
-            ("balance.gain_min", balance.gain_min),
-        ];
-        for (key, value) in fractions {
-            check(fraction(value), key, &value, "a fraction, from 0 to 10")?;
-        }
-        let (jitter, smoothing) = (balance.jitter, balance.smoothing);
-        check((0.0..1.0).contains(&jitter), "balance.jitter", &jitter, "at least 0 and below 1")?;
-        let in_range = smoothing > 0.0 && smoothing <= 1.0;
-        check(in_range, "balance.smoothing", &smoothing, "above 0 and at most 1")?;
-        let spans = [
-            ("balance.round", balance.round),
-            ("balance.sample", balance.sample),
-            ("balance.stale_after", balance.stale_after),
-            ("balance.reply_time_max", balance.reply_time_max),
-            ("balance.reservation_time", balance.reservation_time),
-            ("balance.migration_time_max", balance.migration_time_max),
-        ];
-        for (key, span) in spans {
-            let in_range = (SPAN_MIN..=SPAN_MAX).contains(&span);
-            check(in_range, key, &format!("{span:?}"), "at least 100ms and at most 8760h")?;
-        }
-        let waits = [("stop_grace", self.stop_grace), ("balance.cool_down", balance.cool_down)];
-        for (key, span) in waits {
-            check(span <= SPAN_MAX, key, &format!("{span:?}"), "at most 8760h")?;
-        }
-        let fresh = balance.stale_after > balance.sample;
-        let stale = format!("{:?}", balance.stale_after);
-        check(fresh, "balance.stale_after", &stale, "longer than balance.sample")?;
-        let handoffs = balance.handoffs_max;
-        check((1..=64).contains(&handoffs), "balance.handoffs_max", &handoffs, "from 1 to 64")?;
+        check(
+            self.stop_grace <= SPAN_MAX,
+            "stop_grace",
+            &format!("{:?}", self.stop_grace),
+            "at most 8760h",
+        )?;
+        self.balance.check()?;
+        self.ceilings.check()?;
         let advertised = self.advertised();
         let reachable = !advertised.ip().is_unspecified();
         let want = "an address that the other hosts can reach: set `advertise`";
@@ -370,32 +284,7 @@ impl Config {
     /// How the core shall balance.
     #[must_use]
     pub fn balancer(&self) -> balancer::Config {
-        let b = &self.balance;
-        balancer::Config {
-            round: b.round,
-            jitter: b.jitter,
-            sample: b.sample,
-            metering: Metering {
-                stale_after: b.stale_after,
-                smoothing: b.smoothing,
-                ..Metering::default()
-            },
-            calm: Calm {
-                dead_band: b.dead_band,
-                difference_min: b.difference_min,
-                gain_min: b.gain_min,
-            },
-            cool_down: b.cool_down,
-            limits: Limits {
-                reply_time_max: b.reply_time_max,
-                reservation_time: b.reservation_time,
-                migration_time_max: b.migration_time_max,
-                bandwidth_bytes_per_s: b.migration_bandwidth.map(|size| size.as_u64()),
-            },
-            handoffs_max: b.handoffs_max,
-            policy: Policy::HalfDifference,
-            tentative: false,
-        }
+        balancer::Config { ceilings: self.ceilings.ceilings(), ..self.balance.balancer() }
     }
 }
 

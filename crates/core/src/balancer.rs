@@ -14,15 +14,18 @@ use rand::seq::index;
 use rand::{Rng, RngExt};
 
 use self::crowded::Crowded;
+use crate::ceiling::Ceilings;
+use crate::cost::{Costing, Experience};
 use crate::decision::{Decision, Reason};
 use crate::effect::{Effect, Input, Timer};
-use crate::exchange::{Answer, Exchange, Step};
+use crate::exchange::{Answer, Exchange, Offered, Step};
 use crate::handoff::{Handoff, Handoffs, Limits, Turn};
 use crate::host::Host;
 use crate::load::Metering;
 use crate::message::{Message, Pass, Talk};
 use crate::model::{Entry, ExchangeId, HostId, HostProfile, MachineId, TARGET_LOAD_MAX, Time};
 use crate::port::{Event, HandoffId, Order};
+use crate::restraint::Restraint;
 use crate::select::{Calm, Policy};
 use crate::survey::Survey;
 use crate::swap::{Owed, Promise};
@@ -41,8 +44,12 @@ pub struct Config {
     pub metering: Metering,
     /// When a difference is worth acting on.
     pub calm: Calm,
-    /// How long a machine that has moved stays where it is.
-    pub cool_down: Duration,
+    /// What keeps a host from acting, although it could.
+    pub restraint: Restraint,
+    /// How much of each resource of a host may be in use.
+    pub ceilings: Ceilings,
+    /// Within which bounds migrations are worth it.
+    pub costing: Costing,
     /// Limits of time for exchanges and handoffs.
     pub limits: Limits,
     /// Most handoffs under way at once, given and taken together; at least 1.
@@ -62,7 +69,9 @@ impl Default for Config {
             sample: Duration::from_secs(5),
             metering: Metering::default(),
             calm: Calm::default(),
-            cool_down: Duration::from_secs(300),
+            restraint: Restraint::default(),
+            ceilings: Ceilings::default(),
+            costing: Costing::default(),
             limits: Limits::default(),
             handoffs_max: 1,
             policy: Policy::default(),
@@ -102,7 +111,10 @@ impl Balancer {
     /// A balancer for this host. `recovered` are the handoffs found open in its store.
     #[must_use]
     pub fn new(config: Config, profile: HostProfile, recovered: Vec<Handoff>) -> Self {
-        let mut host = Host::new(profile, config.metering.clone(), config.calm, config.cool_down);
+        let mut host = Host::new(profile, config.metering);
+        (host.calm, host.restraint) = (config.calm, config.restraint);
+        (host.ceilings, host.costing) = (config.ceilings, config.costing);
+        host.experience = Experience::new(&config.costing);
         host.tentative = config.tentative;
         Self {
             handoffs: Handoffs::new(config.limits.clone()),
@@ -339,7 +351,7 @@ impl Balancer {
         now: Time,
         out: &mut Vec<Effect>,
     ) -> Option<crate::message::Report> {
-        match self.host.report(now) {
+        match self.host.report(None, now) {
             Ok(report) => Some(report),
             Err(unknown) => {
                 let record = self.lonely(id, Reason::UnknownLoad, unknown.to_string(), now);
@@ -365,6 +377,8 @@ impl Balancer {
             ending,
             detail,
             stats: None,
+            predicted: None,
+            measure: None,
         }
     }
 
@@ -419,8 +433,9 @@ impl Balancer {
                     out.push(Effect::Record(record));
                 }
             },
-            Talk::Offer { report, candidates } => {
-                let step = Exchange::take_offer(id, from, report, candidates, &self.host, now);
+            Talk::Offer { report, candidates, measure, gauge } => {
+                let offered = Offered { report, candidates, measure, gauge };
+                let step = Exchange::take_offer(id, from, offered, &self.host, now);
                 self.step(step, from, id, now, rng, out);
             }
             Talk::Probe(probe) => out.push(reply(self.stand(from, probe, now))),

@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ceiling::Measure;
+use crate::cost::Prediction;
 use crate::load::Basis;
 use crate::model::{ExchangeId, HostId, MachineId, Resources, Time};
 use crate::port::{HandoffId, MigrationStats};
@@ -68,6 +70,13 @@ pub struct Decision {
     pub detail: String,
     /// What the migration cost, if there was one.
     pub stats: Option<MigrationStats>,
+    /// What it was predicted to cost.
+    #[serde(default)]
+    pub predicted: Option<Prediction>,
+    /// The resource that was over its ceiling, if that is what it was about: then loads and prices in
+    /// this record are shares of that resource.
+    #[serde(default)]
+    pub measure: Measure,
 }
 
 impl Decision {

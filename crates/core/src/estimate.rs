@@ -210,6 +210,13 @@ impl Averaging {
         Some(fair * (AMBITION * settled.reach).min(1.0))
     }
 
+    /// The share of a resource that is in use in the whole cluster; `None` until that has settled
+    /// once.
+    #[must_use]
+    pub fn share(&self, resource: Resource) -> Option<f64> {
+        Some(self.settled?.shares[resource])
+    }
+
     /// Whether the present epoch has settled.
     #[must_use]
     pub const fn is_steady(&self) -> bool {

@@ -15,12 +15,12 @@
 //! An answer to an inquiry is a statement, not a promise: only an offer engages its receiver. Every
 //! phase has the same limit of time, and every way out of it ends in a [`Decision`].
 
+use crate::ceiling::{Gauge, Measure};
 use crate::decision::{Decision, Judged, Reason, Role};
 use crate::host::Host;
 use crate::load::Basis;
 use crate::message::{Candidate, Quote, Report, Room, Talk};
 use crate::model::{Entry, ExchangeId, HostId, HostState, LastMove, MachineId, Time};
-use crate::select::mean_aware;
 use crate::select::{Calm, Pair, Price, half_difference, improves};
 use crate::survey::Answer as Answered;
 
@@ -32,6 +32,8 @@ pub struct Exchange {
     initiator: HostId,
     began: Time,
     phase: Phase,
+    /// What loads and prices are of.
+    measure: Measure,
     /// Donor, mean-aware: what room the receiver said it has.
     survey: Option<Box<Surveyed>>,
 }
@@ -51,7 +53,20 @@ enum Phase {
     /// Donor: offered, waits for quotes.
     Offering { own: Report, judged: Vec<Judged>, candidates: Vec<Candidate> },
     /// Receiver: quoted, waits for the donor's choice.
-    Quoted { pair: Pair, judged: Vec<Judged>, candidates: Vec<Candidate>, quotes: Vec<Quote> },
+    Quoted { pair: Pair, judged: Vec<Judged>, offered: Offered, quotes: Vec<Quote> },
+}
+
+/// What a donor offers.
+#[derive(Clone, Debug)]
+pub struct Offered {
+    /// Of the donor.
+    pub report: Report,
+    /// What it could give.
+    pub candidates: Vec<Candidate>,
+    /// What loads and prices are of.
+    pub measure: Measure,
+    /// How full the donor is.
+    pub gauge: Option<Gauge>,
 }
 
 /// What both hosts agreed on: the machine to hand over.
@@ -98,7 +113,15 @@ const fn unwilling(receiver: HostState) -> Option<Reason> {
 impl Exchange {
     /// A conversation in which nothing has been said.
     fn begin(id: ExchangeId, peer: HostId, initiator: HostId, now: Time) -> Self {
-        Self { id, peer, initiator, began: now, phase: Phase::Inquiring, survey: None }
+        Self {
+            id,
+            peer,
+            initiator,
+            began: now,
+            phase: Phase::Inquiring,
+            measure: None,
+            survey: None,
+        }
     }
 
     /// Opens a conversation with `peer`.
@@ -110,11 +133,18 @@ impl Exchange {
     /// Opens a conversation with the host that a survey found best: with an offer, since it is known
     /// to have room.
     #[must_use]
-    pub fn propose(id: ExchangeId, to: Answered, value_max: i32, host: &Host, now: Time) -> Step {
+    pub fn propose(
+        id: ExchangeId,
+        to: Answered,
+        measure: Measure,
+        value_max: i32,
+        host: &Host,
+        now: Time,
+    ) -> Step {
         let Answered { peer, report, room } = to;
         let survey = Some(Box::new(Surveyed { room, value_max }));
-        let exchange = Self { survey, ..Self::begin(id, peer, host.id().clone(), now) };
-        match host.report(now) {
+        let exchange = Self { measure, survey, ..Self::begin(id, peer, host.id().clone(), now) };
+        match host.report(measure, now) {
             Ok(own) => exchange.offer(host, own, report, now),
             Err(unknown) => {
                 let why = unknown.to_string();
@@ -127,7 +157,7 @@ impl Exchange {
     #[must_use]
     pub fn answer(id: ExchangeId, from: &HostId, theirs: Report, host: &Host, now: Time) -> Answer {
         let exchange = Self::begin(id, from.clone(), from.clone(), now);
-        let own = match host.report(now) {
+        let own = match host.report(None, now) {
             Ok(own) => own,
             Err(unknown) => {
                 return exchange.decline(
@@ -150,7 +180,8 @@ impl Exchange {
             let reason = Reason::WithinDeadBand;
             return exchange.decline(host, reason, String::new(), known, Some(own), now);
         }
-        if let Some(reason) = unwilling(receiver.state) {
+        let limit = || host.past.may(role, &host.restraint, now).err();
+        if let Some(reason) = unwilling(receiver.state).or_else(limit) {
             return exchange.decline(host, reason, String::new(), known, Some(own), now);
         }
         if role == Role::Receiver {
@@ -176,13 +207,12 @@ impl Exchange {
     pub fn take_offer(
         id: ExchangeId,
         from: &HostId,
-        theirs: Report,
-        candidates: Vec<Candidate>,
+        offered: Offered,
         host: &Host,
         now: Time,
     ) -> Step {
         let exchange = Self::begin(id, from.clone(), from.clone(), now);
-        exchange.price(theirs, candidates, host, now)
+        exchange.price(offered, host, now)
     }
 
     /// Its id.
@@ -213,8 +243,8 @@ impl Exchange {
     pub fn hear(self, talk: Talk, host: &Host, now: Time) -> Step {
         match (self.phase.clone(), talk) {
             (Phase::Inquiring, Talk::Accept(theirs)) => self.accepted(theirs, host, now),
-            (Phase::Inquiring, Talk::Offer { report, candidates }) => {
-                self.price(report, candidates, host, now)
+            (Phase::Inquiring, Talk::Offer { report, candidates, measure, gauge }) => {
+                self.price(Offered { report, candidates, measure, gauge }, host, now)
             }
             (Phase::Offering { own, judged, candidates }, Talk::Quotes { report, quotes })
                 if quotes.len() == candidates.len() =>
@@ -257,19 +287,21 @@ impl Exchange {
         now: Time,
     ) -> Result<Box<Agreement>, Box<Decision>> {
         let mut decision = self.record(host, Reason::Protocol, String::new(), now);
-        let Phase::Quoted { pair, candidates, quotes, .. } = self.phase else {
+        let Phase::Quoted { pair, offered, quotes, .. } = self.phase else {
             decision.detail = format!("`{}` reserved without an offer", self.peer);
             return Err(Box::new(decision));
         };
         apply(&mut decision.candidates, &verdicts);
+        let (candidates, measure) = (&offered.candidates, self.measure);
         let Some(index) = candidates.iter().position(|c| c.machine == *machine) else {
             decision.detail =
                 format!("`{}` reserved for `{machine}`, which it did not offer", self.peer);
             return Err(Box::new(decision));
         };
-        let (candidate, quote) = (&candidates[index], host.quote(&candidates[index]));
+        let candidate = &candidates[index];
+        let quote = host.quote(measure, candidate, offered.gauge.as_ref(), now);
         let price = Price { at_donor: candidate.at_donor, at_receiver: quotes[index].at_receiver };
-        let returned = in_return.and_then(|id| host.candidate(id, &self.peer, now));
+        let returned = in_return.and_then(|id| host.candidate(measure, id, &self.peer, now));
         let kept = match &returned {
             // What the other loads the donor only the donor knows; this side must end below it.
             Some(back) if pair.receiver + price.at_receiver - back.at_donor < pair.donor => None,
@@ -285,11 +317,12 @@ impl Exchange {
             decision.ending = reason;
             return Err(Box::new(decision));
         }
+        decision.predicted = candidate.cost;
         Ok(Box::new(Agreement {
             exchange: self.id,
             peer: self.peer,
             candidate: candidate.clone(),
-            at_receiver: price.at_receiver,
+            at_receiver: host.price(None, &candidate.factors),
             entry,
             verdicts,
             decision,
@@ -304,7 +337,7 @@ impl Exchange {
     }
 
     fn accepted(self, theirs: Report, host: &Host, now: Time) -> Step {
-        let own = match host.report(now) {
+        let own = match host.report(None, now) {
             Ok(own) => own,
             Err(unknown) => {
                 let record = self.record(host, Reason::UnknownLoad, unknown.to_string(), now);
@@ -313,7 +346,8 @@ impl Exchange {
         };
         let pair = Pair { donor: own.load, receiver: theirs.load };
         let calm = (!pair.exceeds(&host.calm)).then_some(Reason::WithinDeadBand);
-        if let Some(reason) = calm.or_else(|| unwilling(theirs.state)) {
+        let limit = || host.past.may(Role::Donor, &host.restraint, now).err();
+        if let Some(reason) = calm.or_else(|| unwilling(theirs.state)).or_else(limit) {
             let mut record = self.record(host, reason, String::new(), now);
             (record.pair, record.role) = (Some(pair), Some(Role::Donor));
             return Step::End(None, record);
@@ -324,9 +358,11 @@ impl Exchange {
     /// Donor: offers what could go, if anything.
     fn offer(mut self, host: &Host, own: Report, theirs: Report, now: Time) -> Step {
         let pair = Pair { donor: own.load, receiver: theirs.load };
-        let (judged, candidates) = host.candidates(&self.peer, &pair, now);
+        let measure = self.measure;
+        let (judged, candidates) = host.candidates(measure, &self.peer, &pair, now);
         let nothing = candidates.is_empty();
-        let talk = Talk::Offer { report: own, candidates: candidates.clone() };
+        let gauge = host.gauge(now);
+        let talk = Talk::Offer { report: own, candidates: candidates.clone(), measure, gauge };
         self.phase = Phase::Offering { own, judged, candidates };
         if nothing {
             let mut record = self.record(host, Reason::NoCandidate, String::new(), now);
@@ -337,19 +373,23 @@ impl Exchange {
     }
 
     /// Receiver: prices what is offered by its own capacity and weights (claims 8, 20, 31).
-    fn price(mut self, theirs: Report, candidates: Vec<Candidate>, host: &Host, now: Time) -> Step {
+    fn price(mut self, offered: Offered, host: &Host, now: Time) -> Step {
+        self.measure = offered.measure;
         let refuse = |exchange: Self, reason: Reason, detail: String, report: Option<Report>| {
             let talk = Talk::Decline { reason, detail: detail.clone(), report };
             Step::End(Some(talk), exchange.record(host, reason, detail, now))
         };
-        let own = match host.report(now) {
+        let own = match host.report(self.measure, now) {
             Ok(own) => own,
             Err(unknown) => return refuse(self, Reason::UnknownLoad, unknown.to_string(), None),
         };
-        if let Some(reason) = unwilling(own.state) {
+        let limit = || host.past.may(Role::Receiver, &host.restraint, now).err();
+        if let Some(reason) = unwilling(own.state).or_else(limit) {
             return refuse(self, reason, String::new(), Some(own));
         }
-        let quotes: Vec<_> = candidates.iter().map(|c| host.quote(c)).collect();
+        let (candidates, donor) = (&offered.candidates, offered.gauge.as_ref());
+        let quote = |c: &Candidate| host.quote(self.measure, c, donor, now);
+        let quotes: Vec<_> = candidates.iter().map(quote).collect();
         let judged = candidates.iter().zip(&quotes).map(|(candidate, quote)| Judged {
             machine: candidate.machine.clone(),
             name: candidate.name.clone(),
@@ -360,9 +400,9 @@ impl Exchange {
             verdict: quote.refusal.unwrap_or(Reason::Farther),
         });
         let judged = judged.collect();
-        let pair = Pair { donor: theirs.load, receiver: own.load };
+        let pair = Pair { donor: offered.report.load, receiver: own.load };
         let talk = Talk::Quotes { report: own, quotes: quotes.clone() };
-        self.phase = Phase::Quoted { pair, judged, candidates, quotes };
+        self.phase = Phase::Quoted { pair, judged, offered, quotes };
         Step::Say(self, talk)
     }
 
@@ -389,7 +429,10 @@ impl Exchange {
             .collect();
         let (verdicts, in_return) = match &self.survey {
             None => (half_difference(&pair, &prices, &host.calm), None),
-            Some(surveyed) => surveyed.choose(&pair, &self.peer, &candidates, &prices, host, now),
+            Some(surveyed) => {
+                let offer = (self.measure, &candidates[..], &prices[..]);
+                surveyed.choose(&pair, &self.peer, offer, host, now)
+            }
         };
         for ((judged, quote), verdict) in judged.iter_mut().zip(quotes).zip(&verdicts) {
             judged.at_receiver = Some(quote.at_receiver);
@@ -414,6 +457,7 @@ impl Exchange {
             return Step::End(Some(Talk::Close { reason: ending, verdicts }), decision);
         };
         let candidate = candidates.swap_remove(index);
+        decision.predicted = candidate.cost;
         let at_receiver = quotes[index].at_receiver;
         let Some(entry) = entry_there(host, &self.peer, &candidate, at_receiver, now) else {
             decision.ending = Reason::Ended;
@@ -471,6 +515,8 @@ impl Exchange {
             ending,
             detail,
             stats: None,
+            predicted: None,
+            measure: self.measure,
         }
     }
 }
@@ -493,14 +539,13 @@ impl Surveyed {
         &self,
         pair: &Pair,
         peer: &HostId,
-        candidates: &[Candidate],
-        prices: &[Result<Price, Reason>],
+        (measure, candidates, prices): (Measure, &[Candidate], &[Result<Price, Reason>]),
         host: &Host,
         now: Time,
     ) -> (Vec<Reason>, Option<(Candidate, f64)>) {
         let open = |p: &Result<Price, Reason>| p.as_ref().err().copied().unwrap_or(Reason::Farther);
         let mut verdicts: Vec<_> = prices.iter().map(open).collect();
-        let Some((mut donor, ids)) = host.side(peer, &self.room.rates, now) else {
+        let Some((mut donor, ids)) = host.side(measure, peer, &self.room, now) else {
             return (verdicts, None);
         };
         let index_of = |id: &MachineId| candidates.iter().position(|c| c.machine == *id);
@@ -512,11 +557,10 @@ impl Surveyed {
                 _ => piece.movable = false,
             }
         }
-        let mut receiver = host.side_of(pair.receiver, &self.room);
+        let mut receiver = host.side_of(measure, pair.receiver, &self.room, now);
         // The quotes have told where there is room.
         receiver.free_memory_bytes = f64::INFINITY;
-        let gain_min = host.gain_min(pair.donor, pair.receiver);
-        let Some(choice) = mean_aware::choose(&donor, &receiver, self.value_max, gain_min) else {
+        let Some(choice) = host.choose(measure, &donor, &receiver, self.value_max) else {
             for verdict in verdicts.iter_mut().filter(|v| **v == Reason::Farther) {
                 *verdict = Reason::NoImprovement;
             }
@@ -567,8 +611,19 @@ pub(crate) fn entry_there(
             Basis::Target => Some(at_receiver),
         },
         rules: entry.rules.clone(),
-        last_move: (!home).then(|| LastMove { at: now, from: from.clone() }),
+        last_move: (!home).then(|| LastMove {
+            at: now,
+            from: from.clone(),
+            moves: Some(host.restraint.moves_with(entry.last_move.as_ref(), now)),
+            cost_percent: percent(host.correction(&candidate.machine, entry)),
+        }),
     })
+}
+
+/// A correction as it is written to an entry; nothing where there is none.
+fn percent(correction: f64) -> Option<u32> {
+    let percent = (correction * 100.0).round() as u32;
+    (percent != 100).then_some(percent)
 }
 
 fn ordered(own: f64, theirs: f64) -> (Pair, Role) {

@@ -576,6 +576,7 @@ impl Handoffs {
         turn.host.holds.incoming.remove(&id);
         turn.host.holds.outgoing.remove(&handoff.machine);
         self.last = Some((id, reason));
+        turn.host.conclude(&handoff, reason, turn.now);
         handoff.decision.ending = reason;
         handoff.decision.ended = turn.now;
         turn.out.push(Effect::Record(handoff.decision.clone()));
@@ -620,7 +621,7 @@ fn hold(host: &mut Host, handoff: &Handoff) {
             let incoming = Incoming {
                 machine: handoff.machine.clone(),
                 memory_bytes: handoff.memory_bytes,
-                load: handoff.load,
+                usage: handoff.usage,
                 anti_affinity: handoff.anti_affinity.clone(),
             };
             host.holds.incoming.insert(handoff.id, incoming);

@@ -6,10 +6,13 @@
 
 pub mod advantage;
 pub mod balancer;
+pub mod ceiling;
+pub mod cost;
 pub mod decision;
 pub mod effect;
 pub mod estimate;
 pub mod exchange;
+pub mod forecast;
 pub mod handoff;
 pub mod host;
 pub mod load;
@@ -17,6 +20,7 @@ pub mod message;
 pub mod model;
 pub mod port;
 pub mod reason;
+pub mod restraint;
 pub mod select;
 pub mod survey;
 pub mod swap;

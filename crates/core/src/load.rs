@@ -11,16 +11,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{Entry, HostProfile, MachineFacts, MachineId, Provides, Resources, Time};
+use crate::forecast::{Forecast, Forecasting};
+use crate::model::{
+    Entry, HostProfile, MachineFacts, MachineId, Provides, Resource, Resources, Time,
+};
 use crate::port::{Counters, HostSample, MachineSample, Presence};
 
 /// How samples become rates.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Metering {
     /// A sample older than this says nothing any more.
     pub stale_after: Duration,
-    /// Weight of the newest rate in the running mean, above 0 and at most 1; 1 is no smoothing.
-    pub smoothing: f64,
+    /// How rates become what a machine is expected to use.
+    pub forecasting: Forecasting,
     /// CPU that a machine may be measured to use beyond its virtual CPUs, in cores of its host: the
     /// emulator's own threads, and the error of measuring.
     pub cpu_slack_cores: f64,
@@ -28,7 +31,19 @@ pub struct Metering {
 
 impl Default for Metering {
     fn default() -> Self {
-        Self { stale_after: Duration::from_secs(30), smoothing: 0.5, cpu_slack_cores: 1.0 }
+        Self {
+            stale_after: Duration::from_secs(30),
+            forecasting: Forecasting::default(),
+            cpu_slack_cores: 1.0,
+        }
+    }
+}
+
+impl Metering {
+    /// Believes every rate as it is measured, and keeps nothing of it.
+    #[must_use]
+    pub fn plain() -> Self {
+        Self { forecasting: Forecasting::NONE, ..Self::default() }
     }
 }
 
@@ -109,7 +124,9 @@ pub enum Basis {
 #[derive(Clone, Debug, Default)]
 struct Series {
     last: Option<(Time, Counters)>,
-    rate: Option<Resources>,
+    forecast: Forecast,
+    /// What came along with the machine when it arrived, if it did.
+    believed: Option<Resources>,
     fault: Option<Implausible>,
 }
 
@@ -118,12 +135,10 @@ impl Series {
     fn observe(&mut self, at: Time, sample: &MachineSample, speed: f64, metering: &Metering) {
         let vcpus = sample.facts.vcpus;
         let Some(counters) = sample.counters else {
-            *self = Self { fault: Some(Implausible::NoCounters), ..Self::default() };
-            return;
+            return self.begin_anew(Implausible::NoCounters);
         };
         if vcpus == 0 {
-            *self = Self { fault: Some(Implausible::NoCpus), ..Self::default() };
-            return;
+            return self.begin_anew(Implausible::NoCpus);
         }
         let Some((before, earlier)) = self.last else {
             self.last = Some((at, counters));
@@ -142,8 +157,8 @@ impl Series {
         let seconds = span.as_secs_f64();
         let cores = (counters.cpu_time_ns - earlier.cpu_time_ns) as f64 / 1e9 / seconds;
         if cores > f64::from(vcpus) + metering.cpu_slack_cores {
-            self.rate = None;
-            self.fault = Some(Implausible::TooMuchCpu { cores, vcpus });
+            self.begin_anew(Implausible::TooMuchCpu { cores, vcpus });
+            self.last = Some((at, counters));
             return;
         }
         let newest = Resources {
@@ -152,10 +167,26 @@ impl Series {
             io_bytes_per_s: (counters.io_bytes - earlier.io_bytes) as f64 / seconds,
         };
         self.fault = None;
-        self.rate = Some(match self.rate {
-            Some(mean) => mean.scaled(1.0 - metering.smoothing) + newest.scaled(metering.smoothing),
-            None => newest,
-        });
+        self.forecast.observe(at, newest, &metering.forecasting);
+    }
+
+    fn begin_anew(&mut self, fault: Implausible) {
+        *self = Self { fault: Some(fault), believed: self.believed, ..Self::default() };
+    }
+
+    /// Whether it has been seen for long enough to be believed.
+    const fn is_warm(&self, how: &Forecasting) -> bool {
+        self.forecast.seen() >= how.warm_up
+    }
+
+    /// What the machine uses, as far as known: until it is warm, what came along.
+    fn usage(&self, how: &Forecasting) -> Result<Resources, Implausible> {
+        match (&self.fault, self.believed) {
+            (Some(fault), _) => Err(fault.clone()),
+            (None, Some(believed)) if !self.is_warm(how) => Ok(believed),
+            (None, _) if self.forecast.seen() > 0 => Ok(self.forecast.level()),
+            (None, _) => Err(Implausible::SeenOnce),
+        }
     }
 }
 
@@ -166,10 +197,29 @@ pub struct Machine {
     pub facts: Arc<MachineFacts>,
     /// Whether it runs.
     pub presence: Presence,
+    /// How much more it may come to use than it is expected to.
+    pub margin: Resources,
+    /// How well what it does carries over from one lead of forecasts to the next, from 0 to 1.
+    pub persistence: f64,
+    /// How long such a lead is.
+    pub lead: Duration,
+    /// Whether it was started so recently that nothing is done on its account yet. One that has
+    /// arrived brings along what is known of it.
+    pub is_new: bool,
+    /// Memory that it dirties, in bytes per second, where that is measured.
+    pub dirty_bytes_per_s: Option<f64>,
     usage: Result<Resources, Implausible>,
 }
 
 impl Machine {
+    /// How long it may be expected to go on as it does, at most `most`: as long as the correlation
+    /// of one lead of forecasts with the next lasts.
+    #[must_use]
+    pub fn lasting(&self, most: Duration) -> Duration {
+        let leads = 1.0 / (1.0 - self.persistence).max(1e-6);
+        self.lead.mul_f64(leads.min(1e6)).min(most)
+    }
+
     /// Its schedule entry; `None` if the text of it could not be read.
     #[must_use]
     pub fn entry(&self) -> Option<&Entry> {
@@ -207,8 +257,6 @@ pub struct View {
     background: Resources,
     machines: BTreeMap<MachineId, Machine>,
     series: BTreeMap<MachineId, Series>,
-    /// Usage that came along with machines which have not been measured here yet.
-    believed: BTreeMap<MachineId, Resources>,
     measured: Measured,
 }
 
@@ -229,7 +277,6 @@ impl View {
             background: Resources::ZERO,
             machines: BTreeMap::new(),
             series: BTreeMap::new(),
-            believed: BTreeMap::new(),
             measured: Measured::Never,
         }
     }
@@ -248,21 +295,33 @@ impl View {
             if machine.presence.is_resident() {
                 series.observe(sample.at, &machine, host.cpu_speed, &self.metering);
             } else {
-                series = Series::default();
+                // What came along with a machine counts until it has run here.
+                let believed = series.believed.filter(|_| series.last.is_none());
+                series = Series { believed, ..Series::default() };
             }
-            if series.rate.is_some() {
-                self.believed.remove(&id);
-            }
-            let usage = match (&series.rate, &series.fault) {
-                (_, Some(fault)) => Err(fault.clone()),
-                (Some(rate), None) => Ok(*rate),
-                (None, None) => self.believed.get(&id).copied().ok_or(Implausible::SeenOnce),
-            };
+            let known = self.known(machine, &series);
             self.series.insert(id.clone(), series);
-            self.machines
-                .insert(id, Machine { facts: machine.facts, presence: machine.presence, usage });
+            self.machines.insert(id, known);
         }
+        // The sample may be from before a machine arrived.
+        before.retain(|_, series| series.believed.is_some() && series.last.is_none());
+        self.series.append(&mut before);
         self.measured = Measured::At(sample.at);
+    }
+
+    fn known(&self, sample: MachineSample, series: &Series) -> Machine {
+        let how = &self.metering.forecasting;
+        let is_warm = series.is_warm(how);
+        Machine {
+            facts: sample.facts,
+            presence: sample.presence,
+            margin: series.forecast.margin(),
+            persistence: series.forecast.persistence(),
+            lead: how.lead,
+            is_new: series.believed.is_none() && !is_warm,
+            dirty_bytes_per_s: sample.counters.and_then(|c| c.dirty_bytes_per_s).map(|d| d as f64),
+            usage: series.usage(how),
+        }
     }
 
     /// Measuring failed: nothing is known until it succeeds again.
@@ -277,10 +336,11 @@ impl View {
         }
     }
 
-    /// Believes that an arriving machine uses `usage` until it has been measured here.
+    /// Believes that an arriving machine uses `usage` until it has been measured here for some time.
     pub fn believe(&mut self, machine: MachineId, usage: Resources) {
-        self.series.remove(&machine);
-        self.believed.insert(machine, usage);
+        let forecast = Forecast::starting_at(usage);
+        let series = Series { forecast, believed: Some(usage), ..Series::default() };
+        self.series.insert(machine, series);
     }
 
     /// Every machine in this host's schedule.
@@ -318,6 +378,19 @@ impl View {
             sum += factors;
         }
         Ok(sum)
+    }
+
+    /// How much more its machines may come to use together than they are expected to: errors of
+    /// different machines are taken to be independent, so that their squares add up.
+    #[must_use]
+    pub fn margin(&self) -> Resources {
+        let resident = || self.machines.values().filter(|m| m.presence.is_resident());
+        let joint = |r: Resource| resident().map(|m| m.margin[r].powi(2)).sum::<f64>().sqrt();
+        Resources {
+            cpu_cores: joint(Resource::Cpu),
+            memory_bytes: joint(Resource::Memory),
+            io_bytes_per_s: joint(Resource::Io),
+        }
     }
 
     /// Memory that machines here may come to occupy, in bytes: of those that run, what they were
@@ -370,11 +443,12 @@ mod tests {
             cpu_delay_ns: None,
             io_bytes,
             memory_bytes: 50_000_000,
+            dirty_bytes_per_s: None,
         })
     }
 
     fn view_after(samples: Vec<HostSample>) -> View {
-        let mut view = View::new(Metering { smoothing: 1.0, ..Metering::default() });
+        let mut view = View::new(Metering::plain());
         for s in samples {
             view.observe(s, &host());
         }

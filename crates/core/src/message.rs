@@ -27,6 +27,8 @@
 
 use minicbor::{Decode, Encode};
 
+use crate::ceiling::{Gauge, Measure};
+use crate::cost::Prediction;
 use crate::decision::Reason;
 use crate::estimate::Estimate;
 use crate::load::Basis;
@@ -86,6 +88,12 @@ pub enum Talk {
         /// At most [`OFFER_MAX`].
         #[n(1)]
         candidates: Vec<Candidate>,
+        /// The resource that loads and prices of this exchange are shares of, if they are.
+        #[n(2)]
+        measure: Measure,
+        /// How full the donor is.
+        #[n(3)]
+        gauge: Option<Gauge>,
     },
     /// "This is what they would load me", in the order of the offer.
     #[n(4)]
@@ -124,6 +132,9 @@ pub struct Probe {
     /// Whether the surveyor has something to give, and therefore wants to know what the other has.
     #[n(1)]
     pub giving: bool,
+    /// The resource that the answer is to be given in, if not in loads.
+    #[n(2)]
+    pub measure: Measure,
 }
 
 /// How a host stands.
@@ -158,6 +169,9 @@ pub struct Room {
     /// Its own machines that could go to the surveyor in return; at most [`OFFER_MAX`].
     #[n(4)]
     pub tenants: Vec<Tenant>,
+    /// How full it is.
+    #[n(5)]
+    pub gauge: Option<Gauge>,
 }
 
 /// A machine of a host that has room, which could go to the surveyor in return for another.
@@ -201,6 +215,12 @@ pub struct Candidate {
     /// Groups whose members must not share a host.
     #[n(7)]
     pub anti_affinity: Vec<String>,
+    /// How much more it may come to use.
+    #[n(8)]
+    pub margin: Option<Resources>,
+    /// What its migration is predicted to cost.
+    #[n(9)]
+    pub cost: Option<Prediction>,
 }
 
 /// The receiver's answer to one candidate.

@@ -132,6 +132,8 @@ pub struct Counters {
     pub io_bytes: u64,
     /// Memory occupied on the host now, in bytes. (A gauge.)
     pub memory_bytes: u64,
+    /// Memory that it dirties, in bytes per second, where told. (A gauge.)
+    pub dirty_bytes_per_s: Option<u64>,
 }
 
 /// How far a migration is.

@@ -64,9 +64,11 @@ reasons! {
     #[cbor(15)] MigrationTooLong = "MIGRATION_TOO_LONG": "The migration was aborted because it lasted too long; the machine runs on where it was.", "Raise `migration_time_max`, or find out why the machine does not converge.";
     #[cbor(16)] ReservationExpired = "RESERVATION_EXPIRED": "The machine did not arrive before its reservation expired.", "Nothing; the other host's record says why.";
     #[cbor(17)] Ended = "ENDED": "The machine ended while it was being moved.", "Nothing, if it was shut down on purpose.";
+    #[cbor(18)] Held = "HELD": "This host is above its limit, but has not been for long enough to act.", "Nothing; a smaller `hold` acts sooner.";
+    #[cbor(19)] MoveLimit = "MOVE_LIMIT": "A host has taken part in as many moves within an hour as it may.", "Nothing; see `given_per_hour_max` and `taken_per_hour_max`.";
     // Verdicts on machines.
-    #[cbor(32)] Chosen = "CHOSEN": "Its load is nearest to half the difference.", "Nothing.";
-    #[cbor(33)] Farther = "FARTHER": "It would help, but another machine's load is nearer to half the difference.", "Nothing.";
+    #[cbor(32)] Chosen = "CHOSEN": "It fits best: by half-difference, its load is nearest to half the difference.", "Nothing.";
+    #[cbor(33)] Farther = "FARTHER": "It would help, but another machine fits better.", "Nothing.";
     #[cbor(34)] NoImprovement = "NO_IMPROVEMENT": "Its load is zero, or so large that the two hosts would end no closer together.", "Nothing.";
     #[cbor(35)] GainSmall = "GAIN_SMALL": "Moving it would bring the two closer by too little.", "Nothing; a smaller `gain_min` moves for less.";
     #[cbor(36)] NoMemory = "NO_MEMORY": "The other host has not enough free memory for it.", "Free memory there, or lower `reserved_memory`.";
@@ -79,7 +81,13 @@ reasons! {
     #[cbor(43)] NotRunning = "NOT_RUNNING": "It does not run, so it loads nothing.", "Nothing.";
     #[cbor(44)] EntryInvalid = "ENTRY_INVALID": "Its schedule entry cannot be read, so it is left alone.", "Mend the entry in its libvirt metadata; the detail says what is wrong.";
     #[cbor(45)] UnderWay = "UNDER_WAY": "It is being moved already.", "Nothing.";
-    #[cbor(46)] CoolDown = "COOL_DOWN": "It moved a short while ago.", "Nothing; a smaller `cool_down` lets it move sooner.";
+    #[cbor(46)] CoolDown = "COOL_DOWN": "It moved a short while ago, or came from that very host not long ago.", "Nothing; a smaller `cool_down` lets it move sooner.";
+    #[cbor(49)] WarmingUp = "WARMING_UP": "It has been started, or this host's agent has, too short a while ago to know what it uses.", "Nothing; fewer `warm_up` samples let it move sooner.";
+    #[cbor(50)] Quarantined = "QUARANTINED": "Its last migration failed, and it is left alone for a time that doubles with every failure.", "Find out why it failed; the record of that migration holds the hypervisor's words.";
+    #[cbor(51)] CpuCeiling = "CPU_CEILING": "With what it may come to use, the other host would have more of its CPU in use than its ceiling allows.", "Nothing; a higher `cpu` under `[ceilings]` there takes it.";
+    #[cbor(52)] IoCeiling = "IO_CEILING": "With what it may come to use, the other host would have more of its I/O in use than its ceiling allows.", "Nothing; a higher `io` under `[ceilings]` there takes it.";
+    #[cbor(53)] NotConverging = "NOT_CONVERGING": "It dirties its memory so fast that its migration is predicted not to end within its limits.", "A faster link, a higher `migration_link` if it is told too low, or a longer `migration_time_max`.";
+    #[cbor(54)] CostHigh = "COST_HIGH": "Moving it is predicted to cost more than levelling its load gains for as long as that load is expected to last.", "Nothing; a longer `payback` counts on loads lasting longer.";
     #[cbor(48)] Returned = "RETURNED": "It goes the other way, in return for the machine chosen.", "Nothing.";
     #[cbor(47)] NotOffered = "NOT_OFFERED": "There were more machines than one exchange offers, and it was among the farthest.", "Nothing.";
 }

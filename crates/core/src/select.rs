@@ -10,6 +10,7 @@
 //! lexicographic order with every move, whatever the prices: the rule always ends.
 
 pub mod mean_aware;
+pub mod relief;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +45,7 @@ pub struct MeanAware {
 
 impl Default for MeanAware {
     fn default() -> Self {
-        Self { probes: 7, patience: 2, idle_rounds: 8 }
+        Self { probes: 8, patience: 2, idle_rounds: 8 }
     }
 }
 
@@ -65,7 +66,8 @@ pub struct Calm {
     /// Differences up to this are left alone, however small the mean: a load, 1.0 being a whole
     /// host.
     pub difference_min: f64,
-    /// A move must narrow the difference by more than this.
+    /// A move must be worth more than this: by half-difference, what it narrows the difference by;
+    /// where the mean is known and memory moves, what it levels (see [`relief`]).
     pub gain_min: f64,
 }
 
@@ -76,7 +78,7 @@ impl Calm {
 
 impl Default for Calm {
     fn default() -> Self {
-        Self { dead_band: 0.2, difference_min: 0.02, gain_min: 0.1 }
+        Self { dead_band: 0.2, difference_min: 0.02, gain_min: 0.25 }
     }
 }
 

@@ -10,17 +10,19 @@
 
 use std::collections::BTreeSet;
 
+use crate::ceiling::Measure;
 use crate::estimate::Estimate;
 use crate::host::Host;
 use crate::message::{Probe, Report, Room, Standing, Talk};
 use crate::model::{ExchangeId, HostId, Time};
-use crate::select::mean_aware::{self, Score};
+use crate::select::mean_aware::Score;
 
 /// One survey of one host.
 #[derive(Clone, Debug)]
 pub struct Survey {
     id: ExchangeId,
     giving: bool,
+    measure: Measure,
     waiting: BTreeSet<HostId>,
     told: Option<(HostId, Estimate)>,
     answers: Vec<Answer>,
@@ -47,13 +49,14 @@ impl Survey {
     pub fn open(
         id: ExchangeId,
         peers: &[HostId],
-        giving: bool,
+        (giving, measure): (bool, Measure),
         estimate: Estimate,
         fresh_until: Time,
     ) -> (Self, impl Iterator<Item = (HostId, Talk)>) {
         let survey = Self {
             id,
             giving,
+            measure,
             waiting: peers.iter().cloned().collect(),
             told: peers.first().map(|peer| (peer.clone(), estimate)),
             answers: Vec::new(),
@@ -63,7 +66,7 @@ impl Survey {
         };
         let probes = peers.iter().enumerate().map(move |(index, peer)| {
             let estimate = (index == 0).then_some(estimate);
-            (peer.clone(), Talk::Probe(Probe { estimate, giving }))
+            (peer.clone(), Talk::Probe(Probe { estimate, giving, measure }))
         });
         (survey, probes)
     }
@@ -78,6 +81,12 @@ impl Survey {
     #[must_use]
     pub const fn is_giving(&self) -> bool {
         self.giving
+    }
+
+    /// What loads and prices are of.
+    #[must_use]
+    pub const fn measure(&self) -> Measure {
+        self.measure
     }
 
     /// Whether nobody is waited for any more.
@@ -125,12 +134,11 @@ impl Survey {
     pub fn best(&mut self, host: &Host, value_max: i32, now: Time) -> Option<Answer> {
         let mut best: Option<(usize, Score)> = None;
         for (index, answer) in self.answers.iter().enumerate() {
-            let Some((donor, _)) = host.side(&answer.peer, &answer.room.rates, now) else {
+            let Some((donor, _)) = host.side(self.measure, &answer.peer, &answer.room, now) else {
                 continue;
             };
-            let receiver = host.side_of(answer.report.load, &answer.room);
-            let gain_min = host.gain_min(donor.load, receiver.load);
-            let choice = mean_aware::choose(&donor, &receiver, value_max, gain_min);
+            let receiver = host.side_of(self.measure, answer.report.load, &answer.room, now);
+            let choice = host.choose(self.measure, &donor, &receiver, value_max);
             if let Some(choice) = choice
                 && !(self.fruitful && (choice.score.overfills || choice.score.swaps))
                 && best.is_none_or(|(_, score)| choice.score.rank() < score.rank())

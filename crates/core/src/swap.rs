@@ -89,7 +89,7 @@ impl Owed {
     /// # Errors
     /// Why it cannot be taken.
     pub fn take(self, entry: Entry, host: &Host, now: Time) -> Result<Agreement, Reason> {
-        let quote = host.quote(&self.candidate);
+        let quote = host.quote(None, &self.candidate, None, now);
         if let Some(reason) = quote.refusal {
             return Err(reason);
         }
@@ -143,5 +143,7 @@ fn record(
         ending: Reason::Protocol,
         detail: String::new(),
         stats: None,
+        predicted: candidate.cost,
+        measure: None,
     }
 }

@@ -178,6 +178,7 @@ impl Figures {
             cpu_delay_ns: self.cpu_delay_ns,
             io_bytes: self.io_bytes,
             memory_bytes: known.rss_bytes.or_else(balloon_bytes)?,
+            dirty_bytes_per_s: None,
         })
     }
 }
@@ -371,8 +372,13 @@ mod tests {
             ("block.0.rd.reqs", 999),
         ]);
         let counters = figures.counters(ALL, &mut known(DISK)).unwrap();
-        let expected =
-            Counters { cpu_time_ns: 5, cpu_delay_ns: Some(11), io_bytes: 3300, memory_bytes: 3072 };
+        let expected = Counters {
+            cpu_time_ns: 5,
+            cpu_delay_ns: Some(11),
+            io_bytes: 3300,
+            memory_bytes: 3072,
+            dirty_bytes_per_s: None,
+        };
         assert_eq!(counters, expected);
     }
 

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use evenkeel_core::balancer::Config;
+use evenkeel_core::forecast::{Forecasting, Smoothing};
 use evenkeel_core::model::Resources;
+use evenkeel_core::restraint::Restraint;
 use evenkeel_core::select::{Calm, MeanAware, Policy};
 use evenkeel_sim::replay::{Replay, Trace};
 
@@ -65,21 +67,33 @@ fn main() -> Result<(), Failure> {
     let (kind, path) = (args.next().ok_or("which trace?")?, args.next().ok_or("which file?")?);
     let lab = kind == "planetlab";
     let trace = if lab { planetlab(path.as_ref())? } else { bitbrains(path.as_ref())? };
-    let probes = number("PROBES", 5.0) as usize;
+    let probes = number("PROBES", 8.0) as usize;
     let config = Config {
         round: TICK,
         sample: TICK / 5,
         calm: Calm {
             dead_band: number("BAND", 0.2),
             difference_min: 0.0,
-            gain_min: number("GAIN", 0.4),
+            gain_min: number("GAIN", 0.25),
         },
         metering: evenkeel_core::load::Metering {
             stale_after: TICK,
-            smoothing: number("SMOOTHING", 0.5),
+            forecasting: Forecasting {
+                smoothing: match number("SMOOTHING", 0.0) {
+                    0.0 => Smoothing::Adaptive,
+                    fixed => Smoothing::Fixed(fixed),
+                },
+                lead: Duration::from_secs(number("LEAD", 600.0) as u64),
+                ..Default::default()
+            },
             ..Default::default()
         },
-        cool_down: Duration::from_secs(number("COOLDOWN", 3600.0) as u64),
+        restraint: Restraint {
+            cool_down: Duration::from_secs(number("COOLDOWN", 900.0) as u64),
+            hold: number("HOLD", 2.0) as u32,
+            hold_of: number("HOLDOF", 3.0) as u32,
+            ..Restraint::default()
+        },
         policy: Policy::MeanAware(MeanAware {
             probes,
             patience: number("PATIENCE", 2.0) as u32,

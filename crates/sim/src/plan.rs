@@ -9,12 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use evenkeel_core::balancer::Config;
+use evenkeel_core::ceiling::Ceilings;
 use evenkeel_core::decision::Reason;
 use evenkeel_core::effect::Input;
 use evenkeel_core::model::{
-    Entry, HostId, HostProfile, HostState, MachineFacts, MachineId, Requirements, Resources, Rules,
-    Time,
+    Entry, HostId, HostProfile, HostState, MachineFacts, MachineId, PerResource, Requirements,
+    Resources, Rules, Time,
 };
+use evenkeel_core::restraint::Restraint;
 use evenkeel_core::select::{Calm, MeanAware, Policy, Price};
 use evenkeel_hypervisor::memory::{CloudError, Workload};
 use serde::Serialize;
@@ -224,14 +226,16 @@ fn furnish(snapshot: &Snapshot, options: &Options) -> Result<Cluster, CloudError
         sample: ROUND,
         metering: evenkeel_core::load::Metering {
             stale_after: ROUND * 4,
-            smoothing: 1.0,
             cpu_slack_cores: f64::INFINITY,
+            ..evenkeel_core::load::Metering::plain()
         },
         calm: match options.policy {
             Policy::HalfDifference => Calm::NONE,
             Policy::MeanAware(_) => Calm { dead_band, ..Calm::NONE },
         },
-        cool_down: Duration::ZERO,
+        restraint: Restraint::NONE,
+        // What was measured is there to be used to the last.
+        ceilings: Ceilings(PerResource { cpu: 1.0, memory: 1.0, io: 1.0 }),
         policy: unhurried(options.policy),
         tentative: true,
         ..Config::default()

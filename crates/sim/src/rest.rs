@@ -34,10 +34,11 @@ fn offer(
     cluster: &Cluster,
 ) -> (bool, f64) {
     let pair = Pair { donor, receiver };
-    let (_, candidates) = giving.candidates(taking.id(), &pair, cluster.now());
+    let (_, candidates) = giving.candidates(None, taking.id(), &pair, cluster.now());
     let smallest = candidates.iter().map(|c| c.at_donor / 2.0).fold(f64::INFINITY, f64::min);
     let helps = candidates.iter().any(|candidate| {
-        let quote = taking.quote(candidate);
+        let gauge = giving.gauge(cluster.now());
+        let quote = taking.quote(None, candidate, gauge.as_ref(), cluster.now());
         let price = Price { at_donor: candidate.at_donor, at_receiver: quote.at_receiver };
         quote.refusal.is_none() && improves(&pair, price, &Calm::NONE).is_ok()
     });

@@ -6,12 +6,14 @@ mod common;
 
 use common::*;
 use evenkeel_core::balancer::Balancer;
+use evenkeel_core::ceiling::{Gauge, Measure};
+use evenkeel_core::cost::Prediction;
 use evenkeel_core::decision::Reason;
 use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::load::Basis;
 use evenkeel_core::message::{Candidate, Message, Pass, Quote, Report, Talk};
 use evenkeel_core::model::{
-    Entry, ExchangeId, HostState, MachineId, Requirements, Resources, Time,
+    Entry, ExchangeId, HostState, MachineId, PerResource, Requirements, Resource, Resources, Time,
 };
 use evenkeel_core::port::{
     Counters, Event, Failure, FailureKind, HandoffId, HostSample, MachineSample, MigrationStats,
@@ -51,8 +53,14 @@ fn candidate() -> impl Strategy<Value = Candidate> {
             memory_bytes: memory,
             needs: Requirements::default(),
             anti_affinity: vec!["g".to_owned()],
+            margin: Some(Resources { cpu_cores: at_donor, ..Resources::ZERO }),
+            cost: Some(Prediction { bytes: memory, seconds: cpu, ..Prediction::default() }),
         }
     })
+}
+
+fn measure() -> impl Strategy<Value = Measure> {
+    prop::option::of(prop::sample::select(Resource::ALL.to_vec()))
 }
 
 fn talk() -> impl Strategy<Value = Talk> {
@@ -69,7 +77,17 @@ fn talk() -> impl Strategy<Value = Talk> {
             detail: String::new(),
             report
         }),
-        (report(), candidates).prop_map(|(report, candidates)| Talk::Offer { report, candidates }),
+        (report(), candidates, measure(), number()).prop_map(
+            |(report, candidates, measure, used)| {
+                let gauge = Some(Gauge {
+                    capacity: Resources { cpu_cores: 4.0, memory_bytes: used, io_bytes_per_s: 0.0 },
+                    used: Resources { cpu_cores: used, ..Resources::ZERO },
+                    margin: Resources::ZERO,
+                    ceilings: PerResource { cpu: used, memory: 1.0, io: 0.9 },
+                });
+                Talk::Offer { report, candidates, measure, gauge }
+            }
+        ),
         (report(), quotes).prop_map(|(report, quotes)| Talk::Quotes { report, quotes }),
         (reason(), verdicts).prop_map(|(reason, verdicts)| Talk::Close { reason, verdicts }),
     ]
@@ -113,6 +131,7 @@ fn event() -> impl Strategy<Value = Event> {
             },
             presence,
             counters: counters.map(|(cpu_time_ns, io_bytes)| Counters {
+                dirty_bytes_per_s: None,
                 cpu_time_ns,
                 io_bytes,
                 ..Counters::default()

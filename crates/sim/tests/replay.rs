@@ -49,7 +49,6 @@ fn calm() -> Config {
         round: TICK,
         sample: TICK / 5,
         calm: Calm { dead_band: 0.2, difference_min: 0.02, gain_min: 0.3 },
-        cool_down: Duration::from_secs(3600),
         metering: evenkeel_core::load::Metering { stale_after: TICK, ..Default::default() },
         policy: Policy::MeanAware(MeanAware::default()),
         ..Config::default()

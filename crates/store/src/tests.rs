@@ -19,6 +19,8 @@ fn decision(ending: Reason) -> Decision {
         ending,
         detail: "ü".to_owned(),
         stats: None,
+        predicted: None,
+        measure: None,
     }
 }
 

@@ -105,6 +105,7 @@ fn measured_host(name: &str, machines: u32, rng: &mut ChaCha12Rng) -> Balancer {
             }),
             presence: Presence::Running,
             counters: Some(Counters {
+                dirty_bytes_per_s: None,
                 cpu_time_ns: seconds * 1_000_000 * u64::from(10 + index % 97),
                 cpu_delay_ns: None,
                 io_bytes: 0,

@@ -6,6 +6,8 @@
 //! returns is trustworthy in form: ids are ids, numbers are finite and in range, lists and texts are
 //! bounded. It is never trustworthy in content.
 
+use evenkeel_core::ceiling::Gauge;
+use evenkeel_core::cost::Prediction;
 use evenkeel_core::estimate::Estimate;
 use evenkeel_core::message::{Candidate, Message, OFFER_MAX, Pass, Quote, Report, Room, Talk};
 use evenkeel_core::model::{Entry, ExchangeId, Requirements, Resource, Resources};
@@ -119,7 +121,8 @@ fn check_talk(talk: &Talk) -> Result<(), WireError> {
             text(detail, "a detail")?;
             report.as_ref().map_or(Ok(()), check_report)
         }
-        Talk::Offer { report, candidates } => {
+        Talk::Offer { report, candidates, gauge, .. } => {
+            gauge.as_ref().map_or(Ok(()), check_gauge)?;
             within(candidates.len() <= OFFER_MAX, "the number of candidates")?;
             check_report(report)?;
             candidates.iter().try_for_each(check_candidate)
@@ -169,11 +172,20 @@ fn check_estimate(estimate: &Estimate) -> Result<(), WireError> {
     within(finite(&estimate.usage) && finite(&estimate.capacity) && advantage, "an estimate")
 }
 
+fn check_gauge(gauge: &Gauge) -> Result<(), WireError> {
+    let amounts = [&gauge.capacity, &gauge.used, &gauge.margin];
+    // What is used is a difference of sums, and may be a rounding error below zero.
+    let finite = |of: &Resources| Resource::ALL.iter().all(|&r| of[r].is_finite());
+    let ceilings = Resource::ALL.iter().all(|&r| gauge.ceilings[r].is_finite());
+    within(amounts.into_iter().all(finite) && ceilings, "how full a host is")
+}
+
 fn check_room(room: &Room) -> Result<(), WireError> {
     load(room.target, "a target")?;
     load(room.limit, "a limit")?;
     within(room.rates.is_plausible(), "a price per unit")?;
     within(room.free_memory_bytes.is_finite(), "a host's free memory")?;
+    room.gauge.as_ref().map_or(Ok(()), check_gauge)?;
     within(room.tenants.len() <= OFFER_MAX, "the number of tenants")?;
     room.tenants.iter().try_for_each(|tenant| check_candidate(&tenant.candidate))
 }
@@ -184,6 +196,9 @@ fn check_candidate(candidate: &Candidate) -> Result<(), WireError> {
     within(candidate.factors.is_plausible(), "a load factor")?;
     let memory = candidate.memory_bytes;
     within(memory.is_finite() && memory >= 0.0, "a machine's memory")?;
+    within(candidate.margin.is_none_or(|m| m.is_plausible()), "a margin")?;
+    let finite = |cost: &Prediction| cost.bytes.is_finite() && cost.seconds.is_finite();
+    within(candidate.cost.as_ref().is_none_or(finite), "a prediction")?;
     let Requirements { arch, storage, .. } = &candidate.needs;
     text(arch, "an architecture")?;
     texts(storage, "a storage id")?;
@@ -226,6 +241,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use evenkeel_core::model::PerResource;
 
     fn report(load: f64) -> Report {
         Report { load, state: HostState::Active }
@@ -241,7 +257,22 @@ mod tests {
             memory_bytes: 2e9,
             needs: Requirements { arch: "x86_64".to_owned(), ..Requirements::default() },
             anti_affinity: vec!["web".to_owned()],
+            margin: Some(Resources { cpu_cores: 0.1, ..Resources::ZERO }),
+            cost: Some(Prediction { bytes: 1e9, seconds: 1.0, ..Prediction::default() }),
         }
+    }
+
+    fn gauge() -> Gauge {
+        Gauge {
+            capacity: Resources { cpu_cores: 8.0, memory_bytes: 1e10, io_bytes_per_s: 1e9 },
+            used: Resources { cpu_cores: 1.5, memory_bytes: 1e9, io_bytes_per_s: 0.0 },
+            margin: Resources::ZERO,
+            ceilings: PerResource { cpu: 0.9, memory: 1.0, io: 0.9 },
+        }
+    }
+
+    fn offer(report: Report, candidates: Vec<Candidate>) -> Talk {
+        Talk::Offer { report, candidates, measure: None, gauge: Some(gauge()) }
     }
 
     fn messages() -> Vec<Message> {
@@ -253,13 +284,17 @@ mod tests {
                 detail: "ü".to_owned(),
                 report: Some(report(1.0)),
             },
-            Talk::Offer { report: report(0.9), candidates: vec![candidate(); 3] },
+            offer(report(0.9), vec![candidate(); 3]),
             Talk::Quotes {
                 report: report(0.1),
                 quotes: vec![Quote { at_receiver: 0.2, refusal: Some(Reason::NoMemory) }],
             },
             Talk::Close { reason: Reason::NoCandidate, verdicts: vec![Reason::GainSmall] },
-            Talk::Probe(Probe { estimate: Some(Estimate::default()), giving: true }),
+            Talk::Probe(Probe {
+                estimate: Some(Estimate::default()),
+                giving: true,
+                measure: Some(Resource::Cpu),
+            }),
             Talk::Standing(Standing {
                 report: report(0.5),
                 estimate: None,
@@ -269,6 +304,7 @@ mod tests {
                     rates: Resources { cpu_cores: 0.02, memory_bytes: 1e-12, io_bytes_per_s: 0.0 },
                     free_memory_bytes: 1e9,
                     tenants: vec![Tenant { candidate: candidate(), origin: None }],
+                    gauge: Some(gauge()),
                 }),
             }),
         ];
@@ -330,15 +366,11 @@ mod tests {
         for bad in [f64::NAN, f64::INFINITY, -0.1, 1e9] {
             let inquiry = Message::Exchange(ExchangeId(1), Talk::Inquire(report(bad)));
             assert_eq!(decode(&encode(&inquiry)), Err(WireError::OutOfRange("a load")));
-            let offer = Talk::Offer {
-                report: report(0.1),
-                candidates: vec![Candidate { at_donor: bad, ..candidate() }],
-            };
+            let offer = offer(report(0.1), vec![Candidate { at_donor: bad, ..candidate() }]);
             let offer = Message::Exchange(ExchangeId(1), offer);
             assert_eq!(decode(&encode(&offer)), Err(WireError::OutOfRange("a price")));
         }
-        let offer =
-            Talk::Offer { report: report(0.1), candidates: vec![candidate(); OFFER_MAX + 1] };
+        let offer = offer(report(0.1), vec![candidate(); OFFER_MAX + 1]);
         let refused = decode(&encode(&Message::Exchange(ExchangeId(1), offer)));
         assert_eq!(refused, Err(WireError::OutOfRange("the number of candidates")));
     }

@@ -10,7 +10,7 @@ use crate::message::{Message, Probe, Standing, Talk};
 use crate::model::{ExchangeId, HostId, Time};
 use crate::port::HandoffId;
 use crate::select::mean_aware::is_trifle;
-use crate::select::{LOAD_EPSILON, MeanAware, Policy};
+use crate::select::{MeanAware, Policy};
 use crate::survey::Survey;
 
 /// A change of a host's excess by more than this part of it is worth a new search.
@@ -36,27 +36,34 @@ impl Balancer {
         }
         let learning = self.host.averaging.tick();
         self.silent_rounds += 1;
-        let excess = self.host.excess(now).unwrap_or(0.0);
-        let overloaded = excess > LOAD_EPSILON;
+        let wanted = self.host.wants_to_give(now).flatten();
+        let measure = wanted.flatten();
+        let excess = self.host.excess(measure, now).unwrap_or(0.0);
+        let overloaded = wanted.is_some();
         // What was found out about another load says nothing about this one.
         if (excess - self.unlucky_at).abs() > NEWS * self.unlucky_at.abs() {
             self.unlucky = 0;
         }
         let is_turn = self.silent_rounds >= policy.idle_rounds.max(1);
-        let giving = overloaded && (!self.is_hopeless(policy, now) || is_turn);
+        let wants = overloaded && (!self.is_hopeless(policy, now) || is_turn);
+        let held_back = self.host.may_give(now).err().filter(|_| wants);
+        if let Some(reason) = held_back {
+            out.push(Effect::Record(self.lonely(id, reason, String::new(), now)));
+        }
+        let giving = wants && held_back.is_none();
         if !giving && !learning && !is_turn {
             return;
         }
         self.silent_rounds = 0;
         let count = if giving { policy.probes.max(1) } else { 1 };
         let mut peers = self.draw(if giving { DRAWN_PER_ASKED * count } else { count }, rng);
-        if let Some(target) = self.host.target().filter(|_| giving) {
+        if let Some(target) = self.host.target(None).filter(|_| giving && measure.is_none()) {
             let span = self.config.round * FULL_ROUNDS;
             peers = self.crowded.pick(peers, count, target, span, now);
         }
         let told = self.host.averaging.told();
         let fresh_until = now + self.config.round;
-        let (survey, probes) = Survey::open(id, &peers, giving, told, fresh_until);
+        let (survey, probes) = Survey::open(id, &peers, (giving, measure), told, fresh_until);
         out.extend(probes.map(|(to, talk)| Effect::Send(to, Message::Exchange(id, talk))));
         let limit = now + self.config.limits.reply_time_max.min(self.config.round / 2);
         out.push(Effect::SetTimer(Timer::Exchange(id), limit));
@@ -65,8 +72,10 @@ impl Balancer {
 
     /// Whether so many surveys were in vain that no more is to be expected of another one.
     fn is_hopeless(&self, policy: &MeanAware, now: Time) -> bool {
-        let (excess, target) = (self.host.excess(now), self.host.target());
-        let trifle = excess.zip(target).is_some_and(|(excess, target)| is_trifle(excess, target));
+        // Of a single resource above its ceiling nothing is a trifle.
+        let levels = self.host.wants_to_give(now) == Some(Some(None));
+        let known = self.host.excess(None, now).zip(self.host.target(None));
+        let trifle = levels && known.is_some_and(|(excess, target)| is_trifle(excess, target));
         self.unlucky >= if trifle { policy.patience } else { policy.surveys_max() }
     }
 
@@ -76,8 +85,8 @@ impl Balancer {
             // It has more than it wants to have, however much that is.
             self.crowded.hear(from, f64::INFINITY, now);
         }
-        let giving = probe.giving && !self.is_busy();
-        match self.host.standing(from, giving, now) {
+        let probe = Probe { giving: probe.giving && !self.is_busy(), ..probe };
+        match self.host.standing(from, &probe, now) {
             Ok((report, room)) => {
                 let estimate = probe.estimate.map(|theirs| self.host.averaging.answer(theirs));
                 Talk::Standing(Standing { report, estimate, room })
@@ -104,13 +113,17 @@ impl Balancer {
                 // Known again with the next sample.
                 None => return self.survey = Some(survey),
                 Some(false) => return self.unlucky = 0,
+                // What was asked for is not what matters any more: the next survey asks for that.
+                Some(true) if self.host.wants_to_give(now) != Some(Some(survey.measure())) => {
+                    return;
+                }
                 Some(true) => {}
             }
             let value_max = (self.unlucky / policy.patience.max(1)).min(2) as i32;
             let Some(best) = survey.best(&self.host, value_max, now) else {
                 if survey.answered && !survey.fruitful {
                     self.unlucky = self.unlucky.saturating_add(1);
-                    self.unlucky_at = self.host.excess(now).unwrap_or(0.0);
+                    self.unlucky_at = self.host.excess(survey.measure(), now).unwrap_or(0.0);
                     let detail = "no host asked can take a machine such that both end better off";
                     let record =
                         self.lonely(survey.id(), Reason::NoCandidate, detail.to_owned(), now);
@@ -118,9 +131,10 @@ impl Balancer {
                 }
                 return;
             };
+            let measure = survey.measure();
             self.survey = Some(survey);
             let (id, peer) = (ExchangeId(rng.next_u64()), best.peer.clone());
-            let step = Exchange::propose(id, best, value_max, &self.host, now);
+            let step = Exchange::propose(id, best, measure, value_max, &self.host, now);
             self.step(step, &peer, id, now, rng, out);
         }
     }

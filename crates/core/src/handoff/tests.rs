@@ -3,7 +3,6 @@ use crate::load::{Basis, Metering};
 use crate::message::Candidate;
 use crate::model::{ExchangeId, HostProfile, Requirements};
 use crate::port::FailureKind;
-use crate::select::Calm;
 
 const ID: HandoffId = HandoffId(7);
 
@@ -26,7 +25,7 @@ impl Side {
     fn new(name: &str) -> Self {
         let capacity = Resources { cpu_cores: 1.0, memory_bytes: 1e9, io_bytes_per_s: 1e8 };
         let profile = HostProfile::new(host_id(name), capacity);
-        let host = Host::new(profile, Metering::default(), Calm::default(), Duration::ZERO);
+        let host = Host::new(profile, Metering::default());
         let handoffs = Handoffs::new(Limits::default());
         Self { host, handoffs, now: Time::from_unix_ms(1_000_000) }
     }
@@ -74,6 +73,8 @@ fn agreement(host: &Host) -> Agreement {
             memory_bytes: 1e8,
             needs: Requirements::default(),
             anti_affinity: Vec::new(),
+            margin: None,
+            cost: None,
         },
         at_receiver: 0.1,
         entry: Entry::default(),
@@ -92,6 +93,8 @@ fn agreement(host: &Host) -> Agreement {
             ending: Reason::Moved,
             detail: String::new(),
             stats: None,
+            predicted: None,
+            measure: None,
         },
         in_return: None,
     }

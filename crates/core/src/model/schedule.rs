@@ -34,6 +34,15 @@ pub struct LastMove {
     /// Where the machine came from.
     #[n(1)]
     pub from: HostId,
+    /// Moves in close succession, this one among them; `None` is one.
+    #[n(2)]
+    #[serde(default)]
+    pub moves: Option<u32>,
+    /// What the machine's migrations have cost before, in percent of what was predicted; `None` if
+    /// nothing is known.
+    #[n(3)]
+    #[serde(default)]
+    pub cost_percent: Option<u32>,
 }
 
 /// Largest target load, as a share of the host. Above 1 it is more than the host has, which a machine

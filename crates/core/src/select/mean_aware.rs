@@ -45,6 +45,8 @@ pub struct Piece {
     pub homeward: bool,
     /// Whether it may move to the other host of the pair.
     pub movable: bool,
+    /// How long its migration is predicted to take.
+    pub seconds: f64,
 }
 
 impl Piece {
@@ -106,6 +108,14 @@ impl Score {
     pub fn rank(&self) -> f64 {
         let flag = |set: bool| f64::from(u8::from(set));
         self.cost + 0.3 * flag(self.overfills) + 0.1 * flag(self.swaps) + 0.05 * self.distance
+    }
+}
+
+impl Score {
+    /// The score of a move that is judged by one figure, the least of which is the best.
+    #[must_use]
+    pub const fn of(cost: f64) -> Self {
+        Self { cost, overfills: false, swaps: false, distance: 0.0 }
     }
 }
 
@@ -304,6 +314,7 @@ mod tests {
             at_home: true,
             homeward: false,
             movable: true,
+            seconds: 0.0,
         }
     }
 
@@ -369,7 +380,7 @@ mod tests {
             at_donor in 0.0..0.5f64, at_receiver in 0.0..0.5f64, memory_bytes in 0.0..60.0f64,
             at_home in any::<bool>(), homeward in any::<bool>(), movable in any::<bool>(),
         ) -> Piece {
-            Piece { at_donor, at_receiver, memory_bytes, at_home, homeward: homeward && !at_home, movable }
+            Piece { at_donor, at_receiver, memory_bytes, at_home, homeward: homeward && !at_home, movable, seconds: 0.0 }
         }
     }
 

@@ -7,7 +7,7 @@ use evenkeel_core::balancer::Config;
 use evenkeel_core::model::{
     Entry, HostId, HostProfile, MachineFacts, MachineId, Requirements, Resources, Time,
 };
-use evenkeel_core::select::Policy;
+use evenkeel_core::restraint::Restraint;
 use evenkeel_hypervisor::memory::Workload;
 use evenkeel_sim::{Cluster, HostSpec};
 
@@ -52,8 +52,7 @@ fn cluster(scene: &Scene) -> Result<Cluster, Failure> {
         let capacity =
             Resources { cpu_cores: scene.cores, memory_bytes: 4.0 * GIB, io_bytes_per_s: 1e9 };
         let config = Config {
-            cool_down: Duration::from_secs(10),
-            policy: Policy::HalfDifference,
+            restraint: Restraint { cool_down: Duration::from_secs(10), ..Restraint::default() },
             ..Config::default()
         };
         cluster.add_host(HostSpec::new(HostProfile::new(name.clone(), capacity), config))?;

@@ -192,6 +192,11 @@ pub(super) fn full_entry(epoch: u64) -> Entry {
             anti_affinity: vec!["\"quorum\" 'a'".to_owned(), "ünïcode".to_owned()],
             ignore: true,
         },
-        last_move: Some(LastMove { at: Time::from_unix_ms(1_700_000_000_123), from: host("h3") }),
+        last_move: Some(LastMove {
+            at: Time::from_unix_ms(1_700_000_000_123),
+            from: host("h3"),
+            moves: Some(3),
+            cost_percent: Some(125),
+        }),
     }
 }

@@ -135,6 +135,7 @@ impl Machine {
             cpu_delay_ns: Some(self.used.delay_ns as u64),
             io_bytes: self.used.io_bytes as u64,
             memory_bytes: self.occupied_bytes() as u64,
+            dirty_bytes_per_s: Some(self.workload.dirty_bytes_per_s as u64),
         });
         MachineSample { facts: Arc::clone(&self.facts), presence: self.seen(), counters }
     }

@@ -6,7 +6,7 @@
 //!   <evenkeel:pinned-to host="h1"/>
 //!   <evenkeel:affinity group="web"/>
 //!   <evenkeel:anti-affinity group="db"/>
-//!   <evenkeel:last-move at="2026-11-23T02:03:18.250Z" from="h3"/>
+//!   <evenkeel:last-move at="2026-11-23T02:03:18.250Z" from="h3" moves="2" cost-percent="120"/>
 //! </evenkeel:entry>
 //! ```
 //!
@@ -74,9 +74,15 @@ fn element(entry: &Entry, prefix: &str, declared: &str) -> Result<String, Unwrit
             out.push_str(&format!("<{prefix}{name} group=\"{group}\"/>"));
         }
     }
-    if let Some(LastMove { at, from }) = last_move {
+    if let Some(LastMove { at, from, moves, cost_percent }) = last_move {
         let at = written_time(*at);
-        out.push_str(&format!("<{prefix}last-move at=\"{at}\" from=\"{from}\"/>"));
+        out.push_str(&format!("<{prefix}last-move at=\"{at}\" from=\"{from}\""));
+        for (name, number) in [("moves", moves), ("cost-percent", cost_percent)] {
+            if let Some(number) = number {
+                out.push_str(&format!(" {name}=\"{number}\""));
+            }
+        }
+        out.push_str("/>");
     }
     out.push_str(&format!("</{prefix}entry>"));
     Ok(out)
@@ -161,8 +167,12 @@ fn read(element: &Element) -> Result<Entry, String> {
                 return Err("`last-move` is there twice".to_owned());
             }
             "last-move" => {
-                let (at, from) = (read_time(child)?, read_host(child, "from")?);
-                last_move = Some(LastMove { at, from });
+                last_move = Some(LastMove {
+                    at: read_time(child)?,
+                    from: read_host(child, "from")?,
+                    moves: read_number(child, "moves")?,
+                    cost_percent: read_number(child, "cost-percent")?,
+                });
             }
             _ => {}
         }
@@ -213,6 +223,12 @@ fn read_host(element: &Element, attribute: &str) -> Result<HostId, String> {
     let text = required(element, attribute)?;
     HostId::new(text)
         .map_err(|error| wrong(&element.name, attribute, text, &format!("a host ({error})")))
+}
+
+fn read_number(element: &Element, attribute: &str) -> Result<Option<u32>, String> {
+    let Some(text) = element.attribute(attribute) else { return Ok(None) };
+    let number = text.trim().parse().map(Some);
+    number.map_err(|_| wrong(&element.name, attribute, text, "a whole number, 0 or more"))
 }
 
 fn read_group(element: &Element) -> Result<String, String> {
@@ -288,6 +304,7 @@ mod tests {
             ("><e:pinned-to/></e:entry>", ["pinned-to", "host"]),
             ("><e:affinity group=' '/></e:entry>", ["affinity", "group"]),
             ("><e:last-move at='yesterday' from='h'/></e:entry>", ["at", "yesterday"]),
+            ("><e:last-move at='1' from='h' moves='many'/></e:entry>", ["moves", "many"]),
             ("><e:last-move at='1' /></e:entry>", ["last-move", "from"]),
             ("/><e:entry xmlns:e='https://evenkeel.dev/schedule/1'/>", ["entry", "twice"]),
         ] {
@@ -338,13 +355,19 @@ mod tests {
         let host = "[a-z0-9][a-zA-Z0-9._-]{0,20}".prop_map(|id| HostId::new(&id).unwrap());
         let groups = || prop::collection::vec(any::<String>(), 0..4);
         let rules = (prop::collection::vec(host.clone(), 0..4), groups(), groups(), any::<bool>());
-        let last = prop::option::of((any::<u64>(), host));
+        let numbers = any::<(Option<u32>, Option<u32>)>();
+        let last = prop::option::of((any::<u64>(), host, numbers));
         (any::<u64>(), prop::option::of(any::<f64>()), rules, last).prop_map(
             |(epoch, target_load, (pinned_to, affinity, anti_affinity, ignore), last)| Entry {
                 epoch: Epoch(epoch),
                 target_load,
                 rules: Rules { pinned_to, affinity, anti_affinity, ignore },
-                last_move: last.map(|(at, from)| LastMove { at: Time::from_unix_ms(at), from }),
+                last_move: last.map(|(at, from, (moves, cost_percent))| LastMove {
+                    at: Time::from_unix_ms(at),
+                    from,
+                    moves,
+                    cost_percent,
+                }),
             },
         )
     }

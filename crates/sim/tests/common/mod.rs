@@ -12,6 +12,7 @@ use evenkeel_core::balancer::Config;
 use evenkeel_core::model::{
     Entry, HostId, HostProfile, MachineFacts, MachineId, Requirements, Resources, Rules, Time,
 };
+use evenkeel_core::restraint::Restraint;
 use evenkeel_core::select::{Calm, Policy};
 use evenkeel_hypervisor::memory::Workload;
 use evenkeel_sim::{Cluster, HostSpec};
@@ -36,7 +37,7 @@ pub fn eager() -> Config {
         round: Duration::from_secs(10),
         sample: Duration::from_secs(2),
         calm: Calm::NONE,
-        cool_down: Duration::ZERO,
+        restraint: Restraint::NONE,
         policy: Policy::HalfDifference,
         ..Config::default()
     }

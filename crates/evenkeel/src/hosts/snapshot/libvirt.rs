@@ -113,7 +113,7 @@ fn sample_all(links: &mut [Link]) -> Result<Vec<HostSample>, Failure> {
 fn describe(id: &HostId, first: HostSample, second: HostSample) -> Host {
     let capacity = second.facts.capacity;
     let profile = HostProfile::new(id.clone(), capacity);
-    let mut view = View::new(Metering { smoothing: 1.0, ..Metering::default() });
+    let mut view = View::new(Metering::plain());
     view.observe(first, &profile);
     view.observe(second, &profile);
     let host = SnapshotHost {

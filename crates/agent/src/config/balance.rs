@@ -1,0 +1,359 @@
+//! `[balance]` and `[ceilings]`: how a host balances.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use evenkeel_core::balancer;
+use evenkeel_core::ceiling::Ceilings;
+use evenkeel_core::cost::Costing;
+use evenkeel_core::forecast::{Forecasting, Smoothing};
+use evenkeel_core::handoff::Limits;
+use evenkeel_core::load::Metering;
+use evenkeel_core::model::PerResource;
+use evenkeel_core::restraint::{MOVES_KEPT_MAX, Restraint};
+use evenkeel_core::select::{Calm, MeanAware, Policy};
+use serde::{Deserialize, Deserializer};
+
+use super::{ConfigError, SPAN_MAX, SPAN_MIN, check, duration};
+
+/// `balance.policy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicyConfig {
+    /// Few machines that bring hosts to their fair share of the cluster's load.
+    #[default]
+    MeanAware,
+    /// The machine whose load is nearest to half the difference of two hosts.
+    HalfDifference,
+}
+
+/// `balance.smoothing`: `"adaptive"`, or a weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum SmoothingConfig {
+    /// Each machine's own, chosen by how wrong it has been.
+    #[default]
+    Adaptive,
+    /// This weight of the newest rate.
+    Fixed(f64),
+}
+
+impl<'de> Deserialize<'de> for SmoothingConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = SmoothingConfig;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`\"adaptive\"` or a number above 0 and at most 1")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                let unknown = || E::invalid_value(serde::de::Unexpected::Str(text), &self);
+                (text == "adaptive").then_some(SmoothingConfig::Adaptive).ok_or_else(unknown)
+            }
+            fn visit_f64<E>(self, weight: f64) -> Result<Self::Value, E> {
+                Ok(SmoothingConfig::Fixed(weight))
+            }
+            fn visit_i64<E>(self, weight: i64) -> Result<Self::Value, E> {
+                Ok(SmoothingConfig::Fixed(weight as f64))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// `[ceilings]`: how much of each resource of this host may be in use, as fractions.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CeilingsConfig {
+    /// Of CPU time.
+    pub cpu: f64,
+    /// Of memory, as promised to machines.
+    pub memory: f64,
+    /// Of disk and network transfer.
+    pub io: f64,
+}
+
+impl Default for CeilingsConfig {
+    fn default() -> Self {
+        let PerResource { cpu, memory, io } = Ceilings::default().0;
+        Self { cpu, memory, io }
+    }
+}
+
+impl CeilingsConfig {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let Self { cpu, memory, io } = *self;
+        let of = [("ceilings.cpu", cpu), ("ceilings.memory", memory), ("ceilings.io", io)];
+        of.into_iter().try_for_each(|(key, value)| {
+            let in_range = value > 0.0 && value <= 100.0;
+            check(in_range, key, &value, "a fraction of the capacity, above 0")
+        })
+    }
+
+    pub(super) const fn ceilings(&self) -> Ceilings {
+        Ceilings(PerResource { cpu: self.cpu, memory: self.memory, io: self.io })
+    }
+}
+
+/// `[balance]`. `docs/configuration.md` says what each key does, and how to choose it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BalanceConfig {
+    /// By which rule to select.
+    pub policy: PolicyConfig,
+    /// Hosts that one with something to give asks at once.
+    pub probes: usize,
+    /// Mean time between two rounds.
+    #[serde(deserialize_with = "duration")]
+    pub round: Duration,
+    /// How far a round may come early or late, as a fraction of `round`.
+    pub jitter: f64,
+    /// Time between two samples.
+    #[serde(deserialize_with = "duration")]
+    pub sample: Duration,
+    /// How rates become what a machine is expected to use.
+    pub smoothing: SmoothingConfig,
+    /// Over which time ahead forecasts are judged.
+    #[serde(deserialize_with = "duration")]
+    pub forecast_lead: Duration,
+    /// Which quantile of the forecasts' errors must fit.
+    pub forecast_quantile: f64,
+    /// Samples after which a machine just started or just arrived is known.
+    pub warm_up: u32,
+    /// Age at which a sample says nothing any more.
+    #[serde(deserialize_with = "duration")]
+    pub stale_after: Duration,
+    /// Differences up to this fraction of the pair's mean load are left alone.
+    pub dead_band: f64,
+    /// Differences up to this load are left alone.
+    pub difference_min: f64,
+    /// What a move must gain, as a fraction of the pair's mean load; the default depends on the
+    /// policy.
+    pub gain_min: Option<f64>,
+    /// In how many of the latest samples a host must be above its limit before it gives.
+    pub hold: u32,
+    /// Of how many.
+    pub hold_of: u32,
+    /// How long a machine that has moved stays where it is.
+    #[serde(deserialize_with = "duration")]
+    pub cool_down: Duration,
+    /// The most that this grows to for one that moves again and again.
+    #[serde(deserialize_with = "duration")]
+    pub cool_down_max: Duration,
+    /// How long a machine is left alone after a failed migration.
+    #[serde(deserialize_with = "duration")]
+    pub quarantine: Duration,
+    /// Most machines given within an hour.
+    pub given_per_hour_max: usize,
+    /// Most machines taken within an hour.
+    pub taken_per_hour_max: usize,
+    /// How long another host may take to answer.
+    #[serde(deserialize_with = "duration")]
+    pub reply_time_max: Duration,
+    /// How long room is kept for a machine.
+    #[serde(deserialize_with = "duration")]
+    pub reservation_time: Duration,
+    /// How long a migration may last.
+    #[serde(deserialize_with = "duration")]
+    pub migration_time_max: Duration,
+    /// How long a machine may stand still at the end of its migration, as predicted.
+    #[serde(deserialize_with = "duration")]
+    pub migration_downtime_max: Duration,
+    /// What the link is taken to carry per second until migrations have shown it.
+    pub migration_link: ByteSize,
+    /// Most that a migration may send per second.
+    pub migration_bandwidth: Option<ByteSize>,
+    /// How long a load counts as lasting at most, against what its migration costs.
+    #[serde(deserialize_with = "duration")]
+    pub payback: Duration,
+    /// Most handoffs at once, given and taken together.
+    pub handoffs_max: usize,
+}
+
+/// What a move must gain by half-difference.
+const HALF_DIFFERENCE_GAIN_MIN: f64 = 0.1;
+
+impl Default for BalanceConfig {
+    fn default() -> Self {
+        let core = balancer::Config::default();
+        let (forecasting, restraint) = (core.metering.forecasting, core.restraint);
+        Self {
+            policy: PolicyConfig::default(),
+            probes: MeanAware::default().probes,
+            round: core.round,
+            jitter: core.jitter,
+            sample: core.sample,
+            smoothing: SmoothingConfig::default(),
+            forecast_lead: forecasting.lead,
+            forecast_quantile: forecasting.quantile,
+            warm_up: forecasting.warm_up,
+            stale_after: core.metering.stale_after,
+            dead_band: core.calm.dead_band,
+            difference_min: core.calm.difference_min,
+            gain_min: None,
+            hold: restraint.hold,
+            hold_of: restraint.hold_of,
+            cool_down: restraint.cool_down,
+            cool_down_max: restraint.cool_down_max,
+            quarantine: restraint.quarantine,
+            given_per_hour_max: restraint.given_per_hour_max,
+            taken_per_hour_max: restraint.taken_per_hour_max,
+            reply_time_max: core.limits.reply_time_max,
+            reservation_time: core.limits.reservation_time,
+            migration_time_max: core.limits.migration_time_max,
+            migration_downtime_max: core.costing.downtime_max,
+            migration_link: ByteSize::b(core.costing.link_bytes_per_s as u64),
+            migration_bandwidth: None,
+            payback: core.costing.payback,
+            handoffs_max: core.handoffs_max,
+        }
+    }
+}
+
+impl BalanceConfig {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        self.check_fractions()?;
+        self.check_spans()?;
+        self.check_counts()
+    }
+
+    fn check_fractions(&self) -> Result<(), ConfigError> {
+        let fraction = |value: f64| value.is_finite() && (0.0..=10.0).contains(&value);
+        let fractions = [
+            ("balance.dead_band", self.dead_band),
+            ("balance.difference_min", self.difference_min),
+            ("balance.gain_min", self.gain_min.unwrap_or_default()),
+        ];
+        for (key, value) in fractions {
+            check(fraction(value), key, &value, "a fraction, from 0 to 10")?;
+        }
+        let jitter = self.jitter;
+        check((0.0..1.0).contains(&jitter), "balance.jitter", &jitter, "at least 0 and below 1")?;
+        if let SmoothingConfig::Fixed(weight) = self.smoothing {
+            let in_range = weight > 0.0 && weight <= 1.0;
+            check(in_range, "balance.smoothing", &weight, "above 0 and at most 1")?;
+        }
+        let quantile = self.forecast_quantile;
+        let in_range = (0.0..=1.0).contains(&quantile);
+        check(in_range, "balance.forecast_quantile", &quantile, "from 0 to 1")
+    }
+
+    fn check_spans(&self) -> Result<(), ConfigError> {
+        let spans = [
+            ("balance.round", self.round),
+            ("balance.sample", self.sample),
+            ("balance.forecast_lead", self.forecast_lead),
+            ("balance.stale_after", self.stale_after),
+            ("balance.reply_time_max", self.reply_time_max),
+            ("balance.reservation_time", self.reservation_time),
+            ("balance.migration_time_max", self.migration_time_max),
+        ];
+        for (key, span) in spans {
+            let in_range = (SPAN_MIN..=SPAN_MAX).contains(&span);
+            check(in_range, key, &format!("{span:?}"), "at least 100ms and at most 8760h")?;
+        }
+        let waits = [
+            ("balance.cool_down", self.cool_down),
+            ("balance.cool_down_max", self.cool_down_max),
+            ("balance.quarantine", self.quarantine),
+            ("balance.migration_downtime_max", self.migration_downtime_max),
+            ("balance.payback", self.payback),
+        ];
+        for (key, span) in waits {
+            check(span <= SPAN_MAX, key, &format!("{span:?}"), "at most 8760h")?;
+        }
+        let fresh = self.stale_after > self.sample;
+        let stale = format!("{:?}", self.stale_after);
+        check(fresh, "balance.stale_after", &stale, "longer than balance.sample")
+    }
+
+    fn check_counts(&self) -> Result<(), ConfigError> {
+        let counts = [
+            ("balance.handoffs_max", self.handoffs_max, 1, 64, "from 1 to 64"),
+            ("balance.probes", self.probes, 1, 64, "from 1 to 64"),
+            ("balance.warm_up", self.warm_up as usize, 1, 1000, "from 1 to 1000"),
+            ("balance.hold_of", self.hold_of as usize, 1, 32, "from 1 to 32"),
+            (
+                "balance.given_per_hour_max",
+                self.given_per_hour_max,
+                1,
+                MOVES_KEPT_MAX,
+                "from 1 to 1000",
+            ),
+            (
+                "balance.taken_per_hour_max",
+                self.taken_per_hour_max,
+                1,
+                MOVES_KEPT_MAX,
+                "from 1 to 1000",
+            ),
+        ];
+        for (key, count, least, most, want) in counts {
+            check((least..=most).contains(&count), key, &count, want)?;
+        }
+        let possible = self.hold <= self.hold_of;
+        check(possible, "balance.hold", &self.hold, "at most balance.hold_of")?;
+        let link = self.migration_link.as_u64();
+        check(link > 0, "balance.migration_link", &self.migration_link, "above 0")
+    }
+
+    /// How the core shall balance.
+    pub(super) fn balancer(&self) -> balancer::Config {
+        let default = balancer::Config::default();
+        let policy = match self.policy {
+            PolicyConfig::HalfDifference => Policy::HalfDifference,
+            PolicyConfig::MeanAware => {
+                Policy::MeanAware(MeanAware { probes: self.probes, ..MeanAware::default() })
+            }
+        };
+        let gain_min = self.gain_min.unwrap_or(match self.policy {
+            PolicyConfig::HalfDifference => HALF_DIFFERENCE_GAIN_MIN,
+            PolicyConfig::MeanAware => default.calm.gain_min,
+        });
+        let bandwidth_bytes_per_s = self.migration_bandwidth.map(|size| size.as_u64());
+        let link = self.migration_link.as_u64().min(bandwidth_bytes_per_s.unwrap_or(u64::MAX));
+        balancer::Config {
+            round: self.round,
+            jitter: self.jitter,
+            sample: self.sample,
+            metering: Metering {
+                stale_after: self.stale_after,
+                forecasting: Forecasting {
+                    smoothing: match self.smoothing {
+                        SmoothingConfig::Adaptive => Smoothing::Adaptive,
+                        SmoothingConfig::Fixed(weight) => Smoothing::Fixed(weight),
+                    },
+                    lead: self.forecast_lead,
+                    quantile: self.forecast_quantile,
+                    warm_up: self.warm_up,
+                },
+                ..default.metering
+            },
+            calm: Calm { dead_band: self.dead_band, difference_min: self.difference_min, gain_min },
+            restraint: Restraint {
+                hold: self.hold,
+                hold_of: self.hold_of,
+                cool_down: self.cool_down,
+                cool_down_max: self.cool_down_max,
+                quarantine: self.quarantine,
+                given_per_hour_max: self.given_per_hour_max,
+                taken_per_hour_max: self.taken_per_hour_max,
+            },
+            costing: Costing {
+                link_bytes_per_s: link as f64,
+                downtime_max: self.migration_downtime_max,
+                time_max: self.migration_time_max,
+                payback: self.payback,
+            },
+            limits: Limits {
+                reply_time_max: self.reply_time_max,
+                reservation_time: self.reservation_time,
+                migration_time_max: self.migration_time_max,
+                bandwidth_bytes_per_s,
+            },
+            handoffs_max: self.handoffs_max,
+            policy,
+            ..default
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! What a migration will cost: bytes, time, standstill and CPU, predicted before and learnt after.
+//!
+//! The model is that of iterative pre-copy (Clark et al., *Live migration of virtual machines*,
+//! NSDI 2005; as a predictor: Liu, Jin, Xu and Liao, *Performance and energy modeling for live
+//! migration of virtual machines*, HPDC 2011). All memory is sent in the first round, and in every
+//! further one what was dirtied during the round before, `min(dirty rate × its time, working set)`:
+//! a page dirtied twice is sent once. It converges where what is left can be sent within the
+//! standstill that is allowed. A machine that would only arrive by being slowed down is not moved
+//! to level loads.
+//!
+//! **What is assumed.** A dirty rate that no hypervisor tells is taken to grow with the CPU that the
+//! machine uses, [`DIRTIED_PER_CORE_S`]. The working set is at most what the machine occupies. One
+//! core sends or takes [`BYTES_PER_CORE_S`], as one migration thread does. The link is as configured
+//! until migrations have shown what it really carries. Where the model is wrong about a machine, it
+//! tends to be wrong again in the same direction: the ratio of what it sent to what was predicted
+//! corrects the next prediction, and goes along in its schedule entry.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::model::MachineId;
+use crate::port::MigrationStats;
+
+/// Within which bounds migrations are worth it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Costing {
+    /// What the link is taken to carry at first, in bytes per second; above zero.
+    pub link_bytes_per_s: f64,
+    /// Longest standstill at the end that a migration may aim for.
+    pub downtime_max: Duration,
+    /// Longest that a migration may be predicted to take.
+    pub time_max: Duration,
+    /// A load counts as lasting for at most so long, when what is gained by levelling it is weighed
+    /// against what its migration costs.
+    pub payback: Duration,
+}
+
+impl Default for Costing {
+    fn default() -> Self {
+        Self {
+            link_bytes_per_s: 1.25e9,
+            downtime_max: Duration::from_millis(300),
+            time_max: Duration::from_secs(600),
+            payback: Duration::from_secs(1800),
+        }
+    }
+}
+
+/// Assumed where no dirty rate is told: bytes that a busy core dirties per second.
+pub const DIRTIED_PER_CORE_S: f64 = 20e6;
+/// Bytes that one core sends or takes in a second.
+pub const BYTES_PER_CORE_S: f64 = 1.25e9;
+/// What connecting and preparing takes, in seconds.
+const PREPARATION_S: f64 = 0.2;
+/// Rounds after which a migration counts as one that does not converge.
+const ROUNDS_MAX: u32 = 30;
+/// A standstill hurts so many times as much as the same load on a busy host.
+const DOWNTIME_WEIGHT: f64 = 10.0;
+
+/// What a migration is predicted to cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Encode, Decode, Serialize, Deserialize)]
+pub struct Prediction {
+    /// Bytes sent.
+    #[n(0)]
+    pub bytes: f64,
+    /// From the order to the end, in seconds.
+    #[n(1)]
+    pub seconds: f64,
+    /// How long the machine stands still, in milliseconds.
+    #[n(2)]
+    pub downtime_ms: f64,
+    /// CPU that it takes on each of the two hosts, in seconds of a reference core.
+    #[n(3)]
+    pub cpu_core_s: f64,
+}
+
+/// What is known of a machine before it is migrated.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Weight {
+    /// Memory that it occupies, in bytes.
+    pub memory_bytes: f64,
+    /// CPU that it uses, in reference cores.
+    pub cpu_cores: f64,
+    /// Memory that it dirties, in bytes per second, where told.
+    pub dirty_bytes_per_s: Option<f64>,
+    /// By how much predictions for it were too low, as a factor.
+    pub correction: f64,
+}
+
+impl Prediction {
+    /// Predicts the migration of a machine over a link; `None` if it would not converge.
+    #[must_use]
+    pub fn of(weight: &Weight, link_bytes_per_s: f64, downtime_max: Duration) -> Option<Self> {
+        let link = link_bytes_per_s.max(1.0);
+        let memory = weight.memory_bytes.max(0.0);
+        let assumed = weight.cpu_cores.max(0.0) * DIRTIED_PER_CORE_S;
+        let dirty_rate = weight.dirty_bytes_per_s.unwrap_or(assumed).max(0.0);
+        let (mut left, mut sent) = (memory, 0.0);
+        for round in 0..ROUNDS_MAX {
+            let seconds = left / link;
+            if round > 0 && seconds <= downtime_max.as_secs_f64() {
+                let bytes = (sent + left) * weight.correction;
+                return Some(Self {
+                    bytes,
+                    seconds: PREPARATION_S + bytes / link,
+                    downtime_ms: seconds * 1e3,
+                    cpu_core_s: bytes / BYTES_PER_CORE_S,
+                });
+            }
+            sent += left;
+            left = (dirty_rate * seconds).min(memory);
+        }
+        None
+    }
+
+    /// What it costs in load × seconds: a core-second loads each host by `core_load`, and the machine
+    /// itself, of load `load`, does nothing while it stands still.
+    #[must_use]
+    pub fn load_seconds(&self, core_load: f64, load: f64) -> f64 {
+        2.0 * self.cpu_core_s * core_load + DOWNTIME_WEIGHT * load * self.downtime_ms / 1e3
+    }
+}
+
+/// What a host has learnt of what migrations cost.
+#[derive(Clone, Debug)]
+pub struct Experience {
+    /// Discounted sums of what was sent in which time.
+    bytes: f64,
+    seconds: f64,
+    corrections: BTreeMap<MachineId, f64>,
+}
+
+/// What a migration leaves of the weight of those before it.
+const DISCOUNT: f64 = 0.8;
+/// The link is taken to be as configured until about so many bytes have been sent.
+const CONFIGURED_BYTES: f64 = 1e9;
+/// How far one outcome moves the correction of a machine: half of the way, as a power.
+const LEARNING: f64 = 0.5;
+/// Corrections beyond this are errors of measuring.
+const CORRECTION_MAX: f64 = 10.0;
+
+impl Experience {
+    /// None yet.
+    #[must_use]
+    pub fn new(costing: &Costing) -> Self {
+        let seconds = CONFIGURED_BYTES / costing.link_bytes_per_s.max(1.0);
+        Self { bytes: CONFIGURED_BYTES, seconds, corrections: BTreeMap::new() }
+    }
+
+    /// What the link carries, in bytes per second.
+    #[must_use]
+    pub fn link_bytes_per_s(&self) -> f64 {
+        self.bytes / self.seconds.max(1e-9)
+    }
+
+    /// By how much predictions for a machine were too low, as a factor; `told` is what its entry
+    /// says.
+    #[must_use]
+    pub fn correction(&self, machine: &MachineId, told: Option<f64>) -> f64 {
+        let known = self.corrections.get(machine).copied().or(told).unwrap_or(1.0);
+        if known > 0.0 { known.clamp(1.0 / CORRECTION_MAX, CORRECTION_MAX) } else { 1.0 }
+    }
+
+    /// A migration has ended. `told` is the correction that its prediction was made with.
+    pub fn learn(
+        &mut self,
+        machine: &MachineId,
+        told: Option<f64>,
+        predicted: &Prediction,
+        stats: &MigrationStats,
+    ) {
+        let bytes = stats.bytes as f64;
+        if bytes <= 0.0 || predicted.bytes <= 0.0 {
+            return;
+        }
+        let wrong = (bytes / predicted.bytes).powf(LEARNING);
+        let correction = self.correction(machine, told) * wrong;
+        self.corrections.insert(machine.clone(), correction);
+        let sending = stats.elapsed_ms as f64 / 1e3 - PREPARATION_S;
+        // What takes no time says nothing of the link.
+        if sending > 0.05 {
+            self.bytes = self.bytes * DISCOUNT + bytes;
+            self.seconds = self.seconds * DISCOUNT + sending;
+        }
+    }
+
+    /// Forgets machines that are not here any more.
+    pub fn retain(&mut self, is_here: impl Fn(&MachineId) -> bool) {
+        self.corrections.retain(|machine, _| is_here(machine));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOWNTIME: Duration = Duration::from_millis(300);
+
+    fn predict(memory: f64, dirty: f64, link: f64) -> Option<Prediction> {
+        let weight = Weight {
+            memory_bytes: memory,
+            cpu_cores: 0.0,
+            dirty_bytes_per_s: Some(dirty),
+            correction: 1.0,
+        };
+        Prediction::of(&weight, link, DOWNTIME)
+    }
+
+    #[test]
+    fn an_idle_machine_costs_what_its_memory_costs() {
+        let cost = predict(1e9, 0.0, 1e8).unwrap();
+        assert!((cost.bytes - 1e9).abs() < 1.0 && (cost.seconds - 10.2).abs() < 1e-6);
+        assert_eq!(cost.downtime_ms, 0.0);
+    }
+
+    #[test]
+    fn what_is_dirtied_is_sent_again_until_the_rest_is_short() {
+        // 1e9 in 10 s, then 2e8 in 2 s, 4e7 in 0.4 s, and 8e6 in 0.08 s standing still.
+        let cost = predict(1e9, 2e7, 1e8).unwrap();
+        assert!((cost.bytes - 1.248e9).abs() < 1.0, "{cost:?}");
+        assert!((cost.downtime_ms - 80.0).abs() < 1e-6, "{cost:?}");
+    }
+
+    #[test]
+    fn what_dirties_faster_than_the_link_never_ends_unless_it_is_small() {
+        assert_eq!(predict(1e9, 1e8, 1e8), None);
+        assert_eq!(predict(1e9, f64::INFINITY, 1e8), None);
+        // All that it has fits into the standstill.
+        assert!(predict(2e7, 1e9, 1e8).is_some());
+    }
+
+    #[test]
+    fn outcomes_correct_the_prediction_of_a_machine_and_of_the_link() {
+        let costing = Costing { link_bytes_per_s: 1e9, ..Costing::default() };
+        let (mut past, id) = (Experience::new(&costing), MachineId::new("m").unwrap());
+        let truth = MigrationStats { elapsed_ms: 20_200, downtime_ms: 0, bytes: 2_000_000_000 };
+        let mut errors = Vec::new();
+        for _ in 0..12 {
+            let weight = Weight {
+                memory_bytes: 1e9,
+                correction: past.correction(&id, None),
+                ..Weight::default()
+            };
+            let link = past.link_bytes_per_s();
+            let predicted = Prediction::of(&weight, link, DOWNTIME).unwrap();
+            errors.push((predicted.seconds / 20.2 - 1.0).abs());
+            past.learn(&id, None, &predicted, &truth);
+        }
+        assert!(errors[0] > 0.9 && errors[11] < 0.02, "{errors:?}");
+        assert_eq!(past.correction(&MachineId::new("other").unwrap(), Some(1.5)), 1.5);
+    }
+}

@@ -1,0 +1,273 @@
+//! What keeps a host from acting, although it could: holding, cooling down, quarantine, and limits.
+//!
+//! Loads flicker, moves cost, and migrations fail. A host therefore gives only when it has been
+//! above its limit in enough of its latest samples, leaves a machine that has moved where it is for
+//! a time that **doubles with every further move** and shrinks again while it rests, does not try a
+//! machine again soon whose migration has failed, and takes part in so many moves an hour only.
+//! How often a machine has moved travels with it in its schedule entry; what failed stays with the
+//! host that failed to move it, and is forgotten with its agent.
+//!
+//! A host that is being emptied is in a hurry: of all this only the quarantine holds there.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::decision::Role;
+use crate::model::{HostId, LastMove, MachineId, Time};
+use crate::reason::Reason;
+
+/// How restrained a host is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Restraint {
+    /// In how many of the latest `hold_of` samples a host must have been above its limit before it
+    /// gives; at most `hold_of`. 0 acts without a sample.
+    pub hold: u32,
+    /// From 1 to 32.
+    pub hold_of: u32,
+    /// How long a machine stays where it is after a first move. It doubles with every further one;
+    /// it goes back to the host that it came from only after four times as long.
+    pub cool_down: Duration,
+    /// The most that it grows to.
+    pub cool_down_max: Duration,
+    /// How long a machine is left alone after its migration failed. Doubles with every further
+    /// failure, without end.
+    pub quarantine: Duration,
+    /// Most machines that a host gives within an hour.
+    pub given_per_hour_max: usize,
+    /// Most machines that a host takes within an hour.
+    pub taken_per_hour_max: usize,
+}
+
+impl Restraint {
+    /// None: for plans, in which nothing flickers and nothing fails.
+    pub const NONE: Self = Self {
+        hold: 0,
+        hold_of: 1,
+        cool_down: Duration::ZERO,
+        cool_down_max: Duration::ZERO,
+        quarantine: Duration::ZERO,
+        given_per_hour_max: usize::MAX,
+        taken_per_hour_max: usize::MAX,
+    };
+}
+
+impl Default for Restraint {
+    fn default() -> Self {
+        Self {
+            hold: 2,
+            hold_of: 3,
+            cool_down: Duration::from_secs(900),
+            cool_down_max: Duration::from_secs(4 * 3600),
+            quarantine: Duration::from_secs(600),
+            given_per_hour_max: 30,
+            taken_per_hour_max: 30,
+        }
+    }
+}
+
+/// How much longer a machine is kept from the host that it came from.
+const RETURN_FACTOR: u32 = 4;
+/// A move is forgotten after so many times the cool-down that it caused, without another.
+const FORGET_FACTOR: u32 = 4;
+/// The window of the limits on moves.
+const HOUR: Duration = Duration::from_secs(3600);
+
+impl Restraint {
+    /// How long a machine stays after the last of `moves` in close succession.
+    #[must_use]
+    pub fn cool_down_after(&self, moves: u32) -> Duration {
+        let doubled = self.cool_down.saturating_mul(1 << moves.saturating_sub(1).min(20));
+        doubled.min(self.cool_down_max.max(self.cool_down))
+    }
+
+    /// Moves in close succession that count once a machine moves at `now`, this one among them.
+    #[must_use]
+    pub fn moves_with(&self, last: Option<&LastMove>, now: Time) -> u32 {
+        let Some(last) = last else { return 1 };
+        let (mut moves, mut quiet) = (last.moves.unwrap_or(1), now.since(last.at));
+        while moves > 0 {
+            let forgotten = self.cool_down_after(moves).saturating_mul(FORGET_FACTOR);
+            if quiet < forgotten || forgotten.is_zero() {
+                break;
+            }
+            quiet -= forgotten;
+            moves -= 1;
+        }
+        moves.saturating_add(1)
+    }
+
+    /// Whether a machine that last moved so must not go to `peer` yet.
+    #[must_use]
+    pub fn is_cooling(&self, last: &LastMove, peer: &HostId, now: Time) -> bool {
+        let wait = self.cool_down_after(last.moves.unwrap_or(1));
+        let back = if last.from == *peer { RETURN_FACTOR } else { 1 };
+        // Further ahead than clocks differ, it was not written by a host, and would hold for ever.
+        now.since(last.at) < wait.saturating_mul(back) && last.at <= now + wait
+    }
+}
+
+/// What a host remembers of its own moves and loads.
+#[derive(Clone, Debug, Default)]
+pub struct Past {
+    /// Whether it was above its limit in the latest samples, the newest in the lowest bit.
+    above: u32,
+    /// Failures in a row of a machine, and when the last was.
+    failed: BTreeMap<MachineId, (u32, Time)>,
+    given: VecDeque<Time>,
+    taken: VecDeque<Time>,
+}
+
+/// Most moves that are remembered: the limits cannot be above it, unless there are none.
+pub const MOVES_KEPT_MAX: usize = 1000;
+
+impl Past {
+    /// A sample has shown that this host is above its limit, or not.
+    pub const fn sampled(&mut self, is_above: bool) {
+        self.above = self.above << 1 | is_above as u32;
+    }
+
+    /// Whether it was above its limit for long enough to act.
+    #[must_use]
+    pub const fn has_held(&self, restraint: &Restraint) -> bool {
+        let kept = match restraint.hold_of {
+            0 => 1,
+            32.. => u32::MAX,
+            of => (1 << of) - 1,
+        };
+        (self.above & kept).count_ones() >= restraint.hold
+    }
+
+    /// A machine has moved.
+    pub fn moved(&mut self, machine: &MachineId, role: Role, now: Time) {
+        self.failed.remove(machine);
+        let moves = match role {
+            Role::Donor => &mut self.given,
+            Role::Receiver => &mut self.taken,
+        };
+        moves.push_back(now);
+        if moves.len() > MOVES_KEPT_MAX {
+            moves.pop_front();
+        }
+    }
+
+    /// A machine could not be migrated.
+    pub fn failed(&mut self, machine: &MachineId, now: Time) {
+        let (failures, at) = self.failed.entry(machine.clone()).or_insert((0, now));
+        *failures = failures.saturating_add(1);
+        *at = now;
+    }
+
+    /// Forgets machines that are not here any more.
+    pub fn retain(&mut self, is_here: impl Fn(&MachineId) -> bool) {
+        self.failed.retain(|machine, _| is_here(machine));
+    }
+
+    /// Whether a machine is left alone because its migration failed.
+    #[must_use]
+    pub fn is_quarantined(&self, machine: &MachineId, restraint: &Restraint, now: Time) -> bool {
+        self.failed.get(machine).is_some_and(|(failures, at)| {
+            let doublings = failures.saturating_sub(1).min(30);
+            now.since(*at) < restraint.quarantine.saturating_mul(1 << doublings)
+        })
+    }
+
+    /// Whether this host has taken part in as many moves as it may.
+    ///
+    /// # Errors
+    /// [`Reason::MoveLimit`], if it has.
+    pub fn may(&self, role: Role, restraint: &Restraint, now: Time) -> Result<(), Reason> {
+        let (moves, most) = match role {
+            Role::Donor => (&self.given, restraint.given_per_hour_max),
+            Role::Receiver => (&self.taken, restraint.taken_per_hour_max),
+        };
+        let recent = moves.iter().rev().take_while(|at| now.since(**at) < HOUR).count();
+        if recent >= most { Err(Reason::MoveLimit) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(minutes: u64) -> Time {
+        Time::from_unix_ms(minutes * 60_000)
+    }
+
+    fn host(name: &str) -> HostId {
+        HostId::new(name).unwrap()
+    }
+
+    fn machine() -> MachineId {
+        MachineId::new("m").unwrap()
+    }
+
+    fn moved(minutes: u64, moves: u32) -> LastMove {
+        LastMove { at: at(minutes), from: host("a"), moves: Some(moves), cost_percent: None }
+    }
+
+    #[test]
+    fn a_cool_down_doubles_with_every_move_and_shrinks_while_the_machine_rests() {
+        let calm = Restraint::default();
+        let minutes = |moves| calm.cool_down_after(moves).as_secs() / 60;
+        assert_eq!((1..=7).map(minutes).collect::<Vec<_>>(), [15, 30, 60, 120, 240, 240, 240]);
+        assert_eq!(calm.moves_with(None, at(0)), 1);
+        assert_eq!(calm.moves_with(Some(&moved(0, 1)), at(20)), 2);
+        // Forgotten after 2 h for the second and 1 h for the first.
+        assert_eq!(calm.moves_with(Some(&moved(0, 2)), at(119)), 3);
+        assert_eq!(calm.moves_with(Some(&moved(0, 2)), at(120)), 2);
+        assert_eq!(calm.moves_with(Some(&moved(0, 2)), at(180)), 1);
+    }
+
+    #[test]
+    fn a_machine_stays_after_a_move_and_longer_away_from_where_it_came_from() {
+        let calm = Restraint::default();
+        let last = moved(0, 1);
+        let cooling = |peer: &str, minutes| calm.is_cooling(&last, &host(peer), at(minutes));
+        assert!(cooling("b", 14) && !cooling("b", 15));
+        assert!(cooling("a", 59) && !cooling("a", 60));
+        assert!(!calm.is_cooling(&moved(100, 1), &host("b"), at(0)), "a clock far ahead");
+    }
+
+    #[test]
+    fn a_host_acts_only_after_enough_samples_above_its_limit() {
+        let calm = Restraint { hold: 2, hold_of: 3, ..Restraint::default() };
+        for (samples, acts) in [
+            (&[true][..], false),
+            (&[true, true], true),
+            (&[true, false, true], true),
+            (&[true, true, false, false], false),
+        ] {
+            let mut past = Past::default();
+            samples.iter().for_each(|&above| past.sampled(above));
+            assert_eq!(past.has_held(&calm), acts, "{samples:?}");
+        }
+    }
+
+    #[test]
+    fn a_machine_that_fails_to_move_is_tried_ever_more_seldom() {
+        let (calm, mut past) = (Restraint::default(), Past::default());
+        let (mut tries, mut now) = (0, 0);
+        // Tried again as soon as it may, for a year.
+        while now < 365 * 24 * 60 {
+            past.failed(&machine(), at(now));
+            tries += 1;
+            while past.is_quarantined(&machine(), &calm, at(now)) {
+                now += 10;
+            }
+        }
+        assert!((10..20).contains(&tries), "{tries}");
+        past.moved(&machine(), Role::Donor, at(now));
+        assert!(!past.is_quarantined(&machine(), &calm, at(now)));
+    }
+
+    #[test]
+    fn a_host_takes_part_in_so_many_moves_an_hour() {
+        let calm = Restraint { given_per_hour_max: 2, ..Restraint::default() };
+        let mut past = Past::default();
+        past.moved(&machine(), Role::Donor, at(0));
+        past.moved(&machine(), Role::Donor, at(30));
+        assert_eq!(past.may(Role::Donor, &calm, at(59)), Err(Reason::MoveLimit));
+        assert_eq!(past.may(Role::Receiver, &calm, at(59)), Ok(()));
+        assert_eq!(past.may(Role::Donor, &calm, at(60)), Ok(()));
+    }
+}
