@@ -560,7 +560,7 @@ impl Surveyed {
         let mut receiver = host.side_of(measure, pair.receiver, &self.room, now);
         // The quotes have told where there is room.
         receiver.free_memory_bytes = f64::INFINITY;
-        let Some(choice) = host.choose(measure, &donor, &receiver, self.value_max) else {
+        let Some(choice) = host.choose(&donor, &receiver, self.value_max) else {
             for verdict in verdicts.iter_mut().filter(|v| **v == Reason::Farther) {
                 *verdict = Reason::NoImprovement;
             }

@@ -201,17 +201,11 @@ impl Host {
     }
 
     /// The best move from this host's side to another's: of entries while only they move, or of
-    /// memory. A resource over its ceiling is worth every move.
+    /// memory.
     #[must_use]
-    pub fn choose(
-        &self,
-        measure: Measure,
-        donor: &Side,
-        receiver: &Side,
-        value_max: i32,
-    ) -> Option<Choice> {
+    pub fn choose(&self, donor: &Side, receiver: &Side, value_max: i32) -> Option<Choice> {
         let mean = f64::midpoint(donor.load, receiver.load).max(0.0);
-        let gain_min = if measure.is_some() { 0.0 } else { self.calm.gain_min * mean };
+        let gain_min = self.calm.gain_min * mean;
         if self.tentative {
             mean_aware::choose(donor, receiver, value_max, gain_min)
         } else {
@@ -231,20 +225,20 @@ impl Host {
     }
 
     /// Whether it should give, and then in which measure: first of all a resource that is over its
-    /// ceiling. `None` where its load or the cluster is not known.
+    /// ceiling. While only entries move nobody waits for that, and what levels the load may do both.
+    /// `None` where its load or the cluster is not known.
     #[must_use]
     pub fn wants_to_give(&self, now: Time) -> Option<Option<Measure>> {
         let above = |measure| self.excess(measure, now).map(|excess| excess > LOAD_EPSILON);
-        let loaded = above(None)?.then_some(None);
-        // While nothing but entries moves nothing is urgent, and load ends both in fewer moves.
-        if self.tentative && loaded.is_some() {
-            return Some(loaded);
-        }
         let strained = self.gauge(now)?.strained();
-        if strained.is_some() && above(strained)? {
-            return Some(Some(strained));
-        }
-        Some(loaded)
+        let sheds = strained.is_some() && above(strained)?;
+        let overloaded = above(None)?;
+        Some(match (sheds, overloaded) {
+            (true, true) if self.tentative => Some(None),
+            (true, _) => Some(strained),
+            (false, true) => Some(None),
+            (false, false) => None,
+        })
     }
 
     /// Whether it should give; `None` where its load or the cluster is not known.

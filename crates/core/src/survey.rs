@@ -138,7 +138,7 @@ impl Survey {
                 continue;
             };
             let receiver = host.side_of(self.measure, answer.report.load, &answer.room, now);
-            let choice = host.choose(self.measure, &donor, &receiver, value_max);
+            let choice = host.choose(&donor, &receiver, value_max);
             if let Some(choice) = choice
                 && !(self.fruitful && (choice.score.overfills || choice.score.swaps))
                 && best.is_none_or(|(_, score)| choice.score.rank() < score.rank())

@@ -3,6 +3,7 @@
 use rand::Rng;
 
 use super::Balancer;
+use crate::ceiling::Measure;
 use crate::decision::Reason;
 use crate::effect::{Effect, Timer};
 use crate::exchange::Exchange;
@@ -45,7 +46,8 @@ impl Balancer {
             self.unlucky = 0;
         }
         let is_turn = self.silent_rounds >= policy.idle_rounds.max(1);
-        let wants = overloaded && (!self.is_hopeless(policy, now) || is_turn);
+        let hopeful = !self.is_hopeless(policy, measure, now);
+        let wants = overloaded && (hopeful || is_turn);
         let held_back = self.host.may_give(now).err().filter(|_| wants);
         if let Some(reason) = held_back {
             out.push(Effect::Record(self.lonely(id, reason, String::new(), now)));
@@ -57,10 +59,11 @@ impl Balancer {
         self.silent_rounds = 0;
         let count = if giving { policy.probes.max(1) } else { 1 };
         let mut peers = self.draw(if giving { DRAWN_PER_ASKED * count } else { count }, rng);
-        if let Some(target) = self.host.target(None).filter(|_| giving && measure.is_none()) {
+        if let Some(target) = self.host.target(None).filter(|_| measure.is_none()) {
             let span = self.config.round * FULL_ROUNDS;
             peers = self.crowded.pick(peers, count, target, span, now);
         }
+        peers.truncate(count);
         let told = self.host.averaging.told();
         let fresh_until = now + self.config.round;
         let (survey, probes) = Survey::open(id, &peers, (giving, measure), told, fresh_until);
@@ -71,17 +74,15 @@ impl Balancer {
     }
 
     /// Whether so many surveys were in vain that no more is to be expected of another one.
-    fn is_hopeless(&self, policy: &MeanAware, now: Time) -> bool {
-        // Of a single resource above its ceiling nothing is a trifle.
-        let levels = self.host.wants_to_give(now) == Some(Some(None));
-        let known = self.host.excess(None, now).zip(self.host.target(None));
-        let trifle = levels && known.is_some_and(|(excess, target)| is_trifle(excess, target));
+    fn is_hopeless(&self, policy: &MeanAware, measure: Measure, now: Time) -> bool {
+        let (excess, target) = (self.host.excess(measure, now), self.host.target(measure));
+        let trifle = excess.zip(target).is_some_and(|(excess, target)| is_trifle(excess, target));
         self.unlucky >= if trifle { policy.patience } else { policy.surveys_max() }
     }
 
     /// Answers how this host stands.
     pub(super) fn stand(&mut self, from: &HostId, probe: Probe, now: Time) -> Talk {
-        if probe.giving {
+        if probe.giving && probe.measure.is_none() {
             // It has more than it wants to have, however much that is.
             self.crowded.hear(from, f64::INFINITY, now);
         }
@@ -166,7 +167,9 @@ impl Balancer {
         let idle = !self.is_busy() && self.handoffs.iter().next().is_none();
         let Policy::MeanAware(policy) = self.config.policy else { return idle };
         let settled = self.host.averaging.is_steady() || self.members.is_empty();
+        let measure = self.host.wants_to_give(now).flatten().flatten();
         idle && settled
-            && (self.is_hopeless(&policy, now) || self.host.is_overloaded(now) != Some(true))
+            && (self.is_hopeless(&policy, measure, now)
+                || self.host.is_overloaded(now) != Some(true))
     }
 }
