@@ -87,7 +87,6 @@ fn main() -> Result<(), Failure> {
                 lead: Duration::from_secs(number("LEAD", 600.0) as u64),
                 quantile: number("QUANTILE", 0.95),
                 warm_up: number("WARMUP", 3.0) as u32,
-                ..Default::default()
             },
             ..Default::default()
         },
