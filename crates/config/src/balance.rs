@@ -185,7 +185,7 @@ impl Default for BalanceConfig {
         let (forecasting, restraint) = (core.metering.forecasting, core.restraint);
         Self {
             policy: PolicyConfig::default(),
-            probes: MeanAware::default().probes,
+            probes: MeanAware::at_work().probes,
             round: core.round,
             jitter: core.jitter,
             sample: core.sample,
@@ -314,7 +314,7 @@ impl BalanceConfig {
         let policy = match self.policy {
             PolicyConfig::HalfDifference => Policy::HalfDifference,
             PolicyConfig::MeanAware => {
-                Policy::MeanAware(MeanAware { probes: self.probes, ..MeanAware::default() })
+                Policy::MeanAware(MeanAware { probes: self.probes, ..MeanAware::at_work() })
             }
         };
         let gain_min = self.gain_min.unwrap_or(match self.policy {

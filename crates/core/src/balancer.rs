@@ -26,7 +26,7 @@ use crate::message::{Message, Pass, Talk};
 use crate::model::{Entry, ExchangeId, HostId, HostProfile, MachineId, TARGET_LOAD_MAX, Time};
 use crate::port::{Commit, Event, HandoffId, Order, Stamp};
 use crate::restraint::Restraint;
-use crate::select::{Calm, Policy};
+use crate::select::{Calm, MeanAware, Policy};
 use crate::survey::Survey;
 use crate::swap::{Owed, Promise};
 
@@ -76,7 +76,7 @@ impl Default for Config {
             costing: Costing::default(),
             limits: Limits::default(),
             handoffs_max: 1,
-            policy: Policy::default(),
+            policy: Policy::MeanAware(MeanAware::at_work()),
             tentative: false,
             commit: Mode::default(),
         }

@@ -56,7 +56,7 @@ impl Default for Restraint {
         Self {
             hold: 2,
             hold_of: 3,
-            cool_down: Duration::from_secs(900),
+            cool_down: Duration::from_secs(1800),
             cool_down_max: Duration::from_secs(4 * 3600),
             quarantine: Duration::from_secs(600),
             given_per_hour_max: 30,
@@ -201,13 +201,17 @@ mod tests {
         MachineId::new("m").unwrap()
     }
 
+    fn calm() -> Restraint {
+        Restraint { cool_down: Duration::from_secs(900), ..Restraint::default() }
+    }
+
     fn moved(minutes: u64, moves: u32) -> LastMove {
         LastMove { at: at(minutes), from: host("a"), moves: Some(moves), cost_percent: None }
     }
 
     #[test]
     fn a_cool_down_doubles_with_every_move_and_shrinks_while_the_machine_rests() {
-        let calm = Restraint::default();
+        let calm = calm();
         let minutes = |moves| calm.cool_down_after(moves).as_secs() / 60;
         assert_eq!((1..=7).map(minutes).collect::<Vec<_>>(), [15, 30, 60, 120, 240, 240, 240]);
         assert_eq!(calm.moves_with(None, at(0)), 1);
@@ -220,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_machine_stays_after_a_move_and_longer_away_from_where_it_came_from() {
-        let calm = Restraint::default();
+        let calm = calm();
         let last = moved(0, 1);
         let cooling = |peer: &str, minutes| calm.is_cooling(&last, &host(peer), at(minutes));
         assert!(cooling("b", 14) && !cooling("b", 15));

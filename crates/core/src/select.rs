@@ -50,6 +50,13 @@ impl Default for MeanAware {
 }
 
 impl MeanAware {
+    /// For clusters at work, where a migration costs more than some messages and few hosts have to
+    /// give at a time.
+    #[must_use]
+    pub fn at_work() -> Self {
+        Self { probes: 12, ..Self::default() }
+    }
+
     /// Surveys without success after which a host is content with what it has.
     #[must_use]
     pub const fn surveys_max(&self) -> u32 {

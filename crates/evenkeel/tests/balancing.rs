@@ -9,7 +9,7 @@ use evenkeel_core::decision::{Reason, Role};
 use evenkeel_core::select::Calm;
 use evenkeel_lab::GuestSpec;
 use support::records::{assert_agreed, assert_nearest, moves};
-use support::{Cluster, LIMIT, balance, cpu_hosts, idle};
+use support::{Cluster, LIMIT, balance, balance_by_default, cpu_hosts, idle};
 
 const ROUND: Duration = Duration::from_secs(1);
 const CALM: Calm = Calm { dead_band: 0.2, difference_min: 0.03, gain_min: 0.05 };
@@ -104,4 +104,35 @@ fn either_side_of_a_pair_can_turn_out_to_be_the_donor() {
     }
     assert_eq!((donors.len(), sides.len()), (2, 2), "donors {donors:?}, donor asked: {sides:?}");
     cluster.assert_unharmed(&names);
+}
+
+/// The default. The three largest of six machines are the fewest that have to go; on a machine that
+/// is busy with other things two more may seem worth it, but none moves twice.
+#[test]
+fn hosts_that_know_the_mean_level_themselves_with_few_moves() {
+    let calm = Calm { difference_min: 0.03, ..Calm::default() };
+    let burns = [110, 90, 70, 50, 40, 30];
+    let guest = |(n, burn): (usize, &u32)| GuestSpec::new(&format!("vm{n}"), "h1", *burn);
+    let guests = burns.iter().enumerate().map(guest).collect();
+    let cluster = Cluster::up(cpu_hosts(3), guests, &balance_by_default(ROUND, &calm));
+
+    cluster.until(LIMIT, "moves and rest", |c| {
+        let moved = !moves(&c.decisions(), Role::Donor).is_empty();
+        (moved && c.is_quiet(2)).then_some(())
+    });
+
+    let decisions = cluster.decisions();
+    let given = moves(&decisions, Role::Donor);
+    let moved: BTreeSet<_> = given.iter().filter_map(|d| d.chosen()).map(|c| &c.machine).collect();
+    assert!((2..=5).contains(&given.len()), "{} moves", given.len());
+    assert_eq!(moved.len(), given.len(), "a machine moved twice");
+    for decision in &given {
+        assert_agreed(decision, &decisions);
+        let predicted = decision.predicted.expect("a migration is predicted");
+        assert!(predicted.bytes > 0.0 && decision.stats.is_some_and(|stats| stats.bytes > 0));
+    }
+    let loads: Option<Vec<_>> = cluster.statuses().iter().map(|s| s.load).collect();
+    let loads = loads.expect("every load is known");
+    let mean = loads.iter().sum::<f64>() / 3.0;
+    assert!(loads.iter().all(|load| *load < 1.6 * mean), "{loads:?}");
 }

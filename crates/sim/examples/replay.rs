@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use evenkeel_core::balancer::Config;
+use evenkeel_core::ceiling::Ceilings;
 use evenkeel_core::forecast::{Forecasting, Smoothing};
-use evenkeel_core::model::Resources;
+use evenkeel_core::model::{PerResource, Resources};
 use evenkeel_core::restraint::Restraint;
 use evenkeel_core::select::{Calm, MeanAware, Policy};
 use evenkeel_sim::replay::{Replay, Trace};
@@ -67,10 +68,10 @@ fn main() -> Result<(), Failure> {
     let (kind, path) = (args.next().ok_or("which trace?")?, args.next().ok_or("which file?")?);
     let lab = kind == "planetlab";
     let trace = if lab { planetlab(path.as_ref())? } else { bitbrains(path.as_ref())? };
-    let probes = number("PROBES", 8.0) as usize;
+    let probes = number("PROBES", 12.0) as usize;
     let config = Config {
         round: TICK,
-        sample: TICK / 5,
+        sample: TICK / 10,
         calm: Calm {
             dead_band: number("BAND", 0.2),
             difference_min: 0.0,
@@ -84,12 +85,13 @@ fn main() -> Result<(), Failure> {
                     fixed => Smoothing::Fixed(fixed),
                 },
                 lead: Duration::from_secs(number("LEAD", 600.0) as u64),
-                ..Default::default()
+                quantile: number("QUANTILE", 0.95),
+                warm_up: number("WARMUP", 3.0) as u32,
             },
             ..Default::default()
         },
         restraint: Restraint {
-            cool_down: Duration::from_secs(number("COOLDOWN", 900.0) as u64),
+            cool_down: Duration::from_secs(number("COOLDOWN", 1800.0) as u64),
             hold: number("HOLD", 2.0) as u32,
             hold_of: number("HOLDOF", 3.0) as u32,
             ..Restraint::default()
@@ -99,6 +101,10 @@ fn main() -> Result<(), Failure> {
             patience: number("PATIENCE", 2.0) as u32,
             idle_rounds: number("IDLE", 8.0) as u32,
         }),
+        ceilings: {
+            let ceiling = number("CEILING", 0.9);
+            Ceilings(PerResource { cpu: ceiling, memory: 1.0, io: ceiling })
+        },
         ..Config::default()
     };
     for seed in 1..=3 {

@@ -9,11 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use evenkeel_core::balancer::Config;
+use evenkeel_core::ceiling::Ceilings;
 use evenkeel_core::decision::Reason;
 use evenkeel_core::effect::Input;
 use evenkeel_core::model::{
-    Entry, HostId, HostProfile, HostState, Locks, MachineFacts, MachineId, Requirements, Resources,
-    Rules, Time,
+    Entry, HostId, HostProfile, HostState, Locks, MachineFacts, MachineId, PerResource,
+    Requirements, Resources, Rules, Time,
 };
 use evenkeel_core::restraint::Restraint;
 use evenkeel_core::select::{Calm, MeanAware, Policy, Price};
@@ -233,6 +234,8 @@ fn furnish(snapshot: &Snapshot, options: &Options) -> Result<Cluster, CloudError
             Policy::MeanAware(_) => Calm { dead_band, ..Calm::NONE },
         },
         restraint: Restraint::NONE,
+        // What was measured is there to be used to the last.
+        ceilings: Ceilings(PerResource { cpu: 1.0, memory: 1.0, io: 1.0 }),
         policy: unhurried(options.policy),
         tentative: true,
         ..Config::default()

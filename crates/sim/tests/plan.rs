@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use evenkeel_core::decision::Reason;
-use evenkeel_core::model::{HostId, HostState, Resources, Rules};
+use evenkeel_core::model::{HostId, HostState, PerResource, Resources, Rules, Weights};
 use evenkeel_core::select::Policy;
 use evenkeel_sim::generate::{Recipe, generate};
 use evenkeel_sim::plan::{Options, Plan, plan, trace};
@@ -213,4 +213,80 @@ fn a_snapshot_that_makes_no_sense_is_refused_by_name() {
     }
     let error = Snapshot::parse("{\"format\": 3").unwrap_err().to_string();
     assert!(error.contains("line 1"), "{error}");
+}
+
+/// Nothing that is legal but odd makes a plan fail, go on for ever or move what must stay.
+#[test]
+fn odd_clusters_are_planned_like_any_other() {
+    type Odd = fn(&mut Snapshot);
+    let stays: [(&str, Odd); 5] = [
+        ("a single host", |s| {
+            s.hosts.truncate(1);
+            s.vms.iter_mut().for_each(|vm| vm.host = s.hosts[0].id.clone());
+        }),
+        ("no machines", |s| s.vms.clear()),
+        ("idle machines", |s| s.vms.iter_mut().for_each(|vm| vm.usage = Resources::ZERO)),
+        ("every machine pinned", |s| {
+            s.vms.iter_mut().for_each(|vm| vm.rules.pinned_to = vec![vm.host.clone()]);
+        }),
+        ("every host cordoned", |s| {
+            s.hosts.iter_mut().for_each(|host| host.state = HostState::Cordoned);
+        }),
+    ];
+    let moves: [(&str, Odd); 3] = [
+        ("two hosts", |s| {
+            s.hosts.truncate(2);
+            for vm in &mut s.vms {
+                vm.memory_bytes /= 8.0;
+                vm.usage.memory_bytes /= 8.0;
+                vm.host = s.hosts[0].id.clone();
+            }
+        }),
+        ("one machine as large as a host", |s| {
+            s.vms[0].usage.cpu_cores = s.hosts[0].capacity.cpu_cores;
+        }),
+        ("a resource that nobody has and nobody counts", |s| {
+            for host in &mut s.hosts {
+                host.capacity.io_bytes_per_s = 0.0;
+                let weights = PerResource { cpu: 1.0, memory: 1.0, io: 0.0 };
+                host.weights = Weights::new(weights).unwrap();
+            }
+        }),
+    ];
+    let cases = stays.map(|case| (case, false)).into_iter().chain(moves.map(|case| (case, true)));
+    for ((name, odd), expected) in cases {
+        let mut snapshot = generate(&Recipe::uniform(5, 30), 7).unwrap();
+        odd(&mut snapshot);
+        for policy in [Policy::default(), Policy::HalfDifference] {
+            let plan = plan(&snapshot, &Options { policy, ..Options::default() }).unwrap();
+            assert_eq!(!plan.moves.is_empty(), expected, "{name}: {:?}", plan.moves);
+            carry_out(&snapshot, &plan).unwrap();
+            assert!(plan.after.max <= plan.before.max + 1e-9, "{name}");
+        }
+    }
+}
+
+/// As printed, step by step. Machines that change places can leave no other order than one in which
+/// one of them is ahead of the other.
+#[test]
+fn hardly_a_step_of_a_plan_lifts_the_maximum_of_its_pair_and_none_overdraws_a_cpu() {
+    let (mut steps, mut lifts) = (0, 0);
+    for seed in 1..9 {
+        let recipe = if seed % 2 == 0 { Recipe::mixed(12, 90) } else { Recipe::uniform(12, 90) };
+        let snapshot = generate(&recipe, seed).unwrap();
+        let plan = plan(&snapshot, &Options { seed, ..Options::default() }).unwrap();
+        let mut loads: BTreeMap<_, _> =
+            plan.before.hosts.iter().map(|host| (&host.id, host.load)).collect();
+        for step in &plan.moves {
+            let there = loads[&step.to] + step.load_at_target;
+            steps += 1;
+            lifts += usize::from(there > loads[&step.from] + 1e-9);
+            loads.insert(&step.to, there);
+            *loads.get_mut(&step.from).unwrap() -= step.load_at_source;
+        }
+        for (before, after) in plan.before.hosts.iter().zip(&plan.after.hosts) {
+            assert!(after.cpu <= before.cpu.max(1.0) + 1e-9, "seed {seed}, {}", after.id);
+        }
+    }
+    assert!(lifts * 20 <= steps, "{lifts} of {steps}");
 }

@@ -105,9 +105,14 @@ impl Balancer {
         while self.survey.as_ref().is_some_and(Survey::is_ready) && !self.is_busy() {
             let Some(mut survey) = self.survey.take() else { return };
             match self.host.is_overloaded(now) {
-                _ if !survey.is_giving() && !self.stopping => {
-                    let record =
-                        self.lonely(survey.id(), Reason::WithinDeadBand, String::new(), now);
+                overloaded if !survey.is_giving() && !self.stopping => {
+                    let ending = match (overloaded, self.host.target(None)) {
+                        // What keeps it from giving is on record already.
+                        (Some(true), _) => return,
+                        (_, None) => Reason::Learning,
+                        (_, Some(_)) => Reason::WithinDeadBand,
+                    };
+                    let record = self.lonely(survey.id(), ending, String::new(), now);
                     return out.push(Effect::Record(record));
                 }
                 _ if !survey.is_fresh(now) || self.stopping => return,

@@ -21,10 +21,8 @@ round = '2s'
 sample = '1s'
 stale_after = '10s'
 smoothing = 0.4
-dead_band = 0.15
 difference_min = 0.03
-gain_min = 0.05
-cool_down = '10s'
+cool_down = '60s'
 ";
 
 #[derive(Debug, Subcommand)]

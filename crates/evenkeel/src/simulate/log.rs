@@ -23,11 +23,17 @@ pub(super) struct Recording {
     pub(super) directory: PathBuf,
     /// `None` is the scenario's own.
     pub(super) seed: Option<u64>,
+    /// Instead of the trace that the scenario names.
+    pub(super) trace: Option<PathBuf>,
 }
 
 impl Recording {
     /// A scenario in a file.
-    pub(super) fn of_scenario(file: &Path, seed: Option<u64>) -> Result<Self, Failure> {
+    pub(super) fn of_scenario(
+        file: &Path,
+        seed: Option<u64>,
+        trace: Option<&Path>,
+    ) -> Result<Self, Failure> {
         let named = file.display();
         let failed = |e: io::Error| format!("cannot read the scenario `{named}`: {e}");
         let mut scenario = String::new();
@@ -36,7 +42,12 @@ impl Recording {
             .map_err(failed)?;
         let path = file.canonicalize().map_err(failed)?;
         let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
-        Ok(Self { scenario, directory, seed })
+        let found = |path: &Path| {
+            let named = path.display();
+            path.canonicalize().map_err(|e| format!("cannot read the trace `{named}`: {e}"))
+        };
+        let trace = trace.map(found).transpose()?;
+        Ok(Self { scenario, directory, seed, trace })
     }
 
     /// What the head of a log says, and the rest of it.
@@ -46,7 +57,8 @@ impl Recording {
         let named = file.display();
         let opened = File::open(file).map_err(|e| format!("cannot read the log `{named}`: {e}"))?;
         let mut lines = BufReader::new(opened).lines();
-        let mut recording = Self { scenario: String::new(), directory: PathBuf::new(), seed: None };
+        let mut recording =
+            Self { scenario: String::new(), directory: PathBuf::new(), seed: None, trace: None };
         if lines.next().transpose()?.as_deref() != Some(FORMAT) {
             return Err(format!("`{named}` is no log: its first line is not `{FORMAT}`").into());
         }
@@ -59,6 +71,8 @@ impl Recording {
                 recording.directory = PathBuf::from(directory);
             } else if let Some(seed) = line.strip_prefix("# seed ") {
                 recording.seed = Some(seed.parse().map_err(|_| format!("`{seed}` is no seed"))?);
+            } else if let Some(trace) = line.strip_prefix("# trace ") {
+                recording.trace = Some(PathBuf::from(trace));
             } else if line == "#" {
                 break;
             } else {
@@ -72,6 +86,9 @@ impl Recording {
         writeln!(to, "{FORMAT}\n# directory {}", self.directory.display())?;
         if let Some(seed) = self.seed {
             writeln!(to, "# seed {seed}")?;
+        }
+        if let Some(trace) = &self.trace {
+            writeln!(to, "# trace {}", trace.display())?;
         }
         for line in self.scenario.lines() {
             writeln!(to, "#|{line}")?;

@@ -33,6 +33,9 @@ pub(crate) struct SimulateArgs {
     /// What reproduces the run exactly, instead of the scenario's own
     #[arg(long, value_name = "N", conflicts_with = "replay")]
     seed: Option<u64>,
+    /// The trace to run, instead of the one that the scenario names
+    #[arg(long, value_name = "PATH", conflicts_with = "replay")]
+    trace: Option<PathBuf>,
     /// How to print the report
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -49,7 +52,7 @@ pub(crate) fn run(args: &SimulateArgs) -> Result<(), Failure> {
         return replay(file);
     }
     let file = args.scenario.as_deref().unwrap_or(Path::new("-"));
-    let recording = Recording::of_scenario(file, args.seed)?;
+    let recording = Recording::of_scenario(file, args.seed, args.trace.as_deref())?;
     let simulation = recording.simulation()?;
     let mut recorder =
         args.log.as_deref().map(|log| Recorder::create(log, &recording)).transpose()?;
@@ -105,7 +108,11 @@ fn replay(file: &Path) -> Result<(), Failure> {
 impl Recording {
     fn simulation(&self) -> Result<Simulation, Failure> {
         let refused = |why: &dyn std::fmt::Display| format!("the scenario cannot be used: {why}");
-        let scenario = Scenario::parse(&self.scenario).map_err(|why| refused(&why))?;
+        let mut scenario = Scenario::parse(&self.scenario).map_err(|why| refused(&why))?;
+        if let Some(path) = &self.trace {
+            let trace = scenario.trace.as_mut().ok_or("the scenario has no `trace` to replace")?;
+            trace.path.clone_from(path);
+        }
         let seed = self.seed.unwrap_or(scenario.seed);
         Ok(Simulation::new(scenario, &self.directory, seed).map_err(|why| refused(&why))?)
     }

@@ -315,13 +315,21 @@ pub fn idle(name: &str, host: &str) -> GuestSpec {
     GuestSpec { dirty: Dirty { mib: 1, mib_per_s: 1 }, ..GuestSpec::new(name, host, 0) }
 }
 
-/// A `[balance]` section for a cluster that lives for seconds: it samples and asks far more often
-/// than one in earnest.
+/// Tables for a cluster that lives for seconds and balances by the rule as claimed, and by nothing
+/// else: no ceilings, no waiting to know a machine better.
 pub fn balance(round: Duration, calm: &Calm) -> String {
+    let ceilings = "[ceilings]\ncpu = 10.0\nio = 10.0\n";
+    let rule = "policy = 'half-difference'\nwarm_up = 1\ncool_down = '2s'\n";
+    format!("{ceilings}{}{rule}", balance_by_default(round, calm))
+}
+
+/// A `[balance]` table for a cluster that lives for seconds: it samples and asks far more often than
+/// one in earnest, and is as restrained as one otherwise.
+pub fn balance_by_default(round: Duration, calm: &Calm) -> String {
     let Calm { dead_band, difference_min, gain_min } = calm;
     format!(
         "[balance]\nround = '{}ms'\nsample = '400ms'\nstale_after = '30s'\n\
-         smoothing = 0.4\ncool_down = '2s'\nreply_time_max = '20s'\n\
+         smoothing = 0.4\nreply_time_max = '20s'\n\
          dead_band = {dead_band:?}\ndifference_min = {difference_min:?}\ngain_min = {gain_min:?}\n",
         round.as_millis()
     )
