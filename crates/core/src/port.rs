@@ -33,9 +33,10 @@ pub enum Order {
     /// that a migration left paused on its source. Only the copy that carries this stamp; one that
     /// runs already is a success. Answered by [`Event::Resumed`].
     Resume(MachineId, Stamp),
-    /// Destroy a copy and its definition: only one that is paused or still arriving, and carries
-    /// this stamp. Everything else is left alone and refused with [`FailureKind::Refused`], above
-    /// all what runs. That there is none is a success. Answered by [`Event::Discarded`].
+    /// Destroy a copy and its definition: only one that does not run (it is paused, still arriving,
+    /// or nothing but a definition) and carries this stamp. Everything else is left alone and
+    /// refused with [`FailureKind::Refused`], above all what runs. That there is none is a success.
+    /// Answered by [`Event::Discarded`].
     Discard(MachineId, Stamp),
     /// Have this host start the machine when it boots, or not. A transient machine has no such
     /// flag: to clear it is a success. Answered by [`Event::AutostartSet`].

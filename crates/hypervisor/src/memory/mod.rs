@@ -413,7 +413,11 @@ impl MemoryCloud {
         let Some(found) = self.hosts[host].machines.get(machine) else { return Ok(()) };
         let sight = found.sight();
         match sight.presence {
-            Presence::Incoming | Presence::Held | Presence::Paused | Presence::Stranded
+            Presence::Defined
+            | Presence::Incoming
+            | Presence::Held
+            | Presence::Paused
+            | Presence::Stranded
                 if sight.stamp == stamp =>
             {
                 self.take(host, machine);
