@@ -56,6 +56,7 @@ fn befall(swing: &mut Swing, moment: Moment, side: Side, process: Process, fault
     let pid = swing.pid(&victim, process, GUEST);
     let hit = swing.strike(&victim, process, GUEST, fault);
     swing.heal(&victim, process, pid, fault);
+    swing.tip(&[]);
     let took = swing.settle(&what, BOUND);
     let home = swing.home(GUEST).expect("it is at rest");
     swing.assert_unharmed();

@@ -25,6 +25,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// A domain that never runs, by which it is seen that events are heard.
 const BEACON: &str = "<domain type='qemu'><name>beacon</name><memory>1024</memory>\
+                      <uuid>bea00000-0000-4000-8000-000000000000</uuid>\
                       <os><type>hvm</type></os></domain>";
 
 #[derive(Default)]

@@ -25,7 +25,7 @@ use crate::support::{Cluster, LIMIT, alike, balance, idle};
 
 const NAMESPACE: &str = "https://evenkeel.dev/schedule/1";
 /// Target loads of an anchor that drives guests away, and of one that does not.
-const HEAVY: f64 = 0.5;
+const HEAVY: f64 = 4.0;
 const LIGHT: f64 = 0.0;
 /// Target load of a guest that swings.
 const SWINGER: f64 = 0.2;
@@ -71,6 +71,22 @@ pub struct Links {
     pub memory: Link,
 }
 
+impl Links {
+    /// Has a host reached by the others through these links, and reach them so.
+    fn run_through(&self, place: &mut Place, cluster: &Cluster, host: &str) {
+        place.advertise = Some(links::udp(place.listen, &self.agents));
+        let dir = cluster.lab().dir().join(host);
+        let proxy = dir.join("proxy.sock");
+        links::unix(&proxy, dir.join("run/libvirt/libvirt-sock"), &self.libvirts);
+        place.reached = Some(format!("qemu+unix:///session?socket={}", proxy.display()));
+        // Two addresses of this machine: QEMU listens at the one, and is sent to at the other.
+        let port = free_address().port();
+        let (near, far) = (([127, 0, 0, 2], port).into(), ([127, 0, 0, 1], port).into());
+        links::tcp(near, far, &self.memory);
+        place.migrate_address = format!("tcp://127.0.0.2:{port}");
+    }
+}
+
 /// A guest that swings, of so much memory in MiB.
 pub fn swinger(name: &str, host: &str, memory_mib: u32) -> GuestSpec {
     GuestSpec {
@@ -82,8 +98,18 @@ pub fn swinger(name: &str, host: &str, memory_mib: u32) -> GuestSpec {
 
 impl Swing {
     /// Brings up so many hosts, with these guests on the first, and starts their agents. `more` ends
-    /// their configuration; it begins within `[balance]`.
+    /// their configuration and begins within `[balance]`.
     pub fn up(hosts: usize, guests: Vec<GuestSpec>, more: &str) -> Self {
+        Self::bring_up(hosts, guests, Some(more), true)
+    }
+
+    /// The same with two hosts and links that cannot be cut; without agents if there is nothing for
+    /// their configuration to end with.
+    pub fn direct(guests: Vec<GuestSpec>, more: Option<&str>) -> Self {
+        Self::bring_up(2, guests, more, false)
+    }
+
+    fn bring_up(hosts: usize, guests: Vec<GuestSpec>, more: Option<&str>, linked: bool) -> Self {
         let names: Vec<String> = guests.iter().map(|guest| guest.name.clone()).collect();
         let anchors = (1..=hosts).map(|n| idle(&format!("anchor{n}"), &format!("h{n}")));
         let all = guests.into_iter().chain(anchors).collect();
@@ -96,24 +122,14 @@ impl Swing {
             .replace("cool_down = '2s'", "cool_down = '0s'")
             .replace("reply_time_max = '20s'", "reply_time_max = '3s'")
             .replace("stale_after = '30s'", "stale_after = '10s'");
-        let places = cluster.hosts().iter().enumerate().map(|(index, host)| {
+        let places = cluster.hosts().iter().map(|host| {
             let mut place = site.host(host);
             place.socket = cluster.lab().agent_socket(host);
             place.libvirt = cluster.lab().uri(host).expect("a host of the lab");
-            place.advertise = Some(links::udp(place.listen, &links.agents));
-            let proxy = cluster.lab().dir().join(host).join("proxy.sock");
-            let socket = cluster.lab().dir().join(host).join("run/libvirt/libvirt-sock");
-            links::unix(&proxy, socket, &links.libvirts);
-            place.reached = Some(format!("qemu+unix:///session?socket={}", proxy.display()));
-            // Two addresses of this machine: QEMU listens at the one, and is sent to at the other.
-            let port = free_address().port();
-            if hosts == 2 {
-                let at = ([127, 0, 0, 2], port).into();
-                links::tcp(at, ([127, 0, 0, 1], port).into(), &links.memory);
-                place.migrate_address = format!("tcp://127.0.0.2:{port}");
+            if linked {
+                links.run_through(&mut place, &cluster, host);
             }
-            place.tables = format!("{tables}{more}");
-            let _ = index;
+            place.tables = format!("{tables}{}", more.unwrap_or_default());
             (host.clone(), place)
         });
         let places: BTreeMap<_, _> = places.collect();
@@ -128,6 +144,9 @@ impl Swing {
         for host in swing.hosts() {
             let anchor = format!("anchor{}", &host[1..]);
             swing.edit(&host, &anchor, "<entry ignore='yes' target-load='0'/>");
+        }
+        if more.is_none() {
+            return swing;
         }
         for host in swing.hosts() {
             swing.start(&host);
