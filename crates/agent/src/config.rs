@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use evenkeel_core::balancer;
-use evenkeel_core::handoff::Limits;
+use evenkeel_core::handoff::{Limits, Mode};
 use evenkeel_core::load::Metering;
 use evenkeel_core::model::{
     HostId, HostProfile, IdError, PerResource, ProfileError, Resources, Weights, WeightsError,
@@ -186,6 +186,11 @@ pub struct BalanceConfig {
     /// How long a migration may last.
     #[serde(deserialize_with = "duration")]
     pub migration_time_max: Duration,
+    /// How long a machine that a migration left paused on its source waits for the target's word.
+    #[serde(deserialize_with = "duration")]
+    pub doubt_time_max: Duration,
+    /// By which commit point machines are handed over.
+    pub commit: Mode,
     /// Most that a migration may send per second.
     pub migration_bandwidth: Option<ByteSize>,
     /// Most handoffs at once, given and taken together.
@@ -246,6 +251,8 @@ impl Default for BalanceConfig {
             reply_time_max: core.limits.reply_time_max,
             reservation_time: core.limits.reservation_time,
             migration_time_max: core.limits.migration_time_max,
+            doubt_time_max: core.limits.doubt_time_max,
+            commit: core.commit,
             migration_bandwidth: None,
             handoffs_max: core.handoffs_max,
         }
@@ -301,6 +308,7 @@ impl Config {
             ("balance.reply_time_max", balance.reply_time_max),
             ("balance.reservation_time", balance.reservation_time),
             ("balance.migration_time_max", balance.migration_time_max),
+            ("balance.doubt_time_max", balance.doubt_time_max),
         ];
         for (key, span) in spans {
             let in_range = (SPAN_MIN..=SPAN_MAX).contains(&span);
@@ -390,11 +398,13 @@ impl Config {
                 reply_time_max: b.reply_time_max,
                 reservation_time: b.reservation_time,
                 migration_time_max: b.migration_time_max,
+                doubt_time_max: b.doubt_time_max,
                 bandwidth_bytes_per_s: b.migration_bandwidth.map(|size| size.as_u64()),
             },
             handoffs_max: b.handoffs_max,
             policy: Policy::HalfDifference,
             tentative: false,
+            commit: b.commit,
         }
     }
 }

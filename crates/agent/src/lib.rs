@@ -137,7 +137,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let me = Member { host, addr, generation: clock.now().unix_ms() };
     let mut driver = Driver {
         membership: Membership::new(me, MembershipConfig::default(), rng.next_u64()),
-        balancer: Balancer::new(config.balancer(), profile, store.open_handoffs()?),
+        balancer: Balancer::new(config.balancer(), profile, store.recovered(boot_id())?),
         rng,
         clock,
         addresses: store.members()?.into_iter().collect(),
@@ -303,6 +303,12 @@ fn find_seeds(net: &Net, addresses: Vec<SocketAddr>) -> mpsc::Receiver<(HostId, 
         });
     }
     receiver
+}
+
+/// Which boot of the host this is, as Linux tells; nothing where it does not.
+fn boot_id() -> String {
+    let told = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    told.map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
 /// Whether somebody answered whom this host does not believe.

@@ -14,13 +14,13 @@ use rand::{Rng, RngExt};
 
 use crate::decision::{Decision, Reason};
 use crate::effect::{Effect, Input, Timer};
-use crate::exchange::{Answer, Exchange, Step};
-use crate::handoff::{Handoff, Handoffs, Limits, Turn};
+use crate::exchange::{Agreement, Answer, Exchange, Step};
+use crate::handoff::{Choice, Handoff, Handoffs, Limits, Mode, Offer, Recovered, Terms, Turn};
 use crate::host::Host;
 use crate::load::Metering;
 use crate::message::{Message, Pass, Talk};
 use crate::model::{Entry, ExchangeId, HostId, HostProfile, MachineId, TARGET_LOAD_MAX, Time};
-use crate::port::{Event, HandoffId, Order};
+use crate::port::{Commit, Event, HandoffId, Order, Stamp};
 use crate::select::{Calm, Policy};
 use crate::survey::Survey;
 use crate::swap::{Owed, Promise};
@@ -50,6 +50,8 @@ pub struct Config {
     /// Whether moves only pass entries on and memory follows later, straight to where the entry has
     /// ended: then a machine that is away from home already moves for nothing.
     pub tentative: bool,
+    /// By which commit point machines are handed over.
+    pub commit: Mode,
 }
 
 impl Default for Config {
@@ -65,6 +67,7 @@ impl Default for Config {
             handoffs_max: 1,
             policy: Policy::default(),
             tentative: false,
+            commit: Mode::default(),
         }
     }
 }
@@ -88,7 +91,7 @@ pub struct Balancer {
     owed: Option<Owed>,
     handoffs: Handoffs,
     /// Handoffs that were under way when the agent ended last; taken up at the start.
-    recovered: Vec<Handoff>,
+    recovered: Recovered,
     /// Where peers reach this host's hypervisor.
     migration_uri: String,
     sampling: bool,
@@ -96,11 +99,12 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// A balancer for this host. `recovered` are the handoffs found open in its store.
+    /// A balancer for this host, with what its store holds.
     #[must_use]
-    pub fn new(config: Config, profile: HostProfile, recovered: Vec<Handoff>) -> Self {
+    pub fn new(config: Config, profile: HostProfile, recovered: Recovered) -> Self {
         let mut host = Host::new(profile, config.metering.clone(), config.calm, config.cool_down);
         host.tentative = config.tentative;
+        host.mode = config.commit;
         Self {
             handoffs: Handoffs::new(config.limits.clone()),
             config,
@@ -195,6 +199,9 @@ impl Balancer {
             Input::StoreFailed(id, why) => {
                 self.hand(now, out, |handoffs, turn| handoffs.store_failed(id, why, turn));
             }
+            Input::Claim { machine, fenced } => {
+                self.hand(now, out, |handoffs, turn| handoffs.claim(&machine, &fenced, turn));
+            }
             Input::SetState(state) => self.host.state = state,
             Input::Stop | Input::StopNow => self.stop(input == Input::StopNow, now, out),
         }
@@ -285,9 +292,7 @@ impl Balancer {
                 self.hand(now, out, |handoffs, turn| handoffs.migrated(id, result, turn));
             }
             Event::Looked(machine, sight) => {
-                self.hand(now, out, |handoffs, turn| {
-                    handoffs.looked(&machine, sight.map(|sight| sight.presence), turn)
-                });
+                self.hand(now, out, |handoffs, turn| handoffs.looked(&machine, sight, turn));
             }
             Event::ScheduleChanged(_) => self.sample(out),
             Event::Connected => {
@@ -295,11 +300,18 @@ impl Balancer {
                 self.handoffs.look_again(&mut Turn { host: &mut self.host, now, out });
             }
             Event::Disconnected(why) => self.host.view.fail(why),
-            Event::Progress(..)
-            | Event::EntryWritten(..)
-            | Event::Resumed(..)
-            | Event::Discarded(..)
-            | Event::AutostartSet(..) => {}
+            Event::Progress(..) | Event::EntryWritten(..) => {}
+            Event::Resumed(machine, result) => {
+                self.hand(now, out, |handoffs, turn| handoffs.resumed(&machine, &result, turn));
+            }
+            Event::Discarded(machine, result) => {
+                self.hand(now, out, |handoffs, turn| handoffs.discarded(&machine, &result, turn));
+            }
+            Event::AutostartSet(machine, result) => {
+                self.hand(now, out, |handoffs, turn| {
+                    handoffs.autostart_set(&machine, &result, turn);
+                });
+            }
         }
     }
 
@@ -367,6 +379,7 @@ impl Balancer {
             ending,
             detail,
             stats: None,
+            commit: None,
         }
     }
 
@@ -456,7 +469,7 @@ impl Balancer {
                 }
                 self.unlucky = 0;
                 self.owed = Owed::of(&agreement, handoff);
-                self.hand(now, out, |handoffs, turn| handoffs.give(handoff, *agreement, turn));
+                self.give(handoff, *agreement, now, out);
             }
         }
     }
@@ -470,7 +483,17 @@ impl Balancer {
     }
 
     fn pass(&mut self, id: HandoffId, from: &HostId, pass: Pass, now: Time, out: &mut Vec<Effect>) {
-        let Pass::Reserve { exchange, machine, entry, verdicts, in_return } = pass else {
+        let Pass::Reserve {
+            exchange,
+            machine,
+            entry,
+            verdicts,
+            in_return,
+            commit,
+            autostart,
+            ticket,
+        } = pass
+        else {
             return self.hand(now, out, |handoffs, turn| handoffs.hear(id, from, pass, turn));
         };
         // The same again: it was answered, and the answer to it stands.
@@ -479,12 +502,22 @@ impl Balancer {
         }
         let refused =
             |reason| Effect::Send(from.clone(), Message::Handoff(id, Pass::Refused { reason }));
+        // One at a time: what became of the other is not settled yet.
+        if self.handoffs.moves(&machine) {
+            return out.push(refused(Reason::UnderWay));
+        }
+        let offer = |agreement| Offer {
+            agreement,
+            commit: commit.unwrap_or(Commit::Fast),
+            autostart: autostart.unwrap_or(false),
+            ticket,
+        };
+        let uri = self.migration_uri.clone();
         if let Some(owed) = self.owed.take_if(|owed| owed.is(exchange, from, &machine)) {
             match owed.take(entry, &self.host, now) {
-                Ok(agreement) => {
-                    let uri = self.migration_uri.clone();
-                    self.hand(now, out, |handoffs, turn| handoffs.take(id, agreement, uri, turn));
-                }
+                Ok(agreement) => self.hand(now, out, |handoffs, turn| {
+                    handoffs.take(id, offer(agreement), uri, turn);
+                }),
                 Err(reason) => out.push(refused(reason)),
             }
             return;
@@ -496,14 +529,38 @@ impl Balancer {
         match quoted.reserve(&machine, entry, verdicts, in_return.as_ref(), &self.host, now) {
             Ok(agreement) => {
                 self.promise = Promise::of(&agreement, id);
-                let uri = self.migration_uri.clone();
-                self.hand(now, out, |handoffs, turn| handoffs.take(id, *agreement, uri, turn));
+                self.hand(now, out, |handoffs, turn| {
+                    handoffs.take(id, offer(*agreement), uri, turn);
+                });
             }
             Err(record) => {
                 out.push(refused(record.ending));
                 out.push(Effect::Record(*record));
             }
         }
+    }
+
+    /// Hands a machine over as agreed.
+    fn give(&mut self, id: HandoffId, agreement: Agreement, now: Time, out: &mut Vec<Effect>) {
+        let machine = &agreement.candidate.machine;
+        let known = self.host.view.machines().get(machine);
+        // Agreed on in this very turn, or promised and looked up just now.
+        let Some(known) = known.filter(|_| !self.handoffs.moves(machine)) else { return };
+        let strict = || Choice { commit: Commit::Strict, because: String::new() };
+        let terms = Terms {
+            choice: self.config.commit.choose(&known.facts.locks).unwrap_or_else(strict),
+            from: known.entry().map(Stamp::of).unwrap_or_default(),
+            autostart: known.facts.autostart,
+        };
+        self.hand(now, out, |handoffs, turn| handoffs.give(id, agreement, terms, turn));
+    }
+
+    /// Whether an operator's word that `fenced` runs nothing would settle where a machine is.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub fn can_claim(&self, machine: &MachineId, fenced: &HostId) -> Result<(), String> {
+        self.handoffs.can_claim(machine, fenced)
     }
 
     /// Lets the handoffs act on this host.

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::handoff::Choice;
 use crate::load::Basis;
 use crate::model::{ExchangeId, HostId, MachineId, Resources, Time};
 use crate::port::{HandoffId, MigrationStats};
@@ -68,6 +69,9 @@ pub struct Decision {
     pub detail: String,
     /// What the migration cost, if there was one.
     pub stats: Option<MigrationStats>,
+    /// By which commit point the machine was handed over, and why; the donor's record has it.
+    #[serde(default)]
+    pub commit: Option<Choice>,
 }
 
 impl Decision {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::decision::Decision;
 use crate::handoff::Handoff;
 use crate::message::Message;
-use crate::model::{ExchangeId, HostId, HostState, Time};
+use crate::model::{ExchangeId, HostId, HostState, MachineId, Time};
 use crate::port::{Event, HandoffId, Order};
 
 /// Something that happened.
@@ -28,6 +28,17 @@ pub enum Input {
     Hypervisor(Event),
     /// A record could not be made durable. The effects behind it were dropped.
     StoreFailed(HandoffId, String),
+    /// An operator has fenced a host: it runs nothing, and never will without being told to. What is
+    /// here of this machine is all that there is. [`Balancer::can_claim`] says whether that settles
+    /// anything.
+    ///
+    /// [`Balancer::can_claim`]: crate::balancer::Balancer::can_claim
+    Claim {
+        /// The machine.
+        machine: MachineId,
+        /// The host that was fenced.
+        fenced: HostId,
+    },
     /// An operator wants this host to take part, or not.
     SetState(HostState),
     /// An operator wants the agent to stop: finish or hand back what is under way.
@@ -52,8 +63,9 @@ pub enum Timer {
 /// Something to be done, in the order given.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// Make this handoff durable before anything behind it is done. If that fails, drop the rest and
-    /// say so by [`Input::StoreFailed`].
+    /// Make this handoff durable before anything behind it is done, and with it its
+    /// [mark](Handoff::mark) and, for a donor, its [ticket](Handoff::ticket). If that fails, drop the
+    /// rest of this list and say so by [`Input::StoreFailed`], before any other input.
     Persist(Handoff),
     /// Say this to another host.
     Send(HostId, Message),

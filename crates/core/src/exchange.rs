@@ -471,6 +471,7 @@ impl Exchange {
             ending,
             detail,
             stats: None,
+            commit: None,
         }
     }
 }

@@ -1,91 +1,53 @@
-//! A machine on its way from one host to another.
+//! A machine on its way from one host to another: never two, never none.
 //!
 //! ```text
 //!  source                                              target
-//!  Offered ────────────── Reserve ───────────────────▶ Reserved      room is kept, until it expires
-//!  Transferring ◀──────── Reserved ─────────────────
-//!     │  ═══════════ hypervisor migrates ═══════════▶
-//!     ├─ done ──▶ Released ── Released (repeated) ────▶ Claiming      is it really here?
-//!     │              Done ◀── Claimed ───────────────── Done
-//!     ├─ failed ─▶ Doubt: look where the machine is
-//!     │              here ──▶ Cancelled ── Cancel ─────▶ Cancelled
-//!     └              gone ──▶ Released, as above
+//!  Offered ────────────── Reserve ───────────────────▶ Reserved       room is kept
+//!  Armed ◀─────────────── Reserved ─────────────────
+//!  Transferring ═══════ hypervisor migrates ═════════▶ Reserved       it arrives, and is paused
+//!     │                                                Holding        it is complete
+//!  Released  ── Released (repeated until answered) ──▶ Claimed        it is let run
+//!  Done ◀──────────────── Claimed ──────────────────── Done
 //! ```
 //!
-//! The commit point is the hypervisor's own: when it reports success the machine runs on the target
-//! and its definition and entry are gone from the source. Whatever is unclear afterwards (a failure
-//! with unknown outcome, a restarted agent, a reservation that ran out) is settled by **looking** at
-//! the hypervisor, never by a time-out alone.
+//! The commit point is the source's record `Released`: before it the machine is the source's, after
+//! it the target's. It is durable before the target hears of it, and the target's record `Claimed` is
+//! durable before the machine is let run there ([`Commit::Strict`]). Where locks keep two copies of
+//! a machine apart, the hypervisor's own commit point will do, which is a little faster
+//! ([`Commit::Fast`]).
+//!
+//! Whatever is unclear (a failure with unknown outcome, a restarted agent, a lost message) is settled
+//! by **looking** at the hypervisor and **asking** the other host, never by a time-out alone. One
+//! state nothing can settle: a copy that is held, complete and paused, while its source is silent. It
+//! stays so, with an alarm, until the source answers or an operator has fenced it ([`Handoffs::claim`]).
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `record` | what is durable |
+//! | `source`, `target` | the two sides: what a handoff does next |
+//! | `strangers` | questions about handoffs of which no record tells |
+//! | `turn` | what they act on |
+
+mod record;
+mod source;
+mod strangers;
+mod target;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use crate::decision::{Decision, Reason, Role};
-use crate::effect::{Effect, Timer};
+use crate::decision::{Reason, Role};
+use crate::effect::Effect;
 use crate::exchange::Agreement;
 use crate::host::{Host, Incoming};
-use crate::message::{Message, Pass};
-use crate::model::{Entry, HostId, MachineId, Resources, Time};
-use crate::port::{Commit, Failure, HandoffId, Migration, MigrationStats, Order, Presence};
+use crate::message::{PROTOCOL, Pass};
+use crate::model::{ExchangeId, HostId, MachineId};
+use crate::port::{Commit, Failure, HandoffId, MigrationStats, Order, Sight};
 
-/// How far a handoff is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Phase {
-    /// Source: waits for the target to keep room.
-    Offered,
-    /// Source: the hypervisor migrates.
-    Transferring,
-    /// Source: the migration ended in a way that does not tell where the machine is.
-    Doubt,
-    /// Source: the machine has left; waits for the target to say that it has it.
-    Released,
-    /// Target: room is kept.
-    Reserved,
-    /// Target: the source says that the machine has left; looks for it here.
-    Claiming,
-    /// The machine runs on the target and its entry is there.
-    Done,
-    /// The machine is where it was.
-    Cancelled,
-}
-
-/// One handoff, as one of its two hosts sees it. This is also the durable record of it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Handoff {
-    /// Its id, the same on both hosts.
-    pub id: HandoffId,
-    /// Whether this host gives or takes.
-    pub role: Role,
-    /// The other host.
-    pub peer: HostId,
-    /// The machine.
-    pub machine: MachineId,
-    /// Its name.
-    pub name: String,
-    /// Its schedule entry as it reads on the target.
-    pub entry: Entry,
-    /// What it uses, for the target to believe until it has measured it.
-    pub usage: Resources,
-    /// What it will load the target.
-    pub load: f64,
-    /// Memory that it may come to occupy, in bytes.
-    pub memory_bytes: f64,
-    /// Its anti-affinity groups.
-    pub anti_affinity: Vec<String>,
-    /// How far it is.
-    pub phase: Phase,
-    /// Since when it is in this phase.
-    pub since: Time,
-    /// How often it has been looked after in this phase.
-    pub attempts: u32,
-    /// Why it is being cancelled, where that is known before the hypervisor has answered.
-    pub cancelled_for: Option<Reason>,
-    /// The record of the exchange that led to it.
-    pub decision: Decision,
-}
+pub use record::{Choice, Handoff, Mark, MarkKind, Mode, Phase, Recovered, Terms, Ticket};
+use strangers::Strangers;
+pub use turn::Turn;
 
 /// Limits of time for handoffs.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,6 +58,9 @@ pub struct Limits {
     pub reservation_time: Duration,
     /// How long a migration may last before it is aborted.
     pub migration_time_max: Duration,
+    /// How long a machine that a migration left paused on its source waits for the target's answer,
+    /// where the target cannot let it run without the source's word.
+    pub doubt_time_max: Duration,
     /// Most that a migration may send, in bytes per second.
     pub bandwidth_bytes_per_s: Option<u64>,
 }
@@ -106,6 +71,7 @@ impl Default for Limits {
             reply_time_max: Duration::from_secs(5),
             reservation_time: Duration::from_secs(30),
             migration_time_max: Duration::from_secs(600),
+            doubt_time_max: Duration::from_secs(60),
             bandwidth_bytes_per_s: None,
         }
     }
@@ -115,60 +81,36 @@ impl Default for Limits {
 const RETRY_MIN: Duration = Duration::from_millis(500);
 /// Longest wait between two attempts.
 const RETRY_MAX: Duration = Duration::from_secs(60);
-/// So often a machine in doubt must have been seen not running before it counts as staying: for a
-/// moment after it has left, its definition is still here.
-const LOOKS_NOT_RUNNING: u32 = 2;
-/// Most questions about handoffs that are not known here which wait for a look; the source of a
-/// further one asks again.
-const ASKED_MAX: usize = 64;
+/// A handoff that has been looked after so often in one phase holds nothing else up.
+const ENGAGED_ATTEMPTS_MAX: u32 = 8;
 
 fn backoff(attempts: u32) -> Duration {
     RETRY_MIN.saturating_mul(1 << attempts.min(10)).min(RETRY_MAX)
 }
 
-/// What a handoff acts on, for the length of one input.
-pub struct Turn<'a> {
-    /// This host.
-    pub host: &'a mut Host,
-    /// The time.
-    pub now: Time,
-    /// Where effects go, in order.
-    pub out: &'a mut Vec<Effect>,
-}
-
-impl Turn<'_> {
-    fn persist(&mut self, handoff: &Handoff) {
-        self.out.push(Effect::Persist(handoff.clone()));
-    }
-
-    fn send(&mut self, handoff: &Handoff, pass: Pass) {
-        let message = Message::Handoff(handoff.id, pass);
-        self.out.push(Effect::Send(handoff.peer.clone(), message));
-    }
-
-    fn order(&mut self, order: Order) {
-        self.out.push(Effect::Order(order));
-    }
-
-    fn look(&mut self, handoff: &Handoff) {
-        self.order(Order::Look(handoff.machine.clone()));
-    }
-
-    fn abort(&mut self, handoff: &Handoff) {
-        self.order(Order::Abort(handoff.machine.clone()));
-    }
-
-    fn wake(&mut self, id: HandoffId, after: Duration) {
-        self.out.push(Effect::SetTimer(Timer::Handoff(id), self.now + after));
-    }
+/// What comes of an input for the handoff that it was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// It goes on.
+    Stay,
+    /// It is over: the machine is the target's.
+    Done(Reason),
+    /// It is over: the machine is the source's.
+    Cancelled(Reason),
 }
 
 /// The handoffs of one host that are under way.
 #[derive(Clone, Debug, Default)]
 pub struct Handoffs {
     live: BTreeMap<HandoffId, Handoff>,
-    /// Sources that say a machine is here of which no record tells, until it has been looked for.
-    asked: BTreeMap<HandoffId, (HostId, MachineId)>,
+    /// The newest mark of each kind of every machine whose handoff is over.
+    marks: BTreeMap<(MarkKind, MachineId), Mark>,
+    /// The lives of this store and the highest number of a durable handoff in each.
+    lives: BTreeMap<u64, u64>,
+    /// This life, and the highest number that was given in it.
+    ticket: Ticket,
+    boot: String,
+    strangers: Strangers,
     limits: Limits,
     /// The one that ended last, and how.
     last: Option<(HandoffId, Reason)>,
@@ -178,8 +120,8 @@ pub struct Handoffs {
 impl Handoffs {
     /// None under way.
     #[must_use]
-    pub const fn new(limits: Limits) -> Self {
-        Self { live: BTreeMap::new(), asked: BTreeMap::new(), limits, last: None, aborting: false }
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, ..Self::default() }
     }
 
     /// Those under way.
@@ -187,21 +129,26 @@ impl Handoffs {
         self.live.values()
     }
 
-    /// How many of them keep this host from beginning another exchange: those whose machine has
-    /// not certainly left or arrived.
-    #[must_use]
-    pub fn engaged(&self) -> usize {
-        self.live.values().filter(|h| h.phase != Phase::Released).count()
+    /// The newest mark of each kind of every machine whose handoff is over.
+    pub fn marks(&self) -> impl Iterator<Item = &Mark> {
+        self.marks.values()
     }
 
-    /// Whether the agent must not end yet. Once it has been told to abort, room that is kept here
-    /// holds nothing up: it is on record, and what arrives meanwhile is claimed at the next start.
+    /// How many of them keep this host from beginning another exchange: those that will be over
+    /// soon.
+    #[must_use]
+    pub fn engaged(&self) -> usize {
+        let engaged = |h: &&Handoff| h.phase.is_brisk() && h.attempts < ENGAGED_ATTEMPTS_MAX;
+        self.live.values().filter(engaged).count()
+    }
+
+    /// Whether the agent must not end yet. Once it has been told to abort, what arrives here holds
+    /// nothing up: it is on record, and claimed at the next start.
     #[must_use]
     pub fn hold_up_stop(&self) -> bool {
-        self.live.values().any(|h| match h.phase {
-            Phase::Offered | Phase::Transferring | Phase::Doubt => true,
-            Phase::Reserved | Phase::Claiming => !self.aborting,
-            Phase::Released | Phase::Done | Phase::Cancelled => false,
+        self.live.values().any(|h| match h.role {
+            Role::Donor => h.phase.is_brisk(),
+            Role::Receiver => h.phase.is_brisk() && !self.aborting,
         })
     }
 
@@ -209,295 +156,6 @@ impl Handoffs {
     #[must_use]
     pub fn knows(&self, id: HandoffId, peer: &HostId) -> bool {
         self.live.get(&id).is_some_and(|h| h.peer == *peer)
-    }
-
-    /// Takes up the handoffs that were under way when the agent ended: looks where each machine is.
-    pub fn recover(&mut self, records: Vec<Handoff>, turn: &mut Turn<'_>) {
-        for mut handoff in records {
-            match handoff.phase {
-                Phase::Done | Phase::Cancelled => continue,
-                Phase::Offered | Phase::Transferring | Phase::Doubt => {
-                    turn.abort(&handoff);
-                    handoff.phase = Phase::Doubt;
-                    if handoff.decision.detail.is_empty() {
-                        handoff.decision.detail =
-                            "this agent ended and was started again meanwhile".to_owned();
-                    }
-                }
-                Phase::Released | Phase::Reserved | Phase::Claiming => {}
-            }
-            hold(turn.host, &handoff);
-            handoff.attempts = 0;
-            turn.wake(handoff.id, Duration::ZERO);
-            self.live.insert(handoff.id, handoff);
-        }
-    }
-
-    /// Source: asks the target to keep room for what was agreed on.
-    pub fn give(&mut self, id: HandoffId, agreement: Agreement, turn: &mut Turn<'_>) {
-        let exchange = agreement.exchange;
-        let verdicts = agreement.verdicts.clone();
-        let in_return = agreement.in_return.as_ref().map(|c| c.machine.clone());
-        let handoff = begin(id, Role::Donor, agreement, turn.now);
-        hold(turn.host, &handoff);
-        let pass = Pass::Reserve {
-            exchange,
-            machine: handoff.machine.clone(),
-            entry: handoff.entry.clone(),
-            verdicts,
-            in_return,
-        };
-        turn.send(&handoff, pass);
-        turn.wake(id, self.limits.reply_time_max);
-        self.live.insert(id, handoff);
-    }
-
-    /// Target: keeps room for what was agreed on. `uri` is where this host's hypervisor is reached.
-    pub fn take(&mut self, id: HandoffId, agreement: Agreement, uri: String, turn: &mut Turn<'_>) {
-        let handoff = begin(id, Role::Receiver, agreement, turn.now);
-        hold(turn.host, &handoff);
-        turn.persist(&handoff);
-        turn.send(&handoff, Pass::Reserved { uri });
-        turn.wake(id, self.limits.reservation_time);
-        self.live.insert(id, handoff);
-    }
-
-    /// The other host said something about a handoff.
-    pub fn hear(&mut self, id: HandoffId, from: &HostId, pass: Pass, turn: &mut Turn<'_>) {
-        let Some(handoff) = self.live.get_mut(&id).filter(|h| h.peer == *from) else {
-            return self.hear_of_unknown(id, from, pass, turn);
-        };
-        match (handoff.phase, pass) {
-            (Phase::Offered, Pass::Reserved { uri }) => {
-                enter(handoff, Phase::Transferring, turn.now);
-                turn.persist(handoff);
-                turn.order(Order::Migrate(Migration {
-                    handoff: id,
-                    machine: handoff.machine.clone(),
-                    to: handoff.peer.clone(),
-                    uri,
-                    entry: handoff.entry.clone(),
-                    commit: Commit::Fast,
-                    bandwidth_bytes_per_s: self.limits.bandwidth_bytes_per_s,
-                }));
-                turn.wake(id, self.limits.migration_time_max);
-            }
-            (Phase::Offered, Pass::Refused { reason }) => {
-                self.cancel(id, reason, String::new(), None, turn);
-            }
-            (Phase::Released, Pass::Claimed) => self.finish(id, Reason::Moved, turn),
-            (Phase::Released, Pass::Missing) => self.finish(id, Reason::Ended, turn),
-            (Phase::Reserved | Phase::Claiming, Pass::Released { stats, .. }) => {
-                handoff.decision.stats = Some(stats);
-                enter(handoff, Phase::Claiming, turn.now);
-                turn.look(handoff);
-                turn.wake(id, RETRY_MAX);
-            }
-            (Phase::Reserved, Pass::Cancel { reason }) => {
-                self.cancel(id, reason, String::new(), None, turn);
-            }
-            // Late, repeated or out of turn: what was decided stands.
-            _ => {}
-        }
-    }
-
-    /// The other host speaks of a handoff that has ended here and is forgotten, or whose record is
-    /// lost.
-    fn hear_of_unknown(&mut self, id: HandoffId, from: &HostId, pass: Pass, turn: &mut Turn<'_>) {
-        match pass {
-            // What the last sample saw may be older than the machine's arrival: look.
-            Pass::Released { machine, .. } if self.asked.len() < ASKED_MAX => {
-                turn.order(Order::Look(machine.clone()));
-                self.asked.insert(id, (from.clone(), machine));
-            }
-            // Too late: nothing will come, and room need not be kept until it expires.
-            Pass::Reserved { .. } => {
-                let cancel = Pass::Cancel { reason: Reason::TimedOut };
-                turn.out.push(Effect::Send(from.clone(), Message::Handoff(id, cancel)));
-            }
-            _ => {}
-        }
-    }
-
-    /// Answers those who asked about a machine of which no record tells.
-    fn answer_asked(&mut self, machine: &MachineId, seen: Option<Presence>, turn: &mut Turn<'_>) {
-        let ids = self.asked.iter().filter(|(_, (_, asked))| asked == machine).map(|(id, _)| *id);
-        for id in ids.collect::<Vec<_>>() {
-            let Some((from, _)) = self.asked.remove(&id) else { continue };
-            let answer = match seen {
-                Some(Presence::Running | Presence::Leaving | Presence::Paused) => Pass::Claimed,
-                Some(Presence::Absent | Presence::Defined) => Pass::Missing,
-                // Whoever asked will ask again.
-                _ => continue,
-            };
-            turn.out.push(Effect::Send(from, Message::Handoff(id, answer)));
-        }
-    }
-
-    /// The hypervisor answers again: looks at once where machines are, instead of at the next
-    /// attempt.
-    pub fn look_again(&mut self, turn: &mut Turn<'_>) {
-        for handoff in self.live.values() {
-            if matches!(handoff.phase, Phase::Doubt | Phase::Reserved | Phase::Claiming) {
-                turn.look(handoff);
-            }
-        }
-    }
-
-    /// A handoff's timer is due.
-    pub fn timer(&mut self, id: HandoffId, turn: &mut Turn<'_>) {
-        let Some(handoff) = self.live.get_mut(&id) else {
-            return;
-        };
-        handoff.attempts += 1;
-        let again = backoff(handoff.attempts);
-        match handoff.phase {
-            Phase::Offered => {
-                let detail = format!("`{}` did not answer a reservation", handoff.peer);
-                let tell = Some(Pass::Cancel { reason: Reason::TimedOut });
-                self.cancel(id, Reason::TimedOut, detail, tell, turn);
-            }
-            Phase::Transferring => {
-                handoff.cancelled_for.get_or_insert(Reason::MigrationTooLong);
-                turn.abort(handoff);
-                turn.wake(id, RETRY_MAX);
-            }
-            Phase::Doubt | Phase::Reserved | Phase::Claiming => {
-                turn.look(handoff);
-                turn.wake(id, again);
-            }
-            Phase::Released => {
-                let pass = released(handoff);
-                turn.wake(id, again);
-                turn.persist(handoff);
-                turn.send(handoff, pass);
-            }
-            Phase::Done | Phase::Cancelled => {}
-        }
-    }
-
-    /// The hypervisor is done with a migration of this host.
-    pub fn migrated(
-        &mut self,
-        id: HandoffId,
-        result: Result<MigrationStats, Failure>,
-        turn: &mut Turn<'_>,
-    ) {
-        let Some(handoff) = self.live.get_mut(&id).filter(|h| h.phase == Phase::Transferring)
-        else {
-            return;
-        };
-        match result {
-            Ok(stats) => {
-                handoff.decision.stats = Some(stats);
-                self.release(id, turn);
-            }
-            Err(failure) => {
-                handoff.decision.detail = failure.detail;
-                enter(handoff, Phase::Doubt, turn.now);
-                turn.look(handoff);
-                turn.wake(id, RETRY_MAX);
-            }
-        }
-    }
-
-    /// The hypervisor says where a machine is; settles every handoff that waits to know.
-    pub fn looked(
-        &mut self,
-        machine: &MachineId,
-        presence: Result<Presence, Failure>,
-        turn: &mut Turn<'_>,
-    ) {
-        self.answer_asked(machine, presence.as_ref().ok().copied(), turn);
-        let waiting = |h: &&Handoff| {
-            h.machine == *machine
-                && matches!(h.phase, Phase::Doubt | Phase::Reserved | Phase::Claiming)
-        };
-        let Some(handoff) = self.live.values().find(waiting) else {
-            return;
-        };
-        let (id, phase, attempts) = (handoff.id, handoff.phase, handoff.attempts);
-        match (phase, presence) {
-            (Phase::Doubt, Ok(Presence::Running)) => self.stays(id, turn),
-            // Shut down, or paused by somebody, and no migration of it under way.
-            (Phase::Doubt, Ok(Presence::Defined | Presence::Paused))
-                if attempts >= LOOKS_NOT_RUNNING =>
-            {
-                self.stays(id, turn);
-            }
-            (Phase::Doubt, Ok(Presence::Absent)) => self.release(id, turn),
-            (Phase::Doubt, Ok(Presence::Leaving)) => {
-                // The abort came too early to find it, or did not reach the hypervisor.
-                turn.abort(handoff);
-                turn.wake(id, backoff(attempts));
-            }
-            (Phase::Reserved, Ok(Presence::Absent | Presence::Defined)) => {
-                let detail = "nothing arrived".to_owned();
-                self.cancel(id, Reason::ReservationExpired, detail, None, turn);
-            }
-            (Phase::Claiming, Ok(Presence::Absent | Presence::Defined)) => {
-                let handoff = &self.live[&id];
-                turn.send(handoff, Pass::Missing);
-                self.finish(id, Reason::Ended, turn);
-            }
-            // Paused here by somebody, since the source says that it has left.
-            (Phase::Claiming, Ok(Presence::Paused))
-            | (Phase::Reserved | Phase::Claiming, Ok(Presence::Running | Presence::Leaving)) => {
-                let handoff = &self.live[&id];
-                turn.send(handoff, Pass::Claimed);
-                turn.host.view.believe(handoff.machine.clone(), handoff.usage);
-                turn.host.averaging.moved(handoff.usage);
-                self.finish(id, Reason::Moved, turn);
-            }
-            // Still arriving or leaving, or the hypervisor could not say: look again.
-            _ => turn.wake(id, backoff(attempts)),
-        }
-    }
-
-    /// A record of this handoff could not be made durable, and what depended on it was not done.
-    pub fn store_failed(&mut self, id: HandoffId, why: String, turn: &mut Turn<'_>) {
-        let Some(handoff) = self.live.get(&id) else {
-            return;
-        };
-        let reason = Reason::StoreFailed;
-        let tell = match handoff.phase {
-            Phase::Transferring => Pass::Cancel { reason },
-            Phase::Reserved => Pass::Refused { reason },
-            // The machine has moved; its timer will try again to say so durably.
-            _ => return,
-        };
-        self.cancel(id, reason, why, Some(tell), turn);
-    }
-
-    /// A message to `peer` could not be delivered.
-    pub fn undelivered(&mut self, peer: &HostId, why: &str, turn: &mut Turn<'_>) {
-        let lost = |h: &&Handoff| h.peer == *peer && h.phase == Phase::Offered;
-        let ids: Vec<_> = self.live.values().filter(lost).map(|h| h.id).collect();
-        for id in ids {
-            self.cancel(id, Reason::Unreachable, why.to_owned(), None, turn);
-        }
-    }
-
-    /// Aborts what can be aborted, because the agent must stop now.
-    pub fn abort_all(&mut self, turn: &mut Turn<'_>) {
-        self.aborting = true;
-        let ids: Vec<_> = self.live.keys().copied().collect();
-        for id in ids {
-            let Some(handoff) = self.live.get_mut(&id) else {
-                continue;
-            };
-            match handoff.phase {
-                Phase::Offered => {
-                    let tell = Some(Pass::Cancel { reason: Reason::Stopping });
-                    self.cancel(id, Reason::Stopping, String::new(), tell, turn);
-                }
-                Phase::Transferring => {
-                    handoff.cancelled_for = Some(Reason::Stopping);
-                    turn.abort(handoff);
-                }
-                _ => {}
-            }
-        }
     }
 
     /// Whether a handoff is under way.
@@ -512,108 +170,360 @@ impl Handoffs {
         self.last == Some((id, Reason::Moved))
     }
 
-    /// Whether a machine is on its way from or to this host.
+    /// Whether a machine is on its way from or to this host, or it is not settled that it is not.
     #[must_use]
     pub fn moves(&self, machine: &MachineId) -> bool {
         self.live.values().any(|h| h.machine == *machine)
     }
 
-    /// Source: the machine has left.
-    fn release(&mut self, id: HandoffId, turn: &mut Turn<'_>) {
-        let Some(handoff) = self.live.get_mut(&id) else {
-            return;
+    /// Takes up the handoffs that were under way when the agent ended.
+    pub fn recover(&mut self, recovered: Recovered, turn: &mut Turn<'_>) {
+        self.ticket = Ticket { life: recovered.life, number: 0 };
+        self.lives.extend(recovered.lives.iter().map(|t| (t.life, t.number)));
+        self.boot = recovered.boot;
+        for mark in recovered.marks {
+            self.remember(mark);
+        }
+        for mut handoff in recovered.handoffs {
+            if handoff.phase.has_ended() || handoff.phase == Phase::Offered {
+                continue;
+            }
+            handoff.attempts = 0;
+            match handoff.role {
+                Role::Donor => source::recover(&mut handoff, turn),
+                Role::Receiver => target::recover(&handoff, turn),
+            }
+            hold(turn.host, &handoff);
+            self.live.insert(handoff.id, handoff);
+        }
+    }
+
+    /// Source: asks the target to keep room for what was agreed on.
+    pub fn give(&mut self, id: HandoffId, agreement: Agreement, terms: Terms, turn: &mut Turn<'_>) {
+        let exchange: ExchangeId = agreement.exchange;
+        let verdicts = agreement.verdicts.clone();
+        let in_return = agreement.in_return.as_ref().map(|c| c.machine.clone());
+        let mut handoff = Handoff::begin(id, Role::Donor, agreement, turn.now);
+        self.ticket.number += 1;
+        handoff.from = terms.from;
+        handoff.commit = terms.choice.commit;
+        handoff.decision.commit = Some(terms.choice);
+        handoff.autostart = terms.autostart;
+        handoff.ticket = Some(self.ticket);
+        handoff.boot.clone_from(&self.boot);
+        hold(turn.host, &handoff);
+        let pass = Pass::Reserve {
+            exchange,
+            machine: handoff.machine.clone(),
+            entry: handoff.entry.clone(),
+            verdicts,
+            in_return,
+            commit: Some(handoff.commit),
+            autostart: Some(handoff.autostart),
+            ticket: handoff.ticket,
         };
-        enter(handoff, Phase::Released, turn.now);
-        turn.host.view.outdate();
-        turn.host.holds.outgoing.remove(&handoff.machine);
-        turn.host.averaging.moved(handoff.usage.scaled(-1.0));
-        let pass = released(handoff);
-        turn.wake(id, RETRY_MIN);
-        turn.order(Order::Sample);
-        turn.persist(handoff);
-        turn.send(handoff, pass);
+        turn.send(&handoff, pass);
+        turn.wake(id, self.limits.reply_time_max);
+        self.live.insert(id, handoff);
     }
 
-    /// Source: the machine is still here.
-    fn stays(&mut self, id: HandoffId, turn: &mut Turn<'_>) {
-        let handoff = &self.live[&id];
-        let reason = handoff.cancelled_for.unwrap_or(Reason::MigrationFailed);
-        let detail = handoff.decision.detail.clone();
-        let tell = Some(Pass::Cancel { reason });
-        self.cancel(id, reason, detail, tell, turn);
+    /// Target: keeps room for what was agreed on. `uri` is where this host's hypervisor is reached.
+    pub fn take(&mut self, id: HandoffId, offer: Offer, uri: String, turn: &mut Turn<'_>) {
+        let mut handoff = Handoff::begin(id, Role::Receiver, offer.agreement, turn.now);
+        handoff.commit = offer.commit;
+        handoff.autostart = offer.autostart;
+        handoff.ticket = offer.ticket;
+        handoff.boot.clone_from(&self.boot);
+        hold(turn.host, &handoff);
+        turn.wake(id, self.limits.reservation_time);
+        turn.persist(&handoff);
+        turn.send(&handoff, Pass::Reserved { uri, protocol: Some(PROTOCOL) });
+        self.live.insert(id, handoff);
     }
 
-    /// Ends a handoff whose machine stays where it was.
-    fn cancel(
+    /// The other host said something about a handoff.
+    pub fn hear(&mut self, id: HandoffId, from: &HostId, pass: Pass, turn: &mut Turn<'_>) {
+        if let Pass::Where { machine } = pass {
+            return self.asked_where(id, from, machine, turn);
+        }
+        if !self.knows(id, from) {
+            return self.hear_of_unknown(id, from, pass, turn);
+        }
+        self.with(id, turn, |h, limits, turn| match h.role {
+            Role::Donor => source::hear(h, pass, limits, turn),
+            Role::Receiver => target::hear(h, pass, turn),
+        });
+    }
+
+    /// The hypervisor answers again: looks at once where machines are, instead of at the next
+    /// attempt.
+    pub fn look_again(&mut self, turn: &mut Turn<'_>) {
+        let unclear = |p| !matches!(p, Phase::Offered | Phase::Armed | Phase::Transferring);
+        for handoff in self.live.values().filter(|h| unclear(h.phase)) {
+            turn.look(handoff);
+        }
+    }
+
+    /// A handoff's timer is due.
+    pub fn timer(&mut self, id: HandoffId, turn: &mut Turn<'_>) {
+        self.with(id, turn, |h, limits, turn| {
+            h.attempts = h.attempts.saturating_add(1);
+            match h.role {
+                Role::Donor => source::timer(h, limits, turn),
+                Role::Receiver => target::timer(h, turn),
+            }
+        });
+    }
+
+    /// The hypervisor is done with a migration of this host.
+    pub fn migrated(
         &mut self,
         id: HandoffId,
-        reason: Reason,
-        detail: String,
-        tell: Option<Pass>,
+        result: Result<MigrationStats, Failure>,
         turn: &mut Turn<'_>,
     ) {
-        let Some(handoff) = self.live.get_mut(&id) else {
-            return;
-        };
-        if let Some(pass) = tell {
-            turn.send(handoff, pass);
+        self.with(id, turn, |h, _, turn| {
+            source::migrated(h, result, turn);
+            Next::Stay
+        });
+    }
+
+    /// The hypervisor says where a machine is; settles whatever waits to know.
+    pub fn looked(
+        &mut self,
+        machine: &MachineId,
+        sight: Result<Sight, Failure>,
+        turn: &mut Turn<'_>,
+    ) {
+        self.with_machine(machine, turn, |h, limits, turn| match h.role {
+            Role::Donor => source::looked(h, sight.clone(), limits, turn),
+            Role::Receiver => target::looked(h, sight.clone(), limits, turn),
+        });
+        self.answer_strangers(machine, sight.ok(), turn);
+    }
+
+    /// The answer to [`Order::Resume`].
+    pub fn resumed(
+        &mut self,
+        machine: &MachineId,
+        result: &Result<(), Failure>,
+        turn: &mut Turn<'_>,
+    ) {
+        self.with_machine(machine, turn, |h, _, turn| match h.role {
+            Role::Donor => source::resumed(h, result.clone(), turn),
+            Role::Receiver => target::resumed(h, result.clone(), turn),
+        });
+    }
+
+    /// The answer to [`Order::Discard`].
+    pub fn discarded(
+        &mut self,
+        machine: &MachineId,
+        result: &Result<(), Failure>,
+        turn: &mut Turn<'_>,
+    ) {
+        self.with_machine(machine, turn, |h, _, turn| match h.role {
+            Role::Donor => {
+                source::discarded(h, result.clone(), turn);
+                Next::Stay
+            }
+            Role::Receiver => target::discarded(h, result.clone(), turn),
+        });
+        self.discarded_for_strangers(machine, result, turn);
+    }
+
+    /// The answer to [`Order::SetAutostart`].
+    pub fn autostart_set(
+        &mut self,
+        machine: &MachineId,
+        result: &Result<(), Failure>,
+        turn: &mut Turn<'_>,
+    ) {
+        self.with_machine(machine, turn, |h, limits, turn| match h.role {
+            Role::Donor => source::autostart_set(h, result.clone(), limits, turn),
+            Role::Receiver => target::autostart_set(h, result.clone(), turn),
+        });
+    }
+
+    /// A record of this handoff could not be made durable, and what depended on it was not done.
+    pub fn store_failed(&mut self, id: HandoffId, why: String, turn: &mut Turn<'_>) {
+        self.with(id, turn, |h, _, turn| match h.role {
+            Role::Donor => source::store_failed(h, why, turn),
+            Role::Receiver => target::store_failed(h, why, turn),
+        });
+    }
+
+    /// A message to `peer` could not be delivered.
+    pub fn undelivered(&mut self, peer: &HostId, why: &str, turn: &mut Turn<'_>) {
+        let lost = |h: &&Handoff| h.peer == *peer && h.phase == Phase::Offered;
+        let ids: Vec<_> = self.live.values().filter(lost).map(|h| h.id).collect();
+        for id in ids {
+            self.with(id, turn, |h, _, _| {
+                h.decision.detail = why.to_owned();
+                Next::Cancelled(Reason::Unreachable)
+            });
         }
-        handoff.decision.detail = detail;
-        self.end(id, Phase::Cancelled, reason, turn);
     }
 
-    /// Ends a handoff whose machine has moved.
-    fn finish(&mut self, id: HandoffId, reason: Reason, turn: &mut Turn<'_>) {
-        self.end(id, Phase::Done, reason, turn);
-        turn.host.view.outdate();
-        turn.order(Order::Sample);
+    /// Aborts what can be aborted, because the agent must stop now.
+    pub fn abort_all(&mut self, turn: &mut Turn<'_>) {
+        self.aborting = true;
+        let ids: Vec<_> = self.live.keys().copied().collect();
+        for id in ids {
+            self.with(id, turn, |h, _, turn| {
+                match h.phase {
+                    Phase::Offered => {
+                        let machine = Some(h.machine.clone());
+                        turn.send(h, Pass::Cancel { reason: Reason::Stopping, machine });
+                        return Next::Cancelled(Reason::Stopping);
+                    }
+                    Phase::Armed => source::cancel_before(h, Reason::Stopping, turn),
+                    Phase::Transferring => {
+                        h.cancelled_for = Some(Reason::Stopping);
+                        turn.abort(h);
+                    }
+                    _ => {}
+                }
+                Next::Stay
+            });
+        }
     }
 
-    fn end(&mut self, id: HandoffId, phase: Phase, reason: Reason, turn: &mut Turn<'_>) {
-        let Some(mut handoff) = self.live.remove(&id) else {
+    /// Whether an operator's word that `fenced` runs nothing, and never will, would settle where a
+    /// machine is.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub fn can_claim(&self, machine: &MachineId, fenced: &HostId) -> Result<(), String> {
+        let found = self.live.values().find(|h| h.machine == *machine);
+        let handoff = found.ok_or_else(|| {
+            format!("machine `{machine}` is not on its way to or from this host: nothing to claim")
+        })?;
+        let (name, peer) = (&handoff.name, &handoff.peer);
+        if peer != fenced {
+            return Err(format!(
+                "machine `{name}` is on its way between this host and `{peer}`, not `{fenced}`: only \
+                 that `{peer}` was fenced would settle it"
+            ));
+        }
+        match handoff.phase {
+            Phase::Holding => Ok(()),
+            Phase::Doubt
+                if handoff.seen.is_some_and(|seen| seen != crate::port::Presence::Absent) =>
+            {
+                Ok(())
+            }
+            phase => Err(format!(
+                "machine `{name}` does not wait for `{peer}` with a copy here ({phase:?}: it waits \
+                 for {})",
+                handoff.waits_for()
+            )),
+        }
+    }
+
+    /// An operator says that `fenced` runs nothing, and never will: what is here of the machine is
+    /// all that there is. Does nothing where [`Self::can_claim`] says no.
+    pub fn claim(&mut self, machine: &MachineId, fenced: &HostId, turn: &mut Turn<'_>) {
+        if self.can_claim(machine, fenced).is_err() {
             return;
-        };
-        enter(&mut handoff, phase, turn.now);
-        turn.host.holds.incoming.remove(&id);
+        }
+        self.with_machine(machine, turn, |h, _, turn| match h.role {
+            Role::Donor => {
+                source::claim(h, turn);
+                Next::Stay
+            }
+            Role::Receiver => target::claim_fenced(h, turn),
+        });
+    }
+
+    /// Lets one handoff take an input, and ends it if that is what comes of it.
+    fn with(
+        &mut self,
+        id: HandoffId,
+        turn: &mut Turn<'_>,
+        act: impl FnOnce(&mut Handoff, &Limits, &mut Turn<'_>) -> Next,
+    ) {
+        let Some(mut handoff) = self.live.remove(&id) else { return };
+        match act(&mut handoff, &self.limits, turn) {
+            Next::Stay => {
+                self.live.insert(id, handoff);
+            }
+            Next::Done(reason) => {
+                self.end(handoff, Phase::Done, reason, turn);
+                turn.host.view.outdate();
+                turn.order(Order::Sample);
+            }
+            Next::Cancelled(reason) => {
+                // What was sampled while it was not started at boot is not how it is.
+                let disarmed = handoff.role == Role::Donor && handoff.autostart;
+                self.end(handoff, Phase::Cancelled, reason, turn);
+                if disarmed {
+                    turn.host.view.outdate();
+                    turn.order(Order::Sample);
+                }
+            }
+        }
+    }
+
+    /// The same for the one live handoff of a machine.
+    fn with_machine(
+        &mut self,
+        machine: &MachineId,
+        turn: &mut Turn<'_>,
+        act: impl FnOnce(&mut Handoff, &Limits, &mut Turn<'_>) -> Next,
+    ) {
+        let found = self.live.values().find(|h| h.machine == *machine).map(|h| h.id);
+        if let Some(id) = found {
+            self.with(id, turn, act);
+        }
+    }
+
+    fn end(&mut self, mut handoff: Handoff, phase: Phase, reason: Reason, turn: &mut Turn<'_>) {
+        if let Some(mark) = handoff.mark() {
+            self.remember(mark);
+        }
+        handoff.phase = phase;
+        handoff.since = turn.now;
+        turn.host.holds.incoming.remove(&handoff.id);
         turn.host.holds.outgoing.remove(&handoff.machine);
-        self.last = Some((id, reason));
+        turn.host.holds.settling.remove(&handoff.machine);
+        self.last = Some((handoff.id, reason));
         handoff.decision.ending = reason;
         handoff.decision.ended = turn.now;
         turn.out.push(Effect::Record(handoff.decision.clone()));
         // Last, since nothing depends on it: a record left open is settled by looking again.
         turn.out.push(Effect::Persist(handoff));
     }
+
+    fn remember(&mut self, mark: Mark) {
+        let key = (mark.kind, mark.machine.clone());
+        let known = self.marks.get(&key).map(|known| known.epoch);
+        if known.is_none_or(|epoch| epoch <= mark.epoch) {
+            self.marks.insert(key, mark);
+        }
+    }
 }
 
-fn begin(id: HandoffId, role: Role, agreement: Agreement, now: Time) -> Handoff {
-    let Agreement { peer, candidate, at_receiver, entry, mut decision, .. } = agreement;
-    decision.handoff = Some(id);
-    Handoff {
-        id,
-        role,
-        peer,
-        machine: candidate.machine,
-        name: candidate.name,
-        entry,
-        usage: candidate.factors,
-        load: at_receiver,
-        memory_bytes: candidate.memory_bytes,
-        anti_affinity: candidate.anti_affinity,
-        phase: match role {
-            Role::Donor => Phase::Offered,
-            Role::Receiver => Phase::Reserved,
-        },
-        since: now,
-        attempts: 0,
-        cancelled_for: None,
-        decision,
-    }
+/// What a target was asked to keep room for.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// What was agreed on.
+    pub agreement: Agreement,
+    /// The commit point that the source has chosen.
+    pub commit: Commit,
+    /// Whether the source starts the machine at boot.
+    pub autostart: bool,
+    /// The source's number for it; `None` from a source of an earlier version.
+    pub ticket: Option<Ticket>,
 }
 
 /// Marks what a handoff holds of this host.
 fn hold(host: &mut Host, handoff: &Handoff) {
     match (handoff.role, handoff.phase) {
         (Role::Donor, Phase::Released) => {}
+        (Role::Donor, Phase::Cancelling) => {
+            host.holds.settling.insert(handoff.machine.clone());
+        }
         (Role::Donor, _) => {
             host.holds.outgoing.insert(handoff.machine.clone());
         }
@@ -626,19 +536,6 @@ fn hold(host: &mut Host, handoff: &Handoff) {
             };
             host.holds.incoming.insert(handoff.id, incoming);
         }
-    }
-}
-
-fn enter(handoff: &mut Handoff, phase: Phase, now: Time) {
-    handoff.phase = phase;
-    handoff.since = now;
-    handoff.attempts = 0;
-}
-
-fn released(handoff: &Handoff) -> Pass {
-    Pass::Released {
-        machine: handoff.machine.clone(),
-        stats: handoff.decision.stats.unwrap_or_default(),
     }
 }
 

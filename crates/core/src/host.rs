@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::decision::{Judged, Reason};
 use crate::estimate::Averaging;
+use crate::handoff::Mode;
 use crate::load::{Basis, Machine, Metering, Unknown, View};
 use crate::message::{Candidate, OFFER_MAX, Quote, Report, Room, Tenant};
 use crate::model::{
@@ -33,6 +34,8 @@ pub struct Host {
     pub averaging: Averaging,
     /// Whether only entries move, and memory later: see [`Self::origin`].
     pub tentative: bool,
+    /// By which commit point it hands machines over.
+    pub mode: Mode,
 }
 
 /// What handoffs under way hold of a host.
@@ -42,6 +45,8 @@ pub struct Holds {
     pub incoming: BTreeMap<HandoffId, Incoming>,
     /// Machines on their way out.
     pub outgoing: BTreeSet<MachineId>,
+    /// Machines that stay, which is not settled with the other host yet.
+    pub settling: BTreeSet<MachineId>,
 }
 
 /// Room kept for a machine on its way here.
@@ -70,6 +75,7 @@ impl Host {
             cool_down,
             averaging: Averaging::default(),
             tentative: false,
+            mode: Mode::default(),
         }
     }
 
@@ -339,12 +345,16 @@ impl Host {
         peer: &HostId,
         now: Time,
     ) -> Result<&'m Entry, Reason> {
-        if self.holds.outgoing.contains(id) || machine.presence == Presence::Leaving {
+        let held = self.holds.outgoing.contains(id) || self.holds.settling.contains(id);
+        if held || machine.presence == Presence::Leaving {
             return Err(Reason::UnderWay);
         }
         let entry = machine.entry().ok_or(Reason::EntryInvalid)?;
         if machine.presence != Presence::Running {
             return Err(Reason::NotRunning);
+        }
+        if self.mode.choose(&machine.facts.locks).is_none() {
+            return Err(Reason::NoLocks);
         }
         let rules = &entry.rules;
         if rules.ignore {

@@ -23,15 +23,21 @@
 //!     │ ═════ live migration ══════▶ │
 //!     │ ── Released ───────────────▶ │   the entry is deleted here
 //!     │ ◀────────────── Claimed ──── │   the entry is inserted there
+//!
+//!   when something went wrong
+//!     │ ── Where ──────────────────▶ │   Holding, Arriving, Claimed or Missing
+//!     │ ◀────────────── Holding ──── │   Released or Cancel
+//!     │ ── Cancel ─────────────────▶ │   Discarded
 //! ```
 
 use minicbor::{Decode, Encode};
 
 use crate::decision::Reason;
 use crate::estimate::Estimate;
+use crate::handoff::Ticket;
 use crate::load::Basis;
 use crate::model::{Entry, ExchangeId, HostId, HostState, MachineId, Requirements, Resources};
-use crate::port::{HandoffId, MigrationStats};
+use crate::port::{Commit, HandoffId, MigrationStats};
 
 /// What one host says to another.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -214,6 +220,9 @@ pub struct Quote {
     pub refusal: Option<Reason>,
 }
 
+/// The protocol of handoffs that this version speaks: 2 has a commit point of its own.
+pub const PROTOCOL: u16 = 2;
+
 /// What is said in a handoff.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub enum Pass {
@@ -235,6 +244,15 @@ pub enum Pass {
         /// The machine that is to come back in return, once this one has arrived.
         #[n(4)]
         in_return: Option<MachineId>,
+        /// The commit point; the hypervisor's own if there is none.
+        #[n(5)]
+        commit: Option<Commit>,
+        /// Whether the source starts it at boot.
+        #[n(6)]
+        autostart: Option<bool>,
+        /// The source's number for it.
+        #[n(7)]
+        ticket: Option<Ticket>,
     },
     /// Target: "It is kept; migrate to this address."
     #[n(1)]
@@ -242,6 +260,9 @@ pub enum Pass {
         /// Where the target's hypervisor is reached.
         #[n(0)]
         uri: String,
+        /// [`PROTOCOL`] of the target; none if it only knows the hypervisor's commit point.
+        #[n(1)]
+        protocol: Option<u16>,
     },
     /// Target: "It cannot be."
     #[n(2)]
@@ -250,7 +271,8 @@ pub enum Pass {
         #[n(0)]
         reason: Reason,
     },
-    /// Source: "It has left, and its entry is deleted here." Repeated until answered.
+    /// Source: "It is yours, and its entry is deleted here." Durable before it is said, and repeated
+    /// until it is answered.
     #[n(3)]
     Released {
         /// The machine.
@@ -259,6 +281,9 @@ pub enum Pass {
         /// What the migration cost.
         #[n(1)]
         stats: MigrationStats,
+        /// Whether the source started it at boot.
+        #[n(2)]
+        autostart: Option<bool>,
     },
     /// Target: "It runs here, and its entry is inserted."
     #[n(4)]
@@ -266,11 +291,39 @@ pub enum Pass {
     /// Target: "It is not here."
     #[n(5)]
     Missing,
-    /// Source: "It stays; forget the reservation."
+    /// Source: "It stays; forget the reservation, and destroy what has arrived." Repeated until
+    /// answered.
     #[n(6)]
     Cancel {
         /// Why.
         #[n(0)]
         reason: Reason,
+        /// The machine.
+        #[n(1)]
+        machine: Option<MachineId>,
     },
+    /// Target: "Nothing of it is here any more."
+    #[n(7)]
+    Discarded,
+    /// Source: "What do you hold of it?" Answered by [`Pass::Holding`], [`Pass::Arriving`],
+    /// [`Pass::Claimed`] or [`Pass::Missing`].
+    #[n(8)]
+    Where {
+        /// The machine.
+        #[n(0)]
+        machine: MachineId,
+    },
+    /// Target: "It is here, complete and paused. Is it mine?" Repeated until answered.
+    #[n(9)]
+    Holding {
+        /// The machine.
+        #[n(0)]
+        machine: MachineId,
+        /// The source's number for it.
+        #[n(1)]
+        ticket: Option<Ticket>,
+    },
+    /// Target: "It is arriving."
+    #[n(10)]
+    Arriving,
 }

@@ -143,5 +143,6 @@ fn record(
         ending: Reason::Protocol,
         detail: String::new(),
         stats: None,
+        commit: None,
     }
 }

@@ -127,7 +127,11 @@ proptest! {
             take(&mut cloud, number, step);
             for index in 0..MACHINES {
                 let on: Vec<usize> = (0..HOSTS)
-                    .filter(|&at| cloud.machines_on(&host(at)).any(|(m, _)| m.id == machine(index)))
+                    .filter(|&at| {
+                        let at = host(at);
+                        let mut here = cloud.machines_on(&at);
+                        here.any(|(m, p)| m.id == machine(index) && p != Presence::Incoming)
+                    })
                     .collect();
                 prop_assert_eq!(on.len(), 1, "machine {} is on hosts {:?}", index, on);
                 let located = cloud.locate(&machine(index)).map(|(host, _)| host.clone());

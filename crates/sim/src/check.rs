@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use evenkeel_core::decision::{Decision, Reason};
+use evenkeel_core::handoff::{Mark, MarkKind, Recovered};
 use evenkeel_core::model::{Entry, HostId, HostProfile, MachineId, Time};
-use evenkeel_core::port::Presence;
+use evenkeel_core::port::{Order, Presence};
 use evenkeel_core::select::Price;
 use evenkeel_hypervisor::memory::MemoryCloud;
 
@@ -29,8 +30,18 @@ impl fmt::Display for Violation {
 /// What must hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Invariant {
-    /// Every machine runs on exactly one host.
+    /// Every machine runs on exactly one host, or is held on one by a handoff under way.
     RunsOnce,
+    /// No machine ever runs on two hosts.
+    NeverTwo,
+    /// A copy that has arrived is let run only after its release is durable on the source.
+    ReleasedFirst,
+    /// A host never lets a copy run that it has released.
+    TombstoneHolds,
+    /// A copy is destroyed only if this host has not claimed it, or has released it since.
+    ClaimedStays,
+    /// Some host always holds the state of every machine, unless the host that held it died.
+    NeverNone,
     /// Every machine's entry is in exactly one schedule, and can be read.
     EntryOnce,
     /// The machines of a host fit into its memory.
@@ -45,8 +56,13 @@ pub enum Invariant {
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 11] = [
         Self::RunsOnce,
+        Self::NeverTwo,
+        Self::ReleasedFirst,
+        Self::TombstoneHolds,
+        Self::ClaimedStays,
+        Self::NeverNone,
         Self::EntryOnce,
         Self::MemoryFits,
         Self::RulesHold,
@@ -59,6 +75,11 @@ impl Invariant {
     pub const fn sentence(self) -> &'static str {
         match self {
             Self::RunsOnce => "every machine runs on exactly one host",
+            Self::NeverTwo => "no machine runs on two hosts",
+            Self::ReleasedFirst => "what arrives is let run only after it was released",
+            Self::TombstoneHolds => "what was released is not let run",
+            Self::ClaimedStays => "what was claimed is not destroyed",
+            Self::NeverNone => "some host holds every machine",
             Self::EntryOnce => "every entry is in exactly one schedule",
             Self::MemoryFits => "the machines of a host fit into its memory",
             Self::RulesHold => "no rule is broken",
@@ -72,6 +93,8 @@ impl Invariant {
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
     expected: BTreeSet<MachineId>,
+    /// Machines that an operator has claimed, for which nothing need be released.
+    claimed: BTreeSet<MachineId>,
     violations: Vec<Violation>,
 }
 
@@ -106,8 +129,17 @@ impl Checker {
     ) {
         let mut runs: BTreeMap<MachineId, u32> = BTreeMap::new();
         let mut entries: BTreeMap<MachineId, u32> = BTreeMap::new();
+        let mut held: BTreeSet<MachineId> = BTreeSet::new();
         for host in hosts {
             for (facts, presence) in cloud.machines_on(&host.id) {
+                match presence {
+                    Presence::Incoming => continue,
+                    Presence::Held | Presence::Stranded => {
+                        held.insert(facts.id.clone());
+                        continue;
+                    }
+                    _ => {}
+                }
                 *runs.entry(facts.id.clone()).or_default() += u32::from(presence.is_resident());
                 *entries.entry(facts.id.clone()).or_default() += u32::from(facts.entry.is_ok());
             }
@@ -118,11 +150,70 @@ impl Checker {
                 [(&runs, Invariant::RunsOnce), (&entries, Invariant::EntryOnce)]
             {
                 let count = count.get(&machine).copied().unwrap_or(0);
-                if count != 1 {
+                if count != 1 && !(count == 0 && held.contains(&machine)) {
                     self.found(at, invariant, format!("`{machine}` on {count} hosts"));
                 }
             }
+            self.check_machine(at, &machine, cloud);
         }
+    }
+
+    pub(crate) fn note_claim(&mut self, machine: MachineId) {
+        self.claimed.insert(machine);
+    }
+
+    /// Every copy of a machine, after one of them has changed.
+    pub(crate) fn check_machine(&mut self, at: Time, machine: &MachineId, cloud: &MemoryCloud) {
+        let copies: Vec<_> = cloud.copies(machine).collect();
+        let runs = |p| matches!(p, Presence::Running | Presence::Leaving);
+        let detail = || format!("`{machine}`: {copies:?}");
+        if copies.iter().filter(|(_, sight)| runs(sight.presence)).count() > 1 {
+            self.found(at, Invariant::NeverTwo, detail());
+        }
+        let holds = |p| !matches!(p, Presence::Incoming | Presence::Absent);
+        if self.expected.contains(machine) && !copies.iter().any(|(_, s)| holds(s.presence)) {
+            self.found(at, Invariant::NeverNone, detail());
+        }
+    }
+
+    /// An order that a host gives, by what is durable on all of them before it is carried out.
+    pub(crate) fn check_order(
+        &mut self,
+        at: Time,
+        host: &HostId,
+        order: &Order,
+        own: &Recovered,
+        all: &[&Recovered],
+    ) {
+        let (Order::Resume(machine, stamp) | Order::Discard(machine, stamp)) = order else {
+            return;
+        };
+        let of = |store: &Recovered, kind| -> Option<Mark> {
+            let mut marks = store.marks.iter();
+            marks.find(|mark| mark.kind == kind && mark.machine == *machine).cloned()
+        };
+        let tombstone = of(own, MarkKind::Released);
+        let buried = tombstone.as_ref().is_some_and(|mark| mark.epoch > stamp.epoch);
+        let claimed = of(own, MarkKind::Claimed);
+        let is_own = claimed.is_some_and(|mark| Some(mark.handoff) == stamp.handoff);
+        let detail = || format!("`{host}`: {order:?}, {tombstone:?}");
+        let broken = match order {
+            Order::Resume(..) if buried => Invariant::TombstoneHolds,
+            Order::Discard(..) if is_own && !buried => Invariant::ClaimedStays,
+            Order::Resume(..) if is_own && !self.claimed.contains(machine) => {
+                let released = |store: &&Recovered| {
+                    let mark = of(store, MarkKind::Released);
+                    mark.is_some_and(|mark| mark.epoch >= stamp.epoch)
+                };
+                if all.iter().any(released) {
+                    return;
+                }
+                Invariant::ReleasedFirst
+            }
+            _ => return,
+        };
+        let detail = detail();
+        self.found(at, broken, detail);
     }
 
     /// One host, after its schedule has changed.
@@ -132,7 +223,7 @@ impl Checker {
         let mut groups: BTreeMap<&str, &MachineId> = BTreeMap::new();
         let mut broken = Vec::new();
         for (facts, presence) in cloud.machines_on(id) {
-            if presence == Presence::Defined {
+            if !presence.is_resident() {
                 continue;
             }
             committed += facts.memory_bytes;

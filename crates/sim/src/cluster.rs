@@ -11,14 +11,14 @@ use std::time::Duration;
 use evenkeel_core::balancer::{Balancer, Config};
 use evenkeel_core::decision::Decision;
 use evenkeel_core::effect::{Effect, Input, Timer};
-use evenkeel_core::handoff::Handoff;
+use evenkeel_core::handoff::{Handoff, Recovered};
 use evenkeel_core::host::Host;
 use evenkeel_core::message::Message;
 use evenkeel_core::model::{HostId, HostProfile, MachineFacts, MachineId, Time};
-use evenkeel_core::port::{Event, HandoffId, Order};
+use evenkeel_core::port::{Event, Order};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_hypervisor::memory::{CloudError, MemoryCloud, MemoryHost, Workload};
-use rand::SeedableRng;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::check::{Checker, Violation};
@@ -68,8 +68,17 @@ struct Agent {
     balancer: Option<Balancer>,
     timers: BTreeMap<Timer, Time>,
     /// Survives the agent.
-    store: BTreeMap<HandoffId, Handoff>,
+    store: Recovered,
     store_fails: bool,
+}
+
+impl Agent {
+    /// Starts it, with what its store holds.
+    fn boot(&mut self, life: u64) {
+        self.store.reopen(life);
+        let (config, profile) = (self.spec.config.clone(), self.spec.profile.clone());
+        self.balancer = Some(Balancer::new(config, profile, self.store.clone()));
+    }
 }
 
 enum Planned {
@@ -140,7 +149,7 @@ impl Cluster {
             spec,
             balancer: None,
             timers: BTreeMap::new(),
-            store: BTreeMap::new(),
+            store: Recovered::default(),
             store_fails: false,
         });
         Ok(())
@@ -178,9 +187,8 @@ impl Cluster {
         all.sort_unstable();
         let all: Arc<[HostId]> = all.into();
         for index in 0..self.agents.len() {
-            let spec = &self.agents[index].spec;
-            let balancer = Balancer::new(spec.config.clone(), spec.profile.clone(), Vec::new());
-            self.agents[index].balancer = Some(balancer);
+            let life = self.rng.next_u64();
+            self.agents[index].boot(life);
             self.note(index, || What::Started);
             self.inputs.push_back((index, Input::Acquaint(Arc::clone(&all))));
             self.inputs.push_back((index, Input::Start));
@@ -209,11 +217,9 @@ impl Cluster {
     }
 
     fn start_agent(&mut self, index: usize) {
-        let agent = &mut self.agents[index];
-        let open = agent.store.values().cloned().collect();
-        let (config, profile) = (agent.spec.config.clone(), agent.spec.profile.clone());
-        agent.balancer = Some(Balancer::new(config, profile, open));
-        let id = agent.id.clone();
+        let life = self.rng.next_u64();
+        self.agents[index].boot(life);
+        let id = self.agents[index].id.clone();
         self.note(index, || What::Started);
         self.inputs.push_back((index, Input::Start));
         self.tell_membership(&id, true);
@@ -255,6 +261,9 @@ impl Cluster {
     /// Lets something happen to a host's agent, such as an operator's wish.
     pub fn input(&mut self, host: &HostId, input: Input) {
         if let Some(&index) = self.by_id.get(host) {
+            if let Input::Claim { machine, .. } = &input {
+                self.checker.note_claim(machine.clone());
+            }
             self.inputs.push_back((index, input));
             self.settle();
         }
@@ -315,7 +324,7 @@ impl Cluster {
     /// The durable records of handoffs that a host has.
     pub fn stored(&self, host: &HostId) -> impl Iterator<Item = &Handoff> {
         let agent = self.by_id.get(host).map(|&index| &self.agents[index]);
-        agent.into_iter().flat_map(|agent| agent.store.values())
+        agent.into_iter().flat_map(|agent| &agent.store.handoffs)
     }
 
     /// Checks every invariant of the whole cluster now.
@@ -415,9 +424,10 @@ impl Cluster {
             self.tally.migrations += 1;
             self.tally.migrated_bytes += stats.bytes;
         }
-        if let Event::ScheduleChanged(_) = &event {
+        if let Event::ScheduleChanged(machine) = &event {
             let profile = &self.agents[index].spec.profile;
             self.checker.check_host(self.now, profile, &self.cloud);
+            self.checker.check_machine(self.now, machine, &self.cloud);
         }
         self.note(index, || What::Noticed(event.clone()));
         self.inputs.push_back((index, Input::Hypervisor(event)));
@@ -446,17 +456,13 @@ impl Cluster {
     }
 
     fn persist(&mut self, index: usize, handoff: Handoff) -> bool {
-        use evenkeel_core::handoff::Phase;
         let agent = &mut self.agents[index];
         if agent.store_fails {
             let failed = Input::StoreFailed(handoff.id, "no space left on device".to_owned());
-            self.inputs.push_back((index, failed));
+            self.inputs.push_front((index, failed));
             return false;
         }
-        match handoff.phase {
-            Phase::Done | Phase::Cancelled => agent.store.remove(&handoff.id),
-            _ => agent.store.insert(handoff.id, handoff),
-        };
+        agent.store.keep(handoff);
         true
     }
 
@@ -484,6 +490,10 @@ impl Cluster {
     fn order(&mut self, index: usize, order: Order) {
         self.note(index, || What::Ordered(order.clone()));
         let host = &self.agents[index].id;
+        if matches!(order, Order::Resume(..) | Order::Discard(..)) {
+            let all: Vec<_> = self.agents.iter().map(|agent| &agent.store).collect();
+            self.checker.check_order(self.now, host, &order, &self.agents[index].store, &all);
+        }
         if let Ok(mut hypervisor) = self.cloud.on(host) {
             hypervisor.submit(order);
         }

@@ -107,7 +107,11 @@ impl fmt::Display for Brief<'_> {
                 Pass::Released { machine, .. } => write!(f, "{id} released {machine}"),
                 Pass::Claimed => write!(f, "{id} claimed"),
                 Pass::Missing => write!(f, "{id} missing"),
-                Pass::Cancel { reason } => write!(f, "{id} cancel {reason}"),
+                Pass::Cancel { reason, .. } => write!(f, "{id} cancel {reason}"),
+                Pass::Discarded => write!(f, "{id} discarded"),
+                Pass::Where { machine } => write!(f, "{id} where {machine}"),
+                Pass::Holding { machine, .. } => write!(f, "{id} holding {machine}"),
+                Pass::Arriving => write!(f, "{id} arriving"),
             },
         }
     }

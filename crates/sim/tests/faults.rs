@@ -7,19 +7,54 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use evenkeel_core::decision::Reason;
+use evenkeel_core::balancer::Config;
+use evenkeel_core::decision::{Decision, Reason};
 use evenkeel_core::effect::Input;
-use evenkeel_core::handoff::Phase;
+use evenkeel_core::handoff::{Mode, Phase};
 use evenkeel_core::message::{Message, Pass, Talk};
-use evenkeel_core::model::HostId;
-use evenkeel_core::port::{Failure, FailureKind};
-use evenkeel_hypervisor::memory::Fault;
+use evenkeel_core::model::{HostId, Locks, MachineFacts};
+use evenkeel_core::port::{Event, Failure, FailureKind, Presence};
+use evenkeel_hypervisor::memory::{Aftermath, Fault};
 use evenkeel_sim::{Cluster, Line, What};
 
 fn pair(seed: u64) -> Cluster {
     let mut cluster = crowded(seed, 2, &eager(), &[2.0, 2.0, 1.0]);
     cluster.keep_log();
     cluster
+}
+
+/// Every commit point, and how it comes about.
+fn moods() -> [(Mode, Locks); 4] {
+    let none = || Locks::None("a raw device".to_owned());
+    [
+        (Mode::Strict, none()),
+        (Mode::Fast, Locks::Shared),
+        (Mode::Auto, none()),
+        (Mode::Auto, Locks::Manager),
+    ]
+}
+
+/// The same pair, whose machines are started at boot, have these locks and are moved in this mode.
+fn pair_in(seed: u64, (mode, locks): &(Mode, Locks)) -> Cluster {
+    let mut cluster = cluster(seed, 2, &Config { commit: *mode, ..eager() });
+    for (name, cpu) in [("v000", 2.0), ("v001", 2.0), ("v002", 1.0)] {
+        let facts = MachineFacts { autostart: true, locks: locks.clone(), ..facts(name, 2.0) };
+        cluster.place(&host_id(0), facts, work(cpu, 2.0, cpu * 1e7)).unwrap();
+    }
+    cluster.keep_records();
+    cluster.keep_log();
+    cluster.start();
+    cluster
+}
+
+/// Every machine is started at boot by the host that it is on.
+fn assert_all_start_at_boot(cluster: &Cluster) {
+    let tail = || cluster.log().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    for host in [host_id(0), host_id(1)] {
+        for (machine, presence) in cluster.cloud().machines_on(&host) {
+            assert!(machine.autostart, "{} on {host} ({presence:?})\n{}", machine.id, tail());
+        }
+    }
 }
 
 fn phase_of(cluster: &Cluster, host: &HostId) -> Option<Phase> {
@@ -38,23 +73,19 @@ fn levelled(cluster: &mut Cluster) {
 
 #[test]
 fn an_agent_killed_in_any_phase_finds_out_where_its_machine_is() {
-    let phases =
-        [Phase::Offered, Phase::Transferring, Phase::Released, Phase::Reserved, Phase::Claiming];
-    for phase in phases {
-        for downtime in [1, 20, 300] {
+    let phases = [Phase::Offered, Phase::Transferring, Phase::Released, Phase::Reserved];
+    let downtimes = [1, 20, 300];
+    let cases = moods().into_iter().flat_map(|mood| phases.map(|phase| (mood.clone(), phase)));
+    for (mood, phase) in cases {
+        for downtime in downtimes {
             let (source, target) = (host_id(0), host_id(1));
-            let mut cluster = pair(1);
+            let mut cluster = pair_in(1, &mood);
             let mut victim = None;
             let found = cluster.run_while(at(600), |c| {
                 victim =
                     [&source, &target].into_iter().find(|h| phase_of(c, h) == Some(phase)).cloned();
                 victim.is_none()
             });
-            // Looking at the hypervisor takes no time in memory, so that nothing can hit Claiming.
-            if phase == Phase::Claiming {
-                assert!(!found);
-                continue;
-            }
             assert!(found, "never {phase:?}");
             let victim = victim.unwrap();
             cluster.kill(&victim);
@@ -63,7 +94,136 @@ fn an_agent_killed_in_any_phase_finds_out_where_its_machine_is() {
             assert_sound(&mut cluster);
             cluster.restart(&victim);
             levelled(&mut cluster);
+            assert_all_start_at_boot(&cluster);
         }
+    }
+}
+
+const AFTERMATHS: [Aftermath; 6] = [
+    Aftermath::Here,
+    Aftermath::Moved,
+    Aftermath::Both,
+    Aftermath::Stranded,
+    Aftermath::StrandedAlone,
+    Aftermath::Ended,
+];
+
+/// Lets the first migration leave that behind, and goes on until the hypervisor has said so.
+fn break_off(cluster: &mut Cluster, leaves: Aftermath) {
+    let failure = Failure::new(FailureKind::Other, "out of luck");
+    let fault = Fault { failure, after: 1.0, leaves };
+    cluster.cloud_mut().fail_next_migration(&host_id(0), fault).unwrap();
+    let told = |line: &Line| matches!(&line.what, What::Noticed(Event::MigrationEnded(_, Err(_))));
+    assert!(cluster.run_while(at(600), |c| !c.log().iter().rev().take(30).any(told)));
+}
+
+/// Starts what has ended, as its owner would.
+fn start_what_ended(cluster: &mut Cluster) {
+    for name in ["v000", "v001", "v002"] {
+        let (_, presence) = cluster.cloud().locate(&machine_id(name)).unwrap();
+        if presence == Presence::Defined {
+            cluster.cloud_mut().start(&machine_id(name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn whatever_a_migration_leaves_behind_ends_with_one_machine() {
+    for mood in moods() {
+        for leaves in AFTERMATHS {
+            let mut cluster = pair_in(3, &mood);
+            break_off(&mut cluster, leaves);
+            let until = cluster.now() + Duration::from_secs(120);
+            cluster.run_until(until);
+            start_what_ended(&mut cluster);
+            levelled(&mut cluster);
+            assert_all_start_at_boot(&cluster);
+        }
+    }
+}
+
+#[test]
+fn whatever_a_migration_leaves_behind_is_found_by_agents_that_were_killed_meanwhile() {
+    for mood in moods() {
+        for leaves in AFTERMATHS {
+            for victims in [&[0][..], &[1], &[0, 1]] {
+                let mut cluster = pair_in(4, &mood);
+                break_off(&mut cluster, leaves);
+                for &victim in victims {
+                    cluster.kill(&host_id(victim));
+                }
+                let until = cluster.now() + Duration::from_secs(40);
+                cluster.run_until(until);
+                if leaves != Aftermath::Ended {
+                    assert_sound(&mut cluster);
+                }
+                for &victim in victims {
+                    cluster.restart(&host_id(victim));
+                }
+                let until = cluster.now() + Duration::from_secs(120);
+                cluster.run_until(until);
+                start_what_ended(&mut cluster);
+                levelled(&mut cluster);
+                assert_all_start_at_boot(&cluster);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_machine_whose_source_has_died_is_held_until_an_operator_claims_it() {
+    let (source, target) = (host_id(0), host_id(1));
+    let mut cluster = pair_in(5, &moods()[0]);
+    // It is complete there, and the source dies before it can say so.
+    break_off(&mut cluster, Aftermath::Moved);
+    cluster.kill(&source);
+    let held = |c: &Cluster| phase_of(c, &target) == Some(Phase::Holding);
+    assert!(cluster.run_while(at(900), |c| !held(c)));
+    let machine = cluster.balancer(&target).unwrap().handoffs().next().unwrap().machine.clone();
+    cluster.power_off(&source).unwrap();
+    let until = cluster.now() + Duration::from_secs(100_000);
+    cluster.run_until(until);
+    assert_sound(&mut cluster);
+    assert_eq!(
+        cluster.cloud().locate(&machine),
+        Some((&target, Presence::Held)),
+        "never by itself"
+    );
+    let balancer = cluster.balancer(&target).unwrap();
+    assert!(balancer.handoffs().next().unwrap().is_alarming(cluster.now()));
+    assert_eq!(balancer.can_claim(&machine, &source), Ok(()));
+    cluster.input(&target, Input::Claim { machine: machine.clone(), fenced: source.clone() });
+    let until = cluster.now() + Duration::from_secs(60);
+    cluster.run_until(until);
+    assert_eq!(cluster.cloud().locate(&machine), Some((&target, Presence::Running)));
+    // The source comes back, asks, and clears away what it has.
+    cluster.cloud_mut().reconnect(&source).unwrap();
+    cluster.restart(&source);
+    let until = cluster.now() + Duration::from_secs(600);
+    cluster.run_until(until);
+    assert!(cluster.stored(&source).chain(cluster.stored(&target)).next().is_none());
+    assert_sound(&mut cluster);
+}
+
+#[test]
+fn a_link_that_is_cut_at_the_worst_moment_leaves_the_machine_held_until_it_heals() {
+    for seconds in [5, 300, 20_000] {
+        let mut cluster = pair_in(6, &moods()[0]);
+        let released = |m: &Message| matches!(m, Message::Handoff(_, Pass::Released { .. }));
+        cluster.network.loses = Some(released);
+        assert!(cluster.run_while(at(600), |c| phase_of(c, &host_id(0)) != Some(Phase::Released)));
+        let until = cluster.now() + Duration::from_secs(seconds);
+        cluster.run_until(until);
+        assert_sound(&mut cluster);
+        let running = |p: Presence| matches!(p, Presence::Running | Presence::Leaving);
+        let copies = ["v000", "v001", "v002"].map(|name| {
+            let machine = machine_id(name);
+            cluster.cloud().copies(&machine).filter(|(_, s)| running(s.presence)).count()
+        });
+        assert_eq!(copies.iter().sum::<usize>(), 2, "one of three is held: {copies:?}");
+        cluster.network.loses = None;
+        levelled(&mut cluster);
+        assert_all_start_at_boot(&cluster);
     }
 }
 
@@ -133,12 +293,13 @@ fn a_migration_that_fails_leaves_the_machine_where_it_was() {
     for after in [0.0, 0.5, 1.0] {
         let mut cluster = pair(5);
         let failure = Failure::new(FailureKind::Other, "out of luck");
-        let fault = Fault { failure, after };
+        let fault = Fault { failure, after, leaves: Aftermath::Here };
         cluster.cloud_mut().fail_next_migration(&host_id(0), fault).unwrap();
-        let failed = |c: &Cluster| c.records().iter().any(|d| d.ending == Reason::MigrationFailed);
+        let told = |d: &&Decision| d.ending == Reason::MigrationFailed && d.host == host_id(0);
+        let failed = |c: &Cluster| c.records().iter().any(|d| told(&d));
         assert!(cluster.run_while(at(600), |c| !failed(c)));
         assert_eq!(home(&cluster, "v000"), home(&cluster, "v001"));
-        let record = cluster.records().iter().find(|d| d.ending == Reason::MigrationFailed);
+        let record = cluster.records().iter().find(told);
         assert_eq!(record.unwrap().detail, "out of luck");
         levelled(&mut cluster);
     }

@@ -8,14 +8,15 @@ use common::*;
 use evenkeel_core::balancer::Balancer;
 use evenkeel_core::decision::Reason;
 use evenkeel_core::effect::{Effect, Input, Timer};
+use evenkeel_core::handoff::{Recovered, Ticket};
 use evenkeel_core::load::Basis;
 use evenkeel_core::message::{Candidate, Message, Pass, Quote, Report, Talk};
 use evenkeel_core::model::{
-    Entry, ExchangeId, HostState, MachineId, Requirements, Resources, Time,
+    Entry, Epoch, ExchangeId, HostState, MachineId, Requirements, Resources, Time,
 };
 use evenkeel_core::port::{
-    Counters, Event, Failure, FailureKind, HandoffId, HostSample, MachineSample, MigrationStats,
-    Order, Presence, Sight, Stamp,
+    Commit, Counters, Event, Failure, FailureKind, HandoffId, HostSample, MachineSample,
+    MigrationStats, Order, Presence, Sight, Stamp,
 };
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -85,21 +86,46 @@ fn pass() -> impl Strategy<Value = Pass> {
                 entry: Entry::default(),
                 verdicts,
                 in_return: None,
+                commit: Some(Commit::Strict),
+                autostart: Some(true),
+                ticket: Some(Ticket { life: exchange % 2, number: exchange }),
             }
         }),
-        Just(Pass::Reserved { uri: "memory:///n001".to_owned() }),
+        prop::option::of(Just(2))
+            .prop_map(|protocol| { Pass::Reserved { uri: "memory:///n001".to_owned(), protocol } }),
         reason().prop_map(|reason| Pass::Refused { reason }),
-        any_machine()
-            .prop_map(|machine| Pass::Released { machine, stats: MigrationStats::default() }),
+        any_machine().prop_map(|machine| Pass::Released {
+            machine,
+            stats: MigrationStats::default(),
+            autostart: None
+        }),
         Just(Pass::Claimed),
         Just(Pass::Missing),
-        reason().prop_map(|reason| Pass::Cancel { reason }),
+        (reason(), prop::option::of(any_machine()))
+            .prop_map(|(reason, machine)| Pass::Cancel { reason, machine }),
+        any_machine().prop_map(|machine| Pass::Where { machine }),
+        (any_machine(), any::<bool>(), 0..4u64).prop_map(|(machine, known, number)| {
+            Pass::Holding { machine, ticket: known.then_some(Ticket { life: 0, number }) }
+        }),
+        Just(Pass::Discarded),
+        Just(Pass::Arriving),
     ]
 }
 
 fn presence() -> impl Strategy<Value = Presence> {
-    use Presence::{Absent, Defined, Leaving, Paused, Running};
-    prop::sample::select(vec![Absent, Defined, Paused, Leaving, Running])
+    use Presence::{Absent, Defined, Held, Incoming, Leaving, Paused, Running, Stranded};
+    prop::sample::select(vec![Absent, Defined, Incoming, Held, Paused, Stranded, Leaving, Running])
+}
+
+fn sight() -> impl Strategy<Value = Sight> {
+    (presence(), prop::option::of(0..4u64), 0..3u64).prop_map(|(presence, handoff, epoch)| {
+        let stamp = Stamp { epoch: Epoch(epoch), handoff: handoff.map(HandoffId) };
+        Sight { presence, stamp }
+    })
+}
+
+fn done() -> impl Strategy<Value = Result<(), Failure>> {
+    prop_oneof![3 => Just(Ok(())), 1 => Just(Err(Failure::new(FailureKind::Other, "no")))]
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -130,7 +156,10 @@ fn event() -> impl Strategy<Value = Event> {
             let result = if ok { Ok(MigrationStats::default()) } else { Err(failure()) };
             Event::MigrationEnded(HandoffId(id), result)
         }),
-        1 => (any_machine(), presence()).prop_map(|(m, p)| Event::Looked(m, Ok(Sight { presence: p, stamp: Stamp::default() }))),
+        2 => (any_machine(), sight()).prop_map(|(m, sight)| Event::Looked(m, Ok(sight))),
+        1 => (any_machine(), done()).prop_map(|(m, done)| Event::Resumed(m, done)),
+        1 => (any_machine(), done()).prop_map(|(m, done)| Event::Discarded(m, done)),
+        1 => (any_machine(), done()).prop_map(|(m, done)| Event::AutostartSet(m, done)),
         1 => any_machine().prop_map(Event::ScheduleChanged),
         1 => Just(Event::Disconnected("gone".to_owned())),
         1 => Just(Event::Connected),
@@ -170,12 +199,24 @@ fn align(input: Input, talking: Option<ExchangeId>, handing: Option<HandoffId>) 
         }
         Input::Message(from, Message::Handoff(HandoffId(id), pass)) if id < 3 => {
             let pass = match pass {
-                Pass::Reserve { exchange, machine, entry, verdicts, in_return } => Pass::Reserve {
+                Pass::Reserve {
+                    exchange,
+                    machine,
+                    entry,
+                    verdicts,
+                    in_return,
+                    commit,
+                    autostart,
+                    ticket,
+                } => Pass::Reserve {
                     exchange: talking.unwrap_or(exchange),
                     machine,
                     entry,
                     verdicts,
                     in_return,
+                    commit,
+                    autostart,
+                    ticket,
                 },
                 other => other,
             };
@@ -195,7 +236,7 @@ proptest! {
         seed in any::<u64>(),
         inputs in prop::collection::vec((input(), 0..4000u64), 0..120),
     ) {
-        let mut balancer = Balancer::new(eager(), profile(0), Vec::new());
+        let mut balancer = Balancer::new(eager(), profile(0), Recovered::default());
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let (mut now, mut out) = (0, Vec::new());
         let (mut talking, mut handing) = (None, None);

@@ -4,11 +4,15 @@
 //! | --- | --- | --- |
 //! | `meta` | the store's identity and how often it was opened | no |
 //! | `handoff` | every handoff under way, and those ended lately | no |
+//! | `mark` | of every machine, to whom it was released and from whom it was claimed last | no |
+//! | `life` | every opening of this store, and how many handoffs it has numbered | no |
 //! | `decision` | decision records, the newest [`DECISIONS_MAX`] | yes |
 //! | `member` | the other hosts and where they were last reached | yes |
 //! | `admission` | hosts brought into the cluster, and with which join token | no |
 //!
-//! A handoff is written with `synchronous = FULL` and is on disk when [`Store::persist`] returns.
+//! A handoff is written with `synchronous = FULL`, in one transaction with its mark and its number,
+//! and is on disk when [`Store::persist`] returns. A store that was lost or restored from a backup
+//! misses lives, or numbers of a life, that other hosts know of: by that it is found out.
 
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
@@ -17,7 +21,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use evenkeel_core::decision::{Decision, Role};
-use evenkeel_core::handoff::{Handoff, Phase};
+use evenkeel_core::handoff::{Handoff, MarkKind, Recovered, Ticket};
 use evenkeel_core::model::{HostId, Time};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -33,7 +37,7 @@ const CLEAR_EVERY: u32 = 256;
 /// How long one connection waits for the other.
 const BUSY_TIME_MAX: Duration = Duration::from_secs(5);
 
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 const SCHEMA: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -50,6 +54,14 @@ const SCHEMA: &str = "
     CREATE TABLE admission (
         token TEXT PRIMARY KEY, host TEXT NOT NULL UNIQUE, key TEXT NOT NULL
     ) STRICT;
+";
+
+/// What version 2 has and version 1 had not.
+const SCHEMA_2: &str = "
+    CREATE TABLE mark (
+        kind TEXT NOT NULL, machine TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (kind, machine)
+    ) STRICT;
+    CREATE TABLE life (life TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT;
 ";
 
 /// Why the store could not do something. Nothing was written.
@@ -111,6 +123,7 @@ pub struct Store {
     path: PathBuf,
     connection: Connection,
     writes: u32,
+    life: u64,
     /// Held as long as the store is open: a second agent on this host finds it locked.
     _lock: File,
 }
@@ -136,7 +149,8 @@ impl Store {
         if version > SCHEMA_VERSION {
             return Err(StoreError::Newer { path, version });
         }
-        Ok(Self { path, connection, writes: 0, _lock: lock })
+        let life = begin_life(&connection).map_err(|e| error("write to the store", e))?;
+        Ok(Self { path, connection, writes: 0, life, _lock: lock })
     }
 
     /// The store's identity: drawn when it was made, the same as long as it is not lost.
@@ -155,7 +169,7 @@ impl Store {
     /// # Errors
     /// When it could not be written; the store then holds what it held before.
     pub fn persist(&mut self, handoff: &Handoff) -> Result<(), StoreError> {
-        let open = !matches!(handoff.phase, Phase::Done | Phase::Cancelled);
+        let open = !handoff.phase.has_ended();
         let record = self.json("a handoff", serde_json::to_string(handoff))?;
         let insert = "INSERT OR REPLACE INTO handoff VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
         let role = match handoff.role {
@@ -172,18 +186,63 @@ impl Store {
             signed(handoff.since),
             record,
         ];
-        self.connection.execute(insert, row).map_err(|e| self.error("write a handoff", e))?;
+        let mark = handoff.mark().map(|mark| (mark_kind(mark.kind), serde_json::to_string(&mark)));
+        let mark = match mark {
+            Some((kind, record)) => Some((kind, self.json("a mark", record)?)),
+            None => None,
+        };
+        let ticket = handoff.ticket.filter(|_| handoff.role == Role::Donor);
+        let write = |connection: &mut Connection| {
+            let transaction = connection.transaction()?;
+            transaction.execute(insert, row)?;
+            if let Some((kind, record)) = mark {
+                let mark = "INSERT OR REPLACE INTO mark VALUES (?1, ?2, ?3)";
+                transaction.execute(mark, params![kind, handoff.machine.as_str(), record])?;
+            }
+            if let Some(Ticket { life, number }) = ticket {
+                let count = "UPDATE life SET number = max(number, ?2) WHERE life = ?1";
+                let number = i64::try_from(number).unwrap_or(i64::MAX);
+                transaction.execute(count, params![format!("{life:016x}"), number])?;
+            }
+            transaction.commit()
+        };
+        write(&mut self.connection).map_err(|e| self.error("write a handoff", e))?;
         self.clear_now_and_then();
         Ok(())
     }
 
-    /// The handoffs that were under way when the agent ended last.
+    /// What an agent goes on with: the handoffs that were under way when it ended last, what is known
+    /// of machines for good, and the life of this store that began when it was opened. `boot` tells
+    /// one boot of the host from another.
     ///
     /// # Errors
     /// When the database cannot be read or a record is damaged.
-    pub fn open_handoffs(&self) -> Result<Vec<Handoff>, StoreError> {
-        let select = "SELECT record FROM handoff WHERE open = 1 ORDER BY since_ms";
-        self.records("a handoff", select, [])
+    pub fn recovered(&self, boot: String) -> Result<Recovered, StoreError> {
+        let open = "SELECT record FROM handoff WHERE open = 1 ORDER BY since_ms";
+        Ok(Recovered {
+            handoffs: self.records("a handoff", open, [])?,
+            marks: self.records("a mark", "SELECT record FROM mark", [])?,
+            lives: self.lives()?,
+            life: self.life,
+            boot,
+        })
+    }
+
+    fn lives(&self) -> Result<Vec<Ticket>, StoreError> {
+        let failed = |e| self.error("read the lives of the store", e);
+        let mut statement =
+            self.connection.prepare("SELECT life, number FROM life").map_err(failed)?;
+        let rows = statement
+            .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))
+            .map_err(failed)?;
+        let mut lives = Vec::new();
+        for row in rows {
+            let (life, number) = row.map_err(failed)?;
+            if let (Ok(life), Ok(number)) = (u64::from_str_radix(&life, 16), number.try_into()) {
+                lives.push(Ticket { life, number });
+            }
+        }
+        Ok(lives)
     }
 
     /// Keeps a decision record.
@@ -357,14 +416,34 @@ fn prepare(connection: &Connection) -> Result<i64, rusqlite::Error> {
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if version == 0 {
         connection.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {SCHEMA} INSERT INTO meta VALUES ('identity', hex(randomblob(16))); \
+            "BEGIN IMMEDIATE; {SCHEMA} {SCHEMA_2} INSERT INTO meta VALUES ('identity', hex(randomblob(16))); \
              INSERT INTO meta VALUES ('generation', '0'); \
              PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        ))?;
+    }
+    if version == 1 {
+        connection.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {SCHEMA_2} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         ))?;
     }
     let count = "UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'";
     connection.execute(count, [])?;
     Ok(version.max(SCHEMA_VERSION))
+}
+
+/// Draws the life of the store that begins now.
+fn begin_life(connection: &Connection) -> Result<u64, rusqlite::Error> {
+    let draw = "INSERT INTO life VALUES (lower(hex(randomblob(8))), 0) RETURNING life";
+    let life: String = connection.query_row(draw, [], |row| row.get(0))?;
+    // Sixteen hexadecimal digits, as drawn above.
+    Ok(u64::from_str_radix(&life, 16).unwrap_or_default())
+}
+
+const fn mark_kind(kind: MarkKind) -> &'static str {
+    match kind {
+        MarkKind::Released => "released",
+        MarkKind::Claimed => "claimed",
+    }
 }
 
 /// SQLite has signed integers only; times this side of the year 292,000,000 fit.

@@ -1,5 +1,9 @@
 use evenkeel_core::decision::Reason;
-use evenkeel_core::model::{Entry, ExchangeId, MachineId, Resources};
+use evenkeel_core::exchange::Agreement;
+use evenkeel_core::handoff::{Mark, Phase};
+use evenkeel_core::load::Basis;
+use evenkeel_core::message::Candidate;
+use evenkeel_core::model::{Entry, Epoch, ExchangeId, MachineId, Requirements, Resources};
 use evenkeel_core::port::HandoffId;
 
 use super::*;
@@ -19,27 +23,33 @@ fn decision(ending: Reason) -> Decision {
         ending,
         detail: "ü".to_owned(),
         stats: None,
+        commit: None,
     }
 }
 
 fn handoff(id: u64, phase: Phase) -> Handoff {
-    Handoff {
-        id: HandoffId(id),
-        role: Role::Donor,
+    let agreement = Agreement {
+        exchange: ExchangeId(1),
         peer: HostId::new("b").unwrap(),
-        machine: MachineId::new("m").unwrap(),
-        name: "web".to_owned(),
-        entry: Entry::default(),
-        usage: Resources::ZERO,
-        load: 0.1,
-        memory_bytes: 1e9,
-        anti_affinity: Vec::new(),
-        phase,
-        since: Time::from_unix_ms(id),
-        attempts: 0,
-        cancelled_for: None,
+        candidate: Candidate {
+            machine: MachineId::new("m").unwrap(),
+            name: "web".to_owned(),
+            basis: Basis::Actual,
+            factors: Resources::ZERO,
+            at_donor: 0.1,
+            memory_bytes: 1e9,
+            needs: Requirements::default(),
+            anti_affinity: Vec::new(),
+        },
+        at_receiver: 0.1,
+        entry: Entry { epoch: Epoch(id), ..Entry::default() },
+        verdicts: Vec::new(),
         decision: decision(Reason::Moved),
-    }
+        in_return: None,
+    };
+    let mut handoff = Handoff::begin(HandoffId(id), Role::Donor, agreement, Time::from_unix_ms(id));
+    handoff.phase = phase;
+    handoff
 }
 
 #[test]
@@ -52,7 +62,7 @@ fn handoffs_under_way_are_there_after_a_restart_and_ended_ones_are_not() {
     let identity = store.identity().unwrap();
     drop(store);
     let store = Store::open(directory.path()).unwrap();
-    assert_eq!(store.open_handoffs().unwrap(), [handoff(1, Phase::Transferring)]);
+    assert_eq!(store.recovered(String::new()).unwrap().handoffs, [handoff(1, Phase::Transferring)]);
     assert_eq!(store.identity().unwrap(), identity);
 }
 
@@ -125,5 +135,96 @@ fn a_full_disk_is_an_error_and_loses_nothing() {
     large.decision.detail = "x".repeat(1 << 20);
     let refused = store.persist(&large).unwrap_err().to_string();
     assert!(refused.contains("nothing was written") && refused.contains("full"), "{refused}");
-    assert_eq!(store.open_handoffs().unwrap(), [handoff(1, Phase::Transferring)]);
+    assert_eq!(store.recovered(String::new()).unwrap().handoffs, [handoff(1, Phase::Transferring)]);
+}
+
+#[test]
+fn what_a_handoff_lays_down_for_good_is_kept_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(directory.path()).unwrap();
+    let (machine, peer) = (MachineId::new("m").unwrap(), HostId::new("b").unwrap());
+    for id in [1, 2] {
+        store.persist(&handoff(id, Phase::Transferring)).unwrap();
+        assert_eq!(store.recovered(String::new()).unwrap().marks.len(), usize::from(id > 1));
+        store.persist(&handoff(id, Phase::Released)).unwrap();
+        store.persist(&handoff(id, Phase::Done)).unwrap();
+    }
+    let mut claimed = handoff(3, Phase::Claimed);
+    claimed.role = Role::Receiver;
+    store.persist(&claimed).unwrap();
+    drop(store);
+    let marks = Store::open(directory.path()).unwrap().recovered(String::new()).unwrap().marks;
+    let mark = |kind, id| Mark {
+        kind,
+        machine: machine.clone(),
+        epoch: Epoch(id),
+        handoff: HandoffId(id),
+        peer: peer.clone(),
+    };
+    assert_eq!(marks.len(), 2);
+    assert!(marks.contains(&mark(MarkKind::Released, 2)), "the newest: {marks:?}");
+    assert!(marks.contains(&mark(MarkKind::Claimed, 3)), "{marks:?}");
+}
+
+#[test]
+fn a_store_knows_all_its_lives_and_one_restored_from_a_backup_misses_some() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("state.sqlite");
+    let mut store = Store::open(directory.path()).unwrap();
+    let life = store.recovered(String::new()).unwrap().life;
+    let numbered = |number| {
+        let mut handoff = handoff(number, Phase::Transferring);
+        handoff.ticket = Some(Ticket { life, number });
+        handoff
+    };
+    store.persist(&numbered(4)).unwrap();
+    store.connection.pragma_update(None, "wal_checkpoint", "TRUNCATE").unwrap();
+    drop(store);
+    let backup = std::fs::read(&file).unwrap();
+    let mut store = Store::open(directory.path()).unwrap();
+    let later = store.recovered(String::new()).unwrap();
+    assert_ne!(later.life, life, "every opening is another life");
+    assert!(later.lives.contains(&Ticket { life, number: 4 }), "{:?}", later.lives);
+    store.persist(&numbered(5)).unwrap();
+    store.persist(&numbered(3)).unwrap();
+    let lives = store.recovered(String::new()).unwrap().lives;
+    assert!(lives.contains(&Ticket { life, number: 5 }), "{lives:?}");
+    drop(store);
+    for rest in ["state.sqlite-wal", "state.sqlite-shm"] {
+        let _ = std::fs::remove_file(directory.path().join(rest));
+    }
+    std::fs::write(&file, backup).unwrap();
+    let lives = Store::open(directory.path()).unwrap().recovered(String::new()).unwrap().lives;
+    assert!(lives.contains(&Ticket { life, number: 4 }), "{lives:?}");
+    assert!(lives.iter().all(|known| known.life != later.life), "{lives:?}");
+}
+
+#[test]
+fn every_write_is_on_disk_when_it_returns() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let level = store.connection.pragma_query_value(None, "synchronous", |r| r.get::<_, i64>(0));
+    assert_eq!(level.unwrap(), 2, "2 is FULL");
+}
+
+#[test]
+fn a_store_of_version_1_is_taken_over_with_what_is_under_way_in_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut old = serde_json::to_value(handoff(1, Phase::Reserved)).unwrap();
+    let fields = old.as_object_mut().unwrap();
+    for added in ["from", "commit", "autostart", "ticket", "boot", "leftover", "last_error"] {
+        assert!(fields.remove(added).is_some(), "{added}");
+    }
+    fields.insert("phase".to_owned(), "claiming".into());
+    fields["decision"].as_object_mut().unwrap().remove("commit");
+    let connection = Connection::open(directory.path().join("state.sqlite")).unwrap();
+    let row = "INSERT INTO handoff VALUES ('1', 'm', 'b', 'donor', 'claiming', 1, 1, ?1)";
+    connection.execute_batch(&format!("{SCHEMA} PRAGMA user_version = 1;")).unwrap();
+    connection.execute(row, [old.to_string()]).unwrap();
+    drop(connection);
+    let recovered = Store::open(directory.path()).unwrap().recovered(String::new()).unwrap();
+    let [open] = &recovered.handoffs[..] else { panic!("{recovered:?}") };
+    // It was begun by the hypervisor's commit point, and its peer does not know another.
+    assert_eq!((open.commit, open.ticket), (evenkeel_core::port::Commit::Fast, None));
+    assert_eq!(open.phase, Phase::Reserved);
 }

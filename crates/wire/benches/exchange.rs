@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use evenkeel_core::balancer::{Balancer, Config};
 use evenkeel_core::decision::Reason;
 use evenkeel_core::effect::{Effect, Input, Timer};
+use evenkeel_core::handoff::Recovered;
 use evenkeel_core::model::{
     Entry, HostFacts, HostId, HostProfile, Locks, MachineFacts, MachineId, Requirements, Resources,
     Time,
@@ -89,7 +90,7 @@ fn measured_host(name: &str, machines: u32, rng: &mut ChaCha12Rng) -> Balancer {
     // Every difference counts, so that the exchange goes all the way.
     let policy = Policy::HalfDifference;
     let config = Config { calm: Calm::NONE, policy, ..Config::default() };
-    let mut balancer = Balancer::new(config, HostProfile::new(id, capacity), vec![]);
+    let mut balancer = Balancer::new(config, HostProfile::new(id, capacity), Recovered::default());
     let members = ["donor", "receiver"].map(|n| HostId::new(n).expect("an id"));
     let mut ignored = Vec::new();
     balancer.handle(Input::Members(members.to_vec()), Time::from_unix_ms(0), rng, &mut ignored);

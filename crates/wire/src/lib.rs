@@ -147,12 +147,16 @@ fn check_pass(pass: &Pass) -> Result<(), WireError> {
             within(verdicts.len() <= OFFER_MAX, "the number of verdicts")?;
             check_entry(entry)
         }
-        Pass::Reserved { uri } => text(uri, "a migration URI"),
+        Pass::Reserved { uri, .. } => text(uri, "a migration URI"),
         Pass::Refused { .. }
         | Pass::Released { .. }
         | Pass::Claimed
         | Pass::Missing
-        | Pass::Cancel { .. } => Ok(()),
+        | Pass::Cancel { .. }
+        | Pass::Discarded
+        | Pass::Where { .. }
+        | Pass::Holding { .. }
+        | Pass::Arriving => Ok(()),
     }
 }
 
@@ -216,10 +220,11 @@ fn texts(values: &[String], what: &'static str) -> Result<(), WireError> {
 #[cfg(test)]
 mod tests {
     use evenkeel_core::decision::Reason;
+    use evenkeel_core::handoff::Ticket;
     use evenkeel_core::load::Basis;
     use evenkeel_core::message::{Probe, Standing, Tenant};
     use evenkeel_core::model::{HostState, MachineId};
-    use evenkeel_core::port::{HandoffId, MigrationStats};
+    use evenkeel_core::port::{Commit, HandoffId, MigrationStats};
     use proptest::prelude::*;
 
     use super::*;
@@ -276,16 +281,24 @@ mod tests {
                 entry: Entry { target_load: Some(0.25), ..Entry::default() },
                 verdicts: vec![Reason::Chosen],
                 in_return: Some(MachineId::new("m-2").unwrap()),
+                commit: Some(Commit::Strict),
+                autostart: Some(true),
+                ticket: Some(Ticket { life: u64::MAX, number: 1 }),
             },
-            Pass::Reserved { uri: "qemu+unix:///session".to_owned() },
+            Pass::Reserved { uri: "qemu+unix:///session".to_owned(), protocol: Some(2) },
             Pass::Refused { reason: Reason::NoMemory },
             Pass::Released {
                 machine: MachineId::new("m-1").unwrap(),
                 stats: MigrationStats { elapsed_ms: 1, downtime_ms: 2, bytes: 3 },
+                autostart: Some(false),
             },
             Pass::Claimed,
             Pass::Missing,
-            Pass::Cancel { reason: Reason::Stopping },
+            Pass::Cancel { reason: Reason::Stopping, machine: MachineId::new("m-1").ok() },
+            Pass::Discarded,
+            Pass::Where { machine: MachineId::new("m-1").unwrap() },
+            Pass::Holding { machine: MachineId::new("m-1").unwrap(), ticket: None },
+            Pass::Arriving,
         ];
         let talks = talks.into_iter().map(|t| Message::Exchange(ExchangeId(u64::MAX), t));
         talks.chain(passes.into_iter().map(|p| Message::Handoff(HandoffId(9), p))).collect()
@@ -372,7 +385,7 @@ mod tests {
 
         #[test]
         fn no_flipped_bytes_make_it_panic(
-            which in 0..13usize,
+            which in 0..messages().len(),
             flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         ) {
             let mut frame = encode(&messages()[which]);

@@ -114,7 +114,7 @@ impl Balancer {
             && let Some(agreement) = promise.keep(&self.host, now)
         {
             let id = HandoffId(rng.next_u64());
-            self.hand(now, out, |handoffs, turn| handoffs.give(id, agreement, turn));
+            self.give(id, agreement, now, out);
         }
         if let Some(owed) = &mut self.owed
             && !owed.overdue

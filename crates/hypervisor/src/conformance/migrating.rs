@@ -10,7 +10,7 @@ use super::watch::{QUIET, Watch, full_entry};
 use super::{ANSWER_MAX, Guest, MIGRATION_MAX, Rig, SLOW_BYTES_PER_S, SLOW_SPAN};
 
 /// Orders a migration that lasts, and waits until it is under way.
-fn begin_slowly(w: &mut Watch<'_>, handoff: u64, id: &MachineId) -> Migration {
+pub(super) fn begin_slowly(w: &mut Watch<'_>, handoff: u64, id: &MachineId) -> Migration {
     let mut migration = w.migration(handoff, id, &full_entry(9));
     migration.bandwidth_bytes_per_s = Some(SLOW_BYTES_PER_S);
     w.order(Order::Migrate(migration.clone()));

@@ -9,6 +9,7 @@
 //! evenkeel_hypervisor::conformance_tests!(rig);
 //! ```
 
+mod holding;
 mod migrating;
 mod watch;
 mod watching;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use evenkeel_core::model::{HostId, MachineId};
 use evenkeel_core::port::{Event, Order};
 
+pub use holding::*;
 pub use migrating::*;
 pub use watching::*;
 
@@ -128,6 +130,12 @@ macro_rules! conformance_tests {
             a_migration_reports_progress
             only_what_runs_here_can_be_migrated
             migrations_of_several_machines_run_side_by_side
+            a_look_tells_which_copy_is_here
+            a_machine_that_arrives_strictly_is_held_until_it_is_let_run
+            a_held_copy_can_be_discarded
+            what_runs_is_never_discarded
+            a_copy_that_is_arriving_can_be_discarded
+            starting_at_boot_can_be_changed_and_does_not_travel
             every_order_is_answered_when_the_hypervisor_dies
         }
     };

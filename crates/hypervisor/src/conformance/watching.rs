@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use evenkeel_core::model::{Entry, Epoch, MachineId};
-use evenkeel_core::port::{Event, FailureKind, HandoffId, Migration, Order, Presence};
+use evenkeel_core::port::{Event, FailureKind, HandoffId, Migration, Order, Presence, Stamp};
 
 use super::watch::{QUIET, Watch, full_entry};
 use super::{ANSWER_MAX, Guest, Rig, SLOW_BYTES_PER_S};
@@ -175,6 +175,9 @@ pub fn every_order_is_answered_when_the_hypervisor_dies(rig: &mut dyn Rig) {
         Order::Look(id.clone()),
         Order::WriteEntry(id.clone(), Entry::default()),
         Order::Migrate(second),
+        Order::Resume(id.clone(), Stamp::default()),
+        Order::Discard(id.clone(), Stamp::default()),
+        Order::SetAutostart(id.clone(), false),
     ];
     for order in orders {
         w.order(order);
@@ -194,6 +197,17 @@ pub fn every_order_is_answered_when_the_hypervisor_dies(rig: &mut dyn Rig) {
         }
         _ => None,
     });
+    for what in ["resume", "discard", "autostart"] {
+        w.until(&a, &format!("that `{what}` failed"), ANSWER_MAX, |event| {
+            let (Event::Resumed(_, Err(failure))
+            | Event::Discarded(_, Err(failure))
+            | Event::AutostartSet(_, Err(failure))) = event
+            else {
+                return None;
+            };
+            (failure.kind == FailureKind::Unreachable).then_some(())
+        });
+    }
 
     w.rig.restore(&a);
     w.until(&a, "that it is back", ANSWER_MAX, |event| {

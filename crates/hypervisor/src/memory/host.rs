@@ -58,6 +58,29 @@ pub struct Fault {
     pub failure: Failure,
     /// How much of its time the migration takes before, from 0 to 1.
     pub after: f64,
+    /// What it leaves behind.
+    pub leaves: Aftermath,
+}
+
+/// What a migration leaves behind that is answered with a failure: everything that libvirt can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Aftermath {
+    /// The machine runs on at the source, and nothing has arrived.
+    #[default]
+    Here,
+    /// It has moved, and only the answer was lost.
+    Moved,
+    /// The source could not learn how it ended and lets the machine run on, while the copy that has
+    /// arrived is complete: libvirt's hole. Where the hypervisor's commit point is trusted and locks
+    /// hold, the source cannot let it run, and is left as with [`Aftermath::Stranded`].
+    Both,
+    /// The source does not know how it ended and leaves the machine paused; a complete copy has
+    /// arrived.
+    Stranded,
+    /// The same, and nothing has arrived.
+    StrandedAlone,
+    /// The guest has ended on the way.
+    Ended,
 }
 
 /// How a host is.

@@ -1,7 +1,8 @@
 //! Migrations in memory, from order to end.
 //!
-//! A machine stays where it is until the last step, which takes it away here and inserts it there at
-//! one and the same moment: there is never a time with two copies, or with none.
+//! While it is under way there is a copy on the other host that is [`Presence::Incoming`]. A machine
+//! stays where it is until the last step, which takes it away here and makes it complete there at one
+//! and the same moment, unless an injected fault leaves it otherwise.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use evenkeel_core::port::{
 };
 
 use super::MemoryCloud;
-use super::host::{Link, Machine};
+use super::host::{Aftermath, Link, Machine};
 use super::precopy::{Course, PREPARATION};
 
 /// How often a migration says how far it is.
@@ -29,14 +30,14 @@ pub(super) struct Underway {
     /// How often it has told how far it is.
     told: u32,
     /// How it will end before its course does, and when.
-    fails: Option<(Time, Failure)>,
+    fails: Option<(Time, Failure, Aftermath)>,
 }
 
 impl Underway {
     /// When its next step is due.
     fn due(&self) -> Time {
         let end = self.began + self.course.duration();
-        let end = self.fails.as_ref().map_or(end, |(at, _)| end.min(*at));
+        let end = self.fails.as_ref().map_or(end, |(at, ..)| end.min(*at));
         end.min(self.began + PROGRESS_EVERY * (self.told + 1))
     }
 }
@@ -64,10 +65,10 @@ impl MemoryCloud {
             Course::new(machine.occupied_bytes(), machine.workload.dirty_bytes_per_s, bandwidth);
         let now = self.now;
         let fails = match (&to, self.hosts[from].fault.take()) {
-            (Err(refused), _) => Some((now + PREPARATION, refused.clone())),
+            (Err(refused), _) => Some((now + PREPARATION, refused.clone(), Aftermath::Here)),
             (Ok(_), Some(fault)) => {
                 let after: Duration = course.duration().mul_f64(fault.after.clamp(0.0, 1.0));
-                Some((now + after, fault.failure))
+                Some((now + after, fault.failure, fault.leaves))
             }
             (Ok(_), None) => None,
         };
@@ -75,6 +76,15 @@ impl MemoryCloud {
         self.migrations_begun += 1;
         if let Ok(to) = to {
             self.hosts[to].incoming.insert(key);
+            let machine = &self.hosts[from].machines[&order.machine];
+            let mut facts = Arc::clone(&machine.facts);
+            let changed = Arc::make_mut(&mut facts);
+            changed.entry = Ok(order.entry.clone());
+            // Not part of a definition, and so left behind.
+            changed.autostart = false;
+            let arriving = Machine::new(facts, Presence::Incoming, machine.workload);
+            self.insert(to, arriving);
+            self.tell(to, Event::ScheduleChanged(order.machine.clone()));
         }
         self.edit(from, &order.machine, |m| m.job = Some(key));
         let underway = Underway { order, from, to, began: now, course, told: 0, fails };
@@ -99,6 +109,12 @@ impl MemoryCloud {
         if to == from {
             return Err(refused(format!("`{}` is the host that the machine is on", order.uri)));
         }
+        if host.machines.get(&order.machine).is_some_and(Machine::is_live) {
+            let (machine, host) = (&order.machine, &host.spec.id);
+            return Err(refused(format!(
+                "host `{host}` has a copy of machine `{machine}` already"
+            )));
+        }
         host.facts.provides.meets(&machine.needs).map_err(|missing| {
             let (machine, host) = (&order.machine, &host.spec.id);
             refused(format!("host `{host}` lacks what machine `{machine}` needs: {missing:?}"))
@@ -112,18 +128,19 @@ impl MemoryCloud {
         let Some(underway) = self.migrations.get_mut(&key) else {
             return;
         };
-        if let Some((at, failure)) = &underway.fails
+        if let Some((at, failure, leaves)) = &underway.fails
             && *at <= now
         {
-            let failure = failure.clone();
-            return self.end(key, Err(failure));
+            let (failure, leaves) = (failure.clone(), *leaves);
+            return self.end(key, Err(failure), leaves);
         }
         let elapsed = now.since(underway.began);
         let elapsed_ms = millis(elapsed);
         if elapsed >= underway.course.duration() {
             let downtime_ms = millis(underway.course.downtime);
             let bytes = underway.course.bytes();
-            return self.end(key, Ok(MigrationStats { elapsed_ms, downtime_ms, bytes }));
+            let stats = MigrationStats { elapsed_ms, downtime_ms, bytes };
+            return self.end(key, Ok(stats), Aftermath::Moved);
         }
         let (bytes_done, bytes_left) = underway.course.at(elapsed);
         underway.told += 1;
@@ -139,7 +156,7 @@ impl MemoryCloud {
         }
         if let Some(key) = self.job(host, machine) {
             let detail = format!("the migration of machine `{machine}` was aborted by order");
-            self.end(key, Err(Failure::new(FailureKind::Aborted, detail)));
+            self.end(key, Err(Failure::new(FailureKind::Aborted, detail)), Aftermath::Here);
         }
     }
 
@@ -147,7 +164,19 @@ impl MemoryCloud {
     pub(super) fn fail_job(&mut self, host: usize, machine: &MachineId) {
         if let Some(key) = self.job(host, machine) {
             let detail = format!("machine `{machine}` stopped running while it was migrated");
-            self.end(key, Err(Failure::new(FailureKind::NotRunning, detail)));
+            self.end(key, Err(Failure::new(FailureKind::NotRunning, detail)), Aftermath::Here);
+        }
+    }
+
+    /// Ends a migration to a host whose copy is about to be destroyed.
+    pub(super) fn break_off_arrival(&mut self, to: usize, machine: &MachineId) {
+        let arriving = |key: &&u64| {
+            self.migrations.get(key).is_some_and(|underway| underway.order.machine == *machine)
+        };
+        if let Some(key) = self.hosts[to].incoming.iter().find(arriving).copied() {
+            let detail = format!("the copy of machine `{machine}` that was arriving is gone");
+            let failure = Failure::new(FailureKind::PeerRefused, detail);
+            self.end(key, Err(failure), Aftermath::Here);
         }
     }
 
@@ -156,7 +185,12 @@ impl MemoryCloud {
     }
 
     /// Ends a migration and answers its order.
-    pub(super) fn end(&mut self, key: u64, outcome: Result<MigrationStats, Failure>) {
+    pub(super) fn end(
+        &mut self,
+        key: u64,
+        outcome: Result<MigrationStats, Failure>,
+        leaves: Aftermath,
+    ) {
         let Some(underway) = self.migrations.remove(&key) else {
             return;
         };
@@ -164,30 +198,58 @@ impl MemoryCloud {
         self.edit(from, &order.machine, |m| m.job = None);
         if let Ok(to) = to {
             self.hosts[to].incoming.remove(&key);
-            if outcome.is_ok() {
-                self.hand_over(from, to, &order);
-            }
+            self.leave_behind(from, to, &order, leaves);
         }
         self.tell(from, Event::MigrationEnded(order.handoff, outcome));
     }
 
-    fn hand_over(&mut self, from: usize, to: usize, order: &Migration) {
-        let Some(left) = self.take(from, &order.machine) else {
-            return;
-        };
-        let mut facts = left.facts;
-        let changed = Arc::make_mut(&mut facts);
-        changed.entry = Ok(order.entry.clone());
-        // Not part of a definition, and so left behind.
-        changed.autostart = false;
+    fn leave_behind(&mut self, from: usize, to: usize, order: &Migration, leaves: Aftermath) {
+        let machine = &order.machine;
+        let locked = self.hosts[from]
+            .machines
+            .get(machine)
+            .is_some_and(|m| m.facts.locks.hold() && order.commit == Commit::Fast);
+        let now = self.now;
+        self.hosts[from].settle(now);
+        self.hosts[to].settle(now);
+        match leaves {
+            Aftermath::Here => drop(self.take(to, machine)),
+            Aftermath::Moved => {
+                self.take(from, machine);
+                self.complete(to, order);
+            }
+            Aftermath::Both | Aftermath::Stranded => {
+                if locked || leaves == Aftermath::Stranded {
+                    self.edit(from, machine, |m| m.presence = Presence::Stranded);
+                }
+                self.complete(to, order);
+            }
+            Aftermath::StrandedAlone => {
+                self.edit(from, machine, |m| m.presence = Presence::Stranded);
+                self.take(to, machine);
+            }
+            Aftermath::Ended => {
+                self.take(to, machine);
+                if let Some(ended) = self.take(from, machine)
+                    && ended.facts.persistent
+                {
+                    let off = Machine::new(ended.facts, Presence::Defined, ended.workload);
+                    self.insert(from, off);
+                }
+            }
+        }
+        for host in [to, from] {
+            self.tell(host, Event::ScheduleChanged(machine.clone()));
+        }
+    }
+
+    /// The copy that was arriving is complete.
+    fn complete(&mut self, to: usize, order: &Migration) {
         let presence = match order.commit {
             Commit::Fast => Presence::Running,
             Commit::Strict => Presence::Held,
         };
-        self.insert(to, Machine::new(facts, presence, left.workload));
-        for host in [to, from] {
-            self.tell(host, Event::ScheduleChanged(order.machine.clone()));
-        }
+        self.edit(to, &order.machine, |m| m.presence = presence);
     }
 }
 

@@ -35,7 +35,7 @@ use crate::Hypervisor;
 use host::{Host, Link, Machine};
 use migrate::Underway;
 
-pub use host::{Fault, MemoryHost, Workload};
+pub use host::{Aftermath, Fault, MemoryHost, Workload};
 pub use precopy::{DOWNTIME_MAX, PREPARATION};
 
 /// Why a cloud in memory refuses what its driver wants of it. Nothing has changed then.
@@ -74,8 +74,8 @@ pub struct MemoryCloud {
     hosts: Vec<Host>,
     by_id: BTreeMap<HostId, usize>,
     by_uri: BTreeMap<String, usize>,
-    /// Where every machine is; there is never a second copy.
-    homes: BTreeMap<MachineId, usize>,
+    /// Every host that has a copy of a machine.
+    homes: BTreeMap<MachineId, Vec<usize>>,
     migrations: BTreeMap<u64, Underway>,
     /// Migrations by the time of their next step; one that is over stays until its time comes.
     due: BinaryHeap<Reverse<(Time, u64)>>,
@@ -195,7 +195,7 @@ impl MemoryCloud {
         running: bool,
     ) -> Result<(), CloudError> {
         let index = self.index(host)?;
-        if let Some(&home) = self.homes.get(&facts.id) {
+        if let Ok((home, _)) = self.home(&facts.id) {
             let host = self.hosts[home].spec.id.clone();
             return Err(CloudError::MachineExists { machine: facts.id, host });
         }
@@ -277,11 +277,20 @@ impl MemoryCloud {
         found.into_iter().flat_map(|all| all.values().map(|m| (&*m.facts, m.seen())))
     }
 
-    /// Where a machine is, and how.
+    /// Where a machine is, and how: the copy that runs, or else the one that is nearest to it.
     #[must_use]
     pub fn locate(&self, machine: &MachineId) -> Option<(&HostId, Presence)> {
-        let home = &self.hosts[*self.homes.get(machine)?];
-        Some((&home.spec.id, home.machines.get(machine)?.seen()))
+        let (home, found) = self.home(machine).ok()?;
+        Some((&self.hosts[home].spec.id, found.seen()))
+    }
+
+    /// Every copy of a machine.
+    pub fn copies(&self, machine: &MachineId) -> impl Iterator<Item = (&HostId, Sight)> {
+        let homes = self.homes.get(machine).into_iter().flatten();
+        homes.filter_map(|&home| {
+            let host = &self.hosts[home];
+            Some((&host.spec.id, host.machines.get(machine)?.sight()))
+        })
     }
 
     /// Lets the next migration ordered from a host go wrong.
@@ -310,12 +319,16 @@ impl MemoryCloud {
         Ok(())
     }
 
-    /// Brings a host's hypervisor back, or switches the host on.
+    /// Brings a host's hypervisor back, or switches the host on, which starts the machines that are
+    /// to be started at boot.
     ///
     /// # Errors
     /// When there is no such host.
     pub fn reconnect(&mut self, host: &HostId) -> Result<(), CloudError> {
         let index = self.index(host)?;
+        if self.hosts[index].link == Link::Off {
+            self.boot(index);
+        }
         if self.hosts[index].link != Link::Up {
             self.hosts[index].link = Link::Up;
             self.tell(index, Event::Connected);
@@ -339,6 +352,7 @@ impl MemoryCloud {
         for id in ids {
             if let Some(machine) = self.take(index, &id)
                 && machine.facts.persistent
+                && machine.presence != Presence::Incoming
             {
                 let off = Machine::new(machine.facts, Presence::Defined, machine.workload);
                 self.insert(index, off);
@@ -346,6 +360,15 @@ impl MemoryCloud {
         }
         self.outbox.retain(|(to, _)| to != host);
         Ok(())
+    }
+
+    /// Starts what is to be started at boot.
+    fn boot(&mut self, host: usize) {
+        let now = self.now;
+        self.hosts[host].settle(now);
+        for machine in self.hosts[host].machines.values_mut().filter(|m| m.facts.autostart) {
+            machine.presence = Presence::Running;
+        }
     }
 
     fn submit(&mut self, host: usize, order: Order) {
@@ -420,6 +443,7 @@ impl MemoryCloud {
             | Presence::Stranded
                 if sight.stamp == stamp =>
             {
+                self.break_off_arrival(host, machine);
                 self.take(host, machine);
                 self.tell(host, Event::ScheduleChanged(machine.clone()));
                 Ok(())
@@ -456,9 +480,17 @@ impl MemoryCloud {
     }
 
     fn home(&self, machine: &MachineId) -> Result<(usize, &Machine), CloudError> {
-        let home = self.homes.get(machine).copied();
-        home.and_then(|home| Some((home, self.hosts[home].machines.get(machine)?)))
-            .ok_or_else(|| CloudError::NoSuchMachine(machine.clone()))
+        let homes = self.homes.get(machine).into_iter().flatten();
+        let copies =
+            homes.filter_map(|&home| Some((home, self.hosts[home].machines.get(machine)?)));
+        let nearness = |copy: &(usize, &Machine)| match copy.1.presence {
+            Presence::Running | Presence::Leaving => 4,
+            Presence::Paused | Presence::Stranded => 3,
+            Presence::Held => 2,
+            Presence::Defined => 1,
+            Presence::Incoming | Presence::Absent => 0,
+        };
+        copies.max_by_key(nearness).ok_or_else(|| CloudError::NoSuchMachine(machine.clone()))
     }
 
     fn present(&self, host: usize, machine: &MachineId) -> Result<(), Failure> {
@@ -483,13 +515,21 @@ impl MemoryCloud {
 
     fn insert(&mut self, host: usize, machine: Machine) {
         self.hosts[host].settle(self.now);
-        self.homes.insert(machine.facts.id.clone(), host);
+        let homes = self.homes.entry(machine.facts.id.clone()).or_default();
+        if !homes.contains(&host) {
+            homes.push(host);
+        }
         self.hosts[host].machines.insert(machine.facts.id.clone(), machine);
     }
 
     fn take(&mut self, host: usize, machine: &MachineId) -> Option<Machine> {
         self.hosts[host].settle(self.now);
-        self.homes.remove(machine);
+        if let Some(homes) = self.homes.get_mut(machine) {
+            homes.retain(|&home| home != host);
+            if homes.is_empty() {
+                self.homes.remove(machine);
+            }
+        }
         self.hosts[host].machines.remove(machine)
     }
 
@@ -555,11 +595,11 @@ impl MemoryCloud {
         let outgoing: BTreeSet<u64> =
             self.hosts[host].machines.values().filter_map(|m| m.job).collect();
         for key in outgoing {
-            self.end(key, Err(unreachable(&id)));
+            self.end(key, Err(unreachable(&id)), Aftermath::Here);
         }
         for key in std::mem::take(&mut self.hosts[host].incoming) {
             let detail = format!("the hypervisor of host `{id}` broke the migration off");
-            self.end(key, Err(Failure::new(FailureKind::PeerRefused, detail)));
+            self.end(key, Err(Failure::new(FailureKind::PeerRefused, detail)), Aftermath::Here);
         }
     }
 }

@@ -228,7 +228,7 @@ fn a_machine_uses_no_more_than_its_virtual_cpus_and_longer_on_slow_cores() {
 fn an_injected_fault_strikes_once_and_when_it_was_told_to() {
     let mut cloud = three_hosts();
     let failure = Failure::new(FailureKind::Other, "cosmic ray");
-    let fault = Fault { failure, after: 0.5 };
+    let fault = Fault { failure, after: 0.5, leaves: Aftermath::Here };
     cloud.fail_next_migration(&host_id("h1"), fault).unwrap();
     migrate(&mut cloud, "m", "h1", "h2");
     cloud.advance_to(Time::from_unix_ms(5_100));

@@ -1,0 +1,406 @@
+//! What is kept of a handoff, durably: enough to go on after anything.
+
+use std::time::Duration;
+
+use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::decision::{Decision, Reason, Role};
+use crate::exchange::Agreement;
+use crate::model::{Entry, Epoch, HostId, Locks, MachineId, Resources, Time};
+use crate::port::{Commit, HandoffId, Presence, Stamp};
+
+/// How far a handoff is. Every phase but [`Phase::Offered`] is durable before anything is said or
+/// ordered that depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Source: waits for the target to keep room. Not durable: a source that forgets it has begun
+    /// nothing.
+    Offered,
+    /// Source: this host is about to stop starting the machine at boot.
+    Armed,
+    /// Source: the hypervisor migrates.
+    Transferring,
+    /// Source: the migration ended in a way that does not tell where the machine is.
+    Doubt,
+    /// Source: **the commit point.** The machine is the target's; this host never lets it run again
+    /// at this epoch. Repeated to the target until it answers.
+    Released,
+    /// Source: the machine stays; what has arrived at the target is to be discarded.
+    Cancelling,
+    /// Target: room is kept, or the machine is arriving.
+    #[serde(alias = "claiming")]
+    Reserved,
+    /// Target: the machine is here, complete and paused, and waits for the source's word.
+    Holding,
+    /// Target: the machine is this host's, and is let run.
+    Claimed,
+    /// Target: the machine stays at the source; what has arrived of it is being destroyed.
+    Discarding,
+    /// The machine runs on the target and its entry is there.
+    Done,
+    /// The machine is where it was.
+    Cancelled,
+}
+
+impl Phase {
+    /// Whether nothing is left to be done.
+    #[must_use]
+    pub const fn has_ended(self) -> bool {
+        matches!(self, Self::Done | Self::Cancelled)
+    }
+
+    /// Whether it ends by itself soon unless something fails, and its host begins nothing else
+    /// until then.
+    #[must_use]
+    pub const fn is_brisk(self) -> bool {
+        matches!(
+            self,
+            Self::Offered
+                | Self::Armed
+                | Self::Transferring
+                | Self::Doubt
+                | Self::Reserved
+                | Self::Holding
+                | Self::Claimed
+        )
+    }
+}
+
+/// By which commit point machines are moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// [`Commit::Fast`] where locks keep two copies apart, and [`Commit::Strict`] elsewhere.
+    #[default]
+    Auto,
+    /// [`Commit::Strict`] always.
+    Strict,
+    /// [`Commit::Fast`] where locks keep two copies apart; no other machine is moved.
+    Fast,
+}
+
+impl Mode {
+    /// Which commit point this machine is moved by, and why; `None` if it is not to be moved.
+    #[must_use]
+    pub fn choose(self, locks: &Locks) -> Option<Choice> {
+        let choice = |commit, because: &str| Some(Choice { commit, because: because.to_owned() });
+        match (self, locks) {
+            (Self::Strict, _) => choice(Commit::Strict, "strict is configured"),
+            (_, Locks::NoWritableDisk) => choice(Commit::Fast, "it has no writable disk"),
+            (_, Locks::Shared) => {
+                choice(Commit::Fast, "the locks of its storage hold on all hosts")
+            }
+            (_, Locks::Manager) => choice(Commit::Fast, "a lock manager leases its disks"),
+            (Self::Fast, Locks::None(_)) => None,
+            (Self::Auto, Locks::None(why)) => choice(Commit::Strict, why),
+        }
+    }
+}
+
+/// The commit point of a handoff, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Choice {
+    /// The commit point.
+    pub commit: Commit,
+    /// Why, in words.
+    pub because: String,
+}
+
+/// The source's number for a handoff: by it a source knows whether its store has lost records that
+/// somebody asks about. A life begins each time that a store is opened; its handoffs are numbered
+/// from 1.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize,
+)]
+pub struct Ticket {
+    /// Drawn at random when the source opened its store.
+    #[n(0)]
+    pub life: u64,
+    /// Counts the handoffs that were offered in that life.
+    #[n(1)]
+    pub number: u64,
+}
+
+/// What a source knows of the machine before it hands it over.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Terms {
+    /// The commit point, and why.
+    pub choice: Choice,
+    /// Which copy of the machine is here.
+    pub from: Stamp,
+    /// Whether this host starts it at boot.
+    pub autostart: bool,
+}
+
+/// One handoff, as one of its two hosts sees it. This is also the durable record of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Handoff {
+    /// Its id, the same on both hosts.
+    pub id: HandoffId,
+    /// Whether this host gives or takes.
+    pub role: Role,
+    /// The other host.
+    pub peer: HostId,
+    /// The machine.
+    pub machine: MachineId,
+    /// Its name.
+    pub name: String,
+    /// Its schedule entry as it reads on the target. Its stamp names the copy there.
+    pub entry: Entry,
+    /// The stamp of the copy on the source; the source's record alone has it.
+    #[serde(default)]
+    pub from: Stamp,
+    /// What it uses, for the target to believe until it has measured it.
+    pub usage: Resources,
+    /// What it will load the target.
+    pub load: f64,
+    /// Memory that it may come to occupy, in bytes.
+    pub memory_bytes: f64,
+    /// Its anti-affinity groups.
+    pub anti_affinity: Vec<String>,
+    /// The commit point.
+    #[serde(default = "fast")]
+    pub commit: Commit,
+    /// Whether the source started it at boot, and the target is to.
+    #[serde(default)]
+    pub autostart: bool,
+    /// The source's number for it.
+    #[serde(default)]
+    pub ticket: Option<Ticket>,
+    /// Which boot of this host it was begun in; empty where the driver does not tell.
+    #[serde(default)]
+    pub boot: String,
+    /// How far it is.
+    pub phase: Phase,
+    /// Since when it is in this phase.
+    pub since: Time,
+    /// How often it has been looked after in this phase.
+    pub attempts: u32,
+    /// Source: whether a copy may have been left here, to be destroyed before the target is told.
+    #[serde(default)]
+    pub leftover: bool,
+    /// What went wrong last; empty if nothing has.
+    #[serde(default)]
+    pub last_error: String,
+    /// Why it is being cancelled, where that is known before the hypervisor has answered.
+    pub cancelled_for: Option<Reason>,
+    /// The record of the exchange that led to it.
+    pub decision: Decision,
+    /// Source: where the target's hypervisor is reached.
+    #[serde(skip)]
+    pub(crate) uri: String,
+    /// What a look saw of it here last, in this phase.
+    #[serde(skip)]
+    pub(crate) seen: Option<Presence>,
+    /// The phase that is known to be durable, until the present one is.
+    #[serde(skip)]
+    pub(crate) before: Option<Phase>,
+    /// What else is done in this phase.
+    #[serde(skip)]
+    pub(crate) steps: Steps,
+}
+
+/// What of a phase is done already. Not durable: to do it again does no harm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Steps {
+    /// The machine is let run, or destroyed; or it was seen that it need not be.
+    pub(crate) settled: bool,
+    /// Whether the host starts it at boot is as it should be.
+    pub(crate) autostart: bool,
+    /// The other host has said that it knows.
+    pub(crate) acknowledged: bool,
+    /// Source: the target says that it runs there. Target: the source says that it was released.
+    pub(crate) contradicted: bool,
+    /// It was seen to run on both hosts.
+    pub(crate) twice: bool,
+}
+
+impl Handoff {
+    /// The record of a handoff that begins: strict, and without a number, until it is said otherwise.
+    #[must_use]
+    pub fn begin(id: HandoffId, role: Role, agreement: Agreement, now: Time) -> Self {
+        let Agreement { peer, candidate, at_receiver, mut entry, mut decision, .. } = agreement;
+        decision.handoff = Some(id);
+        entry.handoff = Some(id);
+        Self {
+            id,
+            role,
+            peer,
+            machine: candidate.machine,
+            name: candidate.name,
+            entry,
+            from: Stamp::default(),
+            usage: candidate.factors,
+            load: at_receiver,
+            memory_bytes: candidate.memory_bytes,
+            anti_affinity: candidate.anti_affinity,
+            commit: Commit::Strict,
+            autostart: false,
+            ticket: None,
+            boot: String::new(),
+            phase: match role {
+                Role::Donor => Phase::Offered,
+                Role::Receiver => Phase::Reserved,
+            },
+            since: now,
+            attempts: 0,
+            leftover: false,
+            last_error: String::new(),
+            cancelled_for: None,
+            decision,
+            uri: String::new(),
+            seen: None,
+            before: None,
+            steps: Steps::default(),
+        }
+    }
+
+    /// The stamp of the copy on the target.
+    #[must_use]
+    pub const fn to(&self) -> Stamp {
+        Stamp::of(&self.entry)
+    }
+
+    /// What this record lays down about the machine for good: on the source that it was released,
+    /// on the target that it was claimed. To be kept when the record itself is cleared.
+    #[must_use]
+    pub fn mark(&self) -> Option<Mark> {
+        let kind = match (self.role, self.phase) {
+            (Role::Donor, Phase::Released) => MarkKind::Released,
+            (Role::Receiver, Phase::Claimed) => MarkKind::Claimed,
+            _ => return None,
+        };
+        let (machine, peer) = (self.machine.clone(), self.peer.clone());
+        Some(Mark { kind, machine, epoch: self.entry.epoch, handoff: self.id, peer })
+    }
+
+    /// What it waits for, in words for an operator.
+    #[must_use]
+    pub fn waits_for(&self) -> String {
+        let (peer, steps) = (&self.peer, &self.steps);
+        if steps.twice {
+            return format!(
+                "an operator: the machine was seen running here and on `{peer}`; stop the copy that \
+                 is wrong, and only after that look at its disks"
+            );
+        }
+        match self.phase {
+            Phase::Offered => format!("`{peer}` to keep room"),
+            Phase::Armed => "this host to stop starting it at boot".to_owned(),
+            Phase::Transferring => "the hypervisor to migrate it".to_owned(),
+            Phase::Doubt => match self.seen {
+                None => "the hypervisor to say where it is".to_owned(),
+                Some(Presence::Leaving) => "a migration that is still under way".to_owned(),
+                Some(_) => format!("`{peer}` to say whether it has it"),
+            },
+            Phase::Released if self.leftover => "a copy here to be destroyed".to_owned(),
+            Phase::Released => format!("`{peer}` to say that it runs"),
+            Phase::Cancelling => format!("`{peer}` to discard what has arrived"),
+            Phase::Reserved => format!("it to arrive from `{peer}`"),
+            Phase::Holding => format!(
+                "`{peer}` to say that it is released; if that host is lost for good, fence it and \
+                 run `evenkeel claim {} --i-have-fenced {peer}`",
+                self.name
+            ),
+            Phase::Claimed => "the hypervisor to let it run".to_owned(),
+            Phase::Discarding => "the hypervisor to destroy what has arrived".to_owned(),
+            Phase::Done | Phase::Cancelled => "nothing".to_owned(),
+        }
+    }
+
+    /// Whether an operator should hear of it: it is not over, and takes longer than it should.
+    #[must_use]
+    pub fn is_alarming(&self, now: Time) -> bool {
+        let patience = match self.phase {
+            _ if self.steps.twice => Duration::ZERO,
+            // They have limits of time of their own.
+            Phase::Offered | Phase::Transferring | Phase::Done | Phase::Cancelled => return false,
+            Phase::Reserved => RESERVED_ALARM,
+            _ => ALARM,
+        };
+        now.since(self.since) >= patience
+    }
+}
+
+/// What records of version 1 mean, which do not say.
+const fn fast() -> Commit {
+    Commit::Fast
+}
+
+/// A handoff that stays in a phase which should be over in a moment is an alarm after this.
+const ALARM: Duration = Duration::from_secs(30);
+/// A machine may be a long time arriving.
+const RESERVED_ALARM: Duration = Duration::from_secs(3600);
+
+/// What is known of a machine for good, longer than the record of the handoff is kept: a *tombstone*
+/// on the host that it left, and the proof of ownership on the host that it came to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Mark {
+    /// Which of the two.
+    pub kind: MarkKind,
+    /// The machine.
+    pub machine: MachineId,
+    /// The epoch that began with it: the source never lets a copy of a lower one run.
+    pub epoch: Epoch,
+    /// The handoff.
+    pub handoff: HandoffId,
+    /// The other host.
+    pub peer: HostId,
+}
+
+/// What a [`Mark`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MarkKind {
+    /// The machine was released to another host.
+    Released,
+    /// The machine was claimed from another host.
+    Claimed,
+}
+
+/// What a driver finds in the store when it opens it, and what it knows of this host.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Recovered {
+    /// The handoffs that are not over.
+    pub handoffs: Vec<Handoff>,
+    /// The newest mark of each kind of every machine.
+    pub marks: Vec<Mark>,
+    /// Every life of this store before this one, with the highest number of a durable handoff in it.
+    pub lives: Vec<Ticket>,
+    /// The life that begins now: drawn at random, and durable.
+    pub life: u64,
+    /// Which boot of the host this is.
+    pub boot: String,
+}
+
+impl Recovered {
+    /// What a store does with a record that it is to keep: the record as long as it is open, its
+    /// mark, and for a donor its ticket, all or nothing. For drivers whose store is in memory.
+    pub fn keep(&mut self, handoff: Handoff) {
+        if let Some(mark) = handoff.mark() {
+            let newer = |old: &Mark| {
+                (old.kind, &old.machine) != (mark.kind, &mark.machine) || old.epoch > mark.epoch
+            };
+            self.marks.retain(newer);
+            self.marks.push(mark);
+        }
+        if let Some(ticket) = handoff.ticket.filter(|_| handoff.role == Role::Donor) {
+            match self.lives.iter_mut().find(|life| life.life == ticket.life) {
+                Some(life) => life.number = life.number.max(ticket.number),
+                None => self.lives.push(ticket),
+            }
+        }
+        self.handoffs.retain(|old| old.id != handoff.id);
+        if !handoff.phase.has_ended() {
+            self.handoffs.push(handoff);
+        }
+    }
+
+    /// Begins another life of the store.
+    pub fn reopen(&mut self, life: u64) {
+        self.life = life;
+        self.lives.push(Ticket { life, number: 0 });
+    }
+}

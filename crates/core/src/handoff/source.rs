@@ -1,0 +1,470 @@
+//! The side that gives.
+//!
+//! ```text
+//!  Offered ─ Reserved ─▶ Armed ─ autostart is off ─▶ Transferring ─ success ─▶ Released ─ Claimed ─▶ Done
+//!     │                    │                            │ failure               ▲    └── Missing ─▶ Done
+//!     │                    │                            ▼                       │
+//!     ▼                    ▼                          Doubt ── not here, there ─┘
+//!  Cancelled ◀────── Cancelling ◀── here, or not there ─┘
+//! ```
+//!
+//! A machine that is not started at boot has nothing to disarm and skips `Armed`.
+
+use super::record::{Handoff, Phase};
+use super::turn::Turn;
+use super::{Limits, Next, RETRY_MAX, RETRY_MIN, backoff};
+use crate::decision::Reason;
+use crate::message::Pass;
+use crate::port::{
+    Commit, Failure, FailureKind, Migration, MigrationStats, Order, Presence, Sight,
+};
+
+/// So often a cancellation is told to a target that does not answer. After that the handoff ends:
+/// whatever the target holds cannot run without this host's word, and it asks for that.
+const CANCELS_MAX: u32 = 10;
+/// So often a machine in doubt must have been seen not running before it counts as staying, where
+/// the target is of an earlier version and cannot be asked.
+const LOOKS_NOT_RUNNING: u32 = 2;
+/// So often it is tried to have a machine started at boot again.
+pub(super) const AUTOSTARTS_MAX: u32 = 8;
+
+/// The target said something.
+pub(super) fn hear(h: &mut Handoff, pass: Pass, limits: &Limits, turn: &mut Turn<'_>) -> Next {
+    match (h.phase, pass) {
+        (Phase::Offered, Pass::Reserved { uri, protocol }) => {
+            return reserved(h, uri, protocol, limits, turn);
+        }
+        (Phase::Offered, Pass::Refused { reason }) => return Next::Cancelled(reason),
+        (Phase::Doubt, answer @ (Pass::Holding { .. } | Pass::Claimed | Pass::Missing)) => {
+            answered(h, &answer, turn);
+        }
+        // With something left here it is told, and answers, again.
+        (Phase::Released, Pass::Claimed | Pass::Missing) if h.leftover => {}
+        (Phase::Released, Pass::Claimed) => return Next::Done(Reason::Moved),
+        (Phase::Released, Pass::Missing) => return Next::Done(Reason::Ended),
+        (Phase::Released, Pass::Holding { .. }) => tell_released(h, turn),
+        (Phase::Cancelling, Pass::Discarded | Pass::Missing) => {
+            h.steps.acknowledged = true;
+            h.steps.contradicted = false;
+            h.steps.twice = false;
+            return cancelled_if_settled(h);
+        }
+        (Phase::Cancelling, Pass::Holding { .. }) => tell_cancelled(h, turn),
+        // It runs there: does it here?
+        (Phase::Cancelling, Pass::Claimed) => {
+            h.steps.contradicted = true;
+            h.steps.settled = false;
+            h.last_error = format!("`{}` says that the machine runs there", h.peer);
+            turn.look(h);
+        }
+        // Late, repeated or out of turn: what was decided stands.
+        _ => {}
+    }
+    Next::Stay
+}
+
+fn reserved(
+    h: &mut Handoff,
+    uri: String,
+    protocol: Option<u16>,
+    limits: &Limits,
+    turn: &mut Turn<'_>,
+) -> Next {
+    if protocol.is_none() {
+        if h.commit == Commit::Strict {
+            turn.send(h, cancel(h, Reason::Version));
+            h.decision.detail = format!("`{}` cannot hold a machine back until told", h.peer);
+            return Next::Cancelled(Reason::Version);
+        }
+        h.ticket = None;
+    }
+    h.uri = uri;
+    if h.autostart {
+        turn.enter(h, Phase::Armed, RETRY_MAX);
+        turn.set_autostart(h, false);
+    } else {
+        transfer(h, limits, turn);
+    }
+    Next::Stay
+}
+
+fn transfer(h: &mut Handoff, limits: &Limits, turn: &mut Turn<'_>) {
+    turn.enter(h, Phase::Transferring, limits.migration_time_max);
+    turn.order(Order::Migrate(Migration {
+        handoff: h.id,
+        machine: h.machine.clone(),
+        to: h.peer.clone(),
+        uri: h.uri.clone(),
+        entry: h.entry.clone(),
+        commit: h.commit,
+        bandwidth_bytes_per_s: limits.bandwidth_bytes_per_s,
+    }));
+}
+
+/// The hypervisor is done with the migration.
+pub(super) fn migrated(
+    h: &mut Handoff,
+    result: Result<MigrationStats, Failure>,
+    turn: &mut Turn<'_>,
+) {
+    if h.phase != Phase::Transferring {
+        return;
+    }
+    match result {
+        Ok(stats) => {
+            h.decision.stats = Some(stats);
+            release(h, false, turn);
+        }
+        Err(failure) => {
+            h.decision.detail.clone_from(&failure.detail);
+            doubt(h, failure.detail, turn);
+        }
+    }
+}
+
+/// It is not known where the machine is: look. Nothing durable, since a restart leads here too.
+pub(super) fn doubt(h: &mut Handoff, why: String, turn: &mut Turn<'_>) {
+    h.phase = Phase::Doubt;
+    h.since = turn.now;
+    h.attempts = 0;
+    h.seen = None;
+    h.last_error = why;
+    turn.wake(h.id, RETRY_MIN);
+    turn.look(h);
+}
+
+/// A look at this host's hypervisor.
+pub(super) fn looked(
+    h: &mut Handoff,
+    sight: Result<Sight, Failure>,
+    limits: &Limits,
+    turn: &mut Turn<'_>,
+) -> Next {
+    let sight = match sight {
+        Ok(sight) => sight,
+        Err(failure) => {
+            if matches!(h.phase, Phase::Doubt | Phase::Cancelling | Phase::Released) {
+                h.last_error = failure.detail;
+            }
+            return Next::Stay;
+        }
+    };
+    match h.phase {
+        Phase::Doubt => looked_in_doubt(h, sight.presence, limits, turn),
+        Phase::Cancelling => return looked_while_cancelling(h, sight, turn),
+        // Whatever is here is not the copy that was released.
+        Phase::Released if h.leftover && sight.stamp != h.from => no_leftover(h, turn),
+        Phase::Released if h.leftover => {
+            h.steps.twice = matches!(sight.presence, Presence::Running | Presence::Leaving);
+        }
+        _ => {}
+    }
+    Next::Stay
+}
+
+fn looked_in_doubt(h: &mut Handoff, here: Presence, limits: &Limits, turn: &mut Turn<'_>) {
+    h.seen = Some(here);
+    match here {
+        // Nothing runs there before this host has said so, and now it never will.
+        Presence::Running | Presence::Paused => cancel_after(h, turn),
+        Presence::Leaving => {
+            let late = turn.now.since(h.since) >= limits.migration_time_max;
+            if late || h.cancelled_for.is_some() {
+                h.cancelled_for.get_or_insert(Reason::MigrationTooLong);
+                turn.abort(h);
+            }
+        }
+        _ if h.ticket.is_none() => match here {
+            Presence::Absent => release(h, false, turn),
+            _ if h.attempts >= LOOKS_NOT_RUNNING => cancel_after(h, turn),
+            _ => {}
+        },
+        Presence::Stranded
+            if h.commit == Commit::Strict && turn.now.since(h.since) >= limits.doubt_time_max =>
+        {
+            cancel_after(h, turn);
+        }
+        Presence::Absent | Presence::Defined | Presence::Stranded => {
+            turn.send(h, Pass::Where { machine: h.machine.clone() });
+        }
+        Presence::Incoming | Presence::Held => {
+            h.last_error = "a copy that is arriving here is not what was sent away".to_owned();
+        }
+    }
+}
+
+/// The target has said what it holds, and no migration is under way here any more.
+fn answered(h: &mut Handoff, answer: &Pass, turn: &mut Turn<'_>) {
+    let there = !matches!(answer, Pass::Missing);
+    match h.seen {
+        Some(Presence::Absent) if there => release(h, false, turn),
+        Some(Presence::Defined | Presence::Stranded) if there => release(h, true, turn),
+        Some(Presence::Stranded) => cancel_after(h, turn),
+        Some(Presence::Absent | Presence::Defined) => {
+            h.cancelled_for = Some(Reason::Ended);
+            cancel_after(h, turn);
+        }
+        _ => turn.look(h),
+    }
+}
+
+/// **The commit point.** The machine is the target's from here on.
+fn release(h: &mut Handoff, leftover: bool, turn: &mut Turn<'_>) {
+    h.leftover = leftover;
+    turn.enter(h, Phase::Released, RETRY_MIN);
+    turn.host.view.outdate();
+    turn.host.holds.outgoing.remove(&h.machine);
+    turn.host.holds.settling.remove(&h.machine);
+    turn.host.averaging.moved(h.usage.scaled(-1.0));
+    turn.order(Order::Sample);
+    tell_released(h, turn);
+}
+
+/// Tells the target that the machine is its own, once nothing is left of it here.
+fn tell_released(h: &Handoff, turn: &mut Turn<'_>) {
+    if h.leftover {
+        turn.discard(h, h.from);
+    } else {
+        turn.send(h, released(h));
+    }
+}
+
+fn released(h: &Handoff) -> Pass {
+    Pass::Released {
+        machine: h.machine.clone(),
+        stats: h.decision.stats.unwrap_or_default(),
+        autostart: Some(h.autostart),
+    }
+}
+
+fn no_leftover(h: &mut Handoff, turn: &mut Turn<'_>) {
+    h.leftover = false;
+    tell_released(h, turn);
+}
+
+fn cancel(h: &Handoff, reason: Reason) -> Pass {
+    Pass::Cancel { reason, machine: Some(h.machine.clone()) }
+}
+
+fn reason(h: &Handoff) -> Reason {
+    h.cancelled_for.unwrap_or(Reason::MigrationFailed)
+}
+
+fn tell_cancelled(h: &Handoff, turn: &mut Turn<'_>) {
+    turn.send(h, cancel(h, reason(h)));
+}
+
+/// The machine stays, and this host never says otherwise.
+fn cancel_after(h: &mut Handoff, turn: &mut Turn<'_>) {
+    let seen = h.seen;
+    turn.enter(h, Phase::Cancelling, RETRY_MIN);
+    turn.host.holds.outgoing.remove(&h.machine);
+    turn.host.holds.settling.insert(h.machine.clone());
+    h.steps.settled = seen.is_some_and(|seen| seen != Presence::Stranded);
+    match seen {
+        Some(Presence::Stranded) => turn.resume(h, h.from),
+        None => turn.look(h),
+        Some(_) => {}
+    }
+    h.steps.autostart = !h.autostart;
+    if h.autostart {
+        turn.set_autostart(h, true);
+    }
+    tell_cancelled(h, turn);
+}
+
+/// Gives up before the hypervisor was ordered to migrate.
+pub(super) fn cancel_before(h: &mut Handoff, reason: Reason, turn: &mut Turn<'_>) {
+    h.cancelled_for = Some(reason);
+    h.seen = Some(Presence::Running);
+    cancel_after(h, turn);
+}
+
+fn looked_while_cancelling(h: &mut Handoff, sight: Sight, turn: &mut Turn<'_>) -> Next {
+    let there = h.steps.contradicted;
+    match sight.presence {
+        Presence::Stranded if !there => {
+            turn.resume(h, sight.stamp);
+            return Next::Stay;
+        }
+        // What the target says settles it: it runs there, and here it does not.
+        Presence::Absent | Presence::Defined | Presence::Stranded if there => {
+            release(h, sight.presence != Presence::Absent, turn);
+            return Next::Stay;
+        }
+        Presence::Running | Presence::Leaving if there => h.steps.twice = true,
+        Presence::Leaving => {
+            turn.abort(h);
+            return Next::Stay;
+        }
+        _ => {}
+    }
+    h.steps.settled = true;
+    cancelled_if_settled(h)
+}
+
+fn cancelled_if_settled(h: &Handoff) -> Next {
+    let steps = &h.steps;
+    if h.phase == Phase::Cancelling
+        && steps.settled
+        && steps.autostart
+        && !steps.twice
+        && (steps.acknowledged || h.attempts >= CANCELS_MAX)
+    {
+        return Next::Cancelled(reason(h));
+    }
+    Next::Stay
+}
+
+/// The hypervisor has let the machine run here again, or not.
+pub(super) fn resumed(h: &mut Handoff, result: Result<(), Failure>, turn: &mut Turn<'_>) -> Next {
+    if h.phase != Phase::Cancelling {
+        return Next::Stay;
+    }
+    match result {
+        Ok(()) => h.steps.settled = true,
+        Err(failure) => {
+            h.last_error = failure.detail;
+            turn.look(h);
+        }
+    }
+    cancelled_if_settled(h)
+}
+
+/// The hypervisor has destroyed what was left here, or not.
+pub(super) fn discarded(h: &mut Handoff, result: Result<(), Failure>, turn: &mut Turn<'_>) {
+    if h.phase != Phase::Released || !h.leftover {
+        return;
+    }
+    match result {
+        Ok(()) => no_leftover(h, turn),
+        Err(failure) => {
+            h.last_error = failure.detail;
+            turn.look(h);
+        }
+    }
+}
+
+/// Whether this host starts the machine at boot has been changed, or not.
+pub(super) fn autostart_set(
+    h: &mut Handoff,
+    result: Result<(), Failure>,
+    limits: &Limits,
+    turn: &mut Turn<'_>,
+) -> Next {
+    match (h.phase, result) {
+        (Phase::Armed, Ok(())) => transfer(h, limits, turn),
+        (Phase::Armed, Err(failure)) => {
+            h.decision.detail = failure.detail;
+            cancel_before(h, Reason::MigrationFailed, turn);
+        }
+        (Phase::Cancelling, Ok(())) => h.steps.autostart = true,
+        (Phase::Cancelling, Err(failure)) => {
+            // A machine that is gone or has no definition is not started at boot.
+            h.steps.autostart =
+                matches!(failure.kind, FailureKind::NoSuchMachine | FailureKind::Refused);
+            h.last_error = failure.detail;
+        }
+        _ => {}
+    }
+    cancelled_if_settled(h)
+}
+
+/// It is time to look after it.
+pub(super) fn timer(h: &mut Handoff, limits: &Limits, turn: &mut Turn<'_>) -> Next {
+    match h.phase {
+        Phase::Offered => {
+            h.decision.detail = format!("`{}` did not answer a reservation", h.peer);
+            turn.send(h, cancel(h, Reason::TimedOut));
+            return Next::Cancelled(Reason::TimedOut);
+        }
+        // It was ordered and not answered in time, or its record could not be written.
+        Phase::Armed => cancel_before(h, Reason::TimedOut, turn),
+        Phase::Transferring => {
+            h.cancelled_for.get_or_insert(Reason::MigrationTooLong);
+            turn.abort(h);
+            turn.wake(h.id, RETRY_MAX);
+        }
+        Phase::Doubt => {
+            turn.wake(h.id, backoff(h.attempts).min(limits.doubt_time_max));
+            turn.look(h);
+        }
+        Phase::Released => {
+            turn.wake(h.id, backoff(h.attempts));
+            tell_released(h, turn);
+        }
+        Phase::Cancelling => {
+            turn.wake(h.id, backoff(h.attempts));
+            if !h.steps.settled || h.steps.twice {
+                turn.look(h);
+            }
+            if !h.steps.autostart && h.attempts >= AUTOSTARTS_MAX {
+                h.decision
+                    .detail
+                    .push_str("; the host could not be told to start it at boot again");
+                h.steps.autostart = true;
+            }
+            if !h.steps.autostart {
+                turn.set_autostart(h, true);
+            }
+            if !h.steps.acknowledged {
+                tell_cancelled(h, turn);
+            }
+            return cancelled_if_settled(h);
+        }
+        _ => {}
+    }
+    Next::Stay
+}
+
+/// Takes up what was under way when the agent ended.
+pub(super) fn recover(h: &mut Handoff, turn: &mut Turn<'_>) {
+    match h.phase {
+        // The hypervisor was not ordered to migrate before `Transferring` was durable.
+        Phase::Armed => cancel_before(h, Reason::Stopping, turn),
+        Phase::Transferring | Phase::Doubt => {
+            if h.decision.detail.is_empty() {
+                h.decision.detail = "this agent ended and was started again meanwhile".to_owned();
+            }
+            doubt(h, String::new(), turn);
+        }
+        _ => turn.wake(h.id, std::time::Duration::ZERO),
+    }
+    if h.phase == Phase::Cancelling && !h.autostart {
+        h.steps.autostart = true;
+    }
+}
+
+/// A record could not be written: what depended on it was not done, and the phase before holds.
+pub(super) fn store_failed(h: &mut Handoff, why: String, turn: &mut Turn<'_>) -> Next {
+    h.last_error.clone_from(&why);
+    match (h.phase, h.before.take()) {
+        (Phase::Armed | Phase::Transferring, None | Some(Phase::Offered)) => {
+            turn.send(h, cancel(h, Reason::StoreFailed));
+            h.decision.detail = why;
+            return Next::Cancelled(Reason::StoreFailed);
+        }
+        (Phase::Transferring, _) => {
+            h.phase = Phase::Armed;
+            turn.wake(h.id, RETRY_MIN);
+        }
+        (Phase::Released | Phase::Cancelling, Some(Phase::Transferring | Phase::Doubt)) => {
+            doubt(h, why, turn);
+        }
+        (Phase::Released | Phase::Cancelling, Some(before)) => {
+            h.phase = before;
+            turn.wake(h.id, RETRY_MIN);
+        }
+        _ => {}
+    }
+    Next::Stay
+}
+
+/// An operator says that the target was fenced: it runs nothing and never will.
+pub(super) fn claim(h: &mut Handoff, turn: &mut Turn<'_>) {
+    if h.phase == Phase::Doubt && h.seen.is_some_and(|seen| seen != Presence::Absent) {
+        h.decision.detail = format!("an operator says that `{}` was fenced", h.peer);
+        cancel_after(h, turn);
+        h.steps.acknowledged = true;
+    }
+}

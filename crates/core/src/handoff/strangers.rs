@@ -1,0 +1,274 @@
+//! Questions about handoffs of which no live record tells: it has ended and is cleared, or its record
+//! is lost. They are answered by what the marks and a look at the hypervisor say, and by nothing else.
+
+use std::collections::BTreeMap;
+
+use super::record::{Handoff, MarkKind, Phase, Ticket};
+use super::turn::Turn;
+use super::{Handoffs, RETRY_MIN, hold};
+use crate::decision::{Decision, Reason, Role};
+use crate::exchange::Agreement;
+use crate::load::Basis;
+use crate::message::{Candidate, Pass};
+use crate::model::{
+    Entry, ExchangeId, HandoffId, HostId, MachineId, Requirements, Resources, Time,
+};
+use crate::port::{Failure, MigrationStats, Presence, Sight};
+
+/// Most questions that wait for a look; whoever asked a further one asks again.
+const STRANGERS_MAX: usize = 64;
+
+/// Whoever waits for a look, by handoff.
+pub(super) type Strangers = BTreeMap<HandoffId, Stranger>;
+
+/// Somebody who asks, and what.
+#[derive(Clone, Debug)]
+pub(super) struct Stranger {
+    from: HostId,
+    machine: MachineId,
+    question: Question,
+}
+
+/// What a stranger wants.
+#[derive(Clone, Debug)]
+enum Question {
+    /// The source: "It is yours."
+    Released { stats: MigrationStats, autostart: bool },
+    /// The source: "It stays; destroy what has arrived."
+    Cancelled,
+    /// The same, and it has been ordered.
+    Discarding,
+    /// The source: "What do you hold of it?"
+    Where,
+    /// The target: "It is here, complete and paused. Is it released?"
+    Holding,
+}
+
+impl Handoffs {
+    /// The other host speaks of a handoff that is not under way here.
+    pub(super) fn hear_of_unknown(
+        &mut self,
+        id: HandoffId,
+        from: &HostId,
+        pass: Pass,
+        turn: &mut Turn<'_>,
+    ) {
+        let (machine, question) = match pass {
+            Pass::Released { machine, stats, autostart } => {
+                let autostart = autostart.unwrap_or(false);
+                (machine, Question::Released { stats, autostart })
+            }
+            Pass::Cancel { machine: Some(machine), .. } => (machine, Question::Cancelled),
+            Pass::Holding { machine, ticket } => match self.was_released(id, &machine, ticket) {
+                Some(pass) => return turn.say(from, id, pass),
+                None => (machine, Question::Holding),
+            },
+            // Too late: nothing will come, and room need not be kept until it expires.
+            Pass::Reserved { .. } => {
+                let cancel = Pass::Cancel { reason: Reason::TimedOut, machine: None };
+                return turn.say(from, id, cancel);
+            }
+            _ => return,
+        };
+        self.admit(id, from, machine, question, turn);
+    }
+
+    /// The source asks what this host holds of a machine.
+    pub(super) fn asked_where(
+        &mut self,
+        id: HandoffId,
+        from: &HostId,
+        machine: MachineId,
+        turn: &mut Turn<'_>,
+    ) {
+        self.admit(id, from, machine, Question::Where, turn);
+    }
+
+    fn admit(
+        &mut self,
+        id: HandoffId,
+        from: &HostId,
+        machine: MachineId,
+        question: Question,
+        turn: &mut Turn<'_>,
+    ) {
+        if self.strangers.len() < STRANGERS_MAX || self.strangers.contains_key(&id) {
+            // What the last sample saw may be older than the machine's arrival.
+            turn.order(crate::port::Order::Look(machine.clone()));
+            self.strangers.insert(id, Stranger { from: from.clone(), machine, question });
+        }
+    }
+
+    /// What this host as the source says to a target that holds a machine; `None` if its records do
+    /// not tell.
+    fn was_released(
+        &self,
+        id: HandoffId,
+        machine: &MachineId,
+        ticket: Option<Ticket>,
+    ) -> Option<Pass> {
+        let released = self.marks.get(&(MarkKind::Released, machine.clone()));
+        if released.is_some_and(|mark| mark.handoff == id) {
+            let (machine, stats) = (machine.clone(), MigrationStats::default());
+            return Some(Pass::Released { machine, stats, autostart: None });
+        }
+        // Released is durable before it is said. If nothing of that life is lost, it was not, and is
+        // not going to be.
+        let ticket = ticket?;
+        let known = if ticket.life == self.ticket.life {
+            self.ticket.number
+        } else {
+            *self.lives.get(&ticket.life)?
+        };
+        (ticket.number <= known).then(|| cancelled(machine))
+    }
+
+    /// Answers those who asked about a machine, and carries out what they want of it.
+    pub(super) fn answer_strangers(
+        &mut self,
+        machine: &MachineId,
+        sight: Option<Sight>,
+        turn: &mut Turn<'_>,
+    ) {
+        let ids = self.strangers.iter().filter(|(_, s)| s.machine == *machine).map(|(id, _)| *id);
+        for id in ids.collect::<Vec<_>>() {
+            let Some(stranger) = self.strangers.remove(&id) else { continue };
+            // Whoever asked will ask again.
+            let Some(sight) = sight else { continue };
+            self.answer(id, stranger, sight, turn);
+        }
+    }
+
+    fn answer(&mut self, id: HandoffId, stranger: Stranger, sight: Sight, turn: &mut Turn<'_>) {
+        let Stranger { from, machine, question } = stranger;
+        let live = self.live.get(&id).filter(|h| h.peer == from);
+        let claimed = live.is_some_and(|h| h.phase == Phase::Claimed)
+            || self
+                .marks
+                .get(&(MarkKind::Claimed, machine.clone()))
+                .is_some_and(|mark| mark.handoff == id);
+        let is_it = sight.stamp.handoff == Some(id);
+        let runs = matches!(sight.presence, Presence::Running | Presence::Leaving);
+        let held = is_it && !claimed && matches!(sight.presence, Presence::Held | Presence::Paused);
+        let pass = match question {
+            Question::Holding if runs => cancelled(&machine),
+            // Nobody here knows whether it was released: only an operator can say.
+            Question::Holding | Question::Discarding => return,
+            _ if claimed || runs => Pass::Claimed,
+            Question::Where if held => Pass::Holding { machine, ticket: None },
+            Question::Where if is_it && sight.presence == Presence::Incoming => Pass::Arriving,
+            Question::Where => Pass::Missing,
+            // It was taken up meanwhile.
+            _ if live.is_some() => return,
+            Question::Released { stats, autostart } if held => {
+                return self.adopt(id, from, machine, sight, stats, autostart, turn);
+            }
+            // Still arriving, or paused by somebody: told again.
+            Question::Released { .. } if sight.presence == Presence::Incoming && is_it => return,
+            Question::Released { .. } if sight.presence == Presence::Paused => Pass::Claimed,
+            Question::Released { .. } => Pass::Missing,
+            Question::Cancelled if held || (is_it && sight.presence.is_resident()) => {
+                turn.order(crate::port::Order::Discard(machine.clone(), sight.stamp));
+                let stranger = Stranger { from, machine, question: Question::Discarding };
+                self.strangers.insert(id, stranger);
+                return;
+            }
+            Question::Cancelled => Pass::Discarded,
+        };
+        turn.say(&from, id, pass);
+    }
+
+    /// Tells those who wanted it that what had arrived is destroyed.
+    pub(super) fn discarded_for_strangers(
+        &mut self,
+        machine: &MachineId,
+        result: &Result<(), Failure>,
+        turn: &mut Turn<'_>,
+    ) {
+        let wanted =
+            |s: &Stranger| s.machine == *machine && matches!(s.question, Question::Discarding);
+        let ids = self.strangers.iter().filter(|(_, s)| wanted(s)).map(|(id, _)| *id);
+        for id in ids.collect::<Vec<_>>() {
+            let Some(stranger) = self.strangers.remove(&id) else { continue };
+            if result.is_ok() {
+                turn.say(&stranger.from, id, Pass::Discarded);
+            }
+        }
+    }
+
+    /// Claims a machine that its source has released to this host, whose record of it is lost or was
+    /// closed because nothing had arrived in time.
+    #[allow(clippy::too_many_arguments, reason = "all that is known of it")]
+    fn adopt(
+        &mut self,
+        id: HandoffId,
+        from: HostId,
+        machine: MachineId,
+        sight: Sight,
+        stats: MigrationStats,
+        autostart: bool,
+        turn: &mut Turn<'_>,
+    ) {
+        if self.moves(&machine) {
+            return;
+        }
+        let agreement = unknown_agreement(turn.host.id(), from, &machine, sight, turn.now);
+        let mut handoff = Handoff::begin(id, Role::Receiver, agreement, turn.now);
+        handoff.decision.stats = Some(stats);
+        handoff.autostart = autostart;
+        handoff.boot.clone_from(&self.boot);
+        hold(turn.host, &handoff);
+        turn.enter(&mut handoff, Phase::Claimed, RETRY_MIN);
+        turn.resume(&handoff, sight.stamp);
+        self.live.insert(id, handoff);
+    }
+}
+
+fn cancelled(machine: &MachineId) -> Pass {
+    Pass::Cancel { reason: Reason::MigrationFailed, machine: Some(machine.clone()) }
+}
+
+/// What is left of an agreement where only the machine is.
+fn unknown_agreement(
+    host: &HostId,
+    peer: HostId,
+    machine: &MachineId,
+    sight: Sight,
+    now: Time,
+) -> Agreement {
+    let exchange = ExchangeId(0);
+    Agreement {
+        exchange,
+        peer: peer.clone(),
+        candidate: Candidate {
+            machine: machine.clone(),
+            name: machine.to_string(),
+            basis: Basis::Actual,
+            factors: Resources::ZERO,
+            at_donor: 0.0,
+            memory_bytes: 0.0,
+            needs: Requirements::default(),
+            anti_affinity: Vec::new(),
+        },
+        at_receiver: 0.0,
+        entry: Entry { epoch: sight.stamp.epoch, ..Entry::default() },
+        verdicts: Vec::new(),
+        decision: Decision {
+            exchange,
+            host: host.clone(),
+            initiator: peer.clone(),
+            peer: Some(peer),
+            role: Some(Role::Receiver),
+            began: now,
+            ended: now,
+            pair: None,
+            candidates: Vec::new(),
+            handoff: None,
+            ending: Reason::Moved,
+            detail: "it was released to this host, which had no record of it".to_owned(),
+            stats: None,
+            commit: None,
+        },
+        in_return: None,
+    }
+}

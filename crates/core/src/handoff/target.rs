@@ -1,0 +1,292 @@
+//! The side that takes.
+//!
+//! ```text
+//!  Reserved ── complete, paused ──▶ Holding ── Released ──▶ Claimed ── it runs ──▶ Done
+//!     │  └── fast: it runs ───────────────────────────────────▲
+//!     │                              │ Cancel
+//!     ▼ nothing arrived              ▼
+//!  Cancelled ◀──────────────── Discarding
+//! ```
+//!
+//! What the memory of a machine that is still arriving is good for, only its source knows: to this
+//! side it is `Reserved` until it is complete.
+
+use std::time::Duration;
+
+use super::record::{Handoff, Phase};
+use super::source::AUTOSTARTS_MAX;
+use super::turn::Turn;
+use super::{Limits, Next, RETRY_MAX, RETRY_MIN, backoff};
+use crate::decision::Reason;
+use crate::message::Pass;
+use crate::port::{Commit, Failure, FailureKind, Presence, Sight, Stamp};
+
+/// The source said something.
+pub(super) fn hear(h: &mut Handoff, pass: Pass, turn: &mut Turn<'_>) -> Next {
+    match (h.phase, pass) {
+        (Phase::Reserved | Phase::Holding, Pass::Released { stats, .. }) => {
+            h.decision.stats = Some(stats);
+            h.steps.acknowledged = true;
+            turn.wake(h.id, RETRY_MIN);
+            turn.look(h);
+        }
+        (Phase::Reserved | Phase::Holding, Pass::Cancel { reason, .. }) => {
+            h.cancelled_for = Some(reason);
+            turn.enter(h, Phase::Discarding, RETRY_MIN);
+            turn.discard(h, h.to());
+        }
+        (Phase::Discarding, Pass::Released { .. }) => {
+            h.steps.contradicted = true;
+            turn.look(h);
+        }
+        (Phase::Claimed, Pass::Released { .. } | Pass::Cancel { .. }) if h.steps.settled => {
+            turn.send(h, Pass::Claimed);
+        }
+        _ => {}
+    }
+    Next::Stay
+}
+
+/// Whether what was seen is the copy that this handoff brought. A source of an earlier version
+/// writes no handoff into the entry.
+fn is_it(h: &Handoff, stamp: Stamp) -> bool {
+    stamp.handoff == Some(h.id)
+        || (h.ticket.is_none() && stamp.handoff.is_none() && stamp.epoch == h.entry.epoch)
+}
+
+/// A look at this host's hypervisor.
+pub(super) fn looked(
+    h: &mut Handoff,
+    sight: Result<Sight, Failure>,
+    limits: &Limits,
+    turn: &mut Turn<'_>,
+) -> Next {
+    let sight = match sight {
+        Ok(sight) => sight,
+        Err(failure) => {
+            h.last_error = failure.detail;
+            return Next::Stay;
+        }
+    };
+    let here = if is_it(h, sight.stamp) { sight.presence } else { Presence::Absent };
+    h.seen = Some(here);
+    match h.phase {
+        Phase::Reserved | Phase::Holding => looked_before_claim(h, here, limits, turn),
+        Phase::Claimed => looked_after_claim(h, here, sight.stamp, turn),
+        Phase::Discarding => looked_while_discarding(h, here, sight.stamp, turn),
+        _ => Next::Stay,
+    }
+}
+
+fn looked_before_claim(
+    h: &mut Handoff,
+    here: Presence,
+    limits: &Limits,
+    turn: &mut Turn<'_>,
+) -> Next {
+    let released = h.steps.acknowledged;
+    match here {
+        // By the hypervisor's commit point, or because somebody let it run.
+        Presence::Running | Presence::Leaving => return claim(h, true, turn),
+        // Fast: somebody paused it here, if the source says that it has left; else it is arriving.
+        Presence::Paused if h.commit == Commit::Fast => {
+            if released {
+                return claim(h, true, turn);
+            }
+        }
+        Presence::Held | Presence::Paused | Presence::Stranded => {
+            if released {
+                return claim(h, false, turn);
+            }
+            hold_back(h, turn);
+        }
+        Presence::Incoming => {}
+        Presence::Absent | Presence::Defined if released => {
+            turn.send(h, Pass::Missing);
+            return Next::Done(Reason::Ended);
+        }
+        Presence::Absent | Presence::Defined => {
+            if h.phase == Phase::Holding {
+                h.decision.detail = "the copy that was held is gone".to_owned();
+                return Next::Cancelled(Reason::Ended);
+            }
+            if turn.now.since(h.since) >= limits.reservation_time {
+                h.decision.detail = "nothing arrived".to_owned();
+                return Next::Cancelled(Reason::ReservationExpired);
+            }
+        }
+    }
+    Next::Stay
+}
+
+/// It is complete and waits for the source's word: asks for it.
+fn hold_back(h: &mut Handoff, turn: &mut Turn<'_>) {
+    if h.phase == Phase::Reserved {
+        turn.enter(h, Phase::Holding, RETRY_MIN);
+    }
+    h.seen = Some(Presence::Held);
+    turn.send(h, Pass::Holding { machine: h.machine.clone(), ticket: h.ticket });
+}
+
+/// The machine is this host's. `runs` if it does so already.
+fn claim(h: &mut Handoff, runs: bool, turn: &mut Turn<'_>) -> Next {
+    turn.enter(h, Phase::Claimed, RETRY_MIN);
+    if runs {
+        return runs_here(h, turn);
+    }
+    turn.resume(h, h.to());
+    Next::Stay
+}
+
+fn looked_after_claim(h: &mut Handoff, here: Presence, stamp: Stamp, turn: &mut Turn<'_>) -> Next {
+    match here {
+        Presence::Running | Presence::Leaving => runs_here(h, turn),
+        Presence::Held | Presence::Paused | Presence::Stranded | Presence::Incoming => {
+            turn.resume(h, stamp);
+            Next::Stay
+        }
+        Presence::Absent | Presence::Defined => {
+            turn.send(h, Pass::Claimed);
+            h.decision.detail = "it ended after this host had taken it over".to_owned();
+            Next::Done(Reason::Ended)
+        }
+    }
+}
+
+/// It runs: says so, and has it started at boot if it was at the source.
+fn runs_here(h: &mut Handoff, turn: &mut Turn<'_>) -> Next {
+    h.steps.settled = true;
+    turn.send(h, Pass::Claimed);
+    if !h.autostart || h.steps.autostart {
+        return arrived(h, turn);
+    }
+    turn.set_autostart(h, true);
+    Next::Stay
+}
+
+fn arrived(h: &Handoff, turn: &mut Turn<'_>) -> Next {
+    turn.host.view.believe(h.machine.clone(), h.usage);
+    turn.host.averaging.moved(h.usage);
+    Next::Done(Reason::Moved)
+}
+
+/// The hypervisor has let the machine run, or not.
+pub(super) fn resumed(h: &mut Handoff, result: Result<(), Failure>, turn: &mut Turn<'_>) -> Next {
+    if h.phase != Phase::Claimed || h.steps.settled {
+        return Next::Stay;
+    }
+    match result {
+        Ok(()) => runs_here(h, turn),
+        Err(failure) => {
+            h.last_error = failure.detail;
+            Next::Stay
+        }
+    }
+}
+
+/// This host starts the machine at boot from now on, or could not be told to.
+pub(super) fn autostart_set(
+    h: &mut Handoff,
+    result: Result<(), Failure>,
+    turn: &mut Turn<'_>,
+) -> Next {
+    if h.phase != Phase::Claimed || !h.steps.settled {
+        return Next::Stay;
+    }
+    match result {
+        Ok(()) => arrived(h, turn),
+        Err(failure) => {
+            let never = matches!(failure.kind, FailureKind::NoSuchMachine | FailureKind::Refused);
+            h.last_error = failure.detail;
+            if never {
+                return arrived(h, turn);
+            }
+            Next::Stay
+        }
+    }
+}
+
+fn looked_while_discarding(
+    h: &mut Handoff,
+    here: Presence,
+    stamp: Stamp,
+    turn: &mut Turn<'_>,
+) -> Next {
+    match here {
+        Presence::Absent => gone(h, turn),
+        // The other copy is gone, and the source has released this one after all.
+        Presence::Running | Presence::Leaving if h.steps.contradicted => claim(h, true, turn),
+        // It was let run by the hypervisor or by somebody, and is never killed.
+        Presence::Running | Presence::Leaving => {
+            h.steps.twice = true;
+            turn.send(h, Pass::Claimed);
+            Next::Stay
+        }
+        _ => {
+            turn.discard(h, stamp);
+            Next::Stay
+        }
+    }
+}
+
+/// The hypervisor has destroyed what had arrived, or not.
+pub(super) fn discarded(h: &mut Handoff, result: Result<(), Failure>, turn: &mut Turn<'_>) -> Next {
+    if h.phase != Phase::Discarding {
+        return Next::Stay;
+    }
+    match result {
+        Ok(()) => gone(h, turn),
+        Err(failure) => {
+            h.last_error = failure.detail;
+            turn.look(h);
+            Next::Stay
+        }
+    }
+}
+
+fn gone(h: &Handoff, turn: &mut Turn<'_>) -> Next {
+    turn.send(h, Pass::Discarded);
+    Next::Cancelled(h.cancelled_for.unwrap_or(Reason::MigrationFailed))
+}
+
+/// It is time to look after it.
+pub(super) fn timer(h: &mut Handoff, turn: &mut Turn<'_>) -> Next {
+    turn.wake(h.id, backoff(h.attempts));
+    if h.phase == Phase::Claimed && h.steps.settled {
+        if h.attempts >= AUTOSTARTS_MAX {
+            h.decision.detail = "the host could not be told to start it at boot".to_owned();
+            return arrived(h, turn);
+        }
+        turn.set_autostart(h, true);
+    } else {
+        turn.look(h);
+    }
+    Next::Stay
+}
+
+/// Takes up what was under way when the agent ended.
+pub(super) fn recover(h: &Handoff, turn: &mut Turn<'_>) {
+    turn.wake(h.id, Duration::ZERO);
+}
+
+/// A record could not be written: what depended on it was not done, and the phase before holds.
+pub(super) fn store_failed(h: &mut Handoff, why: String, turn: &mut Turn<'_>) -> Next {
+    h.last_error.clone_from(&why);
+    let Some(before) = h.before.take() else {
+        turn.send(h, Pass::Refused { reason: Reason::StoreFailed });
+        h.decision.detail = why;
+        return Next::Cancelled(Reason::StoreFailed);
+    };
+    h.phase = before;
+    turn.wake(h.id, RETRY_MAX.min(Duration::from_secs(5)));
+    Next::Stay
+}
+
+/// An operator says that the source was fenced: it runs nothing and never will.
+pub(super) fn claim_fenced(h: &mut Handoff, turn: &mut Turn<'_>) -> Next {
+    if h.phase != Phase::Holding {
+        return Next::Stay;
+    }
+    h.decision.detail = format!("an operator says that `{}` was fenced", h.peer);
+    claim(h, false, turn)
+}

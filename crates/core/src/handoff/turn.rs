@@ -1,0 +1,75 @@
+//! What a handoff acts on, for the length of one input.
+
+use std::time::Duration;
+
+use super::record::{Handoff, Phase, Steps};
+use crate::effect::{Effect, Timer};
+use crate::host::Host;
+use crate::message::{Message, Pass};
+use crate::model::{HostId, Time};
+use crate::port::{HandoffId, Order, Stamp};
+
+/// What a handoff acts on, for the length of one input.
+pub struct Turn<'a> {
+    /// This host.
+    pub host: &'a mut Host,
+    /// The time.
+    pub now: Time,
+    /// Where effects go, in order.
+    pub out: &'a mut Vec<Effect>,
+}
+
+impl Turn<'_> {
+    /// Enters a phase and makes it durable: to be called before whatever depends on it. The wake-up
+    /// comes first, since nothing behind a record that cannot be written is done.
+    pub(super) fn enter(&mut self, handoff: &mut Handoff, phase: Phase, wake_after: Duration) {
+        handoff.before = Some(handoff.phase);
+        handoff.phase = phase;
+        handoff.since = self.now;
+        handoff.attempts = 0;
+        handoff.seen = None;
+        handoff.steps = Steps::default();
+        self.wake(handoff.id, wake_after);
+        self.persist(handoff);
+    }
+
+    pub(super) fn persist(&mut self, handoff: &Handoff) {
+        self.out.push(Effect::Persist(handoff.clone()));
+    }
+
+    pub(super) fn say(&mut self, to: &HostId, id: HandoffId, pass: Pass) {
+        self.out.push(Effect::Send(to.clone(), Message::Handoff(id, pass)));
+    }
+
+    pub(super) fn send(&mut self, handoff: &Handoff, pass: Pass) {
+        self.say(&handoff.peer, handoff.id, pass);
+    }
+
+    pub(super) fn order(&mut self, order: Order) {
+        self.out.push(Effect::Order(order));
+    }
+
+    pub(super) fn look(&mut self, handoff: &Handoff) {
+        self.order(Order::Look(handoff.machine.clone()));
+    }
+
+    pub(super) fn abort(&mut self, handoff: &Handoff) {
+        self.order(Order::Abort(handoff.machine.clone()));
+    }
+
+    pub(super) fn resume(&mut self, handoff: &Handoff, stamp: Stamp) {
+        self.order(Order::Resume(handoff.machine.clone(), stamp));
+    }
+
+    pub(super) fn discard(&mut self, handoff: &Handoff, stamp: Stamp) {
+        self.order(Order::Discard(handoff.machine.clone(), stamp));
+    }
+
+    pub(super) fn set_autostart(&mut self, handoff: &Handoff, wanted: bool) {
+        self.order(Order::SetAutostart(handoff.machine.clone(), wanted));
+    }
+
+    pub(super) fn wake(&mut self, id: HandoffId, after: Duration) {
+        self.out.push(Effect::SetTimer(Timer::Handoff(id), self.now + after));
+    }
+}
