@@ -5,6 +5,8 @@
 //! | `GET /healthz` | `ok` while the driver answers |
 //! | `GET /api/v1/status` | [`Status`](crate::Status) |
 //! | `GET /api/v1/decisions?limit=N` | the newest decision records, newest first |
+//! | `GET /metrics` | the same status for Prometheus |
+//! | `POST /api/v1/machines/ID/claim` | takes a machine for this host's, whose other host was fenced |
 //! | `PUT /api/v1/machines/ID/target` | programs a target load, or with `null` removes it |
 
 use std::io;
@@ -12,16 +14,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use axum::extract::{Path as UrlPath, Query, State};
-use axum::http::StatusCode;
-use axum::routing::{get, put};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use evenkeel_core::decision::Decision;
-use evenkeel_core::model::MachineId;
+use evenkeel_core::model::{HostId, MachineId};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::AgentError;
+use crate::metrics;
 use crate::status::Status;
 
 /// Most decision records in one answer.
@@ -35,6 +39,8 @@ pub(crate) enum Request {
     Status(Reply<Status>),
     Decisions(u32, Reply<Vec<Decision>>),
     SetTarget(MachineId, Option<f64>, Reply<()>),
+    /// The machine, and the host that was fenced.
+    Claim(MachineId, HostId, Reply<()>),
 }
 
 /// Where an answer goes; an error is why not, in words.
@@ -46,7 +52,9 @@ impl Request {
         match self {
             Self::Status(reply) => drop(reply.send(Err(why.to_owned()))),
             Self::Decisions(_, reply) => drop(reply.send(Err(why.to_owned()))),
-            Self::SetTarget(_, _, reply) => drop(reply.send(Err(why.to_owned()))),
+            Self::SetTarget(_, _, reply) | Self::Claim(_, _, reply) => {
+                drop(reply.send(Err(why.to_owned())));
+            }
         }
     }
 }
@@ -88,7 +96,9 @@ pub(crate) fn serve(path: &Path) -> Result<(Socket, mpsc::Receiver<Request>), Ag
         .route("/healthz", get(healthz))
         .route("/api/v1/status", get(status))
         .route("/api/v1/decisions", get(decisions))
+        .route("/metrics", get(metrics))
         .route("/api/v1/machines/{id}/target", put(set_target))
+        .route("/api/v1/machines/{id}/claim", post(claim))
         .with_state(requests);
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -161,4 +171,18 @@ async fn set_target(
 ) -> Result<Json<()>, Failed> {
     let refused = StatusCode::CONFLICT;
     ask(&driver, refused, |answer| Request::SetTarget(machine, target, answer)).await.map(Json)
+}
+
+async fn claim(
+    State(driver): State<Driver>,
+    UrlPath(machine): UrlPath<MachineId>,
+    Json(fenced): Json<HostId>,
+) -> Result<Json<()>, Failed> {
+    let refused = StatusCode::CONFLICT;
+    ask(&driver, refused, |answer| Request::Claim(machine, fenced, answer)).await.map(Json)
+}
+
+async fn metrics(State(driver): State<Driver>) -> Result<impl IntoResponse, Failed> {
+    let status = ask(&driver, StatusCode::SERVICE_UNAVAILABLE, Request::Status).await?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render(&status)))
 }

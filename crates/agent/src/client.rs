@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use evenkeel_core::decision::Decision;
-use evenkeel_core::model::MachineId;
+use evenkeel_core::model::{HostId, MachineId};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request};
@@ -94,6 +94,18 @@ impl Client {
         let path = format!("/api/v1/machines/{machine}/target");
         let body = serde_json::to_vec(&target).map_err(|e| self.broken(&e))?;
         self.call(Method::PUT, &path, body.into()).await
+    }
+
+    /// Takes a machine for the agent's own, whose other host was fenced: that runs nothing, and never
+    /// will without being told to.
+    ///
+    /// # Errors
+    /// When it is not reached, or refuses because the word of that host is not what it waits for:
+    /// then nothing has changed.
+    pub async fn claim(&self, machine: &MachineId, fenced: &HostId) -> Result<(), ClientError> {
+        let path = format!("/api/v1/machines/{machine}/claim");
+        let body = serde_json::to_vec(fenced).map_err(|e| self.broken(&e))?;
+        self.call(Method::POST, &path, body.into()).await
     }
 
     async fn call<T: DeserializeOwned>(

@@ -105,6 +105,8 @@ pub struct Config {
     pub weights: WeightsConfig,
     /// How this host balances.
     pub balance: BalanceConfig,
+    /// How machines are handed over.
+    pub handoff: HandoffConfig,
     /// Paths on storage that other hosts reach too, and the id under which they know it.
     pub storage: BTreeMap<PathBuf, String>,
 }
@@ -186,15 +188,32 @@ pub struct BalanceConfig {
     /// How long a migration may last.
     #[serde(deserialize_with = "duration")]
     pub migration_time_max: Duration,
-    /// How long a machine that a migration left paused on its source waits for the target's word.
-    #[serde(deserialize_with = "duration")]
-    pub doubt_time_max: Duration,
-    /// By which commit point machines are handed over.
-    pub commit: Mode,
     /// Most that a migration may send per second.
     pub migration_bandwidth: Option<ByteSize>,
     /// Most handoffs at once, given and taken together.
     pub handoffs_max: usize,
+}
+
+/// `[handoff]`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HandoffConfig {
+    /// Which commit point machines are handed over by.
+    pub mode: Mode,
+    /// The lock manager that leases every disk of every machine, on storage that all hosts reach.
+    pub lock_manager: Option<String>,
+    /// How long a machine that a strict handoff left paused here waits for the other host's answer
+    /// before it runs on here.
+    #[serde(deserialize_with = "duration")]
+    pub doubt_time_max: Duration,
+}
+
+impl Default for HandoffConfig {
+    fn default() -> Self {
+        let limits = Limits::default();
+        let doubt_time_max = limits.doubt_time_max;
+        Self { mode: Mode::default(), lock_manager: None, doubt_time_max }
+    }
 }
 
 impl Default for Config {
@@ -213,6 +232,7 @@ impl Default for Config {
             capacity: CapacityConfig::default(),
             weights: WeightsConfig::default(),
             balance: BalanceConfig::default(),
+            handoff: HandoffConfig::default(),
             storage: BTreeMap::new(),
         }
     }
@@ -251,8 +271,6 @@ impl Default for BalanceConfig {
             reply_time_max: core.limits.reply_time_max,
             reservation_time: core.limits.reservation_time,
             migration_time_max: core.limits.migration_time_max,
-            doubt_time_max: core.limits.doubt_time_max,
-            commit: core.commit,
             migration_bandwidth: None,
             handoffs_max: core.handoffs_max,
         }
@@ -308,7 +326,6 @@ impl Config {
             ("balance.reply_time_max", balance.reply_time_max),
             ("balance.reservation_time", balance.reservation_time),
             ("balance.migration_time_max", balance.migration_time_max),
-            ("balance.doubt_time_max", balance.doubt_time_max),
         ];
         for (key, span) in spans {
             let in_range = (SPAN_MIN..=SPAN_MAX).contains(&span);
@@ -398,13 +415,13 @@ impl Config {
                 reply_time_max: b.reply_time_max,
                 reservation_time: b.reservation_time,
                 migration_time_max: b.migration_time_max,
-                doubt_time_max: b.doubt_time_max,
+                doubt_time_max: self.handoff.doubt_time_max,
                 bandwidth_bytes_per_s: b.migration_bandwidth.map(|size| size.as_u64()),
             },
             handoffs_max: b.handoffs_max,
+            commit: self.handoff.mode,
             policy: Policy::HalfDifference,
             tentative: false,
-            commit: b.commit,
         }
     }
 }

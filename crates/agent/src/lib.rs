@@ -1,10 +1,12 @@
 //! The daemon: one driver of the core over real time, libvirt, QUIC and SQLite.
 
+mod alarms;
 mod api;
 pub mod client;
 mod clock;
 pub mod config;
 mod driver;
+mod metrics;
 pub mod status;
 mod timers;
 
@@ -30,6 +32,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use crate::alarms::Alarms;
 pub use crate::api::Problem;
 use crate::api::Request;
 pub use crate::client::{Client, ClientError};
@@ -149,6 +152,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         writers: BTreeMap::new(),
         refusals: Refusals::default(),
         unclosed: BTreeMap::new(),
+        alarms: Alarms::default(),
         unmeasured: None,
         stop_grace: config.stop_grace,
         stopped: false,
@@ -214,6 +218,7 @@ fn connect(
         migrate_uri: libvirt.migrate_address.clone(),
         listen_address: libvirt.listen_address.clone(),
         storage: config.storage.iter().map(shared).collect(),
+        lock_manager: config.handoff.lock_manager.clone(),
         ..LibvirtConfig::new(libvirt.uri.clone(), reached)
     };
     // When the driver is gone, nobody is left to tell.

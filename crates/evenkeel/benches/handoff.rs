@@ -47,7 +47,10 @@ fn main() {
     let memory_mib = number("GUEST_MIB", 16);
     let times = number("TIMES", 30) as usize;
     println!("{times} migrations each of a guest of {memory_mib} MiB, milliseconds:\n");
-    println!("{:<8} {:>12} {:>9} {:>15} {:>9}", "", "whole, median", "p99", "downtime, median", "p99");
+    println!(
+        "{:<8} {:>12} {:>9} {:>15} {:>9}",
+        "", "whole, median", "p99", "downtime, median", "p99"
+    );
     let virsh = measured("virsh", times, memory_mib, None);
     for mode in ["fast", "strict"] {
         let row = measured(mode, times, memory_mib, Some(mode));
@@ -123,7 +126,8 @@ fn by_agents(swing: &mut Swing, from: &str, to: &str) -> Times {
     let deadline = Instant::now() + LIMIT;
     let began = loop {
         let handoffs = swing.cluster.status(from).map(|status| status.handoffs);
-        let transferring = |h: &evenkeel_agent::status::HandoffStatus| h.phase == Phase::Transferring;
+        let transferring =
+            |h: &evenkeel_agent::status::HandoffStatus| h.phase == Phase::Transferring;
         if let Some(handoff) = handoffs.and_then(|all| all.into_iter().find(transferring)) {
             break handoff.since.unix_ms() as f64;
         }

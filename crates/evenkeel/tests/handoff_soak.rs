@@ -17,9 +17,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use evenkeel_core::decision::{Decision, Role};
-use rand_chacha::ChaCha12Rng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha12Rng;
 use rustix::process::Signal;
 use swing::{Fault, Process, Swing, swinger};
 
