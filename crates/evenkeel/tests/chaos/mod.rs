@@ -164,20 +164,24 @@ pub fn signal(pid: Pid, signal: Signal) -> bool {
 
 /// Starts a host's libvirt again if it was killed.
 pub fn revive_libvirt(lab: &Lab, host: &str) {
-    let index = lab.status().expect("a lab").hosts.iter().position(|h| h.id == host);
-    let index = index.expect("a host of the lab");
     let end = Instant::now() + LIMIT;
-    // The supervisor has to notice its end first.
-    while libvirtd(lab, host).is_none() && alive(lab, index) {
-        assert!(Instant::now() < end, "the lab did not notice the end of {host}'s libvirt");
+    let uri = lab.uri(host).expect("a host of the lab");
+    loop {
+        // The supervisor has to notice its end first.
+        if is_known_to_be_gone(lab, host) {
+            lab.start_host(host).unwrap_or_else(|error| panic!("{host}: {error}"));
+        }
+        if virsh(&uri, &["list", "--name"]).is_ok() {
+            return;
+        }
+        assert!(Instant::now() < end, "{host}'s libvirt is not back");
         thread::sleep(Duration::from_millis(20));
-    }
-    if !alive(lab, index) {
-        lab.start_host(host).unwrap_or_else(|error| panic!("{host}: {error}"));
     }
 }
 
-fn alive(lab: &Lab, index: usize) -> bool {
-    // Of a daemon in its last moment, libvirt's answer may be an error.
-    lab.status().map_or(true, |status| status.hosts[index].alive)
+fn is_known_to_be_gone(lab: &Lab, host: &str) -> bool {
+    let state = std::fs::read(lab.dir().join("lab.json")).expect("a lab");
+    let state: serde_json::Value = serde_json::from_slice(&state).expect("JSON");
+    let hosts = state["hosts"].as_array().expect("its hosts");
+    hosts.iter().any(|known| known["id"] == host && known["libvirtd"].is_null())
 }

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use evenkeel_agent::Status;
 use evenkeel_core::select::Calm;
 use evenkeel_lab::{Dirty, GuestSpec};
 use rustix::process::{Pid, Signal};
@@ -230,7 +231,10 @@ impl Swing {
                 }
             }
             (Process::Agent, Fault::Kill) => self.start(host),
-            (Process::Libvirt, Fault::Kill) => chaos::revive_libvirt(self.cluster.lab(), host),
+            (Process::Libvirt, Fault::Kill) => {
+                chaos::revive_libvirt(self.cluster.lab(), host);
+                self.events.insert(host.to_owned(), Events::of(self.cluster.lab(), host));
+            }
             (Process::Qemu, Fault::Kill) => {}
         }
     }
@@ -253,11 +257,16 @@ impl Swing {
     /// any other. Returns how long that took.
     pub fn settle(&self, what: &str, limit: Duration) -> Duration {
         let began = Instant::now();
+        // What was agreed on before may only be beginning, so that once is not enough.
+        let mut seen = 0;
         self.cluster.until(limit, &format!("everything at rest after {what}"), |cluster| {
             let statuses = cluster.statuses();
             let all = statuses.len() == self.places.len();
-            let idle = all && statuses.iter().all(|status| status.handoffs.is_empty());
-            (idle && self.guests.iter().all(|guest| self.home(guest).is_some())).then_some(())
+            let idle = |s: &Status| s.handoffs.is_empty() && s.talking_to.is_none();
+            let at_rest = all && statuses.iter().all(idle);
+            let at_home = at_rest && self.guests.iter().all(|guest| self.home(guest).is_some());
+            seen = if at_home { seen + 1 } else { 0 };
+            (seen == 2).then_some(())
         });
         began.elapsed()
     }
