@@ -28,8 +28,10 @@ use evenkeel_net::{
 use evenkeel_store::{Admissions, Admitted, Store, StoreError};
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tracing::{info, warn};
 
 use crate::alarms::Alarms;
@@ -221,9 +223,21 @@ fn connect(
         lock_manager: config.handoff.lock_manager.clone(),
         ..LibvirtConfig::new(libvirt.uri.clone(), reached)
     };
-    // When the driver is gone, nobody is left to tell.
-    let sink = move |event| drop(events.blocking_send(event));
+    let sink = move |event| tell(&events, event);
     LibvirtHypervisor::new(settings, sink, move || clock.now()).map_err(AgentError::Threads)
+}
+
+/// Tells the driver what the hypervisor says. When the driver is gone, nobody is left to tell.
+fn tell(events: &mpsc::Sender<Event>, event: Event) {
+    let Err(TrySendError::Full(event)) = events.try_send(event) else { return };
+    match Handle::try_current() {
+        // An order that was refused on the spot: the driver must not wait for itself.
+        Ok(runtime) => {
+            let events = events.clone();
+            runtime.spawn(async move { events.send(event).await });
+        }
+        Err(_) => drop(events.blocking_send(event)),
+    }
 }
 
 /// An agent that cannot begin before libvirt has said what the host has, because the configuration

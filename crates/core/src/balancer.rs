@@ -291,13 +291,13 @@ impl Balancer {
             Event::MigrationEnded(id, result) => {
                 self.hand(now, out, |handoffs, turn| handoffs.migrated(id, result, turn));
             }
-            Event::Looked(machine, sight) => {
-                self.hand(now, out, |handoffs, turn| handoffs.looked(&machine, sight, turn));
+            Event::Looked(machine, look, sight) => {
+                self.hand(now, out, |handoffs, turn| handoffs.looked(&machine, look, sight, turn));
             }
             Event::ScheduleChanged(_) => self.sample(out),
             Event::Connected => {
                 self.sample(out);
-                self.handoffs.look_again(&mut Turn { host: &mut self.host, now, out });
+                self.handoffs.look_again(&mut Turn::new(&mut self.host, now, out));
             }
             Event::Disconnected(why) => self.host.view.fail(why),
             Event::Progress(..) | Event::EntryWritten(..) => {}
@@ -307,9 +307,9 @@ impl Balancer {
             Event::Discarded(machine, result) => {
                 self.hand(now, out, |handoffs, turn| handoffs.discarded(&machine, &result, turn));
             }
-            Event::AutostartSet(machine, result) => {
+            Event::AutostartSet(machine, wanted, result) => {
                 self.hand(now, out, |handoffs, turn| {
-                    handoffs.autostart_set(&machine, &result, turn);
+                    handoffs.autostart_set(&machine, wanted, &result, turn);
                 });
             }
         }
@@ -570,7 +570,7 @@ impl Balancer {
         out: &mut Vec<Effect>,
         act: impl FnOnce(&mut Handoffs, &mut Turn<'_>),
     ) {
-        act(&mut self.handoffs, &mut Turn { host: &mut self.host, now, out });
+        act(&mut self.handoffs, &mut Turn::new(&mut self.host, now, out));
     }
 
     fn undelivered(&mut self, to: &HostId, why: &str, now: Time, out: &mut Vec<Effect>) {

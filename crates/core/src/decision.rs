@@ -12,7 +12,7 @@ pub use crate::reason::Reason;
 use crate::select::Pair;
 
 /// What a host is in an exchange.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// The more loaded one, which gives.

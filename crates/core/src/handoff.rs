@@ -25,11 +25,13 @@
 //! | --- | --- |
 //! | `record` | what is durable |
 //! | `source`, `target` | the two sides: what a handoff does next |
+//! | `state` | what tells two states of it apart, for model checking |
 //! | `strangers` | questions about handoffs of which no record tells |
 //! | `turn` | what they act on |
 
 mod record;
 mod source;
+mod state;
 mod strangers;
 mod target;
 mod turn;
@@ -43,7 +45,7 @@ use crate::exchange::Agreement;
 use crate::host::{Host, Incoming};
 use crate::message::{PROTOCOL, Pass};
 use crate::model::{ExchangeId, HostId, MachineId};
-use crate::port::{Commit, Failure, HandoffId, MigrationStats, Order, Sight};
+use crate::port::{Commit, Failure, HandoffId, LookId, MigrationStats, Order, Sight};
 
 pub use record::{Choice, Handoff, Mark, MarkKind, Mode, Phase, Recovered, Terms, Ticket};
 use strangers::Strangers;
@@ -111,6 +113,8 @@ pub struct Handoffs {
     ticket: Ticket,
     boot: String,
     strangers: Strangers,
+    /// The look that was ordered last.
+    looks: LookId,
     limits: Limits,
     /// The one that ended last, and how.
     last: Option<(HandoffId, Reason)>,
@@ -189,10 +193,12 @@ impl Handoffs {
                 continue;
             }
             handoff.attempts = 0;
+            turn.looks = self.looks;
             match handoff.role {
                 Role::Donor => source::recover(&mut handoff, turn),
                 Role::Receiver => target::recover(&handoff, turn),
             }
+            self.looks = turn.looks;
             hold(turn.host, &handoff);
             self.live.insert(handoff.id, handoff);
         }
@@ -259,9 +265,11 @@ impl Handoffs {
     /// attempt.
     pub fn look_again(&mut self, turn: &mut Turn<'_>) {
         let unclear = |p| !matches!(p, Phase::Offered | Phase::Armed | Phase::Transferring);
-        for handoff in self.live.values().filter(|h| unclear(h.phase)) {
+        turn.looks = self.looks;
+        for handoff in self.live.values_mut().filter(|h| unclear(h.phase)) {
             turn.look(handoff);
         }
+        self.looks = turn.looks;
     }
 
     /// A handoff's timer is due.
@@ -292,14 +300,17 @@ impl Handoffs {
     pub fn looked(
         &mut self,
         machine: &MachineId,
+        look: LookId,
         sight: Result<Sight, Failure>,
         turn: &mut Turn<'_>,
     ) {
         self.with_machine(machine, turn, |h, limits, turn| match h.role {
+            // Of what was seen before, something may not be so any more.
+            _ if look < h.look => Next::Stay,
             Role::Donor => source::looked(h, sight.clone(), limits, turn),
             Role::Receiver => target::looked(h, sight.clone(), limits, turn),
         });
-        self.answer_strangers(machine, sight.ok(), turn);
+        self.answer_strangers(machine, look, sight.ok(), turn);
     }
 
     /// The answer to [`Order::Resume`].
@@ -336,10 +347,13 @@ impl Handoffs {
     pub fn autostart_set(
         &mut self,
         machine: &MachineId,
+        wanted: bool,
         result: &Result<(), Failure>,
         turn: &mut Turn<'_>,
     ) {
         self.with_machine(machine, turn, |h, limits, turn| match h.role {
+            // The answer to an earlier wish.
+            _ if wanted == (h.phase == Phase::Armed) => Next::Stay,
             Role::Donor => source::autostart_set(h, result.clone(), limits, turn),
             Role::Receiver => target::autostart_set(h, result.clone(), turn),
         });
@@ -444,7 +458,10 @@ impl Handoffs {
         act: impl FnOnce(&mut Handoff, &Limits, &mut Turn<'_>) -> Next,
     ) {
         let Some(mut handoff) = self.live.remove(&id) else { return };
-        match act(&mut handoff, &self.limits, turn) {
+        turn.looks = self.looks;
+        let next = act(&mut handoff, &self.limits, turn);
+        self.looks = turn.looks;
+        match next {
             Next::Stay => {
                 self.live.insert(id, handoff);
             }

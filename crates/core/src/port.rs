@@ -27,8 +27,9 @@ pub enum Order {
     Abort(MachineId),
     /// Rewrite the schedule entry of a machine of this host. Answered by [`Event::EntryWritten`].
     WriteEntry(MachineId, Entry),
-    /// Say whether a machine is on this host, and which copy of it. Answered by [`Event::Looked`].
-    Look(MachineId),
+    /// Say whether a machine is on this host, and which copy of it. Answered by [`Event::Looked`] with
+    /// the same number.
+    Look(MachineId, LookId),
     /// Let a machine that is here, paused, run: a copy that arrived by [`Commit::Strict`], or one
     /// that a migration left paused on its source. Only the copy that carries this stamp; one that
     /// runs already is a success. Answered by [`Event::Resumed`].
@@ -42,6 +43,10 @@ pub enum Order {
     /// flag: to clear it is a success. Answered by [`Event::AutostartSet`].
     SetAutostart(MachineId, bool),
 }
+
+/// Tells one look from another. What was seen before a question was asked is no answer to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LookId(pub u64);
 
 /// Which copy of a machine: what its metadata, on the host that it is looked for, say of the move
 /// that brought it there. A migration gives the copy that arrives the stamp of [`Migration::entry`]
@@ -118,13 +123,13 @@ pub enum Event {
     /// The answer to [`Order::WriteEntry`].
     EntryWritten(MachineId, Result<(), Failure>),
     /// The answer to [`Order::Look`].
-    Looked(MachineId, Result<Sight, Failure>),
+    Looked(MachineId, LookId, Result<Sight, Failure>),
     /// The answer to [`Order::Resume`]. A failure does not tell whether it runs: look.
     Resumed(MachineId, Result<(), Failure>),
     /// The answer to [`Order::Discard`]. A failure does not tell whether it is gone: look.
     Discarded(MachineId, Result<(), Failure>),
-    /// The answer to [`Order::SetAutostart`].
-    AutostartSet(MachineId, Result<(), Failure>),
+    /// The answer to [`Order::SetAutostart`], with what was wanted.
+    AutostartSet(MachineId, bool, Result<(), Failure>),
     /// Something happened to a machine that may have changed the schedule: it was defined, started,
     /// stopped, edited, it arrived or left. A new sample tells what.
     ScheduleChanged(MachineId),
@@ -229,7 +234,9 @@ pub struct Progress {
 }
 
 /// What a finished migration cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize,
+)]
 pub struct MigrationStats {
     /// From the order to the hypervisor's answer, in milliseconds.
     #[n(0)]
@@ -243,7 +250,7 @@ pub struct MigrationStats {
 }
 
 /// Why an order could not be carried out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Failure {
     /// What kind of failure.
     pub kind: FailureKind,
@@ -259,7 +266,7 @@ impl Failure {
 }
 
 /// Kinds of failure that differ in what is to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
     /// The machine is not on this host.

@@ -6,7 +6,7 @@ macro_rules! reasons {
     ($($(#[cbor($index:literal)])* $name:ident = $code:literal : $meaning:literal, $remedy:literal;)*) => {
         /// Why an exchange ended as it did, or why a machine was not chosen: a closed list.
         #[derive(
-            Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord,
+            Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash,
             minicbor::Encode, minicbor::Decode, Serialize, Deserialize,
         )]
         #[cbor(index_only)]

@@ -8,8 +8,8 @@ pub mod conformance;
 pub mod memory;
 
 pub use evenkeel_core::port::{
-    Commit, Counters, Event, Failure, FailureKind, HandoffId, HostSample, MachineSample, Migration,
-    MigrationStats, Order, Presence, Progress, Sight, Stamp,
+    Commit, Counters, Event, Failure, FailureKind, HandoffId, HostSample, LookId, MachineSample,
+    Migration, MigrationStats, Order, Presence, Progress, Sight, Stamp,
 };
 
 /// A hypervisor of one host.

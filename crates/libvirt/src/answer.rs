@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use evenkeel_core::model::MachineId;
-use evenkeel_core::port::{Event, Failure, FailureKind, HandoffId, ORDER_TIME_MAX};
+use evenkeel_core::port::{Event, Failure, FailureKind, HandoffId, LookId, ORDER_TIME_MAX};
 
 /// Locks also what a panic left behind: nothing guarded here is ever left half-changed.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -29,24 +29,26 @@ impl Outlet {
 #[derive(Clone, Debug)]
 pub(crate) enum Question {
     Sample,
-    Look(MachineId),
+    Look(MachineId, LookId),
     WriteEntry(MachineId),
     Migrate(HandoffId),
     Resume(MachineId),
     Discard(MachineId),
-    SetAutostart(MachineId),
+    SetAutostart(MachineId, bool),
 }
 
 impl Question {
     fn failed(self, failure: Failure) -> Event {
         match self {
             Self::Sample => Event::Sampled(Err(failure)),
-            Self::Look(machine) => Event::Looked(machine, Err(failure)),
+            Self::Look(machine, look) => Event::Looked(machine, look, Err(failure)),
             Self::WriteEntry(machine) => Event::EntryWritten(machine, Err(failure)),
             Self::Migrate(handoff) => Event::MigrationEnded(handoff, Err(failure)),
             Self::Resume(machine) => Event::Resumed(machine, Err(failure)),
             Self::Discard(machine) => Event::Discarded(machine, Err(failure)),
-            Self::SetAutostart(machine) => Event::AutostartSet(machine, Err(failure)),
+            Self::SetAutostart(machine, wanted) => {
+                Event::AutostartSet(machine, wanted, Err(failure))
+            }
         }
     }
 }

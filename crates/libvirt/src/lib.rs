@@ -181,9 +181,9 @@ impl Hypervisor for LibvirtHypervisor {
     fn submit(&mut self, order: Order) {
         match order {
             Order::Sample => self.enqueue(Task::Sample(self.in_time(Question::Sample))),
-            Order::Look(machine) => {
-                let answer = self.in_time(Question::Look(machine.clone()));
-                self.enqueue(Task::Look(machine, answer));
+            Order::Look(machine, look) => {
+                let answer = self.in_time(Question::Look(machine.clone(), look));
+                self.enqueue(Task::Look(machine, look, answer));
             }
             Order::WriteEntry(machine, entry) => {
                 let answer = self.in_time(Question::WriteEntry(machine.clone()));
@@ -198,7 +198,7 @@ impl Hypervisor for LibvirtHypervisor {
                 self.enqueue(Task::Discard(machine, stamp, answer));
             }
             Order::SetAutostart(machine, wanted) => {
-                let answer = self.in_time(Question::SetAutostart(machine.clone()));
+                let answer = self.in_time(Question::SetAutostart(machine.clone(), wanted));
                 self.enqueue(Task::SetAutostart(machine, wanted, answer));
             }
             Order::Abort(machine) => {

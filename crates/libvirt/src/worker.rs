@@ -8,7 +8,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use evenkeel_core::model::{Entry, MachineId, Time};
-use evenkeel_core::port::{Event, Failure, FailureKind, Stamp};
+use evenkeel_core::port::{Event, Failure, FailureKind, LookId, Stamp};
 
 use crate::answer::{Answer, lock};
 use crate::copies;
@@ -30,7 +30,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Something for the thread to do.
 pub(crate) enum Task {
     Sample(Answer),
-    Look(MachineId, Answer),
+    Look(MachineId, LookId, Answer),
     WriteEntry(MachineId, Entry, Answer),
     Resume(MachineId, Stamp, Answer),
     Discard(MachineId, Stamp, Answer),
@@ -125,9 +125,9 @@ impl<'a> Link<'a> {
             }
             match task {
                 Task::Sample(answer) => self.sample(answer, clock),
-                Task::Look(machine, answer) => {
+                Task::Look(machine, look, answer) => {
                     let looked = copies::look(&self.connection, &machine);
-                    answer.give(Event::Looked(machine, looked));
+                    answer.give(Event::Looked(machine, look, looked));
                 }
                 Task::Resume(machine, stamp, answer) => {
                     let resumed = copies::resume(&self.connection, &machine, stamp);
@@ -139,7 +139,7 @@ impl<'a> Link<'a> {
                 }
                 Task::SetAutostart(machine, wanted, answer) => {
                     let set = copies::set_autostart(&self.connection, &machine, wanted);
-                    answer.give(Event::AutostartSet(machine, set));
+                    answer.give(Event::AutostartSet(machine, wanted, set));
                 }
                 Task::WriteEntry(machine, entry, answer) => {
                     let written = self.write_entry(&machine, &entry);
@@ -211,7 +211,7 @@ impl<'a> Link<'a> {
 pub(crate) fn refuse_one(task: Task, failure: Failure) {
     match task {
         Task::Sample(answer)
-        | Task::Look(_, answer)
+        | Task::Look(_, _, answer)
         | Task::WriteEntry(_, _, answer)
         | Task::Resume(_, _, answer)
         | Task::Discard(_, _, answer)

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use evenkeel_core::model::{Entry, HostId, MachineId};
 use evenkeel_core::port::{
-    Commit, Event, Failure, FailureKind, HandoffId, Migration, MigrationStats, ORDER_TIME_MAX,
-    Order, Presence,
+    Commit, Event, Failure, FailureKind, HandoffId, LookId, Migration, MigrationStats,
+    ORDER_TIME_MAX, Order, Presence,
 };
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_lab::{Dirty, GuestSpec, Lab};
@@ -48,9 +48,9 @@ impl Heard {
     }
 
     fn look(&mut self, machine: &MachineId) -> Result<Presence, Failure> {
-        self.hypervisor.submit(Order::Look(machine.clone()));
+        self.hypervisor.submit(Order::Look(machine.clone(), LookId(1)));
         self.until(|event| match event {
-            Event::Looked(_, looked) => Some(looked.map(|sight| sight.presence)),
+            Event::Looked(_, _, looked) => Some(looked.map(|sight| sight.presence)),
             _ => None,
         })
     }
@@ -183,7 +183,7 @@ fn a_libvirt_that_hangs_keeps_nobody_waiting() {
     let daemon = read_pid(&lab.dir().join("h1/run/libvirt/libvirtd.pid"));
     kill_process(daemon, Signal::STOP).expect("it is stopped");
     let asked = Instant::now();
-    here.hypervisor.submit(Order::Look(machine.clone()));
+    here.hypervisor.submit(Order::Look(machine.clone(), LookId(1)));
     assert!(asked.elapsed() < Duration::from_secs(1), "the caller was made to wait");
     assert_eq!(here.sample(), Err(FailureKind::Unreachable));
     assert!(asked.elapsed() < ORDER_TIME_MAX + SOON, "answered after {:?}", asked.elapsed());

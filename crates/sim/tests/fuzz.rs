@@ -15,7 +15,7 @@ use evenkeel_core::model::{
     Entry, Epoch, ExchangeId, HostState, MachineId, Requirements, Resources, Time,
 };
 use evenkeel_core::port::{
-    Commit, Counters, Event, Failure, FailureKind, HandoffId, HostSample, MachineSample,
+    Commit, Counters, Event, Failure, FailureKind, HandoffId, HostSample, LookId, MachineSample,
     MigrationStats, Order, Presence, Sight, Stamp,
 };
 use proptest::prelude::*;
@@ -156,10 +156,12 @@ fn event() -> impl Strategy<Value = Event> {
             let result = if ok { Ok(MigrationStats::default()) } else { Err(failure()) };
             Event::MigrationEnded(HandoffId(id), result)
         }),
-        2 => (any_machine(), sight()).prop_map(|(m, sight)| Event::Looked(m, Ok(sight))),
+        2 => (any_machine(), 0..9u64, sight())
+            .prop_map(|(m, look, sight)| Event::Looked(m, LookId(look), Ok(sight))),
         1 => (any_machine(), done()).prop_map(|(m, done)| Event::Resumed(m, done)),
         1 => (any_machine(), done()).prop_map(|(m, done)| Event::Discarded(m, done)),
-        1 => (any_machine(), done()).prop_map(|(m, done)| Event::AutostartSet(m, done)),
+        1 => (any_machine(), any::<bool>(), done())
+            .prop_map(|(m, wanted, done)| Event::AutostartSet(m, wanted, done)),
         1 => any_machine().prop_map(Event::ScheduleChanged),
         1 => Just(Event::Disconnected("gone".to_owned())),
         1 => Just(Event::Connected),

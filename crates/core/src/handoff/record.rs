@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::decision::{Decision, Reason, Role};
 use crate::exchange::Agreement;
 use crate::model::{Entry, Epoch, HostId, Locks, MachineId, Resources, Time};
-use crate::port::{Commit, HandoffId, Presence, Stamp};
+use crate::port::{Commit, HandoffId, LookId, Presence, Stamp};
 
 /// How far a handoff is. Every phase but [`Phase::Offered`] is durable before anything is said or
 /// ordered that depends on it.
@@ -191,7 +191,10 @@ pub struct Handoff {
     /// Source: where the target's hypervisor is reached.
     #[serde(skip)]
     pub(crate) uri: String,
-    /// What a look saw of it here last, in this phase.
+    /// The look whose answer counts.
+    #[serde(skip)]
+    pub(crate) look: LookId,
+    /// What it saw of it here last, in this phase.
     #[serde(skip)]
     pub(crate) seen: Option<Presence>,
     /// The phase that is known to be durable, until the present one is.
@@ -251,6 +254,7 @@ impl Handoff {
             cancelled_for: None,
             decision,
             uri: String::new(),
+            look: LookId(0),
             seen: None,
             before: None,
             steps: Steps::default(),

@@ -10,6 +10,8 @@
 //!
 //! A machine that is not started at boot has nothing to disarm and skips `Armed`.
 
+use std::time::Duration;
+
 use super::record::{Handoff, Phase};
 use super::turn::Turn;
 use super::{Limits, Next, RETRY_MAX, RETRY_MIN, backoff};
@@ -25,6 +27,8 @@ const CANCELS_MAX: u32 = 10;
 /// So often a machine in doubt must have been seen not running before it counts as staying, where
 /// the target is of an earlier version and cannot be asked.
 const LOOKS_NOT_RUNNING: u32 = 2;
+/// How long a store that could not be written is left alone.
+pub(super) const STORE_RETRY: Duration = Duration::from_secs(5);
 /// So often it is tried to have a machine started at boot again.
 pub(super) const AUTOSTARTS_MAX: u32 = 8;
 
@@ -448,8 +452,12 @@ pub(super) fn store_failed(h: &mut Handoff, why: String, turn: &mut Turn<'_>) ->
             h.phase = Phase::Armed;
             turn.wake(h.id, RETRY_MIN);
         }
+        // Looked at later: at once, the same would be decided and fail again.
         (Phase::Released | Phase::Cancelling, Some(Phase::Transferring | Phase::Doubt)) => {
-            doubt(h, why, turn);
+            h.phase = Phase::Doubt;
+            h.since = turn.now;
+            h.seen = None;
+            turn.wake(h.id, STORE_RETRY);
         }
         (Phase::Released | Phase::Cancelling, Some(before)) => {
             h.phase = before;

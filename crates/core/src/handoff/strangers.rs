@@ -13,7 +13,7 @@ use crate::message::{Candidate, Pass};
 use crate::model::{
     Entry, ExchangeId, HandoffId, HostId, MachineId, Requirements, Resources, Time,
 };
-use crate::port::{Failure, MigrationStats, Presence, Sight};
+use crate::port::{Failure, LookId, MigrationStats, Presence, Sight};
 
 /// Most questions that wait for a look; whoever asked a further one asks again.
 const STRANGERS_MAX: usize = 64;
@@ -24,14 +24,16 @@ pub(super) type Strangers = BTreeMap<HandoffId, Stranger>;
 /// Somebody who asks, and what.
 #[derive(Clone, Debug)]
 pub(super) struct Stranger {
-    from: HostId,
-    machine: MachineId,
-    question: Question,
+    pub(super) from: HostId,
+    pub(super) machine: MachineId,
+    /// The look that answers it.
+    pub(super) look: LookId,
+    pub(super) question: Question,
 }
 
 /// What a stranger wants.
-#[derive(Clone, Debug)]
-enum Question {
+#[derive(Clone, Debug, Hash)]
+pub(super) enum Question {
     /// The source: "It is yours."
     Released { stats: MigrationStats, autostart: bool },
     /// The source: "It stays; destroy what has arrived."
@@ -94,8 +96,10 @@ impl Handoffs {
     ) {
         if self.strangers.len() < STRANGERS_MAX || self.strangers.contains_key(&id) {
             // What the last sample saw may be older than the machine's arrival.
-            turn.order(crate::port::Order::Look(machine.clone()));
-            self.strangers.insert(id, Stranger { from: from.clone(), machine, question });
+            turn.looks = self.looks;
+            let look = turn.look_for(&machine);
+            self.looks = look;
+            self.strangers.insert(id, Stranger { from: from.clone(), machine, look, question });
         }
     }
 
@@ -127,10 +131,12 @@ impl Handoffs {
     pub(super) fn answer_strangers(
         &mut self,
         machine: &MachineId,
+        look: LookId,
         sight: Option<Sight>,
         turn: &mut Turn<'_>,
     ) {
-        let ids = self.strangers.iter().filter(|(_, s)| s.machine == *machine).map(|(id, _)| *id);
+        let answers = |s: &Stranger| s.machine == *machine && s.look <= look;
+        let ids = self.strangers.iter().filter(|(_, s)| answers(s)).map(|(id, _)| *id);
         for id in ids.collect::<Vec<_>>() {
             let Some(stranger) = self.strangers.remove(&id) else { continue };
             // Whoever asked will ask again.
@@ -140,7 +146,7 @@ impl Handoffs {
     }
 
     fn answer(&mut self, id: HandoffId, stranger: Stranger, sight: Sight, turn: &mut Turn<'_>) {
-        let Stranger { from, machine, question } = stranger;
+        let Stranger { from, machine, look, question } = stranger;
         let live = self.live.get(&id).filter(|h| h.peer == from);
         let claimed = live.is_some_and(|h| h.phase == Phase::Claimed)
             || self
@@ -169,7 +175,8 @@ impl Handoffs {
             Question::Released { .. } => Pass::Missing,
             Question::Cancelled if held || (is_it && sight.presence.is_resident()) => {
                 turn.order(crate::port::Order::Discard(machine.clone(), sight.stamp));
-                let stranger = Stranger { from, machine, question: Question::Discarding };
+                let question = Question::Discarding;
+                let stranger = Stranger { from, machine, look, question };
                 self.strangers.insert(id, stranger);
                 return;
             }

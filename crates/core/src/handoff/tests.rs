@@ -36,7 +36,7 @@ impl Side {
 
     fn act(&mut self, action: impl FnOnce(&mut Handoffs, &mut Turn<'_>)) -> Vec<Effect> {
         let mut out = Vec::new();
-        let mut turn = Turn { host: &mut self.host, now: self.now, out: &mut out };
+        let mut turn = Turn::new(&mut self.host, self.now, &mut out);
         action(&mut self.handoffs, &mut turn);
         out
     }
@@ -54,11 +54,15 @@ impl Side {
     }
 
     fn saw(&mut self, sight: Sight) -> Vec<Effect> {
-        self.act(|handoffs, turn| handoffs.looked(&machine(), Ok(sight), turn))
+        self.act(|handoffs, turn| handoffs.looked(&machine(), handoffs.looks, Ok(sight), turn))
     }
 
     fn done(&mut self, done: Done, result: Result<(), Failure>) -> Vec<Effect> {
         self.act(|handoffs, turn| done(handoffs, &machine(), &result, turn))
+    }
+
+    fn autostart(&mut self, wanted: bool, result: Result<(), Failure>) -> Vec<Effect> {
+        self.act(|handoffs, turn| handoffs.autostart_set(&machine(), wanted, &result, turn))
     }
 
     fn handoff(&self) -> &Handoff {
@@ -227,7 +231,7 @@ fn orders(effects: &[Effect]) -> Vec<&Order> {
 }
 
 fn looks(effects: &[Effect]) -> bool {
-    orders(effects).contains(&&Order::Look(machine()))
+    orders(effects).iter().any(|order| matches!(order, Order::Look(..)))
 }
 
 fn aborts(effects: &[Effect]) -> bool {
@@ -257,7 +261,7 @@ fn assert_durable_first(effects: &[Effect], phase: Phase) {
 fn what_depends_on_a_record_comes_after_it() {
     let mut source = offered(Commit::Strict, true);
     assert_durable_first(&source.hear(reserved_by_peer()), Phase::Armed);
-    let armed = source.done(Handoffs::autostart_set, Ok(()));
+    let armed = source.autostart(false, Ok(()));
     assert_durable_first(&armed, Phase::Transferring);
     assert!(matches!(orders(&armed)[..], [Order::Migrate(_)]));
     let out = source.act(|h, turn| h.migrated(ID, Ok(MigrationStats::default()), turn));
@@ -285,7 +289,7 @@ fn starting_at_boot_moves_along() {
     let runs = target.done(Handoffs::resumed, Ok(()));
     assert_eq!(said(&runs), [&Pass::Claimed]);
     assert_eq!(orders(&runs), [&Order::SetAutostart(machine(), true)]);
-    assert_eq!(ending(&target.done(Handoffs::autostart_set, Ok(()))), Some(Reason::Moved));
+    assert_eq!(ending(&target.autostart(true, Ok(()))), Some(Reason::Moved));
 }
 
 #[test]
@@ -298,19 +302,16 @@ fn starting_at_boot_is_restored_where_the_machine_stays() {
     assert!(orders(&out).contains(&&on), "{out:?}");
     assert_eq!(again.phase(), Some(Phase::Cancelling));
     again.hear(Pass::Discarded);
-    assert_eq!(ending(&again.done(Handoffs::autostart_set, Ok(()))), Some(Reason::Stopping));
+    assert_eq!(ending(&again.autostart(true, Ok(()))), Some(Reason::Stopping));
     // The migration failed, and the hypervisor is slow to take the order.
-    source.done(Handoffs::autostart_set, Ok(()));
+    source.autostart(false, Ok(()));
     let failure = || Failure::new(FailureKind::Unreachable, "gone");
     source.act(|h, turn| h.migrated(ID, Err(failure()), turn));
     assert!(orders(&source.looked(Presence::Running)).contains(&&on));
     source.hear(Pass::Discarded);
-    assert_eq!(ending(&source.done(Handoffs::autostart_set, Err(failure()))), None);
+    assert_eq!(ending(&source.autostart(true, Err(failure()))), None);
     assert!(orders(&source.timer()).contains(&&on), "tried again");
-    assert_eq!(
-        ending(&source.done(Handoffs::autostart_set, Ok(()))),
-        Some(Reason::MigrationFailed)
-    );
+    assert_eq!(ending(&source.autostart(true, Ok(()))), Some(Reason::MigrationFailed));
 }
 
 #[test]
@@ -569,7 +570,8 @@ fn a_target_that_has_forgotten_looks_before_it_answers() {
     let mut side = Side::new("target");
     side.hear(released());
     let silent = Failure::new(FailureKind::Unreachable, "gone");
-    let out = side.act(|handoffs, turn| handoffs.looked(&machine(), Err(silent), turn));
+    let out =
+        side.act(|handoffs, turn| handoffs.looked(&machine(), handoffs.looks, Err(silent), turn));
     assert!(said(&out).is_empty());
     assert!(looks(&side.hear(released())), "the next question is looked after again");
 }
@@ -785,5 +787,20 @@ fn the_commit_point_follows_from_the_locks_of_a_machines_storage() {
         let choice = mode.choose(locks);
         assert_eq!(choice.as_ref().map(|c| c.commit), commit, "{mode:?}, {locks:?}");
         assert!(choice.is_none_or(|c| !c.because.is_empty()));
+    }
+}
+
+#[test]
+fn what_was_seen_before_a_question_is_no_answer_to_it() {
+    // A look is under way when the source asks, or says that the machine is released.
+    for question in [Pass::Where { machine: machine() }, released()] {
+        let mut side = reserved(Commit::Strict, false);
+        side.timer();
+        let before = side.handoffs.looks;
+        side.hear(question.clone());
+        let nothing = Ok(Sight::default());
+        let out = side.act(|h, turn| h.looked(&machine(), before, nothing.clone(), turn));
+        assert!(said(&out).is_empty(), "{question:?}: {out:?}");
+        assert!(!said(&side.looked(Presence::Absent)).is_empty(), "{question:?}");
     }
 }

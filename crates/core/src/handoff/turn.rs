@@ -6,8 +6,8 @@ use super::record::{Handoff, Phase, Steps};
 use crate::effect::{Effect, Timer};
 use crate::host::Host;
 use crate::message::{Message, Pass};
-use crate::model::{HostId, Time};
-use crate::port::{HandoffId, Order, Stamp};
+use crate::model::{HostId, MachineId, Time};
+use crate::port::{HandoffId, LookId, Order, Stamp};
 
 /// What a handoff acts on, for the length of one input.
 pub struct Turn<'a> {
@@ -17,6 +17,15 @@ pub struct Turn<'a> {
     pub now: Time,
     /// Where effects go, in order.
     pub out: &'a mut Vec<Effect>,
+    /// The look that was ordered last.
+    pub(super) looks: LookId,
+}
+
+impl<'a> Turn<'a> {
+    /// A turn of this host at this time, whose effects go to `out`.
+    pub const fn new(host: &'a mut Host, now: Time, out: &'a mut Vec<Effect>) -> Self {
+        Self { host, now, out, looks: LookId(0) }
+    }
 }
 
 impl Turn<'_> {
@@ -49,8 +58,16 @@ impl Turn<'_> {
         self.out.push(Effect::Order(order));
     }
 
-    pub(super) fn look(&mut self, handoff: &Handoff) {
-        self.order(Order::Look(handoff.machine.clone()));
+    /// Looks where the machine is. Only this look counts from now on: what an earlier one saw may
+    /// not be so any more.
+    pub(super) fn look(&mut self, handoff: &mut Handoff) {
+        handoff.look = self.look_for(&handoff.machine);
+    }
+
+    pub(super) fn look_for(&mut self, machine: &MachineId) -> LookId {
+        self.looks = LookId(self.looks.0 + 1);
+        self.order(Order::Look(machine.clone(), self.looks));
+        self.looks
     }
 
     pub(super) fn abort(&mut self, handoff: &Handoff) {

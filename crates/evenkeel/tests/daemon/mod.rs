@@ -214,6 +214,12 @@ impl Place {
         evenkeel(&["status", "--format", "json", "--socket", socket])
     }
 
+    /// The same as people read it.
+    pub fn ask_in_words(&self) -> String {
+        let socket = self.socket.to_str().expect("text");
+        evenkeel(&["status", "--socket", socket]).done().to_owned()
+    }
+
     pub fn status(&self) -> Value {
         serde_json::from_str(self.ask().done()).expect("JSON")
     }

@@ -44,7 +44,9 @@ fn discard(w: &mut Watch<'_>, host: &HostId, id: &MachineId, stamp: Stamp) -> An
 fn set_autostart(w: &mut Watch<'_>, host: &HostId, id: &MachineId, wanted: bool) -> Answered {
     w.rig.submit(host, Order::SetAutostart(id.clone(), wanted));
     answered(w, host, "that autostart was set", |event| match event {
-        Event::AutostartSet(machine, answer) if machine == id => Some(answer.clone()),
+        Event::AutostartSet(machine, told, answer) if machine == id && *told == wanted => {
+            Some(answer.clone())
+        }
         _ => None,
     })
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use evenkeel_core::model::{Entry, Epoch, HostId, LastMove, MachineId, Rules, Time};
 use evenkeel_core::port::{
-    Commit, Counters, Event, Failure, HandoffId, HostSample, MachineSample, Migration,
+    Commit, Counters, Event, Failure, HandoffId, HostSample, LookId, MachineSample, Migration,
     MigrationStats, Order, Presence, Sight,
 };
 
@@ -18,6 +18,7 @@ pub(super) struct Watch<'a> {
     pub(super) a: HostId,
     pub(super) b: HostId,
     heard: BTreeMap<HostId, Vec<Event>>,
+    looks: u64,
 }
 
 impl<'a> Watch<'a> {
@@ -25,7 +26,7 @@ impl<'a> Watch<'a> {
         let hosts = rig.hosts();
         assert!(hosts.len() >= 2, "a rig has at least two hosts, this one has {hosts:?}");
         let (a, b) = (hosts[0].clone(), hosts[1].clone());
-        Self { rig, a, b, heard: BTreeMap::new() }
+        Self { rig, a, b, heard: BTreeMap::new(), looks: 0 }
     }
 
     /// Gives an order to the first host.
@@ -114,9 +115,13 @@ impl<'a> Watch<'a> {
     }
 
     pub(super) fn sight(&mut self, host: &HostId, id: &MachineId) -> Result<Sight, Failure> {
-        self.rig.submit(host, Order::Look(id.clone()));
+        self.looks += 1;
+        let number = LookId(self.looks);
+        self.rig.submit(host, Order::Look(id.clone(), number));
         self.until(host, "what a look saw", ANSWER_MAX, |event| match event {
-            Event::Looked(machine, answer) if machine == id => Some(answer.clone()),
+            Event::Looked(machine, look, answer) if machine == id && *look == number => {
+                Some(answer.clone())
+            }
             _ => None,
         })
     }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use evenkeel_core::model::{Entry, Epoch, MachineId};
-use evenkeel_core::port::{Event, FailureKind, HandoffId, Migration, Order, Presence, Stamp};
+use evenkeel_core::port::{
+    Event, FailureKind, HandoffId, LookId, Migration, Order, Presence, Stamp,
+};
 
 use super::watch::{QUIET, Watch, full_entry};
 use super::{ANSWER_MAX, Guest, Rig, SLOW_BYTES_PER_S};
@@ -172,7 +174,7 @@ pub fn every_order_is_answered_when_the_hypervisor_dies(rig: &mut dyn Rig) {
     let orders = [
         Order::Abort(id.clone()),
         Order::Sample,
-        Order::Look(id.clone()),
+        Order::Look(id.clone(), LookId(7)),
         Order::WriteEntry(id.clone(), Entry::default()),
         Order::Migrate(second),
         Order::Resume(id.clone(), Stamp::default()),
@@ -188,7 +190,9 @@ pub fn every_order_is_answered_when_the_hypervisor_dies(rig: &mut dyn Rig) {
         _ => None,
     });
     w.until(&a, "that a look failed", ANSWER_MAX, |event| match event {
-        Event::Looked(_, Err(failure)) if failure.kind == FailureKind::Unreachable => Some(()),
+        Event::Looked(_, LookId(7), Err(failure)) if failure.kind == FailureKind::Unreachable => {
+            Some(())
+        }
         _ => None,
     });
     w.until(&a, "that a write failed", ANSWER_MAX, |event| match event {
@@ -201,7 +205,7 @@ pub fn every_order_is_answered_when_the_hypervisor_dies(rig: &mut dyn Rig) {
         w.until(&a, &format!("that `{what}` failed"), ANSWER_MAX, |event| {
             let (Event::Resumed(_, Err(failure))
             | Event::Discarded(_, Err(failure))
-            | Event::AutostartSet(_, Err(failure))) = event
+            | Event::AutostartSet(_, _, Err(failure))) = event
             else {
                 return None;
             };

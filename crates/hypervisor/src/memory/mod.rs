@@ -381,11 +381,11 @@ impl MemoryCloud {
                 let answer = reachable().map(|()| self.hosts[host].sample(self.now));
                 self.tell(host, Event::Sampled(answer));
             }
-            Order::Look(machine) => {
+            Order::Look(machine, look) => {
                 let found = self.hosts[host].machines.get(&machine);
                 let sight = found.map_or_else(Sight::default, Machine::sight);
                 let answer = reachable().map(|()| sight);
-                self.tell(host, Event::Looked(machine, answer));
+                self.tell(host, Event::Looked(machine, look, answer));
             }
             Order::WriteEntry(machine, entry) => {
                 let answer = reachable().and_then(|()| self.idle(host, &machine));
@@ -405,7 +405,7 @@ impl MemoryCloud {
             }
             Order::SetAutostart(machine, wanted) => {
                 let answer = reachable().and_then(|()| self.set_autostart(host, &machine, wanted));
-                self.tell(host, Event::AutostartSet(machine, answer));
+                self.tell(host, Event::AutostartSet(machine, wanted, answer));
             }
             Order::Migrate(migration) => {
                 let handoff = migration.handoff;

@@ -1,0 +1,225 @@
+//! One host: an agent that runs the real code, its store, its hypervisor.
+
+use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
+use std::time::Duration;
+
+use evenkeel_core::effect::Effect;
+use evenkeel_core::handoff::{Handoffs, Limits, Recovered, Turn};
+use evenkeel_core::host::Host;
+use evenkeel_core::load::Metering;
+use evenkeel_core::message::Pass;
+use evenkeel_core::model::{HandoffId, HostId, HostProfile, MachineId, Resources, Time};
+use evenkeel_core::port::{Failure, FailureKind, LookId, MigrationStats, Sight};
+use evenkeel_core::select::Calm;
+
+use crate::hypervisor::{Copy, Job};
+
+/// Longer than every limit of time.
+const LONG: Duration = Duration::from_secs(1_000_000);
+/// Repeated so often, a timer's handler has made all the attempts that it ever makes.
+const ATTEMPTS: u32 = 16;
+
+/// Something that was said: it can be delivered from now on, at any time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Letter {
+    /// By whom.
+    pub from: usize,
+    /// To whom.
+    pub to: usize,
+    /// Of which handoff.
+    pub handoff: HandoffId,
+    /// What.
+    pub pass: Pass,
+}
+
+/// What a hypervisor answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Answer {
+    /// A migration is over, well or not.
+    Migrated(HandoffId, bool),
+    /// What a look saw.
+    Looked(LookId, Sight),
+    /// Whether the machine was let run.
+    Resumed(Result<(), FailureKind>),
+    /// Whether a copy was destroyed.
+    Discarded(Result<(), FailureKind>),
+    /// Whether starting at boot was changed.
+    AutostartSet(bool, Result<(), FailureKind>),
+}
+
+/// What an agent takes in.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Input {
+    Hear(usize, HandoffId, Pass),
+    Told(Answer),
+    /// The same, to a handoff that has been waiting for longer than any limit of time.
+    ToldLate(Answer),
+    Timer(HandoffId),
+    /// The timer of a handoff that has been waiting for longer than any limit of time.
+    Late(HandoffId),
+    Claim(usize),
+    StoreFailed(HandoffId),
+    Recover,
+}
+
+/// One host.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its agent, if it runs.
+    pub agent: Option<Handoffs>,
+    /// What is durable.
+    pub disk: Recovered,
+    /// The copy of the machine here, if there is one.
+    pub copy: Option<Copy>,
+    /// The migration under way from here, if any.
+    pub job: Option<Job>,
+    /// What the hypervisor has answered and the agent has not taken in.
+    pub answers: VecDeque<Answer>,
+    /// Whether it has power.
+    pub powered: bool,
+    /// Whether an operator has fenced it: it is off for good.
+    pub fenced: bool,
+    /// How often its agent was started.
+    pub starts: u32,
+}
+
+pub(crate) fn host(index: usize) -> HostId {
+    HostId::new(&format!("h{index}")).unwrap_or_else(|error| unreachable!("{error}"))
+}
+
+pub(crate) fn index(host: &HostId) -> usize {
+    host.as_str()[1..].parse().unwrap_or_else(|error| unreachable!("{error}"))
+}
+
+pub(crate) fn machine() -> MachineId {
+    MachineId::new("m").unwrap_or_else(|error| unreachable!("{error}"))
+}
+
+/// A host as the handoffs see it. They read nothing of it but its name.
+pub(crate) fn facade(me: usize) -> Host {
+    let capacity = Resources { cpu_cores: 1.0, memory_bytes: 1e9, io_bytes_per_s: 1e8 };
+    let profile = HostProfile::new(host(me), capacity);
+    Host::new(profile, Metering::default(), Calm::default(), Duration::ZERO)
+}
+
+impl Hash for Node {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.agent, &self.disk, self.copy, self.job).hash(state);
+        (self.powered, self.fenced, self.starts).hash(state);
+        for answer in &self.answers {
+            match (answer, &self.agent) {
+                // Which number it has makes no difference, only who waits for it.
+                (Answer::Looked(look, sight), Some(agent)) => {
+                    (sight, agent.await_look(*look)).hash(state);
+                }
+                _ => answer.hash(state),
+            }
+        }
+    }
+}
+
+impl Node {
+    pub(crate) fn new(copy: Option<Copy>) -> Self {
+        let mut node = Self {
+            agent: None,
+            disk: Recovered::default(),
+            copy,
+            job: None,
+            answers: VecDeque::new(),
+            powered: true,
+            fenced: false,
+            starts: 0,
+        };
+        node.start();
+        node
+    }
+
+    /// Starts an agent that knows nothing yet.
+    pub(crate) fn start(&mut self) {
+        self.starts += 1;
+        self.disk.reopen(u64::from(self.starts));
+        self.agent = Some(Handoffs::new(Limits::default()));
+    }
+
+    /// Ends the agent, and with it all that was not durable.
+    pub(crate) fn kill(&mut self) {
+        self.agent = None;
+        self.answers.clear();
+    }
+
+    /// What the hypervisor answers, unless nobody listens.
+    pub(crate) fn tell(&mut self, answer: Answer) {
+        if self.agent.is_some() && !self.answers.contains(&answer) {
+            self.answers.push_back(answer);
+        }
+        self.forget_what_comes_too_late();
+    }
+
+    /// Looks that nobody waits for any more are as good as never taken.
+    pub(crate) fn forget_what_comes_too_late(&mut self) {
+        let Some(agent) = &self.agent else { return };
+        let mut answered: Vec<bool> = Vec::new();
+        self.answers.retain(|answer| {
+            let Answer::Looked(look, _) = answer else { return true };
+            let awaited = agent.await_look(*look);
+            answered.resize(awaited.len(), false);
+            // Of several answers to one who waits, the first counts.
+            let news = awaited.iter().zip(&answered).any(|(awaited, had)| *awaited && !had);
+            answered.iter_mut().zip(awaited).for_each(|(had, awaited)| *had |= awaited);
+            news
+        });
+    }
+
+    /// Lets the agent take something in, and returns what it wants to be done.
+    pub(crate) fn take_in(&mut self, me: usize, input: Input) -> Vec<Effect> {
+        let mut out = Vec::new();
+        let durable = self.disk.clone();
+        let Some(agent) = &mut self.agent else { return out };
+        let live = agent.iter().map(|h| (h.id, h.since)).collect::<Vec<_>>();
+        let since = |id| live.iter().find(|(other, _)| *other == id).map(|(_, since)| *since);
+        // All that counts is how long a handoff has been in its phase: no time, or too long.
+        let now = match &input {
+            Input::Hear(_, id, _) | Input::Timer(id) | Input::StoreFailed(id) => since(*id),
+            Input::Late(id) => since(*id).map(|since| since + LONG),
+            Input::ToldLate(_) => live.iter().map(|(_, since)| *since + LONG).max(),
+            _ => live.iter().map(|(_, since)| *since).max(),
+        };
+        let mut facade = facade(me);
+        let now = now.unwrap_or(Time::from_unix_ms(0));
+        let mut turn = Turn::new(&mut facade, now, &mut out);
+        let turn = &mut turn;
+        match input {
+            Input::Hear(from, id, pass) => agent.hear(id, &host(from), pass, turn),
+            Input::Told(answer) | Input::ToldLate(answer) => told(agent, answer, turn),
+            Input::Timer(id) => agent.timer(id, turn),
+            Input::Late(id) => {
+                for _ in 0..ATTEMPTS {
+                    agent.timer(id, turn);
+                }
+            }
+            Input::Claim(fenced) => agent.claim(&machine(), &host(fenced), turn),
+            Input::StoreFailed(id) => agent.store_failed(id, "disk full".to_owned(), turn),
+            Input::Recover => agent.recover(durable, turn),
+        }
+        self.forget_what_comes_too_late();
+        out
+    }
+}
+
+fn told(agent: &mut Handoffs, answer: Answer, turn: &mut Turn<'_>) {
+    let machine = machine();
+    let failed = |kind| Failure::new(kind, "failed");
+    match answer {
+        Answer::Migrated(id, well) => {
+            let well = if well { Ok(MigrationStats::default()) } else { Err(FailureKind::Other) };
+            agent.migrated(id, well.map_err(failed), turn);
+        }
+        Answer::Looked(look, sight) => agent.looked(&machine, look, Ok(sight), turn),
+        Answer::Resumed(done) => agent.resumed(&machine, &done.map_err(failed), turn),
+        Answer::Discarded(done) => agent.discarded(&machine, &done.map_err(failed), turn),
+        Answer::AutostartSet(wanted, done) => {
+            agent.autostart_set(&machine, wanted, &done.map_err(failed), turn);
+        }
+    }
+}

@@ -1,0 +1,658 @@
+//! All hosts, what is under way between them, and every next thing that can happen.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use evenkeel_core::decision::{Decision, Reason, Role};
+use evenkeel_core::effect::Effect;
+use evenkeel_core::exchange::Agreement;
+use evenkeel_core::handoff::{Choice, Mark, MarkKind, Offer, Phase, Terms, Turn};
+use evenkeel_core::load::Basis;
+use evenkeel_core::message::{Candidate, Message, Pass};
+use evenkeel_core::model::{Entry, Epoch, ExchangeId, HandoffId, Requirements, Resources, Time};
+use evenkeel_core::port::{Commit, FailureKind, Migration, Order, Presence, Sight, Stamp};
+use stateright::{Model, Property};
+
+use crate::hypervisor::{Copy, Job, Outcome};
+use crate::node::{Answer, Input, Letter, Node, facade, host, index, machine};
+
+/// How often each thing may happen in one course of events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Bounds {
+    /// Handoffs that begin.
+    pub handoffs: u8,
+    /// Agents that are killed.
+    pub kills: u8,
+    /// Records that cannot be written.
+    pub store_failures: u8,
+    /// Migrations that end otherwise than well.
+    pub faults: u8,
+    /// Hosts that lose their power.
+    pub power_cuts: u8,
+    /// Stores that are lost.
+    pub lost_stores: u8,
+    /// Hosts that an operator fences.
+    pub fences: u8,
+}
+
+/// What is made wrong on purpose, to show that it would be found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Nothing.
+    #[default]
+    None,
+    /// Records are written after what depends on them.
+    RecordLast,
+    /// Nobody changes whether a host starts a machine at boot.
+    Autostart,
+    /// Lost records count as never written.
+    TrustEveryStore,
+}
+
+/// What is checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// Two or three.
+    pub hosts: usize,
+    /// The commit point of every handoff.
+    pub commit: Commit,
+    /// Whether the machine's storage keeps two copies apart.
+    pub locks: bool,
+    /// How often each thing may happen.
+    pub bounds: Bounds,
+    /// What is made wrong.
+    pub sabotage: Sabotage,
+}
+
+/// An invariant that was broken by something done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Broken {
+    /// 2: a target let the machine run before its release was durable on the source.
+    ResumedBeforeRelease,
+    /// 3: a source let the machine run, or started it, after it had released it.
+    RanAfterRelease,
+    /// 4: a copy was destroyed that this host had claimed.
+    DestroyedWhatWasClaimed,
+}
+
+/// Why the machine may be nowhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Left {
+    /// A host died that held its memory.
+    pub host_died: bool,
+    /// The guest ended.
+    pub guest_ended: bool,
+}
+
+/// Everything at one moment.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// The hosts.
+    pub nodes: Vec<Node>,
+    /// Everything that was ever said.
+    pub letters: BTreeMap<String, Letter>,
+    /// How often each thing may still happen.
+    pub left: Bounds,
+    /// How many handoffs have begun.
+    pub begun: u64,
+    /// Why the machine may be nowhere.
+    pub excuse: Left,
+    /// Every handoff that was released durably, by whom and up to which epoch, whatever becomes of
+    /// that host's store.
+    pub released: BTreeMap<HandoffId, (usize, Epoch)>,
+    /// Every handoff that was claimed durably, by whom.
+    pub claimed: BTreeMap<HandoffId, usize>,
+    /// What was broken.
+    pub broken: Option<Broken>,
+}
+
+impl Hash for State {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.nodes, self.left, self.begun, self.excuse, self.broken).hash(state);
+        (&self.released, &self.claimed).hash(state);
+        for key in self.letters.keys() {
+            key.hash(state);
+        }
+    }
+}
+
+impl PartialEq for State {
+    /// By what tells two states apart, as the checker does.
+    fn eq(&self, other: &Self) -> bool {
+        let digest = |state: &Self| {
+            let mut hasher = DefaultHasher::new();
+            state.hash(&mut hasher);
+            hasher.finish()
+        };
+        digest(self) == digest(other)
+    }
+}
+
+/// Where a list of effects is cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Nowhere.
+    Never,
+    /// The agent is killed before this effect.
+    Kill(usize),
+    /// This record cannot be written.
+    Fail(usize),
+}
+
+/// Something that happens.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// The first host begins to hand the machine over to the second.
+    Give(usize, usize),
+    /// Something that was said is heard.
+    Deliver(String, Cut),
+    /// An agent takes in what its hypervisor has answered.
+    Answer(usize, Cut),
+    /// The same, after a long time.
+    AnswerLate(usize, Cut),
+    /// A timer of a handoff is due.
+    Timer(usize, HandoffId, Cut),
+    /// The same, so often and so late that no limit is left.
+    Late(usize, HandoffId, Cut),
+    /// The migration from this host ends.
+    JobEnds(usize, Outcome),
+    /// An agent is killed.
+    Kill(usize),
+    /// An agent is started again.
+    Restart(usize, Cut),
+    /// A host loses its power.
+    PowerCut(usize),
+    /// It is back.
+    Boot(usize),
+    /// The store of a host whose agent does not run is lost.
+    LoseStore(usize),
+    /// An operator fences a host that is off.
+    Fence(usize),
+    /// An operator says so to another one.
+    Claim(usize, usize, Cut),
+}
+
+/// The model.
+#[derive(Clone, Copy, Debug)]
+pub struct World(pub Setup);
+
+impl Model for World {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        let running = Copy {
+            presence: Presence::Running,
+            stamp: Stamp { epoch: Epoch(1), handoff: None },
+            autostart: true,
+        };
+        let nodes = (0..self.0.hosts).map(|at| Node::new((at == 0).then_some(running)));
+        vec![State {
+            nodes: nodes.collect(),
+            letters: BTreeMap::new(),
+            left: self.0.bounds,
+            begun: 0,
+            excuse: Left::default(),
+            released: BTreeMap::new(),
+            claimed: BTreeMap::new(),
+            broken: None,
+        }]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        for (key, letter) in &state.letters {
+            if state.nodes[letter.to].agent.is_some() {
+                self.with_cuts(state, actions, |cut| Action::Deliver(key.clone(), cut));
+            }
+        }
+        for (at, node) in state.nodes.iter().enumerate() {
+            self.actions_of(state, at, node, actions);
+        }
+    }
+
+    fn next_state(&self, last: &State, action: Action) -> Option<State> {
+        let mut state = last.clone();
+        self.happen(&mut state, action)?;
+        Some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("1: at most one host runs it", |_, state: &State| {
+                state.nodes.iter().filter(|node| node.copy.is_some_and(|c| c.runs())).count() <= 1
+            }),
+            Property::always("2: released before it is let run", |_, state: &State| {
+                state.broken != Some(Broken::ResumedBeforeRelease)
+            }),
+            Property::always("3: what was released is not let run", |_, state: &State| {
+                state.broken != Some(Broken::RanAfterRelease)
+            }),
+            Property::always("4: what was claimed is not destroyed", |_, state: &State| {
+                state.broken != Some(Broken::DestroyedWhatWasClaimed)
+            }),
+            Property::always("5: some host holds it", |_, state: &State| {
+                let held = state.nodes.iter().any(|n| n.copy.is_some_and(|c| c.is_complete()));
+                held || state.excuse.host_died || state.excuse.guest_ended
+            }),
+            Property::sometimes("it arrives, and nothing is left to do", |_, state: &State| {
+                let idle = |n: &Node| n.agent.as_ref().is_some_and(|a| a.iter().next().is_none());
+                let arrived = state.nodes[1].copy;
+                state.begun > 0
+                    && state.nodes.iter().all(idle)
+                    && arrived.is_some_and(|copy| copy.runs() && copy.autostart)
+            }),
+        ]
+    }
+}
+
+impl World {
+    fn actions_of(&self, state: &State, at: usize, node: &Node, actions: &mut Vec<Action>) {
+        let left = &state.left;
+        if let Some(agent) = &node.agent {
+            let may_give = node.copy.is_some_and(|c| c.presence == Presence::Running)
+                && !agent.moves(&machine())
+                && left.handoffs > 0;
+            if may_give {
+                let others = (0..state.nodes.len()).filter(|&to| to != at);
+                actions.extend(others.map(|to| Action::Give(at, to)));
+            }
+            if let Some(answer) = node.answers.front() {
+                self.with_cuts(state, actions, |cut| Action::Answer(at, cut));
+                if matches!(answer, Answer::Looked(..)) {
+                    self.with_cuts(state, actions, |cut| Action::AnswerLate(at, cut));
+                }
+            }
+            for handoff in agent.iter() {
+                self.with_cuts(state, actions, |cut| Action::Timer(at, handoff.id, cut));
+                if handoff.phase != Phase::Offered {
+                    self.with_cuts(state, actions, |cut| Action::Late(at, handoff.id, cut));
+                }
+            }
+            for fenced in (0..state.nodes.len()).filter(|&n| state.nodes[n].fenced) {
+                self.with_cuts(state, actions, |cut| Action::Claim(at, fenced, cut));
+            }
+            if left.kills > 0 {
+                actions.push(Action::Kill(at));
+            }
+        } else if node.powered {
+            self.with_cuts(state, actions, |cut| Action::Restart(at, cut));
+            if left.lost_stores > 0 {
+                actions.push(Action::LoseStore(at));
+            }
+        }
+        if node.job.is_some() {
+            let may = |o: &Outcome| *o == Outcome::Moved || left.faults > 0;
+            actions.extend(Outcome::ALL.into_iter().filter(may).map(|o| Action::JobEnds(at, o)));
+        }
+        if node.powered && left.power_cuts > 0 {
+            actions.push(Action::PowerCut(at));
+        }
+        if !node.powered && !node.fenced {
+            actions.push(Action::Boot(at));
+            if left.fences > 0 {
+                actions.push(Action::Fence(at));
+            }
+        }
+    }
+
+    /// Adds an action, and the same with its effects cut off around each record that it writes.
+    fn with_cuts(&self, state: &State, actions: &mut Vec<Action>, make: impl Fn(Cut) -> Action) {
+        actions.push(make(Cut::Never));
+        if state.left.kills == 0 && state.left.store_failures == 0 {
+            return;
+        }
+        let mut probe = state.clone();
+        let Some((_, effects)) = self.effects_of(&mut probe, &make(Cut::Never)) else { return };
+        let records = effects.iter().enumerate().filter(|(_, e)| matches!(e, Effect::Persist(_)));
+        for (record, _) in records {
+            if state.left.kills > 0 {
+                actions.extend([Cut::Kill(record), Cut::Kill(record + 1)].map(&make));
+            }
+            if state.left.store_failures > 0 {
+                actions.push(make(Cut::Fail(record)));
+            }
+        }
+    }
+
+    fn happen(&self, state: &mut State, action: Action) -> Option<()> {
+        match action {
+            Action::Deliver(_, cut)
+            | Action::Answer(_, cut)
+            | Action::AnswerLate(_, cut)
+            | Action::Timer(_, _, cut)
+            | Action::Late(_, _, cut)
+            | Action::Restart(_, cut)
+            | Action::Claim(_, _, cut) => {
+                let (me, effects) = self.effects_of(state, &action)?;
+                self.carry_out(state, me, effects, cut);
+            }
+            Action::Give(from, to) => self.give(state, from, to),
+            Action::JobEnds(at, outcome) => self.end_job(state, at, outcome)?,
+            Action::Kill(at) => {
+                state.left.kills -= 1;
+                state.nodes[at].kill();
+            }
+            Action::PowerCut(at) => power_cut(state, at),
+            Action::Boot(at) => boot(state, at),
+            Action::LoseStore(at) => {
+                state.left.lost_stores -= 1;
+                state.nodes[at].disk = Default::default();
+            }
+            Action::Fence(at) => {
+                state.left.fences -= 1;
+                state.nodes[at].fenced = true;
+            }
+        }
+        Some(())
+    }
+
+    /// Lets an agent take something in. Returns whose agent, and what it wants to be done.
+    fn effects_of(&self, state: &mut State, action: &Action) -> Option<(usize, Vec<Effect>)> {
+        let (me, input) = match action {
+            Action::Deliver(key, _) => {
+                let Letter { from, to, handoff, pass } = state.letters.get(key)?.clone();
+                if matches!(pass, Pass::Reserve { .. }) {
+                    // It refers to an exchange, which is over with it.
+                    state.letters.remove(key);
+                    return Some((to, take(&mut state.nodes[to], to, from, handoff, pass)));
+                }
+                (to, Input::Hear(from, handoff, pass))
+            }
+            Action::Answer(at, _) => (*at, Input::Told(state.nodes[*at].answers.pop_front()?)),
+            Action::AnswerLate(at, _) => {
+                (*at, Input::ToldLate(state.nodes[*at].answers.pop_front()?))
+            }
+            Action::Timer(at, id, _) => (*at, Input::Timer(*id)),
+            Action::Late(at, id, _) => (*at, Input::Late(*id)),
+            Action::Claim(at, fenced, _) => (*at, Input::Claim(*fenced)),
+            Action::Restart(at, _) => {
+                state.nodes[*at].start();
+                (*at, Input::Recover)
+            }
+            _ => return None,
+        };
+        let mut effects = state.nodes[me].take_in(me, input);
+        if self.0.sabotage == Sabotage::RecordLast {
+            effects.sort_by_key(|effect| matches!(effect, Effect::Persist(_)));
+        }
+        Some((me, effects))
+    }
+
+    fn carry_out(&self, state: &mut State, me: usize, effects: Vec<Effect>, cut: Cut) {
+        let count = effects.len();
+        for (number, effect) in effects.into_iter().enumerate() {
+            if cut == Cut::Kill(number) {
+                break;
+            }
+            match effect {
+                Effect::Persist(handoff) if cut == Cut::Fail(number) => {
+                    state.left.store_failures -= 1;
+                    let then = state.nodes[me].take_in(me, Input::StoreFailed(handoff.id));
+                    return self.carry_out(state, me, then, Cut::Never);
+                }
+                Effect::Persist(handoff) => {
+                    match handoff.mark() {
+                        Some(Mark { kind: MarkKind::Released, epoch, handoff, .. }) => {
+                            state.released.insert(handoff, (me, epoch));
+                        }
+                        Some(Mark { kind: MarkKind::Claimed, handoff, .. }) => {
+                            state.claimed.insert(handoff, me);
+                        }
+                        None => {}
+                    }
+                    state.nodes[me].disk.keep(handoff);
+                }
+                Effect::Send(to, Message::Handoff(handoff, pass)) => {
+                    let letter = Letter { from: me, to: index(&to), handoff, pass };
+                    state.letters.insert(format!("{letter:?}"), letter);
+                }
+                Effect::Order(order) => self.order(state, me, order),
+                _ => {}
+            }
+        }
+        if matches!(cut, Cut::Kill(at) if at <= count) {
+            state.left.kills -= 1;
+            state.nodes[me].kill();
+        }
+    }
+
+    fn give(&self, state: &mut State, from: usize, to: usize) {
+        state.left.handoffs -= 1;
+        state.begun += 1;
+        let Some(copy) = state.nodes[from].copy else { return };
+        let choice = Choice { commit: self.0.commit, because: String::new() };
+        let terms = Terms { choice, from: copy.stamp, autostart: copy.autostart };
+        let agreement = agreement(from, to, copy.stamp.epoch.next());
+        let mut effects = Vec::new();
+        let mut facade = facade(from);
+        let mut turn = Turn::new(&mut facade, Time::from_unix_ms(0), &mut effects);
+        if let Some(agent) = &mut state.nodes[from].agent {
+            agent.give(HandoffId(state.begun), agreement, terms, &mut turn);
+        }
+        self.carry_out(state, from, effects, Cut::Never);
+    }
+
+    /// What the hypervisor does with an order.
+    fn order(&self, state: &mut State, me: usize, order: Order) {
+        let found = state.nodes[me].copy;
+        let answer = match order {
+            Order::Migrate(migration) => match self.begin_job(state, me, &migration) {
+                Some(()) => return,
+                None => Answer::Migrated(migration.handoff, false),
+            },
+            Order::Abort(_) => {
+                if state.nodes[me].job.is_some() {
+                    self.settle_job(state, me, Outcome::Failed);
+                }
+                return;
+            }
+            Order::Look(_, look) => {
+                Answer::Looked(look, found.map_or_else(Sight::default, |c| c.sight()))
+            }
+            Order::Resume(_, stamp) => Answer::Resumed(resume(state, me, stamp)),
+            Order::Discard(_, stamp) => Answer::Discarded(self.discard(state, me, stamp)),
+            Order::SetAutostart(_, wanted) => Answer::AutostartSet(
+                wanted,
+                match found {
+                    None => Err(FailureKind::NoSuchMachine),
+                    Some(_) if self.0.sabotage == Sabotage::Autostart => Ok(()),
+                    Some(copy) => {
+                        state.nodes[me].copy = Some(Copy { autostart: wanted, ..copy });
+                        Ok(())
+                    }
+                },
+            ),
+            Order::Sample | Order::WriteEntry(..) => return,
+        };
+        state.nodes[me].tell(answer);
+    }
+
+    fn begin_job(&self, state: &mut State, me: usize, migration: &Migration) -> Option<()> {
+        let to = index(&migration.to);
+        let copy = state.nodes[me].copy.filter(|c| c.presence == Presence::Running)?;
+        let resident = state.nodes[to].copy.is_some_and(|c| c.presence.is_resident());
+        if resident || !state.nodes[to].powered {
+            return None;
+        }
+        let stamp = Stamp::of(&migration.entry);
+        let arriving = Copy { presence: Presence::Incoming, stamp, autostart: false };
+        state.nodes[to].copy = Some(arriving);
+        let (handoff, commit) = (migration.handoff, migration.commit);
+        let start = state.nodes[me].starts;
+        state.nodes[me].job = Some(Job { handoff, to, commit, start });
+        state.nodes[me].copy = Some(Copy { presence: Presence::Leaving, ..copy });
+        Some(())
+    }
+
+    fn end_job(&self, state: &mut State, at: usize, outcome: Outcome) -> Option<()> {
+        if outcome != Outcome::Moved {
+            state.left.faults -= 1;
+        }
+        state.nodes[at].job?;
+        self.settle_job(state, at, outcome);
+        Some(())
+    }
+
+    /// Ends a migration, and answers the agent that has ordered it if it still runs.
+    fn settle_job(&self, state: &mut State, at: usize, outcome: Outcome) {
+        let node = &mut state.nodes[at];
+        let (Some(job), Some(here)) = (node.job.take(), node.copy) else { return };
+        let apart = self.0.locks && job.commit == Commit::Fast;
+        let stay = |presence| Some(Copy { presence, ..here });
+        node.copy = match outcome {
+            Outcome::Moved | Outcome::ReplyLost => None,
+            Outcome::Failed => stay(Presence::Running),
+            Outcome::Both if !apart => stay(Presence::Running),
+            Outcome::Both | Outcome::Stranded | Outcome::StrandedAlone => stay(Presence::Stranded),
+            Outcome::GuestEnded => stay(Presence::Defined),
+        };
+        if job.start == node.starts {
+            node.tell(Answer::Migrated(job.handoff, outcome == Outcome::Moved));
+        }
+        state.excuse.guest_ended |= outcome == Outcome::GuestEnded;
+        let complete = match job.commit {
+            Commit::Fast => Presence::Running,
+            Commit::Strict => Presence::Held,
+        };
+        let there = &mut state.nodes[job.to].copy;
+        *there = match outcome {
+            Outcome::Failed | Outcome::StrandedAlone | Outcome::GuestEnded => None,
+            _ => there.map(|copy| Copy { presence: complete, ..copy }),
+        };
+    }
+
+    fn discard(&self, state: &mut State, me: usize, stamp: Stamp) -> Result<(), FailureKind> {
+        let Some(copy) = state.nodes[me].copy else { return Ok(()) };
+        if copy.runs() || copy.stamp != stamp {
+            return Err(FailureKind::Refused);
+        }
+        if copy.presence == Presence::Incoming {
+            let from = state.nodes.iter().position(|n| n.job.is_some_and(|job| job.to == me));
+            if let Some(from) = from {
+                self.settle_job(state, from, Outcome::Failed);
+            }
+        }
+        let claimed = stamp.handoff.and_then(|handoff| state.claimed.get(&handoff));
+        if claimed == Some(&me) && !is_buried(state, me, stamp) {
+            state.broken = Some(Broken::DestroyedWhatWasClaimed);
+        }
+        state.nodes[me].copy = None;
+        Ok(())
+    }
+}
+
+fn resume(state: &mut State, me: usize, stamp: Stamp) -> Result<(), FailureKind> {
+    let copy = state.nodes[me].copy.ok_or(FailureKind::NoSuchMachine)?;
+    if copy.stamp != stamp {
+        return Err(FailureKind::Refused);
+    }
+    match copy.presence {
+        Presence::Running => return Ok(()),
+        Presence::Held | Presence::Stranded | Presence::Paused => {}
+        _ => return Err(FailureKind::Refused),
+    }
+    if is_buried(state, me, stamp) {
+        state.broken = Some(Broken::RanAfterRelease);
+    }
+    let fenced = state.nodes.iter().any(|node| node.fenced);
+    let released = stamp.handoff.is_some_and(|handoff| state.released.contains_key(&handoff));
+    if copy.presence == Presence::Held && !fenced && !released {
+        state.broken = Some(Broken::ResumedBeforeRelease);
+    }
+    state.nodes[me].copy = Some(Copy { presence: Presence::Running, ..copy });
+    Ok(())
+}
+
+/// Whether this host has released the machine after the copy with this stamp.
+fn is_buried(state: &State, at: usize, stamp: Stamp) -> bool {
+    state.released.values().any(|&(by, epoch)| by == at && epoch > stamp.epoch)
+}
+
+fn power_cut(state: &mut State, at: usize) {
+    state.left.power_cuts -= 1;
+    let node = &mut state.nodes[at];
+    node.powered = false;
+    node.kill();
+    let job = node.job.take();
+    state.excuse.host_died |= node.copy.is_some_and(|copy| copy.is_complete());
+    node.copy = node.copy.filter(|copy| copy.presence != Presence::Incoming);
+    node.copy = node.copy.map(|copy| Copy { presence: Presence::Defined, ..copy });
+    if let Some(job) = job {
+        state.nodes[job.to].copy = None;
+    }
+    // A migration to here fails.
+    for node in state.nodes.iter_mut().filter(|node| node.job.is_some_and(|job| job.to == at)) {
+        let Some(job) = node.job.take() else { continue };
+        node.copy = node.copy.map(|copy| Copy { presence: Presence::Running, ..copy });
+        if job.start == node.starts {
+            node.tell(Answer::Migrated(job.handoff, false));
+        }
+    }
+}
+
+fn boot(state: &mut State, at: usize) {
+    state.nodes[at].powered = true;
+    let Some(copy) = state.nodes[at].copy.filter(|copy| copy.autostart) else { return };
+    if is_buried(state, at, copy.stamp) {
+        state.broken = Some(Broken::RanAfterRelease);
+    }
+    state.nodes[at].copy = Some(Copy { presence: Presence::Running, ..copy });
+}
+
+/// Has a host keep room for what another one offers.
+fn take(node: &mut Node, me: usize, from: usize, id: HandoffId, pass: Pass) -> Vec<Effect> {
+    let mut out = Vec::new();
+    let Pass::Reserve { entry, commit, autostart, ticket, .. } = pass else { return out };
+    let mut facade = facade(me);
+    let mut turn = Turn::new(&mut facade, Time::from_unix_ms(0), &mut out);
+    let Some(agent) = node.agent.as_mut().filter(|agent| !agent.moves(&machine())) else {
+        return out;
+    };
+    let offer = Offer {
+        agreement: agreement(me, from, entry.epoch),
+        commit: commit.unwrap_or(Commit::Fast),
+        autostart: autostart.unwrap_or(false),
+        ticket,
+    };
+    agent.take(id, offer, "there".to_owned(), &mut turn);
+    out
+}
+
+/// What `me` has agreed on with `peer`.
+fn agreement(me: usize, peer: usize, epoch: Epoch) -> Agreement {
+    let exchange = ExchangeId(0);
+    Agreement {
+        exchange,
+        peer: host(peer),
+        candidate: Candidate {
+            machine: machine(),
+            name: "m".to_owned(),
+            basis: Basis::Actual,
+            factors: Resources::ZERO,
+            at_donor: 0.0,
+            memory_bytes: 0.0,
+            needs: Requirements::default(),
+            anti_affinity: Vec::new(),
+        },
+        at_receiver: 0.0,
+        entry: Entry { epoch, ..Entry::default() },
+        verdicts: Vec::new(),
+        decision: Decision {
+            exchange,
+            host: host(me),
+            initiator: host(me),
+            peer: Some(host(peer)),
+            role: Some(Role::Donor),
+            began: Time::from_unix_ms(0),
+            ended: Time::from_unix_ms(0),
+            pair: None,
+            candidates: Vec::new(),
+            handoff: None,
+            ending: Reason::Moved,
+            detail: String::new(),
+            stats: None,
+            commit: None,
+        },
+        in_return: None,
+    }
+}
