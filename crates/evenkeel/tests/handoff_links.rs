@@ -15,7 +15,6 @@ use std::thread;
 use std::time::Duration;
 
 use evenkeel_core::handoff::Phase;
-use evenkeel_core::port::Presence;
 use support::LIMIT;
 use swing::{Fault, Process, Swing, swinger};
 
@@ -66,8 +65,8 @@ fn a_copy_that_is_held_waits_as_long_as_its_source_cannot_be_heard() {
     let swing = under_way(STRICT, "h1", "Suspended Migrated");
     swing.links.agents.cut();
     swing.cluster.until(LIMIT, "a copy that waits", |cluster| {
-        let machine = cluster.machine_on("h2", GUEST)?;
-        (machine.presence == Presence::Held && swing.state("h1", GUEST) == "absent").then_some(())
+        let held = cluster.status("h2")?.handoffs.first()?.phase == Phase::Holding;
+        (held && swing.state("h1", GUEST) == "absent").then_some(())
     });
     lasts(&swing, ["absent", "paused"]);
     swing.links.agents.mend();
@@ -149,7 +148,7 @@ fn metrics(socket: &Path) -> String {
 
 #[test]
 fn a_copy_whose_source_is_lost_runs_when_an_operator_has_fenced_that_host() {
-    let mut swing = under_way(STRICT, "h1", "Suspended Migrated");
+    let mut swing = under_way(STRICT, "h2", "Suspended Paused");
     // The source is lost before it can say that it has let go.
     assert!(swing.strike("h1", Process::Agent, GUEST, Fault::Kill));
     swing.cluster.lab().kill_host("h1").expect("it is there");

@@ -26,7 +26,7 @@ use swing::{Fault, Process, Swing, swinger};
 /// Handoffs that are to have ended, unless the environment says otherwise.
 const HANDOFFS: usize = 300;
 const HOSTS: usize = 4;
-const GUESTS: usize = 8;
+const GUESTS: usize = 12;
 const STRICT: &str = "[handoff]\nmode = 'strict'\n";
 /// Faults between two checks that everything is well.
 const FAULTS_PER_CHECK: usize = 25;
@@ -138,7 +138,7 @@ fn guests_come_through_many_handoffs_under_random_faults() {
             let hosts = swing.hosts();
             let heavy: Vec<&str> = hosts.sample(&mut rng, HOSTS / 2).map(String::as_str).collect();
             swing.tip(&heavy);
-            thread::sleep(Duration::from_millis(rng.random_range(0..2500)));
+            thread::sleep(Duration::from_millis(rng.random_range(0..2000)));
             let kind = *KINDS.choose(&mut rng).expect("there are kinds");
             *faults.entry(kind).or_default() += 1;
             befall(&mut swing, kind, &mut rng);

@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::record::{Handoff, Phase};
 use super::source::{AUTOSTARTS_MAX, STORE_RETRY};
 use super::turn::Turn;
-use super::{Limits, Next, RETRY_MAX, RETRY_MIN, backoff};
+use super::{Limits, Next, RETRY_MIN, backoff};
 use crate::decision::Reason;
 use crate::message::Pass;
 use crate::port::{Commit, Failure, FailureKind, Presence, Sight, Stamp};

@@ -122,7 +122,7 @@ impl Swing {
         let tables = balance(Duration::from_millis(400), &calm)
             .replace("cool_down = '2s'", "cool_down = '0s'")
             .replace("reply_time_max = '20s'", "reply_time_max = '3s'")
-            .replace("stale_after = '30s'", "stale_after = '10s'");
+            .replace("stale_after = '30s'", "stale_after = '10s'\nreservation_time = '2s'");
         let places = cluster.hosts().iter().map(|host| {
             let mut place = site.host(host);
             place.socket = cluster.lab().agent_socket(host);
