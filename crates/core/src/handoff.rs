@@ -243,7 +243,8 @@ impl Handoffs {
         hold(turn.host, &handoff);
         turn.wake(id, self.limits.reservation_time);
         turn.persist(&handoff);
-        turn.send(&handoff, Pass::Reserved { uri, protocol: Some(PROTOCOL) });
+        let ticket = handoff.ticket;
+        turn.send(&handoff, Pass::Reserved { uri, protocol: Some(PROTOCOL), ticket });
         self.live.insert(id, handoff);
     }
 

@@ -263,6 +263,9 @@ pub enum Pass {
         /// [`PROTOCOL`] of the target; none if it only knows the hypervisor's commit point.
         #[n(1)]
         protocol: Option<u16>,
+        /// The source's number for it, as it was told.
+        #[n(2)]
+        ticket: Option<Ticket>,
     },
     /// Target: "It cannot be."
     #[n(2)]

@@ -51,8 +51,9 @@ fn main() {
         began.elapsed().as_secs_f64(),
     );
     for (name, path) in checker.discoveries() {
-        println!("{name}:");
-        for action in path.into_actions() {
+        let is_broken = checker.discovery_classification(name).to_string() == "counterexample";
+        println!("{}: {name}", if is_broken { "broken" } else { "seen" });
+        for action in path.into_actions().into_iter().filter(|_| is_broken) {
             println!("    {action:?}");
         }
     }

@@ -120,7 +120,7 @@ impl Hash for Node {
 }
 
 impl Node {
-    pub(crate) fn new(copy: Option<Copy>) -> Self {
+    pub(crate) fn new(me: usize, copy: Option<Copy>) -> Self {
         let mut node = Self {
             agent: None,
             disk: Recovered::default(),
@@ -132,6 +132,7 @@ impl Node {
             starts: 0,
         };
         node.start();
+        node.take_in(me, Input::Recover);
         node
     }
 

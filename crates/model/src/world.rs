@@ -45,8 +45,6 @@ pub enum Sabotage {
     RecordLast,
     /// Nobody changes whether a host starts a machine at boot.
     Autostart,
-    /// Lost records count as never written.
-    TrustEveryStore,
 }
 
 /// What is checked.
@@ -186,7 +184,7 @@ impl Model for World {
             stamp: Stamp { epoch: Epoch(1), handoff: None },
             autostart: true,
         };
-        let nodes = (0..self.0.hosts).map(|at| Node::new((at == 0).then_some(running)));
+        let nodes = (0..self.0.hosts).map(|at| Node::new(at, (at == 0).then_some(running)));
         vec![State {
             nodes: nodes.collect(),
             letters: BTreeMap::new(),

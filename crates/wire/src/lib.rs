@@ -285,7 +285,11 @@ mod tests {
                 autostart: Some(true),
                 ticket: Some(Ticket { life: u64::MAX, number: 1 }),
             },
-            Pass::Reserved { uri: "qemu+unix:///session".to_owned(), protocol: Some(2) },
+            Pass::Reserved {
+                uri: "qemu+unix:///session".to_owned(),
+                protocol: Some(2),
+                ticket: None,
+            },
             Pass::Refused { reason: Reason::NoMemory },
             Pass::Released {
                 machine: MachineId::new("m-1").unwrap(),

@@ -35,7 +35,7 @@ pub(super) const AUTOSTARTS_MAX: u32 = 8;
 /// The target said something.
 pub(super) fn hear(h: &mut Handoff, pass: Pass, limits: &Limits, turn: &mut Turn<'_>) -> Next {
     match (h.phase, pass) {
-        (Phase::Offered, Pass::Reserved { uri, protocol }) => {
+        (Phase::Offered, Pass::Reserved { uri, protocol, .. }) => {
             return reserved(h, uri, protocol, limits, turn);
         }
         (Phase::Offered, Pass::Refused { reason }) => return Next::Cancelled(reason),

@@ -65,10 +65,15 @@ impl Handoffs {
                 Some(pass) => return turn.say(from, id, pass),
                 None => (machine, Question::Holding),
             },
-            // Too late: nothing will come, and room need not be kept until it expires.
-            Pass::Reserved { .. } => {
-                let cancel = Pass::Cancel { reason: Reason::TimedOut, machine: None };
-                return turn.say(from, id, cancel);
+            // Too late: nothing will come, and room need not be kept until it expires. Unless it was
+            // released, for all that a store knows which has lost something.
+            Pass::Reserved { ticket, .. } => {
+                let released = self.marks.values().any(|mark| mark.handoff == id);
+                if !released && ticket.is_some_and(|ticket| self.remembers(ticket)) {
+                    let cancel = Pass::Cancel { reason: Reason::TimedOut, machine: None };
+                    turn.say(from, id, cancel);
+                }
+                return;
             }
             _ => return,
         };
@@ -118,13 +123,18 @@ impl Handoffs {
         }
         // Released is durable before it is said. If nothing of that life is lost, it was not, and is
         // not going to be.
-        let ticket = ticket?;
+        ticket.filter(|ticket| self.remembers(*ticket)).map(|_| cancelled(machine))
+    }
+
+    /// Whether nothing is lost of what this host, as a source, has written about a handoff of this
+    /// number. One that was offered and no more was never written.
+    fn remembers(&self, ticket: Ticket) -> bool {
         let known = if ticket.life == self.ticket.life {
-            self.ticket.number
+            Some(self.ticket.number)
         } else {
-            *self.lives.get(&ticket.life)?
+            self.lives.get(&ticket.life).copied()
         };
-        (ticket.number <= known).then(|| cancelled(machine))
+        known.is_some_and(|known| ticket.number <= known)
     }
 
     /// Answers those who asked about a machine, and carries out what they want of it.

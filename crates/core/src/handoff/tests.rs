@@ -8,6 +8,7 @@ use crate::select::Calm;
 
 const ID: HandoffId = HandoffId(7);
 const LIFE: u64 = 5;
+const TICKET: Ticket = Ticket { life: LIFE, number: 1 };
 
 fn machine() -> MachineId {
     MachineId::new("m").unwrap()
@@ -153,7 +154,11 @@ fn offered(commit: Commit, autostart: bool) -> Side {
 }
 
 fn reserved_by_peer() -> Pass {
-    Pass::Reserved { uri: "qemu:///target".to_owned(), protocol: Some(PROTOCOL) }
+    Pass::Reserved {
+        uri: "qemu:///target".to_owned(),
+        protocol: Some(PROTOCOL),
+        ticket: Some(TICKET),
+    }
 }
 
 /// A source whose hypervisor migrates.
@@ -604,7 +609,10 @@ fn questions_about_unknown_handoffs_are_bounded() {
 
 #[test]
 fn room_kept_for_a_source_that_has_given_up_is_freed_at_once() {
-    let mut source = Side::new("source");
+    // A source that has lost its records does not know whether it has.
+    assert_eq!(Side::new("source").hear(reserved_by_peer()), []);
+    let mut source = offered(Commit::Strict, false);
+    source.timer();
     let late = source.hear(reserved_by_peer());
     let [cancel] = said(&late)[..] else { panic!("{late:?}") };
     let mut target = reserved(Commit::Strict, false);
@@ -627,7 +635,7 @@ fn a_reservation_that_expires_frees_the_memory() {
 
 #[test]
 fn a_target_that_cannot_hold_a_machine_back_is_given_none_that_needs_it() {
-    let old = || Pass::Reserved { uri: "qemu:///target".to_owned(), protocol: None };
+    let old = || Pass::Reserved { uri: "qemu:///target".to_owned(), protocol: None, ticket: None };
     let out = offered(Commit::Strict, false).hear(old());
     assert_eq!(ending(&out), Some(Reason::Version));
     assert!(orders(&out).is_empty());
