@@ -119,15 +119,16 @@ fn a_targets_libvirt_killed_in_the_middle_costs_a_migration_and_is_used_again_wh
     let libvirt = chaos::libvirtd(pair.cluster.lab(), "h2").expect("it runs");
     assert!(chaos::signal(libvirt, Signal::KILL));
     target.await_log(&["libvirt is not reached"]);
-    let [here, there] = pair.closed(exchange);
-    assert_eq!((here.ending, there.ending), (Reason::MigrationFailed, Reason::MigrationFailed));
-    assert!(here.detail.contains("mover") || here.detail.contains("h2"), "{}", here.detail);
     let unknown = pair.h2.until("why its load is not known", |status| status["load"].is_null());
     assert!(unknown["unknown"].as_str().is_some_and(|why| why.contains("libvirt")), "{unknown}");
     pair.cluster.assert_unharmed(&["mover"]);
 
     pair.cluster.lab().start_host("h2").expect("it starts");
     target.await_log(&["libvirt is reached"]);
+    // Only now the target knows that nothing of it is left there.
+    let [here, there] = pair.closed(exchange);
+    assert_eq!((here.ending, there.ending), (Reason::MigrationFailed, Reason::MigrationFailed));
+    assert!(here.detail.contains("mover") || here.detail.contains("h2"), "{}", here.detail);
     pair.rests_on("h2");
 }
 
@@ -166,9 +167,13 @@ fn without_room_for_a_record_no_machine_is_given_or_taken_until_there_is_room_ag
     // What has begun is finished, and its record is closed as soon as there is room.
     let exchange = pair.under_way();
     target.limit_files(Some(4096));
-    pair.rests_on("h2");
+    pair.cluster.until(LIMIT, "the guest running on h2", |cluster| {
+        let there = cluster.virsh("h2", &["domstate", "mover"]).ok()?;
+        (there.trim() == "running" && cluster.domains("h1") == ["stayer"]).then_some(())
+    });
     assert_eq!(open_exchanges(&pair.h2), [exchange]);
     target.limit_files(None);
+    pair.rests_on("h2");
     for place in [&pair.h1, &pair.h2] {
         let closed = |_: &Cluster| open_exchanges(place).is_empty().then_some(());
         pair.cluster.until(LIMIT, "no open record", closed);

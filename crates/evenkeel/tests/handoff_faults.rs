@@ -60,7 +60,7 @@ fn befall(swing: &mut Swing, moment: Moment, side: Side, process: Process, fault
     let took = swing.settle(&what, BOUND);
     let home = swing.home(GUEST).expect("it is at rest");
     swing.assert_unharmed();
-    assert_eq!(swing.autostarted_on(GUEST), [home.clone()], "after {what}");
+    assert_eq!(swing.autostarted_on(GUEST), std::slice::from_ref(&home), "after {what}");
     let said = if hit { "" } else { " (it had gone already)" };
     eprintln!("{what}{said}: at rest on {home} after {:.1} s", took.as_secs_f64());
 }

@@ -56,7 +56,7 @@ fn comes_to_rest(swing: &Swing, what: &str) -> String {
     swing.settle(what, BOUND);
     swing.assert_unharmed();
     let home = swing.home(GUEST).expect("it is at rest");
-    assert_eq!(swing.autostarted_on(GUEST), [home.clone()], "after {what}");
+    assert_eq!(swing.autostarted_on(GUEST), std::slice::from_ref(&home), "after {what}");
     home
 }
 

@@ -16,8 +16,11 @@ use std::time::Duration;
 pub struct Link {
     cut: Arc<AtomicBool>,
     /// Connections that are broken when the link is.
-    open: Arc<Mutex<Vec<Box<dyn Fn() + Send>>>>,
+    open: Arc<Mutex<Vec<Shut>>>,
 }
+
+/// Breaks a connection.
+type Shut = Box<dyn Fn() + Send>;
 
 impl Link {
     /// From now on nothing passes, in silence, as when a cable is pulled.
