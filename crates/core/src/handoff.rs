@@ -188,6 +188,20 @@ impl Handoffs {
         self.live.values().any(|h| h.machine == *machine)
     }
 
+    /// Whether a machine that this handoff brought is here by right: it is under way, or was the last
+    /// that the machine came by.
+    #[must_use]
+    pub fn explains(&self, id: HandoffId) -> bool {
+        self.is_live(id) || self.marks.values().any(|mark| mark.handoff == id)
+    }
+
+    /// Looks for a machine on behalf of somebody else.
+    pub(crate) fn look(&mut self, machine: &MachineId, turn: &mut Turn<'_>) -> LookId {
+        turn.looks = self.looks;
+        self.looks = turn.look_for(machine);
+        self.looks
+    }
+
     /// The other host said something about a handoff.
     pub fn hear(&mut self, id: HandoffId, from: &HostId, pass: Pass, turn: &mut Turn<'_>) {
         if let Pass::Where { machine } = pass {

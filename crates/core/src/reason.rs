@@ -81,6 +81,7 @@ reasons! {
     #[cbor(45)] UnderWay = "UNDER_WAY": "It is being moved already.", "Nothing.";
     #[cbor(46)] CoolDown = "COOL_DOWN": "It moved a short while ago.", "Nothing; a smaller `cool_down` lets it move sooner.";
     #[cbor(49)] NoLocks = "NO_LOCKS": "Nothing keeps two copies of it apart, and `handoff.mode` is `fast`.", "Set `handoff.mode` to `auto` or `strict`, or put its disks on storage whose locks hold on all hosts.";
+    #[cbor(50)] RunsTwice = "RUNS_TWICE": "It was seen running on another host, too, and nobody moves it.", "Stop the copy that is wrong, and look at its disks after that.";
     #[cbor(48)] Returned = "RETURNED": "It goes the other way, in return for the machine chosen.", "Nothing.";
     #[cbor(47)] NotOffered = "NOT_OFFERED": "There were more machines than one exchange offers, and it was among the farthest.", "Nothing.";
 }
