@@ -5,6 +5,8 @@
 //! | `GET /healthz` | `ok` while the driver answers |
 //! | `GET /api/v1/status` | [`Status`](crate::Status) |
 //! | `GET /api/v1/decisions?limit=N` | the newest decision records, newest first |
+//! | `GET /metrics` | the same status for Prometheus |
+//! | `POST /api/v1/machines/ID/claim` | takes a machine for this host's, whose other host was fenced |
 //! | `PUT /api/v1/machines/ID/target` | programs a target load, or with `null` removes it |
 //! | `DELETE /api/v1/hosts/ID` | removes a host from the cluster |
 //! | `POST /api/v1/certificate` | renews this host's certificate; when the new one expires |
@@ -15,7 +17,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use axum::extract::{Path as UrlPath, Query, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use evenkeel_core::decision::Decision;
@@ -26,6 +29,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::AgentError;
+use crate::metrics;
 use crate::status::Status;
 
 /// Most decision records in one answer.
@@ -41,6 +45,8 @@ pub(crate) enum Request {
     SetTarget(MachineId, Option<f64>, Reply<()>),
     RemoveHost(HostId, Reply<()>),
     RenewCertificate(Reply<SystemTime>),
+    /// The machine, and the host that was fenced.
+    Claim(MachineId, HostId, Reply<()>),
 }
 
 /// Where an answer goes; an error is why not, in words.
@@ -52,9 +58,9 @@ impl Request {
         match self {
             Self::Status(reply) => drop(reply.send(Err(why.to_owned()))),
             Self::Decisions(_, reply) => drop(reply.send(Err(why.to_owned()))),
-            Self::SetTarget(_, _, reply) | Self::RemoveHost(_, reply) => {
-                drop(reply.send(Err(why.to_owned())));
-            }
+            Self::SetTarget(_, _, reply)
+            | Self::Claim(_, _, reply)
+            | Self::RemoveHost(_, reply) => drop(reply.send(Err(why.to_owned()))),
             Self::RenewCertificate(reply) => drop(reply.send(Err(why.to_owned()))),
         }
     }
@@ -97,9 +103,11 @@ pub(crate) fn serve(path: &Path) -> Result<(Socket, mpsc::Receiver<Request>), Ag
         .route("/healthz", get(healthz))
         .route("/api/v1/status", get(status))
         .route("/api/v1/decisions", get(decisions))
+        .route("/metrics", get(metrics))
         .route("/api/v1/machines/{id}/target", put(set_target))
         .route("/api/v1/hosts/{id}", delete(remove_host))
         .route("/api/v1/certificate", post(renew_certificate))
+        .route("/api/v1/machines/{id}/claim", post(claim))
         .with_state(requests);
     tokio::spawn(async move {
         if let Err(error) = axum::serve(Guarded(listener), router).await {
@@ -214,4 +222,18 @@ async fn remove_host(
 async fn renew_certificate(State(driver): State<Driver>) -> Result<Json<String>, Failed> {
     let expires = ask(&driver, StatusCode::CONFLICT, Request::RenewCertificate).await?;
     Ok(Json(jiff::Timestamp::try_from(expires).unwrap_or_default().to_string()))
+}
+
+async fn claim(
+    State(driver): State<Driver>,
+    UrlPath(machine): UrlPath<MachineId>,
+    Json(fenced): Json<HostId>,
+) -> Result<Json<()>, Failed> {
+    let refused = StatusCode::CONFLICT;
+    ask(&driver, refused, |answer| Request::Claim(machine, fenced, answer)).await.map(Json)
+}
+
+async fn metrics(State(driver): State<Driver>) -> Result<impl IntoResponse, Failed> {
+    let status = ask(&driver, StatusCode::SERVICE_UNAVAILABLE, Request::Status).await?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render(&status)))
 }

@@ -112,6 +112,18 @@ impl Client {
         self.call(Method::POST, "/api/v1/certificate", Bytes::new()).await
     }
 
+    /// Takes a machine for the agent's own, whose other host was fenced: that runs nothing, and never
+    /// will without being told to.
+    ///
+    /// # Errors
+    /// When it is not reached, or refuses because the word of that host is not what it waits for:
+    /// then nothing has changed.
+    pub async fn claim(&self, machine: &MachineId, fenced: &HostId) -> Result<(), ClientError> {
+        let path = format!("/api/v1/machines/{machine}/claim");
+        let body = serde_json::to_vec(fenced).map_err(|e| self.broken(&e))?;
+        self.call(Method::POST, &path, body.into()).await
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,

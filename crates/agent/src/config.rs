@@ -9,8 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use evenkeel_config::{BalanceConfig, CeilingsConfig, SPAN_MAX, ValueError, check, duration};
+use evenkeel_config::{
+    BalanceConfig, CeilingsConfig, SPAN_MAX, SPAN_MIN, ValueError, check, duration,
+};
 use evenkeel_core::balancer;
+use evenkeel_core::handoff::{Limits, Mode};
 use evenkeel_core::model::{
     HostId, HostProfile, IdError, PerResource, ProfileError, Resources, Weights, WeightsError,
 };
@@ -93,6 +96,8 @@ pub struct Config {
     pub ceilings: CeilingsConfig,
     /// How this host balances.
     pub balance: BalanceConfig,
+    /// How machines are handed over.
+    pub handoff: HandoffConfig,
     /// Paths on storage that other hosts reach too, and the id under which they know it.
     pub storage: BTreeMap<PathBuf, String>,
 }
@@ -139,6 +144,28 @@ pub struct WeightsConfig {
     pub io: f64,
 }
 
+/// `[handoff]`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HandoffConfig {
+    /// Which commit point machines are handed over by.
+    pub mode: Mode,
+    /// The lock manager that leases every disk of every machine, on storage that all hosts reach.
+    pub lock_manager: Option<String>,
+    /// How long a machine that a strict handoff left paused here waits for the other host's answer
+    /// before it runs on here.
+    #[serde(deserialize_with = "duration")]
+    pub doubt_time_max: Duration,
+}
+
+impl Default for HandoffConfig {
+    fn default() -> Self {
+        let limits = Limits::default();
+        let doubt_time_max = limits.doubt_time_max;
+        Self { mode: Mode::default(), lock_manager: None, doubt_time_max }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -156,6 +183,7 @@ impl Default for Config {
             weights: WeightsConfig::default(),
             ceilings: CeilingsConfig::default(),
             balance: BalanceConfig::default(),
+            handoff: HandoffConfig::default(),
             storage: BTreeMap::new(),
         }
     }
@@ -206,6 +234,10 @@ impl Config {
         self.ceilings.check()?;
         let grace = format!("{:?}", self.stop_grace);
         check(self.stop_grace <= SPAN_MAX, "stop_grace", &grace, "at most 8760h")?;
+        let doubt = self.handoff.doubt_time_max;
+        let in_range = (SPAN_MIN..=SPAN_MAX).contains(&doubt);
+        let want = "at least 100ms and at most 8760h";
+        check(in_range, "handoff.doubt_time_max", &format!("{doubt:?}"), want)?;
         let advertised = self.advertised();
         let reachable = !advertised.ip().is_unspecified();
         let want = "an address that the other hosts can reach: set `advertise`";
@@ -261,7 +293,10 @@ impl Config {
     /// How the core shall balance.
     #[must_use]
     pub fn balancer(&self) -> balancer::Config {
-        balancer::Config { ceilings: self.ceilings.ceilings(), ..self.balance.balancer() }
+        let balance = self.balance.balancer();
+        let limits = Limits { doubt_time_max: self.handoff.doubt_time_max, ..balance.limits };
+        let (ceilings, commit) = (self.ceilings.ceilings(), self.handoff.mode);
+        balancer::Config { ceilings, limits, commit, ..balance }
     }
 }
 

@@ -25,6 +25,7 @@ use rand_chacha::ChaCha12Rng;
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
+use crate::alarms::Alarms;
 use crate::api::{Reply, Request};
 use crate::authority;
 use crate::clock::Clock;
@@ -70,6 +71,7 @@ pub(crate) struct Driver {
     pub(crate) refusals: Refusals,
     /// Handoffs that have ended and whose record could not be closed: tried again until it can.
     pub(crate) unclosed: BTreeMap<HandoffId, Handoff>,
+    pub(crate) alarms: Alarms,
     /// Why the last sample failed, if it did.
     pub(crate) unmeasured: Option<String>,
     pub(crate) identity_dir: PathBuf,
@@ -162,6 +164,7 @@ impl Driver {
             match due {
                 Due::Core(Timer::Sample) => {
                     self.close_records();
+                    self.alarms.tell(self.balancer.handoffs(), self.clock.now());
                     self.feed(Input::Timer(Timer::Sample));
                 }
                 Due::Core(timer) => self.feed(Input::Timer(timer)),
@@ -188,12 +191,14 @@ impl Driver {
             let mut effects = Vec::new();
             self.balancer.handle(input, self.clock.now(), &mut self.rng, &mut effects);
             for effect in effects {
-                let failed = self.carry_out(effect);
-                // What stands behind a record that is not durable depended on it.
-                let halt = matches!(failed, Some(Input::StoreFailed(..)));
-                inputs.extend(failed);
-                if halt {
-                    break;
+                match self.carry_out(effect) {
+                    // What stands behind a record that is not durable depended on it, and the core
+                    // is not to take it for durable in anything else that it hears.
+                    Some(failed @ Input::StoreFailed(..)) => {
+                        inputs.push_front(failed);
+                        break;
+                    }
+                    failed => inputs.extend(failed),
                 }
             }
         }
@@ -361,6 +366,14 @@ impl Driver {
                 tokio::spawn(async move {
                     let _ = answer.send(authority::renew(net, directory).await);
                 });
+            }
+            Request::Claim(machine, fenced, answer) => {
+                let settled = self.balancer.can_claim(&machine, &fenced);
+                if settled.is_ok() {
+                    warn!(%machine, host = %fenced, "claimed by an operator who has fenced the host");
+                    self.feed(Input::Claim { machine, fenced });
+                }
+                let _ = answer.send(settled);
             }
             Request::SetTarget(machine, _, answer) if self.writers.contains_key(&machine) => {
                 let busy = format!("the entry of machine `{machine}` is being written: try again");

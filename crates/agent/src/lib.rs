@@ -1,11 +1,13 @@
 //! The daemon: one driver of the core over real time, libvirt, QUIC and SQLite.
 
+mod alarms;
 mod api;
 mod authority;
 pub mod client;
 mod clock;
 pub mod config;
 mod driver;
+mod metrics;
 pub mod status;
 mod timers;
 
@@ -24,10 +26,13 @@ use evenkeel_net::{DialError, Identity, Limits, Net, NetError, PkiError};
 use evenkeel_store::{Store, StoreError};
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tracing::{info, warn};
 
+use crate::alarms::Alarms;
 pub use crate::api::Problem;
 use crate::api::Request;
 pub use crate::client::{Client, ClientError};
@@ -147,6 +152,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         writers: BTreeMap::new(),
         refusals: Refusals::default(),
         unclosed: BTreeMap::new(),
+        alarms: Alarms::default(),
         unmeasured: None,
         identity_dir: config.identity_dir.clone(),
         stop_grace: config.stop_grace,
@@ -193,11 +199,24 @@ fn connect(
         migrate_uri: libvirt.migrate_address.clone(),
         listen_address: libvirt.listen_address.clone(),
         storage: config.storage.iter().map(shared).collect(),
+        lock_manager: config.handoff.lock_manager.clone(),
         ..LibvirtConfig::new(libvirt.uri.clone(), reached)
     };
-    // When the driver is gone, nobody is left to tell.
-    let sink = move |event| drop(events.blocking_send(event));
+    let sink = move |event| tell(&events, event);
     LibvirtHypervisor::new(settings, sink, move || clock.now()).map_err(AgentError::Threads)
+}
+
+/// Tells the driver what the hypervisor says. When the driver is gone, nobody is left to tell.
+fn tell(events: &mpsc::Sender<Event>, event: Event) {
+    let Err(TrySendError::Full(event)) = events.try_send(event) else { return };
+    match Handle::try_current() {
+        // An order that was refused on the spot: the driver must not wait for itself.
+        Ok(runtime) => {
+            let events = events.clone();
+            runtime.spawn(async move { events.send(event).await });
+        }
+        Err(_) => drop(events.blocking_send(event)),
+    }
 }
 
 /// An agent that cannot begin before libvirt has said what the host has, because the configuration

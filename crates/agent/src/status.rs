@@ -9,7 +9,7 @@ use evenkeel_core::load::{Basis, Machine};
 use evenkeel_core::model::{
     Epoch, HostId, HostProfile, HostState, MachineId, PerResource, Resources, Rules, Time,
 };
-use evenkeel_core::port::{HandoffId, Presence, Progress};
+use evenkeel_core::port::{Commit, HandoffId, Presence, Progress};
 use serde::{Deserialize, Serialize};
 
 /// One host as its agent sees it now.
@@ -106,6 +106,18 @@ pub struct HandoffStatus {
     pub since: Time,
     /// How far the hypervisor is, where it says.
     pub progress: Option<Progress>,
+    /// By which commit point.
+    #[serde(default)]
+    pub commit: Commit,
+    /// What it waits for, in words.
+    #[serde(default)]
+    pub waits_for: String,
+    /// What went wrong last; empty if nothing has.
+    #[serde(default)]
+    pub last_error: String,
+    /// Whether it waits longer than it should, so that somebody has to look.
+    #[serde(default)]
+    pub alarm: bool,
 }
 
 impl Status {
@@ -130,6 +142,10 @@ impl Status {
             phase: h.phase,
             since: h.since,
             progress: progress.get(&h.id).copied(),
+            commit: h.commit,
+            waits_for: h.waits_for(),
+            last_error: h.last_error.clone(),
+            alarm: h.is_alarming(now),
         };
         Self {
             format: "evenkeel.status/v1".to_owned(),

@@ -6,6 +6,7 @@
 
 mod crowded;
 mod seeking;
+mod watching;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,9 @@ use crate::restraint::Restraint;
 use crate::select::{Calm, MeanAware, Policy};
 use crate::survey::Survey;
 use crate::swap::{Owed, Promise};
+use watching::Watching;
+
+pub use watching::Twin;
 
 /// How a host balances.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,6 +112,7 @@ pub struct Balancer {
     migration_uri: String,
     sampling: bool,
     stopping: bool,
+    watching: Watching,
 }
 
 impl Balancer {
@@ -137,6 +142,7 @@ impl Balancer {
             migration_uri: String::new(),
             sampling: false,
             stopping: false,
+            watching: Watching::default(),
         }
     }
 
@@ -209,6 +215,7 @@ impl Balancer {
             Input::Message(from, Message::Handoff(id, pass)) => {
                 self.pass(id, &from, pass, now, out);
             }
+            Input::Message(from, Message::Watch(watch)) => self.watch(&from, watch, now, out),
             Input::Undelivered(to, why) => self.undelivered(&to, &why, now, out),
             Input::Timer(timer) => self.timer(timer, now, rng, out),
             Input::Hypervisor(event) => self.event(event, now, out),
@@ -233,6 +240,10 @@ impl Balancer {
         // Anywhere in the first period: hosts that are started together do not act together.
         let first = self.config.round.mul_f64(rng.random_range(0.0..1.0));
         out.push(Effect::SetTimer(Timer::Round, now + first));
+        // Entries that move before memory does are on one host for sure.
+        if !self.config.tentative {
+            out.push(Effect::SetTimer(Timer::Watch, now + watching::WATCH_EVERY));
+        }
         let recovered = std::mem::take(&mut self.recovered);
         self.hand(now, out, |handoffs, turn| handoffs.recover(recovered, turn));
     }
@@ -278,6 +289,7 @@ impl Balancer {
                     out.push(Effect::Record(record));
                 }
             }
+            Timer::Watch => self.watch_timer(now, rng, out),
             Timer::Handoff(id) => {
                 self.hand(now, out, |handoffs, turn| handoffs.timer(id, turn));
             }
@@ -298,6 +310,7 @@ impl Balancer {
                 match result {
                     Ok(sample) => {
                         self.migration_uri.clone_from(&sample.facts.migration_uri);
+                        self.notice(&sample, now, out);
                         self.host.observe(sample);
                         self.host.take_stock(now);
                     }
@@ -308,6 +321,7 @@ impl Balancer {
                 self.hand(now, out, |handoffs, turn| handoffs.migrated(id, result, turn));
             }
             Event::Looked(machine, look, sight) => {
+                self.watched(&machine, look, sight.as_ref().ok().copied(), now, out);
                 self.hand(now, out, |handoffs, turn| handoffs.looked(&machine, look, sight, turn));
             }
             Event::ScheduleChanged(_) => self.sample(out),

@@ -58,6 +58,8 @@ pub enum Timer {
     Exchange(ExchangeId),
     /// Look after this handoff.
     Handoff(HandoffId),
+    /// Tell another host what this one runs.
+    Watch,
 }
 
 /// Something to be done, in the order given.

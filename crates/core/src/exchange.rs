@@ -607,10 +607,7 @@ pub(crate) fn entry_there(
     let home = host.tentative && from == peer;
     Some(Entry {
         epoch: entry.epoch.next(),
-        target_load: match candidate.basis {
-            Basis::Actual => None,
-            Basis::Target => Some(at_receiver),
-        },
+        target_load: (candidate.basis == Basis::Target).then_some(at_receiver),
         rules: entry.rules.clone(),
         last_move: (!home).then(|| LastMove {
             at: now,

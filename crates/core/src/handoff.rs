@@ -24,11 +24,19 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `record` | what is durable |
+//! | `commit` | which commit point a machine is moved by |
+//! | `begin` | how a handoff begins, or is taken up after a restart |
 //! | `source`, `target` | the two sides: what a handoff does next |
+//! | `cancelling` | a source whose machine stays |
+//! | `operator` | what an operator says of it |
 //! | `state` | what tells two states of it apart, for model checking |
 //! | `strangers` | questions about handoffs of which no record tells |
 //! | `turn` | what they act on |
 
+mod begin;
+mod cancelling;
+mod commit;
+mod operator;
 mod record;
 mod source;
 mod state;
@@ -41,13 +49,13 @@ use std::time::Duration;
 
 use crate::decision::{Reason, Role};
 use crate::effect::Effect;
-use crate::exchange::Agreement;
-use crate::host::{Host, Incoming};
-use crate::message::{PROTOCOL, Pass};
-use crate::model::{ExchangeId, HostId, MachineId};
-use crate::port::{Commit, Failure, HandoffId, LookId, MigrationStats, Order, Sight};
+use crate::message::Pass;
+use crate::model::{HostId, MachineId};
+use crate::port::{Failure, HandoffId, LookId, MigrationStats, Order, Sight};
 
-pub use record::{Choice, Handoff, Mark, MarkKind, Mode, Phase, Recovered, Terms, Ticket};
+pub use begin::Offer;
+pub use commit::{Choice, Mode};
+pub use record::{Handoff, Mark, MarkKind, Phase, Recovered, Terms, Ticket};
 use strangers::Strangers;
 pub use turn::Turn;
 
@@ -180,72 +188,18 @@ impl Handoffs {
         self.live.values().any(|h| h.machine == *machine)
     }
 
-    /// Takes up the handoffs that were under way when the agent ended.
-    pub fn recover(&mut self, recovered: Recovered, turn: &mut Turn<'_>) {
-        self.ticket = Ticket { life: recovered.life, number: 0 };
-        self.lives.extend(recovered.lives.iter().map(|t| (t.life, t.number)));
-        self.boot = recovered.boot;
-        for mark in recovered.marks {
-            self.remember(mark);
-        }
-        for mut handoff in recovered.handoffs {
-            if handoff.phase.has_ended() || handoff.phase == Phase::Offered {
-                continue;
-            }
-            handoff.attempts = 0;
-            turn.looks = self.looks;
-            match handoff.role {
-                Role::Donor => source::recover(&mut handoff, turn),
-                Role::Receiver => target::recover(&handoff, turn),
-            }
-            self.looks = turn.looks;
-            hold(turn.host, &handoff);
-            self.live.insert(handoff.id, handoff);
-        }
+    /// Whether a machine that this handoff brought is here by right: it is under way, or was the last
+    /// that the machine came by.
+    #[must_use]
+    pub fn explains(&self, id: HandoffId) -> bool {
+        self.is_live(id) || self.marks.values().any(|mark| mark.handoff == id)
     }
 
-    /// Source: asks the target to keep room for what was agreed on.
-    pub fn give(&mut self, id: HandoffId, agreement: Agreement, terms: Terms, turn: &mut Turn<'_>) {
-        let exchange: ExchangeId = agreement.exchange;
-        let verdicts = agreement.verdicts.clone();
-        let in_return = agreement.in_return.as_ref().map(|c| c.machine.clone());
-        let mut handoff = Handoff::begin(id, Role::Donor, agreement, turn.now);
-        self.ticket.number += 1;
-        handoff.from = terms.from;
-        handoff.commit = terms.choice.commit;
-        handoff.decision.commit = Some(terms.choice);
-        handoff.autostart = terms.autostart;
-        handoff.ticket = Some(self.ticket);
-        handoff.boot.clone_from(&self.boot);
-        hold(turn.host, &handoff);
-        let pass = Pass::Reserve {
-            exchange,
-            machine: handoff.machine.clone(),
-            entry: handoff.entry.clone(),
-            verdicts,
-            in_return,
-            commit: Some(handoff.commit),
-            autostart: Some(handoff.autostart),
-            ticket: handoff.ticket,
-        };
-        turn.send(&handoff, pass);
-        turn.wake(id, self.limits.reply_time_max);
-        self.live.insert(id, handoff);
-    }
-
-    /// Target: keeps room for what was agreed on. `uri` is where this host's hypervisor is reached.
-    pub fn take(&mut self, id: HandoffId, offer: Offer, uri: String, turn: &mut Turn<'_>) {
-        let mut handoff = Handoff::begin(id, Role::Receiver, offer.agreement, turn.now);
-        handoff.commit = offer.commit;
-        handoff.autostart = offer.autostart;
-        handoff.ticket = offer.ticket;
-        handoff.boot.clone_from(&self.boot);
-        hold(turn.host, &handoff);
-        turn.wake(id, self.limits.reservation_time);
-        turn.persist(&handoff);
-        let ticket = handoff.ticket;
-        turn.send(&handoff, Pass::Reserved { uri, protocol: Some(PROTOCOL), ticket });
-        self.live.insert(id, handoff);
+    /// Looks for a machine on behalf of somebody else.
+    pub(crate) fn look(&mut self, machine: &MachineId, turn: &mut Turn<'_>) -> LookId {
+        turn.looks = self.looks;
+        self.looks = turn.look_for(machine);
+        self.looks
     }
 
     /// The other host said something about a handoff.
@@ -322,7 +276,7 @@ impl Handoffs {
         turn: &mut Turn<'_>,
     ) {
         self.with_machine(machine, turn, |h, _, turn| match h.role {
-            Role::Donor => source::resumed(h, result.clone(), turn),
+            Role::Donor => cancelling::resumed(h, result.clone(), turn),
             Role::Receiver => target::resumed(h, result.clone(), turn),
         });
     }
@@ -378,77 +332,6 @@ impl Handoffs {
                 Next::Cancelled(Reason::Unreachable)
             });
         }
-    }
-
-    /// Aborts what can be aborted, because the agent must stop now.
-    pub fn abort_all(&mut self, turn: &mut Turn<'_>) {
-        self.aborting = true;
-        let ids: Vec<_> = self.live.keys().copied().collect();
-        for id in ids {
-            self.with(id, turn, |h, _, turn| {
-                match h.phase {
-                    Phase::Offered => {
-                        let machine = Some(h.machine.clone());
-                        turn.send(h, Pass::Cancel { reason: Reason::Stopping, machine });
-                        return Next::Cancelled(Reason::Stopping);
-                    }
-                    Phase::Armed => source::cancel_before(h, Reason::Stopping, turn),
-                    Phase::Transferring => {
-                        h.cancelled_for = Some(Reason::Stopping);
-                        turn.abort(h);
-                    }
-                    _ => {}
-                }
-                Next::Stay
-            });
-        }
-    }
-
-    /// Whether an operator's word that `fenced` runs nothing, and never will, would settle where a
-    /// machine is.
-    ///
-    /// # Errors
-    /// Why not, in words.
-    pub fn can_claim(&self, machine: &MachineId, fenced: &HostId) -> Result<(), String> {
-        let found = self.live.values().find(|h| h.machine == *machine);
-        let handoff = found.ok_or_else(|| {
-            format!("machine `{machine}` is not on its way to or from this host: nothing to claim")
-        })?;
-        let (name, peer) = (&handoff.name, &handoff.peer);
-        if peer != fenced {
-            return Err(format!(
-                "machine `{name}` is on its way between this host and `{peer}`, not `{fenced}`: only \
-                 that `{peer}` was fenced would settle it"
-            ));
-        }
-        match handoff.phase {
-            Phase::Holding => Ok(()),
-            Phase::Doubt
-                if handoff.seen.is_some_and(|seen| seen != crate::port::Presence::Absent) =>
-            {
-                Ok(())
-            }
-            phase => Err(format!(
-                "machine `{name}` does not wait for `{peer}` with a copy here ({phase:?}: it waits \
-                 for {})",
-                handoff.waits_for()
-            )),
-        }
-    }
-
-    /// An operator says that `fenced` runs nothing, and never will: what is here of the machine is
-    /// all that there is. Does nothing where [`Self::can_claim`] says no.
-    pub fn claim(&mut self, machine: &MachineId, fenced: &HostId, turn: &mut Turn<'_>) {
-        if self.can_claim(machine, fenced).is_err() {
-            return;
-        }
-        self.with_machine(machine, turn, |h, _, turn| match h.role {
-            Role::Donor => {
-                source::claim(h, turn);
-                Next::Stay
-            }
-            Role::Receiver => target::claim_fenced(h, turn),
-        });
     }
 
     /// Lets one handoff take an input, and ends it if that is what comes of it.
@@ -519,41 +402,6 @@ impl Handoffs {
         let known = self.marks.get(&key).map(|known| known.epoch);
         if known.is_none_or(|epoch| epoch <= mark.epoch) {
             self.marks.insert(key, mark);
-        }
-    }
-}
-
-/// What a target was asked to keep room for.
-#[derive(Clone, Debug)]
-pub struct Offer {
-    /// What was agreed on.
-    pub agreement: Agreement,
-    /// The commit point that the source has chosen.
-    pub commit: Commit,
-    /// Whether the source starts the machine at boot.
-    pub autostart: bool,
-    /// The source's number for it; `None` from a source of an earlier version.
-    pub ticket: Option<Ticket>,
-}
-
-/// Marks what a handoff holds of this host.
-fn hold(host: &mut Host, handoff: &Handoff) {
-    match (handoff.role, handoff.phase) {
-        (Role::Donor, Phase::Released) => {}
-        (Role::Donor, Phase::Cancelling) => {
-            host.holds.settling.insert(handoff.machine.clone());
-        }
-        (Role::Donor, _) => {
-            host.holds.outgoing.insert(handoff.machine.clone());
-        }
-        (Role::Receiver, _) => {
-            let incoming = Incoming {
-                machine: handoff.machine.clone(),
-                memory_bytes: handoff.memory_bytes,
-                usage: handoff.usage,
-                anti_affinity: handoff.anti_affinity.clone(),
-            };
-            host.holds.incoming.insert(handoff.id, incoming);
         }
     }
 }

@@ -57,6 +57,8 @@ pub struct Holds {
     pub outgoing: BTreeSet<MachineId>,
     /// Machines that stay, which is not settled with the other host yet.
     pub settling: BTreeSet<MachineId>,
+    /// Machines that were seen running on another host, too.
+    pub doubled: BTreeSet<MachineId>,
 }
 
 /// Room kept for a machine on its way here.
@@ -552,6 +554,9 @@ impl Host {
         let held = self.holds.outgoing.contains(id) || self.holds.settling.contains(id);
         if held || machine.presence == Presence::Leaving {
             return Err(Reason::UnderWay);
+        }
+        if self.holds.doubled.contains(id) {
+            return Err(Reason::RunsTwice);
         }
         let entry = machine.entry().ok_or(Reason::EntryInvalid)?;
         if machine.presence != Presence::Running {

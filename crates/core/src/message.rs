@@ -50,6 +50,23 @@ pub enum Message {
     /// Part of a handoff.
     #[n(1)]
     Handoff(#[n(0)] HandoffId, #[n(1)] Pass),
+    /// What hosts run, so that they find what runs twice.
+    #[n(2)]
+    Watch(#[n(0)] Watch),
+}
+
+/// Most machines that one message names as running.
+pub const RUNNING_MAX: usize = 4096;
+
+/// What hosts tell each other of what they run.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum Watch {
+    /// "This is what I run", each machine by a digest of its id; at most [`RUNNING_MAX`].
+    #[n(0)]
+    Running(#[n(0)] Vec<u64>),
+    /// "I run this one. Do you?" Said back if so, the first time.
+    #[n(1)]
+    Runs(#[n(0)] MachineId),
 }
 
 /// What a host says of itself when it compares loads.

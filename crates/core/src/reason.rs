@@ -89,7 +89,8 @@ reasons! {
     #[cbor(52)] IoCeiling = "IO_CEILING": "With what it may come to use, the other host would have more of its I/O in use than its ceiling allows.", "Nothing; a higher `io` under `[ceilings]` there takes it.";
     #[cbor(53)] NotConverging = "NOT_CONVERGING": "It dirties its memory so fast that its migration is predicted not to end within its limits.", "A faster link, a higher `migration_link` if it is told too low, or a longer `migration_time_max`.";
     #[cbor(54)] CostHigh = "COST_HIGH": "Moving it is predicted to cost more than levelling its load gains for as long as that load is expected to last.", "Nothing; a longer `payback` counts on loads lasting longer.";
-    #[cbor(55)] NoLocks = "NO_LOCKS": "Nothing keeps two copies of it apart, and `commit` is `fast`.", "Set `commit` to `auto` or `strict`, or put its disks on storage whose locks hold on all hosts.";
+    #[cbor(55)] NoLocks = "NO_LOCKS": "Nothing keeps two copies of it apart, and `handoff.mode` is `fast`.", "Set `handoff.mode` to `auto` or `strict`, or put its disks on storage whose locks hold on all hosts.";
+    #[cbor(56)] RunsTwice = "RUNS_TWICE": "It was seen running on another host, too, and nobody moves it.", "Stop the copy that is wrong, and look at its disks after that.";
     #[cbor(48)] Returned = "RETURNED": "It goes the other way, in return for the machine chosen.", "Nothing.";
     #[cbor(47)] NotOffered = "NOT_OFFERED": "There were more machines than one exchange offers, and it was among the farthest.", "Nothing.";
 }

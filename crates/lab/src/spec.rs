@@ -12,7 +12,7 @@ pub(crate) const HOSTS_MAX: usize = 16;
 const GUESTS_MAX: usize = 200;
 const HOST_NAME_CHARS_MAX: usize = 10;
 const GUEST_NAME_CHARS_MAX: usize = 20;
-const GUEST_MEMORY_MIB: std::ops::RangeInclusive<u32> = 8..=1024;
+const GUEST_MEMORY_MIB: std::ops::RangeInclusive<u32> = 8..=2560;
 /// The guest itself lives below this.
 const GUEST_OWN_MEMORY_MIB: u32 = 3;
 /// UNIX socket paths hold 107 characters. The longest one that libvirt makes below a host's
@@ -82,7 +82,7 @@ pub struct GuestSpec {
     pub name: String,
     /// The host on which it starts.
     pub host: String,
-    /// Memory in MiB, 8 to 1024.
+    /// Memory in MiB, 8 to 2560.
     pub memory_mib: u32,
     /// Share of a CPU it burns, in permille.
     pub burn_permille: u32,

@@ -3,7 +3,7 @@
 //! [`LibvirtHypervisor`] takes orders and never blocks. Behind it are a few threads:
 //!
 //! ```text
-//! submit ──▶ queue ──▶ worker: one connection; samples, looks, entries; connects again
+//! submit ──▶ queue ──▶ worker: one connection; samples, looks, entries, copies; connects again
 //!    │                        ▲ domain changed, connection closed
 //!    │                 libvirt-events: libvirt's event loop, one per process
 //!    ├─────▶ migration × 2 for each one under way, with a connection of its own
@@ -16,11 +16,13 @@
 //! a sample is one call, however many domains there are.
 
 mod answer;
+mod copies;
 mod emulator;
 mod failure;
 mod ffi;
 #[doc(hidden)]
 pub mod fuzzing;
+mod locks;
 mod migrate;
 mod sample;
 mod storage;
@@ -65,6 +67,9 @@ pub struct LibvirtConfig {
     pub listen_address: Option<String>,
     /// Storage that is the same on every host that lists the id.
     pub storage: Vec<SharedStorage>,
+    /// The lock manager that leases every disk of a machine, on storage that all hosts reach, if
+    /// libvirt is configured with one: `sanlock`, or `lockd` with its lockspace on such storage.
+    pub lock_manager: Option<String>,
     /// Whether a machine that dirties memory faster than it can be sent is slowed down. Without it
     /// such a migration lasts until it is aborted.
     pub auto_converge: bool,
@@ -86,6 +91,7 @@ impl LibvirtConfig {
             migrate_uri: None,
             listen_address: None,
             storage: Vec::new(),
+            lock_manager: None,
             auto_converge: true,
             migrations_max: MIGRATIONS_MAX,
             read_only: false,
@@ -185,11 +191,17 @@ impl Hypervisor for LibvirtHypervisor {
                 let answer = self.in_time(Question::WriteEntry(machine.clone()));
                 self.enqueue(Task::WriteEntry(machine, entry, answer));
             }
-            // Until this hypervisor can, a handoff that needs it does not begin.
-            Order::Resume(machine, _) => refuse(self.in_time(Question::Resume(machine))),
-            Order::Discard(machine, _) => refuse(self.in_time(Question::Discard(machine))),
+            Order::Resume(machine, stamp) => {
+                let answer = self.in_time(Question::Resume(machine.clone()));
+                self.enqueue(Task::Resume(machine, stamp, answer));
+            }
+            Order::Discard(machine, stamp) => {
+                let answer = self.in_time(Question::Discard(machine.clone()));
+                self.enqueue(Task::Discard(machine, stamp, answer));
+            }
             Order::SetAutostart(machine, wanted) => {
-                refuse(self.in_time(Question::SetAutostart(machine, wanted)));
+                let answer = self.in_time(Question::SetAutostart(machine.clone(), wanted));
+                self.enqueue(Task::SetAutostart(machine, wanted, answer));
             }
             Order::Abort(machine) => {
                 if !self.shared.migrations.abort(&machine) {
@@ -203,10 +215,6 @@ impl Hypervisor for LibvirtHypervisor {
             }
         }
     }
-}
-
-fn refuse(answer: Answer) {
-    answer.fail(Failure::new(FailureKind::Other, "not carried out by this version"));
 }
 
 impl Drop for LibvirtHypervisor {

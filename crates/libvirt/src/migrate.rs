@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use evenkeel_core::model::MachineId;
 use evenkeel_core::port::{
-    Event, Failure, FailureKind, Migration, MigrationStats, ORDER_TIME_MAX, Progress,
+    Commit, Event, Failure, FailureKind, Migration, MigrationStats, ORDER_TIME_MAX, Progress,
 };
 
 use crate::Shared;
@@ -291,8 +291,9 @@ impl Carrier {
         }
         let xml = self.local(connection, domain.live_xml_for_migration())?;
         self.refuse_if_memory_would_suffer(connection, &xml)?;
+        let paused = self.order.commit == Commit::Strict;
         let edited = |xml: &str| {
-            entry::replaced_in(xml, &self.order.entry).map_err(|error| {
+            entry::replaced_in(xml, &self.order.entry, paused).map_err(|error| {
                 let what = format!("its entry cannot be put into its description: {error}");
                 of_machine(FailureKind::Other, machine, &what)
             })
@@ -311,6 +312,7 @@ impl Carrier {
             // libvirt counts in MiB per second, and takes 0 for no limit.
             bandwidth_mib_per_s: self.order.bandwidth_bytes_per_s.map(|b| (b >> 20).max(1)),
             auto_converge: config.auto_converge,
+            paused,
         };
         Ok((domain, call))
     }

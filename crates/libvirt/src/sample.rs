@@ -9,7 +9,9 @@ use evenkeel_core::port::{Counters, HostSample, MachineSample, Presence};
 use virt_sys as sys;
 
 use crate::LibvirtConfig;
+use crate::copies::presence_of;
 use crate::ffi::{CallError, Connection, Params, State, Value};
+use crate::locks::Mounts;
 use crate::storage::Storage;
 use crate::xml::domain::{Description, describe};
 use crate::xml::host::{HostDescription, usable_cpu_models};
@@ -50,6 +52,8 @@ pub(crate) struct Knowledge {
 /// A machine as its description said last.
 struct Known {
     facts: Arc<MachineFacts>,
+    /// Whether it waits to be claimed, if it is paused.
+    held: bool,
     /// What has to be asked of it: of [`INTERFACES`] and [`DISKS`].
     devices: u32,
     running_id: Option<u32>,
@@ -61,11 +65,20 @@ struct Known {
 
 impl Known {
     fn new(described: Description, running_id: Option<u32>, size: Size) -> Self {
-        let Description { facts, has_disks, has_interfaces, .. } = described;
+        let Description { facts, has_disks, has_interfaces, held, .. } = described;
         let group = |there: bool, group: u32| if there { group } else { 0 };
         let devices = group(has_disks, DISKS) | group(has_interfaces, INTERFACES);
         let facts = Arc::new(facts);
-        Self { facts, devices, running_id, size, rss_bytes: None, disks_told: false }
+        Self { facts, held, devices, running_id, size, rss_bytes: None, disks_told: false }
+    }
+}
+
+impl Known {
+    /// Takes in whether its host starts it at boot, of which no event tells.
+    fn starts_at_boot(&mut self, autostart: bool) {
+        if self.facts.autostart != autostart {
+            Arc::make_mut(&mut self.facts).autostart = autostart;
+        }
     }
 }
 
@@ -93,6 +106,7 @@ impl Size {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Figures {
     state: u64,
+    reason: u64,
     size: Size,
     cpu_time_ns: Option<u64>,
     cpu_delay_ns: Option<u64>,
@@ -113,9 +127,14 @@ impl Figures {
         figures
     }
 
+    fn state(&self) -> State {
+        State::from_raw(self.state, self.reason)
+    }
+
     fn add(&mut self, name: &str, number: u64) {
         match name {
             "state.state" => self.state = number,
+            "state.reason" => self.reason = number,
             "cpu.time" => self.cpu_time_ns = Some(number),
             "vcpu.current" => self.size.vcpus = Some(number),
             "balloon.maximum" => self.size.memory_kib = Some(number),
@@ -149,11 +168,9 @@ impl Figures {
         known: &mut Known,
         leaving: impl Fn(&MachineId) -> bool,
     ) -> MachineSample {
-        let presence = match State::from_raw(self.state) {
-            State::Off => Presence::Defined,
-            _ if leaving(&known.facts.id) => Presence::Leaving,
-            State::Running => Presence::Running,
-            State::Paused => Presence::Paused,
+        let presence = match self.state() {
+            State::Running | State::Paused(_) if leaving(&known.facts.id) => Presence::Leaving,
+            state => presence_of(state, known.held),
         };
         let counters = self.counters(asked, known);
         MachineSample { facts: Arc::clone(&known.facts), presence, counters }
@@ -165,7 +182,7 @@ impl Figures {
         // A new machine may be the first with such devices; a busy QEMU is not asked.
         let not_asked = known.devices & !asked != 0;
         let not_told = known.disks_told && !self.disks_told;
-        if State::from_raw(self.state) == State::Off || not_asked || not_told {
+        if self.state() == State::Off || not_asked || not_told {
             return None;
         }
         known.disks_told = self.disks_told;
@@ -262,6 +279,7 @@ impl Knowledge {
         connection.domain_stats(asked, |uuid, running_id, params: Params<'_>| {
             measured.push((uuid, running_id, Figures::read(params.iter())));
         })?;
+        let autostarted = connection.autostarted()?;
         let at = now();
         let mut before = std::mem::take(&mut self.machines);
         let mut machines = Vec::with_capacity(measured.len());
@@ -278,6 +296,7 @@ impl Knowledge {
             // Gone meanwhile, or not to be made sense of.
             let Some(mut known) = known else { continue };
             changed.remove(&uuid);
+            known.starts_at_boot(autostarted.contains(&uuid));
             machines.push(figures.machine(asked, &mut known, &leaving));
             self.machines.insert(uuid, known);
         }
@@ -328,7 +347,7 @@ impl Knowledge {
 fn look_for_storage(connection: &Connection, config: &LibvirtConfig) -> Storage {
     // A daemon without its storage driver has no pools.
     let pools = connection.active_storage_pools().unwrap_or_default();
-    Storage::new(&config.storage, &pools)
+    Storage::new(&config.storage, &pools).with_locks(Mounts::read(), config.lock_manager.clone())
 }
 
 #[cfg(test)]

@@ -13,6 +13,9 @@
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
+use evenkeel_core::model::Locks;
+
+use crate::locks::{self, Mounts};
 use crate::xml::Element;
 
 /// A directory, or a prefix of device names, that is the same storage on every host with this id.
@@ -31,6 +34,10 @@ pub(crate) struct Storage {
     paths: Vec<SharedStorage>,
     /// Pools by name.
     pools: Vec<(String, String)>,
+    /// What file systems there are, for the locks on them.
+    mounts: Mounts,
+    /// Who leases disks besides, if anybody.
+    lock_manager: Option<String>,
 }
 
 /// What the disks of a machine need.
@@ -44,7 +51,7 @@ impl Storage {
     /// From the configuration and libvirt's descriptions of its active pools. Those that cannot be
     /// read are passed over.
     pub(crate) fn new(configured: &[SharedStorage], pools: &[String]) -> Self {
-        let mut storage = Self { paths: configured.to_vec(), pools: Vec::new() };
+        let mut storage = Self { paths: configured.to_vec(), ..Self::default() };
         for pool in pools.iter().filter_map(|text| Element::parse(text).ok()) {
             let Some(id) = shared_pool_id(&pool) else { continue };
             storage.pools.push((pool.text_of("name").to_owned(), id.clone()));
@@ -56,6 +63,16 @@ impl Storage {
         }
         storage.paths.sort_by_key(|shared| std::cmp::Reverse(shared.path.components().count()));
         storage
+    }
+
+    /// The same with what is to be known for locks.
+    pub(crate) fn with_locks(self, mounts: Mounts, lock_manager: Option<String>) -> Self {
+        Self { mounts, lock_manager, ..self }
+    }
+
+    /// What would keep two copies of a domain apart.
+    pub(crate) fn locks(&self, domain: &Element) -> Locks {
+        locks::of_domain(domain, &self.mounts, self.lock_manager.as_deref())
     }
 
     /// The ids of all of it.

@@ -8,12 +8,12 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use evenkeel_core::model::{Entry, MachineId, Time};
-use evenkeel_core::port::{Event, Failure, FailureKind, LookId, Presence, Sight, Stamp};
-use virt_sys as sys;
+use evenkeel_core::port::{Event, Failure, FailureKind, LookId, Stamp};
 
 use crate::answer::{Answer, lock};
+use crate::copies;
 use crate::failure::{classify, of_machine};
-use crate::ffi::{CallError, Connection, News, State, Subscription};
+use crate::ffi::{CallError, Connection, News, Subscription};
 use crate::sample::Knowledge;
 use crate::xml::entry;
 use crate::{LibvirtConfig, Shared};
@@ -32,6 +32,9 @@ pub(crate) enum Task {
     Sample(Answer),
     Look(MachineId, LookId, Answer),
     WriteEntry(MachineId, Entry, Answer),
+    Resume(MachineId, Stamp, Answer),
+    Discard(MachineId, Stamp, Answer),
+    SetAutostart(MachineId, bool, Answer),
     /// Abort a migration that another process has ordered.
     Abort(MachineId),
     /// See whether the connection is gone, or whether to stop.
@@ -123,9 +126,20 @@ impl<'a> Link<'a> {
             match task {
                 Task::Sample(answer) => self.sample(answer, clock),
                 Task::Look(machine, look, answer) => {
-                    let looked = self.look(&machine).map_err(|error| self.blame(&machine, &error));
-                    let looked = looked.map(|presence| Sight { presence, stamp: Stamp::default() });
+                    let looked = copies::look(&self.connection, &machine);
                     answer.give(Event::Looked(machine, look, looked));
+                }
+                Task::Resume(machine, stamp, answer) => {
+                    let resumed = copies::resume(&self.connection, &machine, stamp);
+                    answer.give(Event::Resumed(machine, resumed));
+                }
+                Task::Discard(machine, stamp, answer) => {
+                    let discarded = copies::discard(&self.connection, &machine, stamp);
+                    answer.give(Event::Discarded(machine, discarded));
+                }
+                Task::SetAutostart(machine, wanted, answer) => {
+                    let set = copies::set_autostart(&self.connection, &machine, wanted);
+                    answer.give(Event::AutostartSet(machine, wanted, set));
                 }
                 Task::WriteEntry(machine, entry, answer) => {
                     let written = self.write_entry(&machine, &entry);
@@ -159,30 +173,6 @@ impl<'a> Link<'a> {
             Failure::new(kind, format!("the machines could not be measured: {error}"))
         });
         answer.give(Event::Sampled(sampled));
-    }
-
-    fn look(&self, machine: &MachineId) -> Result<Presence, CallError> {
-        let look = || {
-            let domain = self.connection.domain(machine.as_str())?;
-            let presence = match domain.state()? {
-                State::Off => return Ok(Presence::Defined),
-                State::Paused => Presence::Paused,
-                State::Running => Presence::Running,
-            };
-            match domain.job() {
-                Ok(job) if job.active && job.migration_out => Ok(Presence::Leaving),
-                Ok(_) => Ok(presence),
-                // It stopped in between.
-                Err(CallError { code: sys::VIR_ERR_OPERATION_INVALID, .. }) => {
-                    Ok(Presence::Defined)
-                }
-                Err(error) => Err(error),
-            }
-        };
-        match look() {
-            Err(CallError { code: sys::VIR_ERR_NO_DOMAIN, .. }) => Ok(Presence::Absent),
-            looked => looked,
-        }
     }
 
     fn write_entry(&self, machine: &MachineId, entry: &Entry) -> Result<(), Failure> {
@@ -220,9 +210,12 @@ impl<'a> Link<'a> {
 /// Answers a task with a failure.
 pub(crate) fn refuse_one(task: Task, failure: Failure) {
     match task {
-        Task::Sample(answer) | Task::Look(_, _, answer) | Task::WriteEntry(_, _, answer) => {
-            answer.fail(failure);
-        }
+        Task::Sample(answer)
+        | Task::Look(_, _, answer)
+        | Task::WriteEntry(_, _, answer)
+        | Task::Resume(_, _, answer)
+        | Task::Discard(_, _, answer)
+        | Task::SetAutostart(_, _, answer) => answer.fail(failure),
         Task::Abort(_) | Task::Wake => {}
     }
 }

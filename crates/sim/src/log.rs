@@ -4,7 +4,7 @@ use std::fmt;
 
 use evenkeel_core::decision::Decision;
 use evenkeel_core::effect::Timer;
-use evenkeel_core::message::{Message, Pass, Talk};
+use evenkeel_core::message::{Message, Pass, Talk, Watch};
 use evenkeel_core::model::{HostId, Time};
 use evenkeel_core::port::{Event, Order};
 
@@ -98,6 +98,8 @@ impl fmt::Display for Brief<'_> {
                     write!(f, "{id} standing {:.4} room {}", s.report.load, s.room.is_some())
                 }
             },
+            Message::Watch(Watch::Running(machines)) => write!(f, "running {}", machines.len()),
+            Message::Watch(Watch::Runs(machine)) => write!(f, "runs {machine}"),
             Message::Handoff(id, pass) => match pass {
                 Pass::Reserve { machine, in_return: None, .. } => {
                     write!(f, "{id} reserve {machine}")

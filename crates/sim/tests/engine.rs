@@ -10,7 +10,7 @@ use evenkeel_core::decision::{Decision, Reason};
 use evenkeel_core::model::Resource;
 use evenkeel_core::port::{Failure, FailureKind};
 use evenkeel_core::restraint::Restraint;
-use evenkeel_hypervisor::memory::Fault;
+use evenkeel_hypervisor::memory::{Aftermath, Fault};
 
 /// A resource over its ceiling is shed although the weighted load of its host is the lower one, and
 /// nothing is pushed over a ceiling because of it.
@@ -48,7 +48,7 @@ fn a_machine_whose_migration_fails_is_not_tried_again_and_again() {
         let failure = Failure::new(FailureKind::Other, "no");
         cluster
             .cloud_mut()
-            .fail_next_migration(&host_id(0), Fault { failure, after: 0.5 })
+            .fail_next_migration(&host_id(0), Fault { failure, after: 0.5, leaves: Aftermath::Here })
             .unwrap();
         cluster.run_until(at(minute * 60));
         tries = cluster.records().iter().filter(|d| d.ending == Reason::MigrationFailed).count();

@@ -9,7 +9,9 @@
 use evenkeel_core::ceiling::Gauge;
 use evenkeel_core::cost::Prediction;
 use evenkeel_core::estimate::Estimate;
-use evenkeel_core::message::{Candidate, Message, OFFER_MAX, Pass, Quote, Report, Room, Talk};
+use evenkeel_core::message::{
+    Candidate, Message, OFFER_MAX, Pass, Quote, RUNNING_MAX, Report, Room, Talk, Watch,
+};
 use evenkeel_core::model::{Entry, ExchangeId, Requirements, Resource, Resources};
 use minicbor::{Decoder, Encoder};
 
@@ -111,6 +113,10 @@ fn check(message: &Message) -> Result<(), WireError> {
     match message {
         Message::Exchange(_, talk) => check_talk(talk),
         Message::Handoff(_, pass) => check_pass(pass),
+        Message::Watch(Watch::Running(machines)) => {
+            within(machines.len() <= RUNNING_MAX, "the number of machines that run")
+        }
+        Message::Watch(Watch::Runs(_)) => Ok(()),
     }
 }
 
@@ -344,7 +350,12 @@ mod tests {
             Pass::Arriving,
         ];
         let talks = talks.into_iter().map(|t| Message::Exchange(ExchangeId(u64::MAX), t));
-        talks.chain(passes.into_iter().map(|p| Message::Handoff(HandoffId(9), p))).collect()
+        let watches =
+            [Watch::Running(vec![0, u64::MAX]), Watch::Runs(MachineId::new("m-1").unwrap())];
+        talks
+            .chain(passes.into_iter().map(|p| Message::Handoff(HandoffId(9), p)))
+            .chain(watches.map(Message::Watch))
+            .collect()
     }
 
     #[test]

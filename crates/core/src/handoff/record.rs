@@ -5,9 +5,10 @@ use std::time::Duration;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use super::commit::Choice;
 use crate::decision::{Decision, Reason, Role};
 use crate::exchange::Agreement;
-use crate::model::{Entry, Epoch, HostId, Locks, MachineId, Resources, Time};
+use crate::model::{Entry, Epoch, HostId, MachineId, Resources, Time};
 use crate::port::{Commit, HandoffId, LookId, Presence, Stamp};
 
 /// How far a handoff is. Every phase but [`Phase::Offered`] is durable before anything is said or
@@ -66,46 +67,6 @@ impl Phase {
                 | Self::Claimed
         )
     }
-}
-
-/// By which commit point machines are moved.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// [`Commit::Fast`] where locks keep two copies apart, and [`Commit::Strict`] elsewhere.
-    #[default]
-    Auto,
-    /// [`Commit::Strict`] always.
-    Strict,
-    /// [`Commit::Fast`] where locks keep two copies apart; no other machine is moved.
-    Fast,
-}
-
-impl Mode {
-    /// Which commit point this machine is moved by, and why; `None` if it is not to be moved.
-    #[must_use]
-    pub fn choose(self, locks: &Locks) -> Option<Choice> {
-        let choice = |commit, because: &str| Some(Choice { commit, because: because.to_owned() });
-        match (self, locks) {
-            (Self::Strict, _) => choice(Commit::Strict, "strict is configured"),
-            (_, Locks::NoWritableDisk) => choice(Commit::Fast, "it has no writable disk"),
-            (_, Locks::Shared) => {
-                choice(Commit::Fast, "the locks of its storage hold on all hosts")
-            }
-            (_, Locks::Manager) => choice(Commit::Fast, "a lock manager leases its disks"),
-            (Self::Fast, Locks::None(_)) => None,
-            (Self::Auto, Locks::None(why)) => choice(Commit::Strict, why),
-        }
-    }
-}
-
-/// The commit point of a handoff, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Choice {
-    /// The commit point.
-    pub commit: Commit,
-    /// Why, in words.
-    pub because: String,
 }
 
 /// The source's number for a handoff: by it a source knows whether its store has lost records that

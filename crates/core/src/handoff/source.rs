@@ -10,6 +10,12 @@
 //!
 //! A machine that is not started at boot has nothing to disarm and skips `Armed`.
 
+use std::time::Duration;
+
+use super::cancelling::{
+    cancel, cancel_after, cancel_before, cancelled_if_settled, looked_while_cancelling,
+    tell_cancelled,
+};
 use super::record::{Handoff, Phase};
 use super::turn::Turn;
 use super::{Limits, Next, RETRY_MAX, RETRY_MIN, backoff};
@@ -19,12 +25,11 @@ use crate::port::{
     Commit, Failure, FailureKind, Migration, MigrationStats, Order, Presence, Sight,
 };
 
-/// So often a cancellation is told to a target that does not answer. After that the handoff ends:
-/// whatever the target holds cannot run without this host's word, and it asks for that.
-const CANCELS_MAX: u32 = 10;
 /// So often a machine in doubt must have been seen not running before it counts as staying, where
 /// the target is of an earlier version and cannot be asked.
 const LOOKS_NOT_RUNNING: u32 = 2;
+/// How long a store that could not be written is left alone.
+pub(super) const STORE_RETRY: Duration = Duration::from_secs(5);
 /// So often it is tried to have a machine started at boot again.
 pub(super) const AUTOSTARTS_MAX: u32 = 8;
 
@@ -209,7 +214,7 @@ fn answered(h: &mut Handoff, answer: &Pass, turn: &mut Turn<'_>) {
 }
 
 /// **The commit point.** The machine is the target's from here on.
-fn release(h: &mut Handoff, leftover: bool, turn: &mut Turn<'_>) {
+pub(super) fn release(h: &mut Handoff, leftover: bool, turn: &mut Turn<'_>) {
     h.leftover = leftover;
     turn.enter(h, Phase::Released, RETRY_MIN);
     turn.host.view.outdate();
@@ -240,95 +245,6 @@ fn released(h: &Handoff) -> Pass {
 fn no_leftover(h: &mut Handoff, turn: &mut Turn<'_>) {
     h.leftover = false;
     tell_released(h, turn);
-}
-
-fn cancel(h: &Handoff, reason: Reason) -> Pass {
-    Pass::Cancel { reason, machine: Some(h.machine.clone()) }
-}
-
-fn reason(h: &Handoff) -> Reason {
-    h.cancelled_for.unwrap_or(Reason::MigrationFailed)
-}
-
-fn tell_cancelled(h: &Handoff, turn: &mut Turn<'_>) {
-    turn.send(h, cancel(h, reason(h)));
-}
-
-/// The machine stays, and this host never says otherwise.
-fn cancel_after(h: &mut Handoff, turn: &mut Turn<'_>) {
-    let seen = h.seen;
-    turn.enter(h, Phase::Cancelling, RETRY_MIN);
-    turn.host.holds.outgoing.remove(&h.machine);
-    turn.host.holds.settling.insert(h.machine.clone());
-    h.steps.settled = seen.is_some_and(|seen| seen != Presence::Stranded);
-    match seen {
-        Some(Presence::Stranded) => turn.resume(h, h.from),
-        None => turn.look(h),
-        Some(_) => {}
-    }
-    h.steps.autostart = !h.autostart;
-    if h.autostart {
-        turn.set_autostart(h, true);
-    }
-    tell_cancelled(h, turn);
-}
-
-/// Gives up before the hypervisor was ordered to migrate.
-pub(super) fn cancel_before(h: &mut Handoff, reason: Reason, turn: &mut Turn<'_>) {
-    h.cancelled_for = Some(reason);
-    h.seen = Some(Presence::Running);
-    cancel_after(h, turn);
-}
-
-fn looked_while_cancelling(h: &mut Handoff, sight: Sight, turn: &mut Turn<'_>) -> Next {
-    let there = h.steps.contradicted;
-    match sight.presence {
-        Presence::Stranded if !there => {
-            turn.resume(h, sight.stamp);
-            return Next::Stay;
-        }
-        // What the target says settles it: it runs there, and here it does not.
-        Presence::Absent | Presence::Defined | Presence::Stranded if there => {
-            release(h, sight.presence != Presence::Absent, turn);
-            return Next::Stay;
-        }
-        Presence::Running | Presence::Leaving if there => h.steps.twice = true,
-        Presence::Leaving => {
-            turn.abort(h);
-            return Next::Stay;
-        }
-        _ => {}
-    }
-    h.steps.settled = true;
-    cancelled_if_settled(h)
-}
-
-fn cancelled_if_settled(h: &Handoff) -> Next {
-    let steps = &h.steps;
-    if h.phase == Phase::Cancelling
-        && steps.settled
-        && steps.autostart
-        && !steps.twice
-        && (steps.acknowledged || h.attempts >= CANCELS_MAX)
-    {
-        return Next::Cancelled(reason(h));
-    }
-    Next::Stay
-}
-
-/// The hypervisor has let the machine run here again, or not.
-pub(super) fn resumed(h: &mut Handoff, result: Result<(), Failure>, turn: &mut Turn<'_>) -> Next {
-    if h.phase != Phase::Cancelling {
-        return Next::Stay;
-    }
-    match result {
-        Ok(()) => h.steps.settled = true,
-        Err(failure) => {
-            h.last_error = failure.detail;
-            turn.look(h);
-        }
-    }
-    cancelled_if_settled(h)
 }
 
 /// The hypervisor has destroyed what was left here, or not.
@@ -448,8 +364,12 @@ pub(super) fn store_failed(h: &mut Handoff, why: String, turn: &mut Turn<'_>) ->
             h.phase = Phase::Armed;
             turn.wake(h.id, RETRY_MIN);
         }
+        // Looked at later: at once, the same would be decided and fail again.
         (Phase::Released | Phase::Cancelling, Some(Phase::Transferring | Phase::Doubt)) => {
-            doubt(h, why, turn);
+            h.phase = Phase::Doubt;
+            h.since = turn.now;
+            h.seen = None;
+            turn.wake(h.id, STORE_RETRY);
         }
         (Phase::Released | Phase::Cancelling, Some(before)) => {
             h.phase = before;

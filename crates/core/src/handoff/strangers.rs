@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use super::begin::hold;
 use super::record::{Handoff, MarkKind, Phase, Ticket};
 use super::turn::Turn;
-use super::{Handoffs, RETRY_MIN, hold};
+use super::{Handoffs, RETRY_MIN};
 use crate::decision::{Decision, Reason, Role};
 use crate::exchange::Agreement;
 use crate::load::Basis;
@@ -177,7 +178,7 @@ impl Handoffs {
             // It was taken up meanwhile.
             _ if live.is_some() => return,
             Question::Released { stats, autostart } if held => {
-                return self.adopt(id, from, machine, sight, stats, autostart, turn);
+                return self.adopt(id, from, &machine, sight, stats, autostart, turn);
             }
             // Still arriving, or paused by somebody: told again.
             Question::Released { .. } if sight.presence == Presence::Incoming && is_it => return,
@@ -220,16 +221,16 @@ impl Handoffs {
         &mut self,
         id: HandoffId,
         from: HostId,
-        machine: MachineId,
+        machine: &MachineId,
         sight: Sight,
         stats: MigrationStats,
         autostart: bool,
         turn: &mut Turn<'_>,
     ) {
-        if self.moves(&machine) {
+        if self.moves(machine) {
             return;
         }
-        let agreement = unknown_agreement(turn.host.id(), from, &machine, sight, turn.now);
+        let agreement = unknown_agreement(turn.host.id(), from, machine, sight, turn.now);
         let mut handoff = Handoff::begin(id, Role::Receiver, agreement, turn.now);
         handoff.decision.stats = Some(stats);
         handoff.autostart = autostart;

@@ -14,9 +14,9 @@
 use std::time::Duration;
 
 use super::record::{Handoff, Phase};
-use super::source::AUTOSTARTS_MAX;
+use super::source::{AUTOSTARTS_MAX, STORE_RETRY};
 use super::turn::Turn;
-use super::{Limits, Next, RETRY_MAX, RETRY_MIN, backoff};
+use super::{Limits, Next, RETRY_MIN, backoff};
 use crate::decision::Reason;
 use crate::message::Pass;
 use crate::port::{Commit, Failure, FailureKind, Presence, Sight, Stamp};
@@ -278,7 +278,7 @@ pub(super) fn store_failed(h: &mut Handoff, why: String, turn: &mut Turn<'_>) ->
         return Next::Cancelled(Reason::StoreFailed);
     };
     h.phase = before;
-    turn.wake(h.id, RETRY_MAX.min(Duration::from_secs(5)));
+    turn.wake(h.id, STORE_RETRY);
     Next::Stay
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use evenkeel_agent::{Client, Config};
-use evenkeel_core::model::{HostId, TARGET_LOAD_MAX};
+use evenkeel_core::model::{HostId, MachineId, TARGET_LOAD_MAX};
 use evenkeel_net::{EnrolError, JoinToken, Limits, enrol};
 use tracing_subscriber::EnvFilter;
 
@@ -55,6 +55,20 @@ pub(crate) enum HostCommand {
         /// A share of this host, from 0 to 10, such as 0.25 for a quarter; or `none`
         #[arg(allow_negative_numbers = true, value_parser = target_load)]
         load: Target,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Let a machine run here that waits for the word of a host which is lost for good
+    #[command(after_help = "Example:\n  evenkeel claim web-1 --i-have-fenced kvm3\n\n\
+        A machine that has arrived waits, paused, until its source has let go of it. If that host \
+        is lost\nbefore, only you can know that it does not run the machine: cut its power or its \
+        storage first.\nOn the wrong word the machine runs twice and ruins its disks.")]
+    Claim {
+        /// The machine's name or UUID
+        machine: String,
+        /// The host that was fenced: it runs nothing, and never will without being told to
+        #[arg(long, value_name = "HOST")]
+        i_have_fenced: HostId,
         #[command(flatten)]
         ask: AskArgs,
     },
@@ -123,6 +137,9 @@ pub(crate) fn run(command: HostCommand) -> Result<(), Failure> {
         }),
         HostCommand::Target { machine, load: Target(load), ask } => {
             block_on(target(&machine, load, &ask))
+        }
+        HostCommand::Claim { machine, i_have_fenced, ask } => {
+            block_on(claim(&machine, &i_have_fenced, &ask))
         }
         HostCommand::Snapshot(args) => snapshot::run(&args),
         HostCommand::Lab(command) => lab::run(command),
@@ -212,4 +229,23 @@ async fn target(machine: &str, target: Option<f64>, ask: &AskArgs) -> Result<(),
         None => format!("machine `{}` counts as measured", found.name),
     };
     output::print(ask.format, &target, || done)
+}
+
+async fn claim(machine: &str, fenced: &HostId, ask: &AskArgs) -> Result<(), Failure> {
+    let client = Client::new(&ask.socket);
+    let status = client.status().await?;
+    let named = |name: &str, id: &MachineId| name == machine || id.as_str() == machine;
+    // One that is on its way first: it need not be in the schedule.
+    let moving = status.handoffs.iter().map(|h| (&h.name, &h.machine));
+    let machines = status.machines.iter().map(|m| (&m.name, &m.id));
+    let found = moving.chain(machines).find(|(name, id)| named(name, id));
+    let (name, id) = found.ok_or_else(|| {
+        format!(
+            "host `{}` has no machine `{machine}`, and none of that name on its way",
+            status.host
+        )
+    })?;
+    client.claim(id, fenced).await?;
+    let done = format!("machine `{name}` belongs to host `{}` from now on", status.host);
+    output::print(ask.format, &serde_json::json!({ "claimed": id }), || done)
 }

@@ -38,6 +38,12 @@ pub(super) fn status(status: &Status) -> String {
             handoff.phase,
             status.at.since(handoff.since).as_secs(),
         );
+        if handoff.alarm {
+            text += &format!("\n  ALARM: it waits for {}", handoff.waits_for);
+        }
+        if handoff.alarm && !handoff.last_error.is_empty() {
+            text += &format!("\n  last error: {}", handoff.last_error);
+        }
     }
     let mut table =
         table(&["machine", "presence", "load", "basis", "cpu cores", "memory", "epoch"]);

@@ -110,7 +110,10 @@ impl Site {
             socket: dir.join("agent.sock"),
             dir,
             listen: free_address(),
+            advertise: None,
             libvirt,
+            reached: None,
+            migrate_address: "tcp://127.0.0.1".to_owned(),
             stop_grace: "5s".to_owned(),
             more: String::new(),
             tables: String::new(),
@@ -126,8 +129,14 @@ pub struct Place {
     /// The local API.
     pub socket: PathBuf,
     pub listen: SocketAddr,
+    /// Where the others reach it, if not there.
+    pub advertise: Option<SocketAddr>,
     /// The connection to libvirt: to nobody, unless it is changed.
     pub libvirt: String,
+    /// The same as the others reach it, if not in that way.
+    pub reached: Option<String>,
+    /// Where machines that leave are sent to.
+    pub migrate_address: String,
     pub stop_grace: String,
     /// Further keys of its configuration.
     pub more: String,
@@ -140,15 +149,21 @@ impl Place {
         self.dir.join("agent.toml")
     }
 
+    /// Where the others reach its agent.
+    pub fn address(&self) -> SocketAddr {
+        self.advertise.unwrap_or(self.listen)
+    }
+
     /// The lines that every agent has here, with these seeds.
     pub fn base(&self, seeds: &[SocketAddr]) -> String {
         let seeds: Vec<_> = seeds.iter().map(|addr| format!("'{addr}'")).collect();
         format!(
-            "host = '{}'\nlisten = '{}'\nseeds = [{}]\nstate_dir = '{dir}/state'\n\
-             identity_dir = '{dir}/identity'\napi_socket = '{socket}'\n\
+            "host = '{}'\nlisten = '{}'\nadvertise = '{}'\nseeds = [{}]\n\
+             state_dir = '{dir}/state'\nidentity_dir = '{dir}/identity'\napi_socket = '{socket}'\n\
              stop_grace = '{grace}'\n",
             self.name,
             self.listen,
+            self.address(),
             seeds.join(", "),
             dir = self.dir.display(),
             socket = self.socket.display(),
@@ -160,12 +175,14 @@ impl Place {
     pub fn configure(&self, seeds: &[SocketAddr]) {
         let declared = "[capacity]\ncpu_cores = 2.0\nmemory = '4GiB'\nio_per_s = '100MB'\n";
         self.write(&format!(
-            "{}{}[libvirt]\nuri = '{uri}'\nmigration_uri = '{uri}'\n\
-             migrate_address = 'tcp://127.0.0.1'\nlisten_address = '127.0.0.1'\n{declared}{}",
+            "{}{}[libvirt]\nuri = '{uri}'\nmigration_uri = '{reached}'\n\
+             migrate_address = '{sent}'\nlisten_address = '127.0.0.1'\n{declared}{}",
             self.base(seeds),
             self.more,
             self.tables,
             uri = self.libvirt,
+            reached = self.reached.as_ref().unwrap_or(&self.libvirt),
+            sent = self.migrate_address,
         ));
     }
 
@@ -195,6 +212,12 @@ impl Place {
     pub fn ask(&self) -> Ran {
         let socket = self.socket.to_str().expect("text");
         evenkeel(&["status", "--format", "json", "--socket", socket])
+    }
+
+    /// The same as people read it.
+    pub fn ask_in_words(&self) -> String {
+        let socket = self.socket.to_str().expect("text");
+        evenkeel(&["status", "--socket", socket]).done().to_owned()
     }
 
     pub fn status(&self) -> Value {
@@ -345,7 +368,7 @@ impl Daemon {
         prlimit(Some(self.pid()), Resource::Fsize, limit).expect("it is there, and ours");
     }
 
-    fn pid(&self) -> Pid {
+    pub fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().cast_signed()).expect("a number")
     }
 

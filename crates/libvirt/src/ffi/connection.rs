@@ -1,5 +1,6 @@
 //! Connections, and what is asked of a host.
 
+use std::collections::BTreeSet;
 use std::ffi::{c_uint, c_ulong};
 use std::ptr::{self, NonNull};
 
@@ -128,6 +129,28 @@ impl Connection {
             each(uuid, id, unsafe { Params::new(record.params, record.nparams) });
         }
         Ok(())
+    }
+
+    /// The UUIDs of the domains that the host starts when it boots.
+    pub(crate) fn autostarted(&self) -> Result<BTreeSet<String>, CallError> {
+        let mut domains: *mut sys::virDomainPtr = ptr::null_mut();
+        let wanted: c_uint = sys::VIR_CONNECT_LIST_DOMAINS_AUTOSTART;
+        // SAFETY: the connection is valid, and so is the place for the list.
+        let count = check(unsafe {
+            sys::virConnectListAllDomains(self.as_ptr(), &raw mut domains, wanted)
+        })?;
+        let mut uuids = BTreeSet::new();
+        for index in 0..count as usize {
+            // SAFETY: the list holds `count` domains, each ours to free, once.
+            unsafe {
+                let domain = *domains.add(index);
+                uuids.extend(super::domain::uuid(domain));
+                sys::virDomainFree(domain);
+            }
+        }
+        // SAFETY: allocated by libvirt for us, null at worst, and not used after.
+        unsafe { super::free(domains.cast()) };
+        Ok(uuids)
     }
 
     /// The descriptions of all active storage pools.

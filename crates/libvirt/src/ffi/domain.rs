@@ -22,14 +22,39 @@ pub(crate) enum State {
     /// It executes, or would if it had something to do.
     Running,
     /// It is in memory and does not execute.
-    Paused,
+    Paused(Pause),
     /// It is not in memory.
     Off,
 }
 
+/// Why a domain in memory does not execute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pause {
+    /// It is being started or, if its memory comes from another host, still arriving.
+    Starting,
+    /// It is being migrated away, or was when libvirt lost sight of it.
+    Migrating,
+    /// Somebody wished it, or something is wrong with it.
+    Other,
+}
+
+impl Pause {
+    fn from_raw(reason: u64) -> Self {
+        const STARTING: u64 = sys::VIR_DOMAIN_PAUSED_STARTING_UP as u64;
+        const MIGRATION: u64 = sys::VIR_DOMAIN_PAUSED_MIGRATION as u64;
+        const POSTCOPY: u64 = sys::VIR_DOMAIN_PAUSED_POSTCOPY as u64;
+        const POSTCOPY_FAILED: u64 = sys::VIR_DOMAIN_PAUSED_POSTCOPY_FAILED as u64;
+        match reason {
+            STARTING => Self::Starting,
+            MIGRATION | POSTCOPY | POSTCOPY_FAILED => Self::Migrating,
+            _ => Self::Other,
+        }
+    }
+}
+
 impl State {
-    /// From libvirt's number.
-    pub(crate) fn from_raw(state: u64) -> Self {
+    /// From libvirt's numbers of a state and the reason for it.
+    pub(crate) fn from_raw(state: u64, reason: u64) -> Self {
         const RUNNING: u64 = sys::VIR_DOMAIN_RUNNING as u64;
         const BLOCKED: u64 = sys::VIR_DOMAIN_BLOCKED as u64;
         // Asked to shut down and still executing.
@@ -38,7 +63,8 @@ impl State {
         const SUSPENDED: u64 = sys::VIR_DOMAIN_PMSUSPENDED as u64;
         match state {
             RUNNING | BLOCKED | SHUTDOWN => Self::Running,
-            PAUSED | SUSPENDED => Self::Paused,
+            PAUSED => Self::Paused(Pause::from_raw(reason)),
+            SUSPENDED => Self::Paused(Pause::Other),
             _ => Self::Off,
         }
     }
@@ -96,6 +122,8 @@ pub(crate) struct MigrateCall {
     pub(crate) bandwidth_mib_per_s: Option<u64>,
     /// Whether a domain that dirties memory too fast is slowed down.
     pub(crate) auto_converge: bool,
+    /// Whether it arrives paused and stays so.
+    pub(crate) paused: bool,
 }
 
 impl Domain {
@@ -110,12 +138,13 @@ impl Domain {
     }
 
     pub(crate) fn state(&self) -> Result<State, CallError> {
-        let mut state: c_int = 0;
-        // SAFETY: the domain is valid, and so is the place for the answer; a null reason is allowed.
+        let (mut state, mut reason): (c_int, c_int) = (0, 0);
+        // SAFETY: the domain is valid, and so are the places for the answers.
         check(unsafe {
-            sys::virDomainGetState(self.as_ptr(), &raw mut state, ptr::null_mut(), 0)
+            sys::virDomainGetState(self.as_ptr(), &raw mut state, &raw mut reason, 0)
         })?;
-        Ok(State::from_raw(u64::try_from(state).unwrap_or(0)))
+        let number = |value: c_int| u64::try_from(value).unwrap_or(0);
+        Ok(State::from_raw(number(state), number(reason)))
     }
 
     pub(crate) fn is_persistent(&self) -> Result<bool, CallError> {
@@ -133,6 +162,11 @@ impl Domain {
         self.described(0)
     }
 
+    /// Its description as it is defined, whether it runs or not.
+    pub(crate) fn definition(&self) -> Result<String, CallError> {
+        self.described(sys::VIR_DOMAIN_XML_INACTIVE)
+    }
+
     /// Its description for another host: as it runs.
     pub(crate) fn live_xml_for_migration(&self) -> Result<String, CallError> {
         self.described(sys::VIR_DOMAIN_XML_SECURE | sys::VIR_DOMAIN_XML_MIGRATABLE)
@@ -147,6 +181,32 @@ impl Domain {
     fn described(&self, flags: c_uint) -> Result<String, CallError> {
         // SAFETY: the domain is valid; the text is ours to free.
         unsafe { take_text(sys::virDomainGetXMLDesc(self.as_ptr(), flags)) }
+    }
+
+    /// Has its virtual CPUs execute.
+    pub(crate) fn resume(&self) -> Result<(), CallError> {
+        // SAFETY: the domain is valid.
+        check(unsafe { sys::virDomainResume(self.as_ptr()) }).map(drop)
+    }
+
+    /// Ends it at once.
+    pub(crate) fn destroy(&self) -> Result<(), CallError> {
+        // SAFETY: the domain is valid.
+        check(unsafe { sys::virDomainDestroyFlags(self.as_ptr(), 0) }).map(drop)
+    }
+
+    /// Forgets its definition and an image of its memory that libvirt has saved, but not the
+    /// variables of its firmware, which may be on shared storage.
+    pub(crate) fn undefine(&self) -> Result<(), CallError> {
+        let flags = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_KEEP_NVRAM;
+        // SAFETY: the domain is valid.
+        check(unsafe { sys::virDomainUndefineFlags(self.as_ptr(), flags) }).map(drop)
+    }
+
+    /// Has it started when its host boots, or not.
+    pub(crate) fn set_autostart(&self, wanted: bool) -> Result<(), CallError> {
+        // SAFETY: the domain is valid.
+        check(unsafe { sys::virDomainSetAutostart(self.as_ptr(), wanted.into()) }).map(drop)
     }
 
     /// Writes a metadata element, which has no namespace of its own: libvirt adds it.
@@ -239,6 +299,9 @@ impl Domain {
         }
         if call.auto_converge {
             flags |= sys::VIR_MIGRATE_AUTO_CONVERGE;
+        }
+        if call.paused {
+            flags |= sys::VIR_MIGRATE_PAUSED;
         }
         // SAFETY: the domain, the text and the parameters are valid for the call.
         check(unsafe {

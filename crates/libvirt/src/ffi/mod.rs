@@ -17,7 +17,7 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use virt_sys as sys;
 
 pub(crate) use connection::Connection;
-pub(crate) use domain::{Domain, Job, MigrateCall, State};
+pub(crate) use domain::{Domain, Job, MigrateCall, Pause, State};
 pub(crate) use events::{News, Subscription, run_event_loop};
 
 /// What libvirt said when a call failed.

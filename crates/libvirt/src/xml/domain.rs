@@ -1,6 +1,6 @@
 //! What a domain's description says of a machine.
 
-use evenkeel_core::model::{CpuNeed, Entry, Locks, MachineFacts, MachineId, Requirements};
+use evenkeel_core::model::{CpuNeed, Entry, MachineFacts, MachineId, Requirements};
 
 use super::entry;
 use super::tree::Element;
@@ -17,6 +17,8 @@ pub(crate) struct Description {
     pub(crate) has_disks: bool,
     /// Whether it has network interfaces.
     pub(crate) has_interfaces: bool,
+    /// Whether it is a copy that waits to be claimed, if it is paused.
+    pub(crate) held: bool,
 }
 
 /// Reads a domain's description. `cpu_signature` is that of the host, which a machine needs whose
@@ -49,14 +51,15 @@ pub(crate) fn describe(
         needs,
         persistent,
         autostart: false,
-        locks: Locks::default(),
+        locks: storage.locks(&domain),
         entry,
     };
     let devices = |name| domain.find("devices").into_iter().flat_map(move |all| all.all(name));
     let has_disks = devices("disk").any(|disk| disk.find("source").is_some());
     let has_interfaces = devices("interface").next().is_some();
     let emulated = domain.attribute("type") == Some("qemu");
-    Ok(Description { facts, emulated, has_disks, has_interfaces })
+    let held = entry::is_held(&domain);
+    Ok(Description { facts, emulated, has_disks, has_interfaces, held })
 }
 
 /// Virtual CPUs in use; more may be plugged in, which makes for new facts.

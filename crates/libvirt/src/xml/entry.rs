@@ -48,6 +48,9 @@ pub(crate) enum UnwritableEntry {
     Long,
 }
 
+/// The attribute of a copy that waits to be claimed by the host that it was sent to.
+const HELD: &str = "held";
+
 /// The entry as an element, each name after `prefix` (`evenkeel:` or nothing) and with `declared`
 /// in its start tag.
 fn element(entry: &Entry, prefix: &str, declared: &str) -> Result<String, UnwritableEntry> {
@@ -99,8 +102,11 @@ pub(crate) fn as_metadata(entry: &Entry) -> Result<String, UnwritableEntry> {
 }
 
 /// A domain's description with its entry replaced by this one.
-pub(crate) fn replaced_in(domain: &str, entry: &Entry) -> Result<String, String> {
-    let declared = format!(" xmlns:{PREFIX}=\"{NAMESPACE}\"");
+///
+/// A copy that is `held` says so, until its entry is written again.
+pub(crate) fn replaced_in(domain: &str, entry: &Entry, held: bool) -> Result<String, String> {
+    let mark = if held { format!(" {HELD}=\"yes\"") } else { String::new() };
+    let declared = format!(" xmlns:{PREFIX}=\"{NAMESPACE}\"{mark}");
     let element =
         element(entry, &format!("{PREFIX}:"), &declared).map_err(|error| error.to_string())?;
     let root = Element::parse(domain).map_err(|error| error.to_string())?;
@@ -140,10 +146,19 @@ fn is_entry(element: &Element) -> bool {
     element.namespace == NAMESPACE && element.name == "entry"
 }
 
+fn entries_of(domain: &Element) -> impl Iterator<Item = &Element> {
+    let metadata = domain.find("metadata");
+    metadata.into_iter().flat_map(|m| &m.children).filter(|e| is_entry(e))
+}
+
+/// Whether a domain's description says that it waits to be claimed.
+pub(crate) fn is_held(domain: &Element) -> bool {
+    entries_of(domain).any(|entry| entry.attribute(HELD) == Some("yes"))
+}
+
 /// The entry in a domain's description, or what is wrong with it.
 pub(crate) fn of_domain(domain: &Element) -> Result<Entry, String> {
-    let metadata = domain.find("metadata");
-    let mut found = metadata.into_iter().flat_map(|m| &m.children).filter(|e| is_entry(e));
+    let mut found = entries_of(domain);
     match (found.next(), found.next()) {
         (None, _) => Ok(Entry::default()),
         (Some(one), None) => read(one),
@@ -351,11 +366,23 @@ mod tests {
             with("epoch='x'>junk</e:entry>"),
             with("/><e:entry xmlns:e='https://evenkeel.dev/schedule/1'/>"),
         ] {
-            let edited = replaced_in(&text, &entry).unwrap();
+            let edited = replaced_in(&text, &entry, false).unwrap();
             assert_eq!(read_from(&edited), Ok(entry.clone()), "{edited}");
             assert_eq!(text.contains(other), edited.contains(other), "{edited}");
             assert!(edited.contains("<name>m</name>") && edited.ends_with("</domain>"));
         }
+    }
+
+    #[test]
+    fn a_held_copy_says_so_until_its_entry_is_written_again() {
+        let entry = Entry { epoch: Epoch(4), ..Entry::default() };
+        let held = replaced_in(&with("epoch='3'/>"), &entry, true).unwrap();
+        assert_eq!(read_from(&held), Ok(entry.clone()));
+        assert!(is_held(&Element::parse(&held).unwrap()), "{held}");
+        let claimed = replaced_in(&held, &entry, false).unwrap();
+        assert!(!is_held(&Element::parse(&claimed).unwrap()), "{claimed}");
+        let alone = as_metadata(&entry).unwrap();
+        assert!(!alone.contains(HELD), "{alone}");
     }
 
     #[test]
@@ -395,7 +422,7 @@ mod tests {
     proptest! {
         #[test]
         fn an_entry_that_can_be_written_reads_back(entry in entries()) {
-            if let Ok(edited) = replaced_in(&domain(""), &entry) {
+            if let Ok(edited) = replaced_in(&domain(""), &entry, false) {
                 prop_assert_eq!(read_from(&edited), Ok(entry.clone()));
                 prop_assert!(as_metadata(&entry).is_ok());
             } else {
@@ -407,7 +434,7 @@ mod tests {
         fn no_entry_makes_the_reader_panic(inner in "[ -~é]{0,80}") {
             if let Ok(root) = Element::parse(&with(&inner)) {
                 let _ = of_domain(&root);
-                let _ = replaced_in(&with(&inner), &Entry::default());
+                let _ = replaced_in(&with(&inner), &Entry::default(), true);
             }
         }
     }

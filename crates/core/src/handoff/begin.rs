@@ -1,0 +1,115 @@
+//! How handoffs begin: by an agreement, or by what the store holds.
+
+use super::record::{Handoff, Phase, Recovered, Terms, Ticket};
+use super::turn::Turn;
+use super::{Handoffs, source, target};
+use crate::decision::Role;
+use crate::exchange::Agreement;
+use crate::host::{Host, Incoming};
+use crate::message::{PROTOCOL, Pass};
+use crate::port::{Commit, HandoffId};
+
+/// What a target was asked to keep room for.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// What was agreed on.
+    pub agreement: Agreement,
+    /// The commit point that the source has chosen.
+    pub commit: Commit,
+    /// Whether the source starts the machine at boot.
+    pub autostart: bool,
+    /// The source's number for it; `None` from a source of an earlier version.
+    pub ticket: Option<Ticket>,
+}
+
+impl Handoffs {
+    /// Takes up the handoffs that were under way when the agent ended.
+    pub fn recover(&mut self, recovered: Recovered, turn: &mut Turn<'_>) {
+        self.ticket = Ticket { life: recovered.life, number: 0 };
+        self.lives.extend(recovered.lives.iter().map(|t| (t.life, t.number)));
+        self.boot = recovered.boot;
+        for mark in recovered.marks {
+            self.remember(mark);
+        }
+        for mut handoff in recovered.handoffs {
+            if handoff.phase.has_ended() || handoff.phase == Phase::Offered {
+                continue;
+            }
+            handoff.attempts = 0;
+            turn.looks = self.looks;
+            match handoff.role {
+                Role::Donor => source::recover(&mut handoff, turn),
+                Role::Receiver => target::recover(&handoff, turn),
+            }
+            self.looks = turn.looks;
+            hold(turn.host, &handoff);
+            self.live.insert(handoff.id, handoff);
+        }
+    }
+
+    /// Source: asks the target to keep room for what was agreed on.
+    pub fn give(&mut self, id: HandoffId, agreement: Agreement, terms: Terms, turn: &mut Turn<'_>) {
+        let exchange = agreement.exchange;
+        let verdicts = agreement.verdicts.clone();
+        let in_return = agreement.in_return.as_ref().map(|c| c.machine.clone());
+        let mut handoff = Handoff::begin(id, Role::Donor, agreement, turn.now);
+        self.ticket.number += 1;
+        handoff.from = terms.from;
+        handoff.commit = terms.choice.commit;
+        handoff.decision.commit = Some(terms.choice);
+        handoff.autostart = terms.autostart;
+        handoff.ticket = Some(self.ticket);
+        handoff.boot.clone_from(&self.boot);
+        hold(turn.host, &handoff);
+        let pass = Pass::Reserve {
+            exchange,
+            machine: handoff.machine.clone(),
+            entry: handoff.entry.clone(),
+            verdicts,
+            in_return,
+            commit: Some(handoff.commit),
+            autostart: Some(handoff.autostart),
+            ticket: handoff.ticket,
+        };
+        turn.send(&handoff, pass);
+        turn.wake(id, self.limits.reply_time_max);
+        self.live.insert(id, handoff);
+    }
+
+    /// Target: keeps room for what was agreed on. `uri` is where this host's hypervisor is reached.
+    pub fn take(&mut self, id: HandoffId, offer: Offer, uri: String, turn: &mut Turn<'_>) {
+        let mut handoff = Handoff::begin(id, Role::Receiver, offer.agreement, turn.now);
+        handoff.commit = offer.commit;
+        handoff.autostart = offer.autostart;
+        handoff.ticket = offer.ticket;
+        handoff.boot.clone_from(&self.boot);
+        hold(turn.host, &handoff);
+        turn.wake(id, self.limits.reservation_time);
+        turn.persist(&handoff);
+        let ticket = handoff.ticket;
+        turn.send(&handoff, Pass::Reserved { uri, protocol: Some(PROTOCOL), ticket });
+        self.live.insert(id, handoff);
+    }
+}
+
+/// Marks what a handoff holds of this host.
+pub(super) fn hold(host: &mut Host, handoff: &Handoff) {
+    match (handoff.role, handoff.phase) {
+        (Role::Donor, Phase::Released) => {}
+        (Role::Donor, Phase::Cancelling) => {
+            host.holds.settling.insert(handoff.machine.clone());
+        }
+        (Role::Donor, _) => {
+            host.holds.outgoing.insert(handoff.machine.clone());
+        }
+        (Role::Receiver, _) => {
+            let incoming = Incoming {
+                machine: handoff.machine.clone(),
+                memory_bytes: handoff.memory_bytes,
+                usage: handoff.usage,
+                anti_affinity: handoff.anti_affinity.clone(),
+            };
+            host.holds.incoming.insert(handoff.id, incoming);
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The side that gives.
+
+use super::*;
+
+#[test]
+fn starting_at_boot_is_restored_where_the_machine_stays() {
+    let mut source = offered(Commit::Strict, true);
+    let armed = stored(&source.hear(reserved_by_peer()));
+    let on = Order::SetAutostart(machine(), true);
+    // Killed before the hypervisor answered.
+    let (mut again, out) = source.restarted(&armed);
+    assert!(orders(&out).contains(&&on), "{out:?}");
+    assert_eq!(again.phase(), Some(Phase::Cancelling));
+    again.hear(Pass::Discarded);
+    assert_eq!(ending(&again.autostart(true, &Ok(()))), Some(Reason::Stopping));
+    // The migration failed, and the hypervisor is slow to take the order.
+    source.autostart(false, &Ok(()));
+    let failure = || Failure::new(FailureKind::Unreachable, "gone");
+    source.act(|h, turn| h.migrated(ID, Err(failure()), turn));
+    assert!(orders(&source.looked(Presence::Running)).contains(&&on));
+    source.hear(Pass::Discarded);
+    assert_eq!(ending(&source.autostart(true, &Err(failure()))), None);
+    assert!(orders(&source.timer()).contains(&&on), "tried again");
+    assert_eq!(ending(&source.autostart(true, &Ok(()))), Some(Reason::MigrationFailed));
+}
+
+#[test]
+fn a_source_in_doubt_goes_by_what_is_here_and_what_is_there() {
+    use Presence::{Absent, Defined, Paused, Running, Stranded};
+    let hold = || Pass::Holding { machine: machine(), ticket: None };
+    // Here, there (where that is asked), and the phase that follows.
+    let table = [
+        (Running, None, Phase::Cancelling),
+        (Paused, None, Phase::Cancelling),
+        (Absent, Some(hold()), Phase::Released),
+        (Absent, Some(Pass::Claimed), Phase::Released),
+        (Absent, Some(Pass::Missing), Phase::Cancelling),
+        (Absent, Some(Pass::Arriving), Phase::Doubt),
+        (Defined, Some(hold()), Phase::Released),
+        (Defined, Some(Pass::Missing), Phase::Cancelling),
+        (Stranded, Some(hold()), Phase::Released),
+        (Stranded, Some(Pass::Claimed), Phase::Released),
+        (Stranded, Some(Pass::Missing), Phase::Cancelling),
+    ];
+    for commit in [Commit::Fast, Commit::Strict] {
+        for (here, there, phase) in &table {
+            let mut side = in_doubt(commit);
+            let looked = side.looked(*here);
+            let asked = said(&looked).contains(&&Pass::Where { machine: machine() });
+            assert_eq!(asked, there.is_some(), "{here:?}");
+            if let Some(answer) = there {
+                side.hear(answer.clone());
+            }
+            assert_eq!(side.phase(), Some(*phase), "{here:?} here, {there:?} there");
+        }
+    }
+}
+
+#[test]
+fn an_answer_decides_nothing_while_a_migration_is_under_way() {
+    let mut side = in_doubt(Commit::Strict);
+    side.looked(Presence::Leaving);
+    assert!(looks(&side.hear(Pass::Missing)));
+    assert_eq!(side.phase(), Some(Phase::Doubt));
+}
+
+#[test]
+fn what_is_left_here_is_destroyed_before_the_target_is_told() {
+    let mut side = in_doubt(Commit::Strict);
+    side.looked(Presence::Stranded);
+    let out = side.hear(Pass::Holding { machine: machine(), ticket: None });
+    assert_durable_first(&out, Phase::Released);
+    assert_eq!((said(&out), orders(&out)), (vec![], vec![&Order::Discard(machine(), here())]));
+    // Also after a restart.
+    let (mut side, _) = side.restarted(&stored(&out));
+    let out = side.timer();
+    assert_eq!((said(&out), orders(&out)), (vec![], vec![&Order::Discard(machine(), here())]));
+    let gone = side.done(Handoffs::discarded, &Ok(()));
+    assert!(matches!(said(&gone)[..], [Pass::Released { .. }]));
+    assert_eq!(ending(&side.hear(Pass::Claimed)), Some(Reason::Moved));
+}
+
+#[test]
+fn a_leftover_that_runs_keeps_the_target_from_being_told_and_is_not_killed() {
+    let mut side = in_doubt(Commit::Strict);
+    side.looked(Presence::Stranded);
+    side.hear(Pass::Holding { machine: machine(), ticket: None });
+    let refused = Failure::new(FailureKind::Refused, "it runs");
+    assert!(looks(&side.done(Handoffs::discarded, &Err(refused))));
+    assert_eq!(said(&side.looked(Presence::Running)), Vec::<&Pass>::new());
+    assert!(side.handoff().is_alarming(side.now), "somebody let it run");
+    // Another copy, under another stamp, is not the one that was released.
+    let other = Sight { presence: Presence::Running, stamp: Stamp { epoch: Epoch(9), ..here() } };
+    assert!(matches!(said(&side.saw(other))[..], [Pass::Released { .. }]));
+}
+
+#[test]
+fn a_machine_left_paused_is_let_run_only_after_its_cancellation_is_durable() {
+    let mut side = in_doubt(Commit::Strict);
+    side.looked(Presence::Stranded);
+    let out = side.hear(Pass::Missing);
+    assert_durable_first(&out, Phase::Cancelling);
+    assert!(orders(&out).contains(&&Order::Resume(machine(), here())));
+    let (mut side, _) = side.restarted(&stored(&out));
+    assert!(looks(&side.timer()));
+    let again = side.looked(Presence::Stranded);
+    assert_eq!(orders(&again), [&Order::Resume(machine(), here())]);
+    side.done(Handoffs::resumed, &Ok(()));
+    assert_eq!(ending(&side.hear(Pass::Discarded)), Some(Reason::MigrationFailed));
+}
+
+#[test]
+fn silence_lets_a_machine_run_here_only_where_the_target_waits_to_be_told() {
+    for (commit, phase) in [(Commit::Strict, Phase::Cancelling), (Commit::Fast, Phase::Doubt)] {
+        let mut side = in_doubt(commit);
+        side.looked(Presence::Stranded);
+        side.now = side.now + Limits::default().doubt_time_max;
+        side.looked(Presence::Stranded);
+        assert_eq!(side.phase(), Some(phase), "{commit:?}");
+    }
+    for presence in [Presence::Absent, Presence::Defined] {
+        let mut side = in_doubt(Commit::Strict);
+        side.now = side.now + Duration::from_secs(1_000_000);
+        side.looked(presence);
+        assert_eq!(side.phase(), Some(Phase::Doubt), "{presence:?}");
+        assert!(side.handoff().is_alarming(side.now));
+    }
+}
+
+#[test]
+fn an_operator_who_has_fenced_the_target_keeps_what_is_left_here() {
+    let mut side = in_doubt(Commit::Fast);
+    let target = host_id("target");
+    assert!(side.handoffs.can_claim(&machine(), &target).is_err(), "not looked yet");
+    side.looked(Presence::Stranded);
+    let out = side.act(|h, turn| h.claim(&machine(), &target, turn));
+    assert_durable_first(&out, Phase::Cancelling);
+    assert!(orders(&out).contains(&&Order::Resume(machine(), here())));
+    let mut side = in_doubt(Commit::Fast);
+    side.looked(Presence::Absent);
+    assert!(side.handoffs.can_claim(&machine(), &target).is_err(), "nothing is here");
+}
+
+#[test]
+fn a_source_answers_a_target_that_holds_a_machine_by_its_records() {
+    let hold = |number, life| {
+        let ticket = Some(Ticket { life, number });
+        Pass::Holding { machine: machine(), ticket }
+    };
+    // It has released it, and forgotten all but that.
+    let mut source = released_source();
+    source.hear(Pass::Missing);
+    assert!(matches!(said(&source.hear(hold(1, LIFE)))[..], [Pass::Released { .. }]));
+    // Nothing of that life is lost, so it was never released.
+    let mut source = offered(Commit::Strict, false);
+    source.timer();
+    assert_eq!(said(&source.hear(hold(1, LIFE))), [&cancelled()]);
+    let mut later = Side::new("source");
+    later.handoffs.lives.insert(LIFE - 1, 8);
+    assert_eq!(said(&later.hear(hold(8, LIFE - 1))), [&cancelled()]);
+    // A store that was lost, or restored from a backup, does not know: look.
+    for unknown in [hold(9, LIFE - 1), hold(1, LIFE - 2)] {
+        let out = later.hear(unknown.clone());
+        assert!(said(&out).is_empty() && looks(&out));
+        assert_eq!(later.looked(Presence::Absent), [], "the machine may be the other's");
+        later.hear(unknown);
+        assert_eq!(said(&later.looked(Presence::Running)), [&cancelled()]);
+    }
+}
+
+#[test]
+fn a_target_that_cannot_hold_a_machine_back_is_given_none_that_needs_it() {
+    let old = || Pass::Reserved { uri: "qemu:///target".to_owned(), protocol: None, ticket: None };
+    let out = offered(Commit::Strict, false).hear(old());
+    assert_eq!(ending(&out), Some(Reason::Version));
+    assert!(orders(&out).is_empty());
+    let mut side = offered(Commit::Fast, false);
+    assert!(matches!(orders(&side.hear(old()))[..], [Order::Migrate(_)]));
+    // It cannot be asked either, and answers a release.
+    let failure = Failure::new(FailureKind::Other, "broke off");
+    side.act(|handoffs, turn| handoffs.migrated(ID, Err(failure), turn));
+    assert!(matches!(said(&side.looked(Presence::Absent))[..], [Pass::Released { .. }]));
+}
+
+#[test]
+fn a_machine_paused_where_it_arrived_fast_is_claimed_and_left_paused() {
+    let mut side = reserved(Commit::Fast, false);
+    assert_eq!(said(&side.looked(Presence::Paused)), Vec::<&Pass>::new(), "still arriving");
+    side.hear(released());
+    let settled = side.looked(Presence::Paused);
+    assert_eq!((said(&settled), ending(&settled)), (vec![&Pass::Claimed], Some(Reason::Moved)));
+    assert!(orders(&settled).is_empty());
+}
+
+#[test]
+fn an_abort_by_somebody_else_is_a_failed_migration_and_no_stop_of_an_agent() {
+    let mut side = transferring(Commit::Strict);
+    let aborted = Failure::new(FailureKind::Aborted, "operation aborted by client");
+    side.act(|handoffs, turn| handoffs.migrated(ID, Err(aborted), turn));
+    side.looked(Presence::Running);
+    assert_eq!(ending(&side.hear(Pass::Discarded)), Some(Reason::MigrationFailed));
+}
+
+#[test]
+fn a_migration_that_goes_on_after_a_restart_is_waited_for_until_it_lasts_too_long() {
+    let mut before = offered(Commit::Strict, false);
+    let durable = stored(&before.hear(reserved_by_peer()));
+    let (mut side, out) = before.restarted(&durable);
+    assert!(looks(&out));
+    assert!(!aborts(&side.looked(Presence::Leaving)));
+    side.now = side.now + Limits::default().migration_time_max;
+    assert!(aborts(&side.looked(Presence::Leaving)));
+    side.looked(Presence::Running);
+    let out = side.hear(Pass::Discarded);
+    assert_eq!(ending(&out), Some(Reason::MigrationTooLong));
+    let detail = out.iter().find_map(|effect| match effect {
+        Effect::Record(decision) => Some(decision.detail.clone()),
+        _ => None,
+    });
+    assert!(detail.unwrap().contains("started again"));
+}
+
+#[test]
+fn a_target_that_does_not_answer_a_cancellation_holds_nothing_up_and_is_answered_when_it_asks() {
+    let mut side = in_doubt(Commit::Strict);
+    side.looked(Presence::Running);
+    assert_eq!(side.handoffs.engaged(), 0);
+    let last = (0..100).map(|_| side.timer()).find_map(|out| ending(&out));
+    assert_eq!(last, Some(Reason::MigrationFailed));
+    let ticket = Some(Ticket { life: LIFE, number: 1 });
+    assert_eq!(said(&side.hear(Pass::Holding { machine: machine(), ticket })), [&cancelled()]);
+}

@@ -1,0 +1,180 @@
+//! The side that takes.
+
+use super::*;
+
+#[test]
+fn a_machine_that_is_held_waits_for_its_source_for_ever() {
+    let mut side = holding();
+    for hours in 0..1000 {
+        side.now = side.now + Duration::from_secs(3600);
+        assert!(looks(&side.timer()));
+        let out = side.looked(Presence::Held);
+        assert!(matches!(said(&out)[..], [Pass::Holding { .. }]), "after {hours} h");
+        assert_eq!(orders(&out), Vec::<&Order>::new());
+    }
+    let handoff = side.handoff();
+    assert!(handoff.is_alarming(side.now) && handoff.waits_for().contains("evenkeel claim web"));
+    assert_eq!(side.handoffs.engaged(), 0, "it holds nothing else up");
+}
+
+#[test]
+fn an_operator_who_has_fenced_the_source_lets_a_held_machine_run() {
+    let (source, stranger) = (host_id("source"), host_id("stranger"));
+    let mut side = holding();
+    assert!(side.handoffs.can_claim(&machine(), &stranger).unwrap_err().contains("`source`"));
+    assert_eq!(side.act(|h, turn| h.claim(&machine(), &stranger, turn)), []);
+    assert_eq!(side.handoffs.can_claim(&machine(), &source), Ok(()));
+    let out = side.act(|h, turn| h.claim(&machine(), &source, turn));
+    assert_durable_first(&out, Phase::Claimed);
+    assert_eq!(orders(&out), [&Order::Resume(machine(), there())]);
+    assert!(reserved(Commit::Strict, false).handoffs.can_claim(&machine(), &source).is_err());
+}
+
+#[test]
+fn a_target_that_is_told_to_discard_does_it_until_nothing_is_left() {
+    let mut side = holding();
+    side.hear(cancelled());
+    let failure = Failure::new(FailureKind::Unreachable, "gone");
+    assert!(looks(&side.done(Handoffs::discarded, &Err(failure))));
+    assert_eq!(orders(&side.looked(Presence::Held)), [&Order::Discard(machine(), there())]);
+    let out = side.done(Handoffs::discarded, &Ok(()));
+    assert_eq!(said(&out), [&Pass::Discarded]);
+    assert_eq!(ending(&out), Some(Reason::MigrationFailed));
+    // Asked again, it says so again.
+    assert!(looks(&side.hear(cancelled())));
+    assert_eq!(said(&side.looked(Presence::Absent)), [&Pass::Discarded]);
+}
+
+#[test]
+fn a_target_without_a_record_takes_what_its_source_has_released() {
+    let mut side = Side::new("target");
+    assert!(looks(&side.hear(released())));
+    let out = side.looked(Presence::Held);
+    assert_durable_first(&out, Phase::Claimed);
+    assert_eq!(orders(&out), [&Order::Resume(machine(), there())]);
+    let out = side.done(Handoffs::resumed, &Ok(()));
+    assert_eq!((said(&out), ending(&out)), (vec![&Pass::Claimed], Some(Reason::Moved)));
+}
+
+#[test]
+fn a_target_that_has_forgotten_looks_before_it_answers() {
+    use Presence::{Absent, Held, Incoming, Paused, Running};
+    let hold = || Pass::Holding { machine: machine(), ticket: None };
+    let find = || Pass::Where { machine: machine() };
+    for (question, presence, answer) in [
+        (released(), Running, Some(Pass::Claimed)),
+        (released(), Absent, Some(Pass::Missing)),
+        (released(), Incoming, None),
+        (find(), Running, Some(Pass::Claimed)),
+        (find(), Held, Some(hold())),
+        (find(), Paused, Some(hold())),
+        (find(), Incoming, Some(Pass::Arriving)),
+        (find(), Absent, Some(Pass::Missing)),
+        (cancelled(), Absent, Some(Pass::Discarded)),
+        (cancelled(), Running, Some(Pass::Claimed)),
+    ] {
+        let mut side = Side::new("target");
+        let heard = side.hear(question.clone());
+        assert!(looks(&heard) && said(&heard).is_empty(), "{heard:?}");
+        let said_then = side.looked(presence);
+        assert_eq!(
+            said(&said_then),
+            answer.iter().collect::<Vec<_>>(),
+            "{question:?}, {presence:?}"
+        );
+        assert!(said(&side.looked(presence)).is_empty(), "asked once, answered once");
+    }
+    // A hypervisor that does not answer decides nothing.
+    let mut side = Side::new("target");
+    side.hear(released());
+    let silent = Failure::new(FailureKind::Unreachable, "gone");
+    let out =
+        side.act(|handoffs, turn| handoffs.looked(&machine(), handoffs.looks, Err(silent), turn));
+    assert!(said(&out).is_empty());
+    assert!(looks(&side.hear(released())), "the next question is looked after again");
+}
+
+#[test]
+fn what_was_claimed_is_never_discarded_whatever_is_said_later() {
+    let mut side = holding();
+    side.hear(released());
+    side.looked(Presence::Held);
+    assert_eq!(side.hear(cancelled()), [], "claimed, and not run yet");
+    side.done(Handoffs::resumed, &Ok(()));
+    for presence in [Presence::Paused, Presence::Running, Presence::Absent] {
+        side.hear(cancelled());
+        let out = side.looked(presence);
+        assert_eq!((said(&out), orders(&out)), (vec![&Pass::Claimed], vec![]), "{presence:?}");
+    }
+}
+
+#[test]
+fn questions_about_unknown_handoffs_are_bounded() {
+    let mut side = Side::new("target");
+    let from = host_id("source");
+    let mut ordered = 0;
+    for id in 0..10_000 {
+        let out = side.act(|handoffs, turn| handoffs.hear(HandoffId(id), &from, released(), turn));
+        ordered += out.len();
+    }
+    assert_eq!(ordered, 64);
+}
+
+#[test]
+fn room_kept_for_a_source_that_has_given_up_is_freed_at_once() {
+    // A source that has lost its records does not know whether it has.
+    assert_eq!(Side::new("source").hear(reserved_by_peer()), []);
+    let mut source = offered(Commit::Strict, false);
+    source.timer();
+    let late = source.hear(reserved_by_peer());
+    let [cancel] = said(&late)[..] else { panic!("{late:?}") };
+    let mut target = reserved(Commit::Strict, false);
+    target.hear(cancel.clone());
+    let out = target.done(Handoffs::discarded, &Ok(()));
+    assert_eq!(ending(&out), Some(Reason::TimedOut));
+    assert!(target.host.holds.incoming.is_empty());
+}
+
+#[test]
+fn a_reservation_that_expires_frees_the_memory() {
+    let mut target = reserved(Commit::Strict, false);
+    target.timer();
+    assert_eq!(ending(&target.looked(Presence::Absent)), None, "it may still come");
+    target.now = target.now + Limits::default().reservation_time;
+    assert_eq!(ending(&target.looked(Presence::Incoming)), None, "it is arriving");
+    assert_eq!(ending(&target.looked(Presence::Absent)), Some(Reason::ReservationExpired));
+    assert!(target.host.holds.incoming.is_empty());
+}
+
+#[test]
+fn a_target_that_must_stop_now_leaves_its_reservation_on_record_and_waits_for_nobody() {
+    let mut target = reserved(Commit::Strict, false);
+    assert!(target.handoffs.hold_up_stop(), "at first it waits for what is under way");
+    target.act(Handoffs::abort_all);
+    assert!(!target.handoffs.hold_up_stop());
+    assert_eq!(target.phase(), Some(Phase::Reserved));
+
+    let mut source = transferring(Commit::Strict);
+    assert!(aborts(&source.act(Handoffs::abort_all)));
+    assert!(source.handoffs.hold_up_stop(), "its machine must be found first");
+    let aborted = Failure::new(FailureKind::Aborted, "aborted");
+    source.act(|handoffs, turn| handoffs.migrated(ID, Err(aborted), turn));
+    source.looked(Presence::Running);
+    assert!(!source.handoffs.hold_up_stop());
+    assert_eq!(ending(&source.hear(Pass::Discarded)), Some(Reason::Stopping));
+}
+
+#[test]
+fn what_was_seen_before_a_question_is_no_answer_to_it() {
+    // A look is under way when the source asks, or says that the machine is released.
+    for question in [Pass::Where { machine: machine() }, released()] {
+        let mut side = reserved(Commit::Strict, false);
+        side.timer();
+        let before = side.handoffs.looks;
+        side.hear(question.clone());
+        let nothing = Ok(Sight::default());
+        let out = side.act(|h, turn| h.looked(&machine(), before, nothing.clone(), turn));
+        assert!(said(&out).is_empty(), "{question:?}: {out:?}");
+        assert!(!said(&side.looked(Presence::Absent)).is_empty(), "{question:?}");
+    }
+}

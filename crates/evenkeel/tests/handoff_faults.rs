@@ -1,0 +1,137 @@
+//! Agents, libvirts and QEMUs killed and stopped at every phase of a strict handoff, on both sides.
+//! After each: the guest runs on exactly one host, its numbers without a gap or a repetition, its
+//! memory verified, and is started at boot there and nowhere else.
+
+mod chaos;
+mod daemon;
+mod support;
+mod swing;
+
+use std::time::Duration;
+
+use support::LIMIT;
+use swing::{Fault, Process, Swing, swinger};
+
+const GUEST: &str = "mover";
+const STRICT: &str = "migration_bandwidth = '16MB'\n[handoff]\nmode = 'strict'\n";
+/// After a fault everything is at rest again within this.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// A side of the handoff.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Source,
+    Target,
+}
+
+/// A moment of a handoff, as the libvirt of one side tells it.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    name: &'static str,
+    side: Side,
+    says: &'static str,
+}
+
+const MOMENTS: [Moment; 6] = [
+    Moment { name: "the target is prepared", side: Side::Target, says: "Started Migrated" },
+    Moment { name: "the memory is on its way", side: Side::Source, says: "migration-iteration" },
+    Moment { name: "the source is suspended", side: Side::Source, says: "Suspended Migrated" },
+    Moment { name: "the target holds it", side: Side::Target, says: "Suspended Paused" },
+    Moment { name: "the source has let go", side: Side::Source, says: "Stopped Migrated" },
+    Moment { name: "the target lets it run", side: Side::Target, says: "Resumed Unpaused" },
+];
+
+/// Waits for the moment in a handoff that begins now, lets the fault befall the process, undoes it,
+/// and waits until everything is at rest.
+fn befall(swing: &mut Swing, moment: Moment, side: Side, process: Process, fault: Fault) {
+    let what = format!("{process:?} of the {side:?} was hit by {fault:?} when {}", moment.name);
+    let from = swing.home(GUEST).expect("it is at rest");
+    let to = if from == "h1" { "h2" } else { "h1" };
+    let of = |side| if side == Side::Source { from.as_str() } else { to };
+    let heard = &swing.events[of(moment.side)];
+    let since = heard.count();
+    swing.tip(&[&from]);
+    heard.wait(since, GUEST, moment.says);
+    let victim = of(side).to_owned();
+    let pid = swing.pid(&victim, process, GUEST);
+    let hit = swing.strike(&victim, process, GUEST, fault);
+    swing.heal(&victim, process, pid, fault);
+    swing.tip(&[]);
+    let took = swing.settle(&what, BOUND);
+    let home = swing.home(GUEST).expect("it is at rest");
+    swing.assert_unharmed();
+    assert_eq!(swing.autostarted_on(GUEST), std::slice::from_ref(&home), "after {what}");
+    let said = if hit { "" } else { " (it had gone already)" };
+    eprintln!("{what}{said}: at rest on {home} after {:.1} s", took.as_secs_f64());
+}
+
+/// Goes through every moment for these processes.
+fn befall_all(fault: Fault, processes: &[Process]) {
+    let mut swing = Swing::up(2, vec![swinger(GUEST, "h1", 12)], STRICT);
+    swing.cluster.virsh("h1", &["autostart", GUEST]).expect("it is there");
+    for moment in MOMENTS {
+        for side in [Side::Source, Side::Target] {
+            for &process in processes {
+                befall(&mut swing, moment, side, process, fault);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_handoff_survives_the_death_of_an_agent_at_every_phase() {
+    befall_all(Fault::Kill, &[Process::Agent]);
+}
+
+#[test]
+fn a_handoff_survives_the_death_of_a_libvirt_at_every_phase() {
+    befall_all(Fault::Kill, &[Process::Libvirt]);
+}
+
+#[test]
+fn a_handoff_survives_agents_that_stand_still_at_every_phase() {
+    befall_all(Fault::Stop, &[Process::Agent]);
+}
+
+#[test]
+fn a_handoff_survives_libvirts_and_qemus_that_stand_still_at_every_phase() {
+    befall_all(Fault::Stop, &[Process::Libvirt, Process::Qemu]);
+}
+
+/// The memory of a guest is in its QEMU: one that is killed takes with it what it holds. What may
+/// never follow is a second copy, or a copy of which nobody knows.
+#[test]
+fn a_qemu_that_is_killed_ends_at_most_the_copy_in_it() {
+    for (index, moment) in MOMENTS.into_iter().enumerate() {
+        for side in [Side::Source, Side::Target] {
+            let mut swing = Swing::up(2, vec![swinger(GUEST, "h1", 12)], STRICT);
+            let heard = if moment.side == Side::Source { "h1" } else { "h2" };
+            let since = swing.events[heard].count();
+            swing.tip(&["h1"]);
+            swing.events[heard].wait(since, GUEST, moment.says);
+            let victim = if side == Side::Source { "h1" } else { "h2" };
+            let hit = swing.strike(victim, Process::Qemu, GUEST, Fault::Kill);
+            let what = format!("QEMU of the {side:?} was killed when {}", moment.name);
+            swing.cluster.until(LIMIT, &format!("an end of it after {what}"), |cluster| {
+                let statuses = cluster.statuses();
+                let idle = statuses.iter().all(|status| status.handoffs.is_empty());
+                (statuses.len() == 2 && idle).then_some(())
+            });
+            let states = ["h1", "h2"].map(|host| swing.state(host, GUEST));
+            let running = states.iter().filter(|state| *state == "running").count();
+            let defined = states.iter().filter(|state| *state != "absent").count();
+            // The copy that was not hit runs on: the source's until it is suspended, the target's
+            // once it is complete. In between the kill may have met either.
+            let survives = match side {
+                Side::Source => index >= 4,
+                Side::Target => index < 2,
+            };
+            assert_eq!(defined, 1, "after {what}: {states:?}");
+            assert!(running == 1 || !survives, "after {what}: {states:?}");
+            if running == 1 {
+                swing.assert_unharmed();
+            }
+            eprintln!("{what}{}: {states:?}", if hit { "" } else { " (it had gone already)" });
+        }
+    }
+}
