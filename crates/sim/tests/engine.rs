@@ -48,7 +48,10 @@ fn a_machine_whose_migration_fails_is_not_tried_again_and_again() {
         let failure = Failure::new(FailureKind::Other, "no");
         cluster
             .cloud_mut()
-            .fail_next_migration(&host_id(0), Fault { failure, after: 0.5, leaves: Aftermath::Here })
+            .fail_next_migration(
+                &host_id(0),
+                Fault { failure, after: 0.5, leaves: Aftermath::Here },
+            )
             .unwrap();
         cluster.run_until(at(minute * 60));
         tries = cluster.records().iter().filter(|d| d.ending == Reason::MigrationFailed).count();

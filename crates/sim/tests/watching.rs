@@ -16,6 +16,7 @@ use evenkeel_core::model::{Entry, Epoch, HandoffId, MachineId, Time};
 use evenkeel_core::port::{
     Counters, Event, HostSample, MachineSample, Order, Presence, Sight, Stamp,
 };
+use evenkeel_core::restraint::Restraint;
 use evenkeel_core::select::Pair;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -34,7 +35,9 @@ struct Two {
 
 impl Two {
     fn new(recovered: Recovered) -> Self {
-        let config = Config { cool_down: Duration::from_secs(300), ..eager() };
+        let cool_down = Duration::from_secs(300);
+        let restraint = Restraint { cool_down, ..eager().restraint };
+        let config = Config { restraint, ..eager() };
         let balancer = |i, recovered| Balancer::new(config.clone(), profile(i), recovered);
         let mut two = Self {
             balancers: [balancer(0, recovered), balancer(1, Recovered::default())],
@@ -111,7 +114,7 @@ impl Two {
     fn verdict(&self, host: usize, machine: &str) -> Option<Reason> {
         let pair = Pair { donor: 1.0, receiver: 0.0 };
         let host_of = self.balancers[host].host();
-        let (judged, _) = host_of.candidates(&host_id(1 - host), &pair, self.now);
+        let (judged, _) = host_of.candidates(None, &host_id(1 - host), &pair, self.now);
         judged.iter().find(|j| j.machine == machine_id(machine)).map(|j| j.verdict)
     }
 }
