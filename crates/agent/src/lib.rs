@@ -10,7 +10,7 @@ mod metrics;
 pub mod status;
 mod timers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -153,7 +153,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         progress: BTreeMap::new(),
         writers: BTreeMap::new(),
         refusals: Refusals::default(),
-        unclosed: BTreeMap::new(),
+        unclosed: VecDeque::new(),
         alarms: Alarms::default(),
         unmeasured: None,
         stop_grace: config.stop_grace,
