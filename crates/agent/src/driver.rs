@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use evenkeel_core::balancer::Balancer;
 use evenkeel_core::decision::{Decision, Reason};
 use evenkeel_core::effect::{Effect, Input, Timer};
-use evenkeel_core::handoff::{Handoff, Phase};
+use evenkeel_core::handoff::Handoff;
 use evenkeel_core::message::{Message, Talk};
 use evenkeel_core::model::{HostId, MachineId};
 use evenkeel_core::port::{Event, Failure, HandoffId, Progress};
@@ -69,8 +69,9 @@ pub(crate) struct Driver {
     /// Who waits for a schedule entry to be written.
     pub(crate) writers: BTreeMap<MachineId, Reply<()>>,
     pub(crate) refusals: Refusals,
-    /// Handoffs that have ended and whose record could not be closed: tried again until it can.
-    pub(crate) unclosed: BTreeMap<HandoffId, Handoff>,
+    /// Records of handoffs that have ended which could not be written, in their order: tried again
+    /// until they can.
+    pub(crate) unclosed: VecDeque<Handoff>,
     pub(crate) alarms: Alarms,
     /// Why the last sample failed, if it did.
     pub(crate) unmeasured: Option<String>,
@@ -175,13 +176,31 @@ impl Driver {
 
     /// Closes the records that there was no room to close before.
     fn close_records(&mut self) {
-        while let Some((_, handoff)) = self.unclosed.first_key_value() {
+        while let Some(handoff) = self.unclosed.front() {
             if self.store.persist(handoff).is_err() {
                 return;
             }
-            info!(machine = %handoff.name, "the record of a handoff is closed after all");
-            self.unclosed.pop_first();
+            if handoff.phase.has_ended() {
+                info!(machine = %handoff.name, "the record of a handoff is closed after all");
+            }
+            self.unclosed.pop_front();
         }
+    }
+
+    /// Keeps what could not be written of a handoff that has ended for the core, perhaps in the very
+    /// effects that are dropped now: nobody else would write it. Beyond the bound, the next start
+    /// finds it open and looks.
+    fn keep_unwritten(&mut self, failed: Handoff, dropped: impl Iterator<Item = Effect>) {
+        let id = failed.id;
+        if self.balancer.handoffs().any(|handoff| handoff.id == id) {
+            return;
+        }
+        let later = dropped.filter_map(|effect| match effect {
+            Effect::Persist(handoff) if handoff.id == id => Some(handoff),
+            _ => None,
+        });
+        let room = UNCLOSED_MAX.saturating_sub(self.unclosed.len());
+        self.unclosed.extend(std::iter::once(failed).chain(later).take(room));
     }
 
     /// Gives an input to the core and carries out the effects, and those of whatever failed.
@@ -190,15 +209,21 @@ impl Driver {
         while let Some(input) = inputs.pop_front() {
             let mut effects = Vec::new();
             self.balancer.handle(input, self.clock.now(), &mut self.rng, &mut effects);
-            for effect in effects {
-                match self.carry_out(effect) {
+            let mut effects = effects.into_iter();
+            while let Some(effect) = effects.next() {
+                let record = match &effect {
+                    Effect::Persist(handoff) => Some(handoff.clone()),
+                    _ => None,
+                };
+                match (self.carry_out(effect), record) {
                     // What stands behind a record that is not durable depended on it, and the core
                     // is not to take it for durable in anything else that it hears.
-                    Some(failed @ Input::StoreFailed(..)) => {
+                    (Some(failed @ Input::StoreFailed(..)), Some(record)) => {
+                        self.keep_unwritten(record, effects);
                         inputs.push_front(failed);
                         break;
                     }
-                    failed => inputs.extend(failed),
+                    (failed, _) => inputs.extend(failed),
                 }
             }
         }
@@ -210,13 +235,7 @@ impl Driver {
             Effect::Persist(handoff) => {
                 if let Err(error) = self.store.persist(&handoff) {
                     error!(machine = %handoff.name, %error, "handoff not made durable");
-                    let id = handoff.id;
-                    let ended = matches!(handoff.phase, Phase::Done | Phase::Cancelled);
-                    // Beyond the bound, the next start finds it open and looks.
-                    if ended && self.unclosed.len() < UNCLOSED_MAX {
-                        self.unclosed.insert(id, handoff);
-                    }
-                    return Some(Input::StoreFailed(id, error.to_string()));
+                    return Some(Input::StoreFailed(handoff.id, error.to_string()));
                 }
             }
             Effect::Send(to, message) => {

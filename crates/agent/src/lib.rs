@@ -11,7 +11,7 @@ mod metrics;
 pub mod status;
 mod timers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -151,7 +151,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         progress: BTreeMap::new(),
         writers: BTreeMap::new(),
         refusals: Refusals::default(),
-        unclosed: BTreeMap::new(),
+        unclosed: VecDeque::new(),
         alarms: Alarms::default(),
         unmeasured: None,
         identity_dir: config.identity_dir.clone(),
