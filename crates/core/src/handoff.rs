@@ -12,9 +12,9 @@
 //!
 //! The commit point is the source's record `Released`: before it the machine is the source's, after
 //! it the target's. It is durable before the target hears of it, and the target's record `Claimed` is
-//! durable before the machine is let run there ([`Commit::Strict`]). Where locks keep two copies of
+//! durable before the machine is let run there ([`Commit::Strict`](crate::port::Commit::Strict)). Where locks keep two copies of
 //! a machine apart, the hypervisor's own commit point will do, which is a little faster
-//! ([`Commit::Fast`]).
+//! ([`Commit::Fast`](crate::port::Commit::Fast)).
 //!
 //! Whatever is unclear (a failure with unknown outcome, a restarted agent, a lost message) is settled
 //! by **looking** at the hypervisor and **asking** the other host, never by a time-out alone. One

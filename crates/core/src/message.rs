@@ -28,6 +28,9 @@
 //!     │ ── Where ──────────────────▶ │   Holding, Arriving, Claimed or Missing
 //!     │ ◀────────────── Holding ──── │   Released or Cancel
 //!     │ ── Cancel ─────────────────▶ │   Discarded
+//!
+//!   now and then
+//!     │ ── Running ────────────────▶ │   Runs, for what both run
 //! ```
 
 use minicbor::{Decode, Encode};
