@@ -326,6 +326,7 @@ impl Config {
             ("balance.reply_time_max", balance.reply_time_max),
             ("balance.reservation_time", balance.reservation_time),
             ("balance.migration_time_max", balance.migration_time_max),
+            ("handoff.doubt_time_max", self.handoff.doubt_time_max),
         ];
         for (key, span) in spans {
             let in_range = (SPAN_MIN..=SPAN_MAX).contains(&span);
