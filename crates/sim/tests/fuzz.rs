@@ -8,9 +8,9 @@ use common::*;
 use evenkeel_core::balancer::Balancer;
 use evenkeel_core::ceiling::{Gauge, Measure};
 use evenkeel_core::cost::Prediction;
-use evenkeel_core::decision::Reason;
+use evenkeel_core::decision::{Reason, Role};
 use evenkeel_core::effect::{Effect, Input, Timer};
-use evenkeel_core::handoff::{Recovered, Ticket};
+use evenkeel_core::handoff::{Phase, Recovered, Ticket};
 use evenkeel_core::load::Basis;
 use evenkeel_core::message::{Candidate, Message, Pass, Quote, Report, Talk};
 use evenkeel_core::model::{
@@ -252,8 +252,9 @@ fn align(input: Input, talking: Option<ExchangeId>, handing: Option<HandoffId>) 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// No sequence of inputs makes a balancer panic; it keeps its bound on handoffs, orders no
-    /// migration that it did not make durable first, and every record names a reason.
+    /// No sequence of inputs makes a balancer panic, whatever peers and the hypervisor claim; it keeps
+    /// its bound on handoffs, orders no migration that it did not make durable first, and promises no
+    /// memory that it does not have.
     #[test]
     fn no_sequence_of_inputs_breaks_a_balancer(
         seed in any::<u64>(),
@@ -272,7 +273,12 @@ proptest! {
             let mut durable = Vec::new();
             for effect in &out {
                 match effect {
-                    Effect::Persist(handoff) => durable.push(handoff.id),
+                    Effect::Persist(handoff) => {
+                        durable.push(handoff.id);
+                        let promised = (handoff.role, handoff.phase) == (Role::Receiver, Phase::Reserved);
+                        let free = balancer.host().free_memory_bytes();
+                        prop_assert!(!promised || free >= 0.0, "{free} bytes left after {handoff:?}");
+                                            }
                     Effect::Order(Order::Migrate(m)) => prop_assert!(durable.contains(&m.handoff)),
                     Effect::Send(_, Message::Exchange(id, _)) => talking = Some(*id),
                     Effect::Send(_, Message::Handoff(id, _)) => handing = Some(*id),
