@@ -316,10 +316,12 @@ pub fn idle(name: &str, host: &str) -> GuestSpec {
 }
 
 /// Tables for a cluster that lives for seconds and balances by the rule as claimed, and by nothing
-/// else: no ceilings, no waiting to know a machine better.
+/// else: no ceilings, no waiting to know a machine better, no restraint and no cost.
 pub fn balance(round: Duration, calm: &Calm) -> String {
     let ceilings = "[ceilings]\ncpu = 10.0\nio = 10.0\n";
-    let rule = "policy = 'half-difference'\nwarm_up = 1\ncool_down = '2s'\n";
+    let rule = "policy = 'half-difference'\nwarm_up = 1\ncool_down = '2s'\nquarantine = '0s'\n\
+                hold = 1\nhold_of = 1\ngiven_per_hour_max = 1000\ntaken_per_hour_max = 1000\n\
+                payback = '8760h'\nmigration_downtime_max = '1h'\n";
     format!("{ceilings}{}{rule}", balance_by_default(round, calm))
 }
 
