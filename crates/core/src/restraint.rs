@@ -25,7 +25,8 @@ pub struct Restraint {
     /// From 1 to 32.
     pub hold_of: u32,
     /// How long a machine stays where it is after a first move. It doubles with every further one;
-    /// it goes back to the host that it came from only after four times as long.
+    /// it goes back to the host that it came from only after four times as long. From twenty
+    /// minutes on no machine is back on a host within an hour of leaving it, by a detour neither.
     pub cool_down: Duration,
     /// The most that it grows to.
     pub cool_down_max: Duration,
@@ -230,6 +231,32 @@ mod tests {
         assert!(cooling("b", 14) && !cooling("b", 15));
         assert!(cooling("a", 59) && !cooling("a", 60));
         assert!(!calm.is_cooling(&moved(100, 1), &host("b"), at(0)), "a clock far ahead");
+    }
+
+    #[test]
+    fn by_default_no_machine_is_back_within_an_hour_whichever_way_it_goes() {
+        let calm = Restraint::default();
+        // Every way through three hosts, each move as soon as it may be made.
+        for path in 0..3u32.pow(5) {
+            let mut left = BTreeMap::from([(host("0"), at(0))]);
+            let mut last = LastMove { from: host("0"), ..moved(0, 1) };
+            let (mut here, mut now) = (host("1"), 0);
+            for step in 0..5 {
+                let next = host(&(path / 3u32.pow(step) % 3).to_string());
+                if next == here {
+                    continue;
+                }
+                while calm.is_cooling(&last, &next, at(now)) {
+                    now += 1;
+                }
+                let back = left.get(&next).is_some_and(|&left| at(now).since(left) < HOUR);
+                assert!(!back, "path {path}: back on {next} after {now} minutes");
+                let moves = Some(calm.moves_with(Some(&last), at(now)));
+                last = LastMove { at: at(now), from: here.clone(), moves, cost_percent: None };
+                left.insert(here, at(now));
+                here = next;
+            }
+        }
     }
 
     #[test]
