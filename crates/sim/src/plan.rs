@@ -13,11 +13,11 @@ use evenkeel_core::ceiling::Ceilings;
 use evenkeel_core::decision::Reason;
 use evenkeel_core::effect::Input;
 use evenkeel_core::model::{
-    Entry, HostId, HostProfile, HostState, Locks, MachineFacts, MachineId, PerResource,
-    Requirements, Resources, Rules, Time,
+    Entry, HostId, HostProfile, HostState, Locks, MachineFacts, MachineId, Requirements, Resources,
+    Rules, Time,
 };
 use evenkeel_core::restraint::Restraint;
-use evenkeel_core::select::{Calm, MeanAware, Policy, Price};
+use evenkeel_core::select::{Calm, MeanAware, Policy};
 use evenkeel_hypervisor::memory::{CloudError, Workload};
 use serde::Serialize;
 
@@ -161,18 +161,11 @@ pub fn plan(snapshot: &Snapshot, options: &Options) -> Result<Plan, CloudError> 
     let targets: Vec<HostId> = snapshot.vms.iter().map(place).collect();
     let homes: Vec<HostId> = snapshot.vms.iter().map(|vm| vm.host.clone()).collect();
     let before = balance(snapshot, &homes);
-    let loads = before.hosts.iter().map(|h| (h.id.clone(), h.load)).collect();
-    let profiles = profiles(snapshot);
-    let prices = |index: usize| {
-        let vm = &snapshot.vms[index];
-        let (home, there) = (&profiles[&vm.host].0, &profiles[&targets[index]].0);
-        Price { at_donor: price(vm, home, home), at_receiver: price(vm, home, there) }
-    };
-    let ordered = order::order(snapshot, &targets, loads, prices);
+    let ordered = order::order(snapshot, &targets, options.seed);
     let (tally, elapsed_ms) = (cluster.tally(), began.elapsed().as_secs_f64() * 1e3);
     let mut ends = homes.clone();
-    for step in &ordered.steps {
-        ends[step.vm].clone_from(&targets[step.vm]);
+    for &step in &ordered.steps {
+        ends[step].clone_from(&targets[step]);
     }
     let mut kept = kept(snapshot);
     kept.extend(
@@ -235,7 +228,7 @@ fn furnish(snapshot: &Snapshot, options: &Options) -> Result<Cluster, CloudError
         },
         restraint: Restraint::NONE,
         // What was measured is there to be used to the last.
-        ceilings: Ceilings(PerResource { cpu: 1.0, memory: 1.0, io: 1.0 }),
+        ceilings: Ceilings::FULL,
         policy: unhurried(options.policy),
         tentative: true,
         ..Config::default()
@@ -363,12 +356,7 @@ fn balance(snapshot: &Snapshot, places: &[HostId]) -> Balance {
     Balance { mean, max, max_over_mean, cv, hosts }
 }
 
-fn moves(
-    snapshot: &Snapshot,
-    targets: &[HostId],
-    steps: &[order::Step],
-    options: &Options,
-) -> Vec<Move> {
+fn moves(snapshot: &Snapshot, targets: &[HostId], steps: &[usize], options: &Options) -> Vec<Move> {
     let profiles = profiles(snapshot);
     let homes: Vec<_> = snapshot.vms.iter().map(|vm| vm.host.clone()).collect();
     let before = balance(snapshot, &homes).hosts;
@@ -389,8 +377,8 @@ fn moves(
             .sum::<f64>()
     };
     let mut moves = Vec::with_capacity(steps.len());
-    for (index, step) in steps.iter().enumerate() {
-        let (vm, to) = (&snapshot.vms[step.vm], &targets[step.vm]);
+    for (index, &step) in steps.iter().enumerate() {
+        let (vm, to) = (&snapshot.vms[step], &targets[step]);
         let (source, target) = (&profiles[&vm.host].0, &profiles[to].0);
         let (at_source, at_target) = (price(vm, source, source), price(vm, source, target));
         let (from_load, to_load) = (loads[&vm.host], loads[to]);
