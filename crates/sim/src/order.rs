@@ -73,7 +73,7 @@ struct Problem<'a> {
 
 impl<'a> Problem<'a> {
     fn new(snapshot: &'a Snapshot, targets: &[HostId]) -> Self {
-        let profiles: Vec<_> = snapshot.hosts.iter().map(|host| host.profile()).collect();
+        let profiles: Vec<_> = snapshot.hosts.iter().map(SnapshotHost::profile).collect();
         let index: BTreeMap<_, _> =
             snapshot.hosts.iter().enumerate().map(|(index, host)| (&host.id, index)).collect();
         let place = |(host, profile): (&SnapshotHost, &HostProfile)| Place {

@@ -153,6 +153,7 @@ const ROUNDS_MAX: u64 = 600;
 /// [`Snapshot::check`] refuses.
 pub fn plan(snapshot: &Snapshot, options: &Options) -> Result<Plan, CloudError> {
     let began = Instant::now();
+    let snapshot = &sorted(snapshot);
     let mut cluster = furnish(snapshot, options)?;
     let rounds = settle(&mut cluster, &options.policy);
     let place = |vm: &SnapshotMachine| {
@@ -168,12 +169,9 @@ pub fn plan(snapshot: &Snapshot, options: &Options) -> Result<Plan, CloudError> 
         ends[step].clone_from(&targets[step]);
     }
     let mut kept = kept(snapshot);
-    kept.extend(
-        ordered
-            .blocked
-            .iter()
-            .map(|&vm| Kept { vm: snapshot.vms[vm].id.clone(), reason: Reason::NoMemory }),
-    );
+    let stays =
+        |&vm: &usize| Kept { vm: snapshot.vms[vm].id.clone(), reason: Reason::NoImprovement };
+    kept.extend(ordered.blocked.iter().map(stays));
     Ok(Plan {
         format: FORMAT,
         seed: options.seed,
@@ -194,7 +192,7 @@ pub fn plan(snapshot: &Snapshot, options: &Options) -> Result<Plan, CloudError> 
 /// # Errors
 /// As [`plan`].
 pub fn trace(snapshot: &Snapshot, options: &Options) -> Result<Trace, CloudError> {
-    let mut cluster = furnish(snapshot, options)?;
+    let mut cluster = furnish(&sorted(snapshot), options)?;
     cluster.keep_log();
     settle(&mut cluster, &options.policy);
     cluster.check_all();
@@ -208,6 +206,14 @@ pub struct Trace {
     pub log: Vec<Line>,
     /// What was broken on the way: nothing, if all is well.
     pub violations: Vec<Violation>,
+}
+
+/// The snapshot by ids: that its order in the file changes nothing holds to the last bit of a sum.
+fn sorted(snapshot: &Snapshot) -> Snapshot {
+    let mut snapshot = snapshot.clone();
+    snapshot.hosts.sort_by(|a, b| a.id.cmp(&b.id));
+    snapshot.vms.sort_by(|a, b| a.id.cmp(&b.id));
+    snapshot
 }
 
 /// The snapshot as a cluster in virtual time, its agents started.
@@ -234,10 +240,7 @@ fn furnish(snapshot: &Snapshot, options: &Options) -> Result<Cluster, CloudError
         ..Config::default()
     };
     let mut cluster = Cluster::new(options.seed);
-    // By id, so that the order in the file changes nothing.
-    let hosts: BTreeMap<_, _> = snapshot.hosts.iter().map(|host| (&host.id, host)).collect();
-    let vms: BTreeMap<_, _> = snapshot.vms.iter().map(|vm| (&vm.id, vm)).collect();
-    for host in hosts.values() {
+    for host in &snapshot.hosts {
         let mut spec = HostSpec::new(host.profile(), config.clone());
         // Without a capacity nothing is throttled: usage is what the snapshot says.
         spec.hypervisor.facts.capacity = Resources::ZERO;
@@ -245,7 +248,7 @@ fn furnish(snapshot: &Snapshot, options: &Options) -> Result<Cluster, CloudError
         spec.hypervisor.background = host.background;
         cluster.add_host(spec)?;
     }
-    for vm in vms.values() {
+    for vm in &snapshot.vms {
         let facts = MachineFacts {
             id: vm.id.clone(),
             name: vm.name().into(),
@@ -264,7 +267,7 @@ fn furnish(snapshot: &Snapshot, options: &Options) -> Result<Cluster, CloudError
         cluster.place(&vm.host, facts, Workload { wants: vm.usage, dirty_bytes_per_s: 0.0 })?;
     }
     cluster.start_acquainted();
-    for host in hosts.values().filter(|h| h.state != HostState::Active) {
+    for host in snapshot.hosts.iter().filter(|h| h.state != HostState::Active) {
         cluster.input(&host.id, Input::SetState(host.state));
     }
     Ok(cluster)
@@ -361,11 +364,13 @@ fn moves(snapshot: &Snapshot, targets: &[HostId], steps: &[usize], options: &Opt
     let homes: Vec<_> = snapshot.vms.iter().map(|vm| vm.host.clone()).collect();
     let before = balance(snapshot, &homes).hosts;
     let mut loads: BTreeMap<HostId, f64> = before.into_iter().map(|h| (h.id, h.load)).collect();
-    let total = |of: fn(&(HostProfile, Resources)) -> Resources| {
-        profiles.values().map(of).fold(Resources::ZERO, |a, b| a + b)
+    let emptied = |host: &HostId| {
+        snapshot.hosts.iter().any(|h| h.id == *host && h.state == HostState::Draining)
     };
-    let capacity = total(|(p, _)| p.share_as_usage(1.0));
-    let background = total(|(_, b)| *b);
+    let stays = profiles.iter().filter(|(id, _)| !emptied(id));
+    let capacity =
+        stays.map(|(_, (p, _))| p.share_as_usage(1.0)).fold(Resources::ZERO, |a, b| a + b);
+    let background = profiles.values().map(|(_, b)| *b).fold(Resources::ZERO, |a, b| a + b);
     let usage = snapshot.vms.iter().fold(background, |sum, vm| {
         sum + profiles.get(&vm.host).map_or(vm.usage, |(home, _)| vm.factors(home))
     });
@@ -384,6 +389,7 @@ fn moves(snapshot: &Snapshot, targets: &[HostId], steps: &[usize], options: &Opt
         let (from_load, to_load) = (loads[&vm.host], loads[to]);
         let wanted_load = match options.policy {
             Policy::HalfDifference => (from_load - to_load) / 2.0,
+            Policy::MeanAware(_) if emptied(&vm.host) => fair(target) - to_load,
             Policy::MeanAware(_) => (from_load - fair(source)).min(fair(target) - to_load),
         };
         let cost = order::predict(vm);
