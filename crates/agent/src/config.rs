@@ -328,6 +328,8 @@ mod tests {
         check("stop_grace = '99999999h'\n", &["`stop_grace`", "at most 8760h"]);
         check("listen = '127.0.0.1:1'\nhost = 'a b'\n", &["`host`", "a b"]);
         check("[balance]\nround = 'soon'\n", &["`soon` is no duration", "30s"]);
+        check("[handoff]\nmode = 'quick'\n", &["quick", "strict"]);
+        check("[handoff]\ndoubt_time_max = '1ms'\n", &["handoff.doubt_time_max", "100ms"]);
         check("[balance]\njitter = 1.5\n", &["balance.jitter", "1.5", "below 1"]);
         check("[balance]\nsample = '60s'\n", &["stale_after", "longer than balance.sample"]);
         check("listen = '0.0.0.0:7946'\n", &["`listen` is 0.0.0.0:7946", "advertise"]);

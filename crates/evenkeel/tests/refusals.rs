@@ -59,7 +59,7 @@ fn a_configuration_that_cannot_be_used_is_refused_by_key_before_anything_is_made
         ("[capacity]\nmemory = '0B'", &["capacity of 0 for memory", "declare its capacity"]),
         ("[capacity]\ncpu_cores = nan", &["capacity of NaN for cpu"]),
         ("[weights]\ncpu = 0\nmemory = 0\nio = 0", &["agent.toml", "weights"]),
-        ("[balance", &["agent.toml", "line 8"]),
+        ("[balance", &["agent.toml", "line 9"]),
     ];
     for (more, says) in cases {
         place.write(&format!("{base}{more}\n"));

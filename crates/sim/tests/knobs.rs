@@ -57,12 +57,16 @@ const EAGER: &str = "balance.cool_down = '30s'\nbalance.dead_band = 0.0\nbalance
 /// The same on slow disks.
 const SLOW: &str = "balance.cool_down = '30s'\nbalance.dead_band = 0.0\nbalance.gain_min = 0.0\n\
                     balance.difference_min = 0.0\nbalance.hold = 1\nbalance.warm_up = 1\n\
-                    balance.payback = '8h'\nfaults.store_slow = 400\nfaults.store_full = 0";
+                    balance.payback = '8h'\nfaults.store_slow = 900\nfaults.store_full = 0";
 
 /// The same below low ceilings.
 const TIGHT: &str = "balance.cool_down = '30s'\nbalance.dead_band = 0.0\nbalance.gain_min = 0.0\n\
                      balance.difference_min = 0.0\nbalance.hold = 1\nbalance.payback = '8h'\n\
                      ceilings.cpu = 0.25";
+
+/// Loads that change with every other sample, of which several must agree.
+const RESTLESS: &str = "load.every = '10s'\nbalance.hold = 3\nbalance.smoothing = 1.0\n\
+                        balance.dead_band = 0.05\nbalance.gain_min = 0.05";
 
 /// A key, another value than its default, and what makes its occasion.
 const KEYS: &[(&str, &str, &str)] = &[
@@ -80,7 +84,7 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("balance.difference_min", "0.3", ""),
     ("balance.gain_min", "0.9", ""),
     ("balance.hold", "1", ""),
-    ("balance.hold_of", "9", "balance.dead_band = 0.05\nbalance.gain_min = 0.05"),
+    ("balance.hold_of", "30", RESTLESS),
     ("balance.cool_down", "'2h'", EAGER),
     ("balance.cool_down_max", "'30s'", EAGER),
     ("balance.quarantine", "'0s'", ""),

@@ -171,6 +171,11 @@ impl Weights {
         if sum <= 0.0 || !sum.is_finite() {
             return Err(WeightsError::AllZero);
         }
+        // Weights that were normalised before stay as they are, to the last digit: what is written
+        // and read again is the same.
+        if (sum - 1.0).abs() <= 4.0 * f64::EPSILON {
+            return Ok(Self(raw));
+        }
         Ok(Self(PerResource { cpu: raw.cpu / sum, memory: raw.memory / sum, io: raw.io / sum }))
     }
 
