@@ -23,6 +23,11 @@ pub type Measure = Option<Resource>;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ceilings(pub PerResource);
 
+impl Ceilings {
+    /// All that there is may be used.
+    pub const FULL: Self = Self(PerResource { cpu: 1.0, memory: 1.0, io: 1.0 });
+}
+
 impl Default for Ceilings {
     fn default() -> Self {
         Self(PerResource { cpu: 0.9, memory: 1.0, io: 0.9 })

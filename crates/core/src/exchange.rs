@@ -15,13 +15,19 @@
 //! An answer to an inquiry is a statement, not a promise: only an offer engages its receiver. Every
 //! phase has the same limit of time, and every way out of it ends in a [`Decision`].
 
+mod record;
+mod surveyed;
+
+use record::{apply, judged};
+use surveyed::Surveyed;
+
 use crate::ceiling::{Gauge, Measure};
 use crate::decision::{Decision, Judged, Reason, Role};
 use crate::host::Host;
 use crate::load::Basis;
-use crate::message::{Candidate, Quote, Report, Room, Talk};
+use crate::message::{Candidate, Quote, Report, Talk};
 use crate::model::{Entry, ExchangeId, HostId, HostState, LastMove, MachineId, Time};
-use crate::select::{Calm, Pair, Price, half_difference, improves};
+use crate::select::{Calm, Pair, Price, emptying, half_difference, improves};
 use crate::survey::Answer as Answered;
 
 /// One conversation with one other host.
@@ -36,14 +42,6 @@ pub struct Exchange {
     measure: Measure,
     /// Donor, mean-aware: what room the receiver said it has.
     survey: Option<Box<Surveyed>>,
-}
-
-/// What a mean-aware donor knows of its receiver from a survey.
-#[derive(Clone, Debug)]
-struct Surveyed {
-    room: Room,
-    /// How many moves more than it saves a move may cost.
-    value_max: i32,
 }
 
 #[derive(Clone, Debug)]
@@ -170,13 +168,15 @@ impl Exchange {
                 );
             }
         };
-        let (pair, role, receiver) = if own.load > theirs.load {
+        let emptied = [&own, &theirs].map(|report| report.state == HostState::Draining);
+        let gives = if emptied[0] == emptied[1] { own.load > theirs.load } else { emptied[0] };
+        let (pair, role, receiver) = if gives {
             (Pair { donor: own.load, receiver: theirs.load }, Role::Donor, theirs)
         } else {
             (Pair { donor: theirs.load, receiver: own.load }, Role::Receiver, own)
         };
         let known = Some((pair, role));
-        if !pair.exceeds(&host.calm) {
+        if !pair.exceeds(&host.calm) && emptied == [false, false] {
             let reason = Reason::WithinDeadBand;
             return exchange.decline(host, reason, String::new(), known, Some(own), now);
         }
@@ -303,6 +303,8 @@ impl Exchange {
         let price = Price { at_donor: candidate.at_donor, at_receiver: quotes[index].at_receiver };
         let returned = in_return.and_then(|id| host.candidate(measure, id, &self.peer, now));
         let kept = match &returned {
+            // A host that is being emptied gives whatever there is room for.
+            None if in_return.is_none() && offered.report.state == HostState::Draining => None,
             // What the other loads the donor only the donor knows; this side must end below it.
             Some(back) if pair.receiver + price.at_receiver - back.at_donor < pair.donor => None,
             None if in_return.is_none() => improves(&pair, price, &Calm::NONE).err(),
@@ -345,7 +347,8 @@ impl Exchange {
             }
         };
         let pair = Pair { donor: own.load, receiver: theirs.load };
-        let calm = (!pair.exceeds(&host.calm)).then_some(Reason::WithinDeadBand);
+        let is_calm = !pair.exceeds(&host.calm) && own.state != HostState::Draining;
+        let calm = is_calm.then_some(Reason::WithinDeadBand);
         let limit = || host.past.may(Role::Donor, &host.restraint, now).err();
         if let Some(reason) = calm.or_else(|| unwilling(theirs.state)).or_else(limit) {
             let mut record = self.record(host, reason, String::new(), now);
@@ -427,7 +430,9 @@ impl Exchange {
                 None => Ok(Price { at_donor: candidate.at_donor, at_receiver: quote.at_receiver }),
             })
             .collect();
+        let emptied = own.state == HostState::Draining;
         let (verdicts, in_return) = match &self.survey {
+            None if emptied => (emptying::nearest(&pair, &prices), None),
             None => (half_difference(&pair, &prices, &host.calm), None),
             Some(surveyed) => {
                 let offer = (self.measure, &candidates[..], &prices[..]);
@@ -445,7 +450,9 @@ impl Exchange {
         );
         let chosen = verdicts.iter().position(|&v| v == Reason::Chosen);
         let ending = match chosen {
-            _ if self.survey.is_none() && !pair.exceeds(&host.calm) => Reason::WithinDeadBand,
+            _ if self.survey.is_none() && !emptied && !pair.exceeds(&host.calm) => {
+                Reason::WithinDeadBand
+            }
             None => Reason::NoCandidate,
             Some(_) => Reason::Moved,
         };
@@ -492,34 +499,6 @@ impl Exchange {
         }
         Answer::Decline(talk, decision)
     }
-
-    fn record(&self, host: &Host, ending: Reason, detail: String, now: Time) -> Decision {
-        let (role, pair, candidates) = match &self.phase {
-            Phase::Inquiring => (None, None, Vec::new()),
-            Phase::Offering { judged, .. } => (Some(Role::Donor), None, judged.clone()),
-            Phase::Quoted { pair, judged, .. } => {
-                (Some(Role::Receiver), Some(*pair), judged.clone())
-            }
-        };
-        Decision {
-            exchange: self.id,
-            host: host.id().clone(),
-            initiator: self.initiator.clone(),
-            peer: Some(self.peer.clone()),
-            role,
-            began: self.began,
-            ended: now,
-            pair,
-            candidates,
-            handoff: None,
-            ending,
-            detail,
-            stats: None,
-            predicted: None,
-            measure: self.measure,
-            commit: None,
-        }
-    }
 }
 
 /// How a host answers an inquiry.
@@ -531,65 +510,6 @@ pub enum Answer {
     Engage(Exchange, Talk),
     /// Say no, and keep the record.
     Decline(Talk, Decision),
-}
-
-impl Surveyed {
-    /// Selects with both prices, and with what the receiver has: the verdict on each candidate, and
-    /// what comes back in return, with what it loads here.
-    fn choose(
-        &self,
-        pair: &Pair,
-        peer: &HostId,
-        (measure, candidates, prices): (Measure, &[Candidate], &[Result<Price, Reason>]),
-        host: &Host,
-        now: Time,
-    ) -> (Vec<Reason>, Option<(Candidate, f64)>) {
-        let open = |p: &Result<Price, Reason>| p.as_ref().err().copied().unwrap_or(Reason::Farther);
-        let mut verdicts: Vec<_> = prices.iter().map(open).collect();
-        let Some((mut donor, ids)) = host.side(measure, peer, &self.room, now) else {
-            return (verdicts, None);
-        };
-        let index_of = |id: &MachineId| candidates.iter().position(|c| c.machine == *id);
-        let places: Vec<_> = ids.iter().map(index_of).collect();
-        for (piece, place) in donor.pieces.iter_mut().zip(&places) {
-            match place.map(|index| prices[index]) {
-                Some(Ok(price)) => piece.at_receiver = price.at_receiver,
-                // Not offered or refused.
-                _ => piece.movable = false,
-            }
-        }
-        let mut receiver = host.side_of(measure, pair.receiver, &self.room, now);
-        // The quotes have told where there is room.
-        receiver.free_memory_bytes = f64::INFINITY;
-        let Some(choice) = host.choose(&donor, &receiver, self.value_max) else {
-            for verdict in verdicts.iter_mut().filter(|v| **v == Reason::Farther) {
-                *verdict = Reason::NoImprovement;
-            }
-            return (verdicts, None);
-        };
-        if let Some(index) = places[choice.go] {
-            verdicts[index] = Reason::Chosen;
-        }
-        let back = choice.back.map(|index| {
-            let (tenant, piece) = (&self.room.tenants[index], &receiver.pieces[index]);
-            (tenant.candidate.clone(), piece.at_donor)
-        });
-        (verdicts, back)
-    }
-}
-
-/// One machine of the receiver that is to come back, as the records have it: prices are named after
-/// the host that they are of, as for all others, so that at first it loads the receiver.
-fn judged(back: &Candidate, at_donor: Option<f64>, verdict: Reason) -> Judged {
-    Judged {
-        machine: back.machine.clone(),
-        name: back.name.clone(),
-        basis: Some(back.basis),
-        factors: Some(back.factors),
-        at_donor,
-        at_receiver: Some(back.at_donor),
-        verdict,
-    }
 }
 
 /// The schedule entry of a machine of this host, as it will read on the receiver: a target load is
@@ -630,13 +550,6 @@ fn ordered(own: f64, theirs: f64) -> (Pair, Role) {
         (Pair { donor: own, receiver: theirs }, Role::Donor)
     } else {
         (Pair { donor: theirs, receiver: own }, Role::Receiver)
-    }
-}
-
-/// Puts the donor's verdicts on the candidates that it offered.
-fn apply(judged: &mut [Judged], verdicts: &[Reason]) {
-    for (judged, verdict) in judged.iter_mut().zip(verdicts) {
-        judged.verdict = *verdict;
     }
 }
 

@@ -9,6 +9,7 @@
 //! move lowers the larger load of its pair, so that the loads of all hosts, largest first, fall in
 //! lexicographic order with every move, whatever the prices: the rule always ends.
 
+pub mod emptying;
 pub mod mean_aware;
 pub mod relief;
 

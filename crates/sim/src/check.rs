@@ -253,8 +253,12 @@ impl Checker {
         }
     }
 
-    /// A record of a decision, by its own figures.
-    pub(crate) fn check_record(&mut self, at: Time, decision: &Decision) {
+    /// A record of a decision, by its own figures. A host that is being emptied gives to more loaded
+    /// ones, too.
+    pub(crate) fn check_record(&mut self, at: Time, decision: &Decision, is_emptied: bool) {
+        if is_emptied {
+            return;
+        }
         let (Reason::Moved, Some(pair), Some(chosen)) =
             (decision.ending, decision.pair, decision.chosen())
         else {

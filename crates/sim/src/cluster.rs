@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel_core::balancer::Balancer;
-use evenkeel_core::decision::Decision;
+use evenkeel_core::decision::{Decision, Role};
 use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::handoff::Handoff;
 use evenkeel_core::host::Host;
 use evenkeel_core::message::Message;
-use evenkeel_core::model::{HostId, MachineFacts, MachineId, Time};
+use evenkeel_core::model::{HostId, HostState, MachineFacts, MachineId, Time};
 use evenkeel_core::port::{Event, HandoffId, Order};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_hypervisor::memory::{CloudError, MemoryCloud, Workload};
@@ -467,7 +467,13 @@ impl Cluster {
             }
             Effect::Order(order) => self.order(index, order),
             Effect::Record(decision) => {
-                self.checker.check_record(self.now, &decision);
+                let donor = match decision.role {
+                    Some(Role::Receiver) => decision.peer.as_ref(),
+                    _ => Some(&decision.host),
+                };
+                let donor = donor.and_then(|donor| self.balancer(donor));
+                let is_emptied = donor.is_some_and(|b| b.host().state == HostState::Draining);
+                self.checker.check_record(self.now, &decision, is_emptied);
                 self.note(index, || What::Recorded(decision.clone()));
                 if let Some(records) = &mut self.records {
                     records.push(decision);

@@ -1,118 +1,268 @@
-//! In which order machines can go where they shall: every step must fit the memory that is free by
-//! then and break no rule, as machines are where they are meanwhile.
+//! In which order machines can go where they shall, every step sound as machines are where they are
+//! meanwhile: it fits the memory that is free by then, breaks no rule and no ceiling, and leaves the
+//! receiver below what the donor had before it, unless the donor is being emptied.
+//!
+//! Hosts negotiated with what is passed on in between, which a plan leaves out, and so the order has
+//! to be found anew. In an attempt whatever may go goes, the machines of the most loaded hosts first.
+//! What could not go in the end would have had to go sooner: the next attempt makes others wait for
+//! it that left its donor or went to its receiver, chosen at random. The better of the two is gone on
+//! from. What goes in none of them stays: what is printed is then less good rather than not true.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use evenkeel_core::model::HostId;
+use evenkeel_core::ceiling::{Ceilings, Gauge};
+use evenkeel_core::model::{HostId, HostProfile, HostState, Resources};
 use evenkeel_core::select::{LOAD_EPSILON, Price};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
-use crate::snapshot::{Snapshot, SnapshotMachine};
+use crate::snapshot::{Snapshot, SnapshotHost, SnapshotMachine};
 
-/// One move: which machine, by its place in the snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Step {
-    pub(crate) vm: usize,
-}
-
-/// What can be done, and what not for want of room.
+/// What can be done, and what not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Order {
-    pub(crate) steps: Vec<Step>,
-    /// Machines that wait for each other's room, and therefore stay.
+    /// Machines to move, by their places in the snapshot, in this order.
+    pub(crate) steps: Vec<usize>,
+    /// Machines that no order found brings to where they shall be.
     pub(crate) blocked: Vec<usize>,
 }
 
-/// Where machines are meanwhile, and what that leaves.
-struct State<'a> {
-    snapshot: &'a Snapshot,
-    targets: &'a [HostId],
-    free: BTreeMap<&'a HostId, f64>,
-    groups: BTreeSet<(&'a HostId, &'a str)>,
-    loads: BTreeMap<HostId, f64>,
+/// A machine that shall move; hosts by their places in the snapshot.
+struct Leap<'a> {
+    vm: usize,
+    machine: &'a SnapshotMachine,
+    from: usize,
+    to: usize,
+    factors: Resources,
+    price: Price,
 }
 
-impl<'a> State<'a> {
-    fn new(snapshot: &'a Snapshot, targets: &'a [HostId], loads: BTreeMap<HostId, f64>) -> Self {
-        let mut free: BTreeMap<&HostId, f64> =
-            snapshot.hosts.iter().map(|h| (&h.id, h.profile().usable_memory_bytes())).collect();
-        let mut groups = BTreeSet::new();
-        for vm in &snapshot.vms {
-            if let Some(free) = free.get_mut(&vm.host) {
-                *free -= vm.promised_memory_bytes();
-            }
-            groups.extend(vm.rules.anti_affinity.iter().map(|g| (&vm.host, g.as_str())));
-        }
-        Self { snapshot, targets, free, groups, loads }
-    }
+/// A host as it is meanwhile.
+#[derive(Clone)]
+struct Place<'a> {
+    used: Resources,
+    load: f64,
+    free_bytes: f64,
+    /// Members of each anti-affinity and of each affinity group.
+    apart: BTreeMap<&'a str, u32>,
+    together: BTreeMap<&'a str, u32>,
+}
 
-    /// Whether the machine could go now.
-    fn fits(&self, index: usize) -> bool {
-        let (vm, to) = (&self.snapshot.vms[index], &self.targets[index]);
-        let fits = self.free.get(to).is_some_and(|&free| vm.promised_memory_bytes() <= free);
-        fits && !vm.rules.anti_affinity.iter().any(|g| self.groups.contains(&(to, g.as_str())))
-    }
-
-    /// Whether its going would load the receiver more than the donor is now.
-    fn lifts(&self, index: usize, price: Price) -> bool {
-        let load = |host| self.loads.get(host).copied().unwrap_or(0.0);
-        let (vm, to) = (&self.snapshot.vms[index], &self.targets[index]);
-        load(to) + price.at_receiver > load(&vm.host) + LOAD_EPSILON
-    }
-
-    fn go(&mut self, index: usize, price: Price) {
-        let (vm, to) = (&self.snapshot.vms[index], &self.targets[index]);
-        let memory = vm.promised_memory_bytes();
-        self.free.entry(to).and_modify(|free| *free -= memory);
-        self.free.entry(&vm.host).and_modify(|free| *free += memory);
-        self.loads.entry(to.clone()).and_modify(|load| *load += price.at_receiver);
-        self.loads.entry(vm.host.clone()).and_modify(|load| *load -= price.at_donor);
-        for group in &vm.rules.anti_affinity {
-            self.groups.remove(&(&vm.host, group.as_str()));
-            self.groups.insert((to, group.as_str()));
+impl<'a> Place<'a> {
+    fn count(&mut self, machine: &'a SnapshotMachine, comes: bool) {
+        let groups = machine.rules.anti_affinity.iter().map(|group| (group, true));
+        let groups = groups.chain(machine.rules.affinity.iter().map(|group| (group, false)));
+        for (group, apart) in groups {
+            let members = if apart { &mut self.apart } else { &mut self.together };
+            let count = members.entry(group).or_default();
+            *count = if comes { *count + 1 } else { count.saturating_sub(1) };
         }
     }
 }
 
-/// Finds an order in which every machine goes from its host to its target. The most loaded hosts
-/// give first, and a step that would lift the maximum of its pair waits until it no longer does;
-/// where only such steps are left, as where two machines change places, one of them is made.
-///
-/// `loads` are those of the hosts at the beginning, `price` tells what a machine loads its host and
-/// its target.
-pub(crate) fn order(
-    snapshot: &Snapshot,
-    targets: &[HostId],
-    loads: BTreeMap<HostId, f64>,
-    price: impl Fn(usize) -> Price,
-) -> Order {
-    let displaced = |&index: &usize| targets[index] != snapshot.vms[index].host;
-    let mut waiting: Vec<usize> = (0..snapshot.vms.len()).filter(displaced).collect();
-    let load = |index: usize| loads.get(&snapshot.vms[index].host).copied().unwrap_or(0.0);
-    let id = |index: usize| &snapshot.vms[index].id;
-    waiting.sort_unstable_by(|&a, &b| load(b).total_cmp(&load(a)).then_with(|| id(a).cmp(id(b))));
-    let mut state = State::new(snapshot, targets, loads);
-    let mut steps = Vec::with_capacity(waiting.len());
-    loop {
-        let before = waiting.len();
-        waiting.retain(|&index| {
-            let price = price(index);
-            let goes = state.fits(index) && !state.lifts(index, price);
-            if goes {
-                state.go(index, price);
-                steps.push(Step { vm: index });
-            }
-            !goes
-        });
-        if waiting.len() < before {
-            continue;
-        }
-        let Some(place) = waiting.iter().position(|&index| state.fits(index)) else {
-            return Order { steps, blocked: waiting };
+/// Everything that an order is sought for.
+struct Problem<'a> {
+    profiles: Vec<HostProfile>,
+    draining: Vec<bool>,
+    start: Vec<Place<'a>>,
+    leaps: Vec<Leap<'a>>,
+    /// For each host the leaps from it and to it.
+    leaving: Vec<Vec<usize>>,
+    coming: Vec<Vec<usize>>,
+}
+
+impl<'a> Problem<'a> {
+    fn new(snapshot: &'a Snapshot, targets: &[HostId]) -> Self {
+        let profiles: Vec<_> = snapshot.hosts.iter().map(SnapshotHost::profile).collect();
+        let index: BTreeMap<_, _> =
+            snapshot.hosts.iter().enumerate().map(|(index, host)| (&host.id, index)).collect();
+        let place = |(host, profile): (&SnapshotHost, &HostProfile)| Place {
+            used: host.background.unwrap_or_default(),
+            load: 0.0,
+            free_bytes: profile.usable_memory_bytes(),
+            apart: BTreeMap::new(),
+            together: BTreeMap::new(),
         };
-        let index = waiting.remove(place);
-        state.go(index, price(index));
-        steps.push(Step { vm: index });
+        let mut start: Vec<_> = snapshot.hosts.iter().zip(&profiles).map(place).collect();
+        let mut leaps = Vec::new();
+        for (vm, (machine, target)) in snapshot.vms.iter().zip(targets).enumerate() {
+            let (Some(&from), Some(&to)) = (index.get(&machine.host), index.get(target)) else {
+                continue;
+            };
+            let factors = machine.factors(&profiles[from]);
+            start[from].used += factors;
+            start[from].free_bytes -= machine.promised_memory_bytes();
+            start[from].count(machine, true);
+            if from != to {
+                let (at_donor, at_receiver) =
+                    (profiles[from].price(&factors), profiles[to].price(&factors));
+                let price = Price { at_donor, at_receiver };
+                leaps.push(Leap { vm, machine, from, to, factors, price });
+            }
+        }
+        for (place, profile) in start.iter_mut().zip(&profiles) {
+            place.load = profile.price(&place.used);
+        }
+        // The most loaded hosts give first.
+        leaps.sort_by(|a: &Leap<'_>, b| {
+            let by_load = start[b.from].load.total_cmp(&start[a.from].load);
+            by_load.then_with(|| a.machine.id.cmp(&b.machine.id))
+        });
+        let (mut leaving, mut coming) = (vec![vec![]; start.len()], vec![vec![]; start.len()]);
+        for (index, leap) in leaps.iter().enumerate() {
+            leaving[leap.from].push(index);
+            coming[leap.to].push(index);
+        }
+        let draining = snapshot.hosts.iter().map(|h| h.state == HostState::Draining).collect();
+        Self { profiles, draining, start, leaps, leaving, coming }
     }
+
+    fn gauge(&self, host: usize, places: &[Place<'_>]) -> Gauge {
+        Gauge {
+            capacity: self.profiles[host].share_as_usage(1.0),
+            used: places[host].used,
+            margin: Resources::ZERO,
+            ceilings: Ceilings::FULL.0,
+        }
+    }
+
+    /// Whether a machine may go as things are.
+    fn is_sound(&self, leap: &Leap<'_>, places: &[Place<'_>]) -> bool {
+        let (here, there) = (&places[leap.from], &places[leap.to]);
+        let rules = &leap.machine.rules;
+        let lifts = there.load + leap.price.at_receiver >= here.load - LOAD_EPSILON;
+        // Whoever has gone from a draining host is on a host that is none.
+        if lifts && !self.draining[leap.from]
+            || leap.machine.promised_memory_bytes() > there.free_bytes
+            || rules.anti_affinity.iter().any(|g| there.apart.get(g.as_str()) > Some(&0))
+            || rules.affinity.iter().any(|g| here.together.get(g.as_str()) > Some(&1))
+        {
+            return false;
+        }
+        let (taker, giver) = (self.gauge(leap.to, places), self.gauge(leap.from, places));
+        taker.admits(&leap.factors, &Resources::ZERO, Some(&giver)).is_ok()
+    }
+
+    fn go(&self, leap: &Leap<'a>, places: &mut [Place<'a>]) {
+        let memory = leap.machine.promised_memory_bytes();
+        let here = &mut places[leap.from];
+        (here.used, here.free_bytes) = (here.used - leap.factors, here.free_bytes + memory);
+        here.load -= leap.price.at_donor;
+        here.count(leap.machine, false);
+        let there = &mut places[leap.to];
+        (there.used, there.free_bytes) = (there.used + leap.factors, there.free_bytes - memory);
+        there.load += leap.price.at_receiver;
+        there.count(leap.machine, true);
+    }
+
+    /// Whatever may go goes, in the order of the leaps, but nothing before what it must wait for, as
+    /// long as anything else may go.
+    fn attempt(&self, waits: &Waits) -> Attempt {
+        let mut places = self.start.clone();
+        let mut steps = Vec::with_capacity(self.leaps.len());
+        let mut waiting: BTreeSet<usize> = (0..self.leaps.len()).collect();
+        let mut agenda = waiting.clone();
+        let mut held = BTreeSet::new();
+        loop {
+            let may_go = |index: &usize| self.is_sound(&self.leaps[*index], &places);
+            let mut next = None;
+            while let Some(index) = agenda.pop_first() {
+                let must_wait = |others: &BTreeSet<usize>| !others.is_disjoint(&waiting);
+                if !may_go(&index) {
+                    continue;
+                }
+                if waits.get(&index).is_some_and(must_wait) {
+                    held.insert(index);
+                    continue;
+                }
+                next = Some(index);
+                break;
+            }
+            // Only what waits for what cannot go is left: the first of that goes all the same.
+            let next = next.or_else(|| {
+                std::mem::take(&mut held).into_iter().find(|i| waiting.contains(i) && may_go(i))
+            });
+            let Some(index) = next else {
+                return Attempt { steps, blocked: waiting.into_iter().collect() };
+            };
+            let (from, to) = (self.leaps[index].from, self.leaps[index].to);
+            self.go(&self.leaps[index], &mut places);
+            waiting.remove(&index);
+            steps.push(index);
+            // What it has made room for or pushed up, and what waited for it.
+            let touched = [&self.leaving[to], &self.leaving[from]];
+            let touched = touched.into_iter().chain([&self.coming[from], &self.coming[to]]);
+            agenda.extend(touched.flatten().filter(|other| waiting.contains(other)));
+        }
+    }
+
+    /// Makes what left the donor of a blocked leap, or went to its receiver, wait for it; sometimes
+    /// instead of for what it waited for.
+    fn hold_back(&self, leap: usize, blocked: &[usize], waits: &mut Waits, rng: &mut ChaCha8Rng) {
+        let (from, to) = (self.leaps[leap].from, self.leaps[leap].to);
+        let (leaving, coming, instead) = match rng.random_range(0..6) {
+            0 => (true, true, false),
+            1 => (true, false, false),
+            2 => (false, true, false),
+            3 => (true, true, true),
+            // Not all at once: some may come free with others.
+            _ => return,
+        };
+        if instead {
+            waits.retain(|&other, _| self.leaps[other].from != from && self.leaps[other].to != to);
+        }
+        let leaving = self.leaving[from].iter().filter(|_| leaving);
+        let coming = self.coming[to].iter().filter(|_| coming);
+        for &other in leaving.chain(coming).filter(|other| blocked.binary_search(other).is_err()) {
+            waits.entry(other).or_default().insert(leap);
+        }
+    }
+}
+
+/// For a leap those that it must wait for.
+type Waits = BTreeMap<usize, BTreeSet<usize>>;
+
+/// What came of an attempt: leaps in the order in which they were made, and the rest.
+#[derive(Clone)]
+struct Attempt {
+    steps: Vec<usize>,
+    blocked: Vec<usize>,
+}
+
+/// Attempts at most.
+const ATTEMPTS_MAX: u32 = 256;
+/// Attempts without a better one after which it is begun anew.
+const STALE: u32 = 24;
+
+/// Finds an order in which machines go from their hosts to their targets.
+pub(crate) fn order(snapshot: &Snapshot, targets: &[HostId], seed: u64) -> Order {
+    let problem = Problem::new(snapshot, targets);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let first = problem.attempt(&Waits::new());
+    let (mut waits, mut last, mut best) = (Waits::new(), first.clone(), first.clone());
+    let mut stale = 0;
+    for _ in 0..ATTEMPTS_MAX {
+        if best.blocked.is_empty() {
+            break;
+        }
+        if stale >= STALE {
+            (waits, last, stale) = (Waits::new(), first.clone(), 0);
+        }
+        let mut more = waits.clone();
+        for &blocked in &last.blocked {
+            problem.hold_back(blocked, &last.blocked, &mut more, &mut rng);
+        }
+        let attempt = problem.attempt(&more);
+        stale = if attempt.blocked.len() < last.blocked.len() { 0 } else { stale + 1 };
+        if attempt.blocked.len() <= last.blocked.len() {
+            (last, waits) = (attempt, more);
+        }
+        if last.blocked.len() < best.blocked.len() {
+            best = last.clone();
+        }
+    }
+    let vm = |leaps: Vec<usize>| leaps.into_iter().map(|index| problem.leaps[index].vm).collect();
+    Order { steps: vm(best.steps), blocked: vm(best.blocked) }
 }
 
 /// What a live migration is predicted to cost.

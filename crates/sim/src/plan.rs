@@ -13,11 +13,11 @@ use evenkeel_core::ceiling::Ceilings;
 use evenkeel_core::decision::Reason;
 use evenkeel_core::effect::Input;
 use evenkeel_core::model::{
-    Entry, HostId, HostProfile, HostState, Locks, MachineFacts, MachineId, PerResource,
-    Requirements, Resources, Rules, Time,
+    Entry, HostId, HostProfile, HostState, Locks, MachineFacts, MachineId, Requirements, Resources,
+    Rules, Time,
 };
 use evenkeel_core::restraint::Restraint;
-use evenkeel_core::select::{Calm, MeanAware, Policy, Price};
+use evenkeel_core::select::{Calm, MeanAware, Policy};
 use evenkeel_hypervisor::memory::{CloudError, Workload};
 use serde::Serialize;
 
@@ -153,6 +153,7 @@ const ROUNDS_MAX: u64 = 600;
 /// [`Snapshot::check`] refuses.
 pub fn plan(snapshot: &Snapshot, options: &Options) -> Result<Plan, CloudError> {
     let began = Instant::now();
+    let snapshot = &sorted(snapshot);
     let mut cluster = furnish(snapshot, options)?;
     let rounds = settle(&mut cluster, &options.policy);
     let place = |vm: &SnapshotMachine| {
@@ -161,26 +162,16 @@ pub fn plan(snapshot: &Snapshot, options: &Options) -> Result<Plan, CloudError> 
     let targets: Vec<HostId> = snapshot.vms.iter().map(place).collect();
     let homes: Vec<HostId> = snapshot.vms.iter().map(|vm| vm.host.clone()).collect();
     let before = balance(snapshot, &homes);
-    let loads = before.hosts.iter().map(|h| (h.id.clone(), h.load)).collect();
-    let profiles = profiles(snapshot);
-    let prices = |index: usize| {
-        let vm = &snapshot.vms[index];
-        let (home, there) = (&profiles[&vm.host].0, &profiles[&targets[index]].0);
-        Price { at_donor: price(vm, home, home), at_receiver: price(vm, home, there) }
-    };
-    let ordered = order::order(snapshot, &targets, loads, prices);
+    let ordered = order::order(snapshot, &targets, options.seed);
     let (tally, elapsed_ms) = (cluster.tally(), began.elapsed().as_secs_f64() * 1e3);
     let mut ends = homes.clone();
-    for step in &ordered.steps {
-        ends[step.vm].clone_from(&targets[step.vm]);
+    for &step in &ordered.steps {
+        ends[step].clone_from(&targets[step]);
     }
     let mut kept = kept(snapshot);
-    kept.extend(
-        ordered
-            .blocked
-            .iter()
-            .map(|&vm| Kept { vm: snapshot.vms[vm].id.clone(), reason: Reason::NoMemory }),
-    );
+    let stays =
+        |&vm: &usize| Kept { vm: snapshot.vms[vm].id.clone(), reason: Reason::NoImprovement };
+    kept.extend(ordered.blocked.iter().map(stays));
     Ok(Plan {
         format: FORMAT,
         seed: options.seed,
@@ -201,7 +192,7 @@ pub fn plan(snapshot: &Snapshot, options: &Options) -> Result<Plan, CloudError> 
 /// # Errors
 /// As [`plan`].
 pub fn trace(snapshot: &Snapshot, options: &Options) -> Result<Trace, CloudError> {
-    let mut cluster = furnish(snapshot, options)?;
+    let mut cluster = furnish(&sorted(snapshot), options)?;
     cluster.keep_log();
     settle(&mut cluster, &options.policy);
     cluster.check_all();
@@ -215,6 +206,14 @@ pub struct Trace {
     pub log: Vec<Line>,
     /// What was broken on the way: nothing, if all is well.
     pub violations: Vec<Violation>,
+}
+
+/// The snapshot by ids: that its order in the file changes nothing holds to the last bit of a sum.
+fn sorted(snapshot: &Snapshot) -> Snapshot {
+    let mut snapshot = snapshot.clone();
+    snapshot.hosts.sort_by(|a, b| a.id.cmp(&b.id));
+    snapshot.vms.sort_by(|a, b| a.id.cmp(&b.id));
+    snapshot
 }
 
 /// The snapshot as a cluster in virtual time, its agents started.
@@ -235,16 +234,13 @@ fn furnish(snapshot: &Snapshot, options: &Options) -> Result<Cluster, CloudError
         },
         restraint: Restraint::NONE,
         // What was measured is there to be used to the last.
-        ceilings: Ceilings(PerResource { cpu: 1.0, memory: 1.0, io: 1.0 }),
+        ceilings: Ceilings::FULL,
         policy: unhurried(options.policy),
         tentative: true,
         ..Config::default()
     };
     let mut cluster = Cluster::new(options.seed);
-    // By id, so that the order in the file changes nothing.
-    let hosts: BTreeMap<_, _> = snapshot.hosts.iter().map(|host| (&host.id, host)).collect();
-    let vms: BTreeMap<_, _> = snapshot.vms.iter().map(|vm| (&vm.id, vm)).collect();
-    for host in hosts.values() {
+    for host in &snapshot.hosts {
         let mut spec = HostSpec::new(host.profile(), config.clone());
         // Without a capacity nothing is throttled: usage is what the snapshot says.
         spec.hypervisor.facts.capacity = Resources::ZERO;
@@ -252,7 +248,7 @@ fn furnish(snapshot: &Snapshot, options: &Options) -> Result<Cluster, CloudError
         spec.hypervisor.background = host.background;
         cluster.add_host(spec)?;
     }
-    for vm in vms.values() {
+    for vm in &snapshot.vms {
         let facts = MachineFacts {
             id: vm.id.clone(),
             name: vm.name().into(),
@@ -271,7 +267,7 @@ fn furnish(snapshot: &Snapshot, options: &Options) -> Result<Cluster, CloudError
         cluster.place(&vm.host, facts, Workload { wants: vm.usage, dirty_bytes_per_s: 0.0 })?;
     }
     cluster.start_acquainted();
-    for host in hosts.values().filter(|h| h.state != HostState::Active) {
+    for host in snapshot.hosts.iter().filter(|h| h.state != HostState::Active) {
         cluster.input(&host.id, Input::SetState(host.state));
     }
     Ok(cluster)
@@ -363,21 +359,18 @@ fn balance(snapshot: &Snapshot, places: &[HostId]) -> Balance {
     Balance { mean, max, max_over_mean, cv, hosts }
 }
 
-fn moves(
-    snapshot: &Snapshot,
-    targets: &[HostId],
-    steps: &[order::Step],
-    options: &Options,
-) -> Vec<Move> {
+fn moves(snapshot: &Snapshot, targets: &[HostId], steps: &[usize], options: &Options) -> Vec<Move> {
     let profiles = profiles(snapshot);
     let homes: Vec<_> = snapshot.vms.iter().map(|vm| vm.host.clone()).collect();
     let before = balance(snapshot, &homes).hosts;
     let mut loads: BTreeMap<HostId, f64> = before.into_iter().map(|h| (h.id, h.load)).collect();
-    let total = |of: fn(&(HostProfile, Resources)) -> Resources| {
-        profiles.values().map(of).fold(Resources::ZERO, |a, b| a + b)
+    let emptied = |host: &HostId| {
+        snapshot.hosts.iter().any(|h| h.id == *host && h.state == HostState::Draining)
     };
-    let capacity = total(|(p, _)| p.share_as_usage(1.0));
-    let background = total(|(_, b)| *b);
+    let stays = profiles.iter().filter(|(id, _)| !emptied(id));
+    let capacity =
+        stays.map(|(_, (p, _))| p.share_as_usage(1.0)).fold(Resources::ZERO, |a, b| a + b);
+    let background = profiles.values().map(|(_, b)| *b).fold(Resources::ZERO, |a, b| a + b);
     let usage = snapshot.vms.iter().fold(background, |sum, vm| {
         sum + profiles.get(&vm.host).map_or(vm.usage, |(home, _)| vm.factors(home))
     });
@@ -389,13 +382,14 @@ fn moves(
             .sum::<f64>()
     };
     let mut moves = Vec::with_capacity(steps.len());
-    for (index, step) in steps.iter().enumerate() {
-        let (vm, to) = (&snapshot.vms[step.vm], &targets[step.vm]);
+    for (index, &step) in steps.iter().enumerate() {
+        let (vm, to) = (&snapshot.vms[step], &targets[step]);
         let (source, target) = (&profiles[&vm.host].0, &profiles[to].0);
         let (at_source, at_target) = (price(vm, source, source), price(vm, source, target));
         let (from_load, to_load) = (loads[&vm.host], loads[to]);
         let wanted_load = match options.policy {
             Policy::HalfDifference => (from_load - to_load) / 2.0,
+            Policy::MeanAware(_) if emptied(&vm.host) => fair(target) - to_load,
             Policy::MeanAware(_) => (from_load - fair(source)).min(fair(target) - to_load),
         };
         let cost = order::predict(vm);

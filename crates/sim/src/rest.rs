@@ -18,8 +18,9 @@ pub(crate) fn is_improvable(cluster: &Cluster) -> bool {
         let receivers = hosts.iter().filter(|(_, host)| host.state == HostState::Active);
         // Once the difference is no more than the smallest machine, none helps.
         let (_, smallest) = offer(giving, giving, donor, 0.0, cluster);
+        let emptied = giving.state == HostState::Draining;
         receivers
-            .take_while(|(receiver, _)| donor - receiver > smallest)
+            .take_while(|(receiver, _)| emptied || donor - receiver > smallest)
             .any(|&(receiver, taking)| offer(giving, taking, donor, receiver, cluster).0)
     })
 }
@@ -40,7 +41,8 @@ fn offer(
         let gauge = giving.gauge(cluster.now());
         let quote = taking.quote(None, candidate, gauge.as_ref(), cluster.now());
         let price = Price { at_donor: candidate.at_donor, at_receiver: quote.at_receiver };
-        quote.refusal.is_none() && improves(&pair, price, &Calm::NONE).is_ok()
+        let emptied = giving.state == HostState::Draining;
+        quote.refusal.is_none() && (emptied || improves(&pair, price, &Calm::NONE).is_ok())
     });
     (helps, smallest)
 }

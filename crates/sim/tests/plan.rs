@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use evenkeel_core::decision::Reason;
-use evenkeel_core::model::{HostId, HostState, PerResource, Resources, Rules, Weights};
+use evenkeel_core::model::{HostId, HostState, MachineId, PerResource, Resources, Rules, Weights};
 use evenkeel_core::select::Policy;
 use evenkeel_sim::generate::{Recipe, generate};
 use evenkeel_sim::plan::{Options, Plan, plan, trace};
@@ -43,10 +43,34 @@ fn carry_out(snapshot: &Snapshot, plan: &Plan) -> Result<BTreeMap<HostId, f64>, 
         snapshot.hosts.iter().map(|h| (h.id.clone(), h.profile())).collect();
     let mut place: BTreeMap<_, _> =
         snapshot.vms.iter().map(|vm| (vm.id.clone(), vm.host.clone())).collect();
+    let mut used: BTreeMap<_, Resources> =
+        snapshot.hosts.iter().map(|h| (&h.id, h.background.unwrap_or_default())).collect();
+    for vm in &snapshot.vms {
+        *used.get_mut(&vm.host).unwrap() += vm.usage;
+    }
+    let emptied = |id: &HostId| {
+        snapshot.hosts.iter().any(|host| host.id == *id && host.state == HostState::Draining)
+    };
     for (index, step) in plan.moves.iter().enumerate() {
         prop_assert_eq!(step.seq, index as u64 + 1);
+        let load = |id: &HostId, used: &BTreeMap<_, _>| profiles[id].price(&used[id]);
+        let before = load(&step.from, &used);
+        let cpu = |id: &HostId, used: &BTreeMap<_, _>| profiles[id].shares(&used[id]).cpu;
+        let cpu_before = cpu(&step.from, &used);
         let vm = snapshot.vms.iter().find(|vm| vm.id == step.vm).unwrap();
         prop_assert!(vm.movable && !vm.rules.ignore, "{} may not move", vm.id);
+        *used.get_mut(&step.from).unwrap() = used[&step.from] - vm.usage;
+        *used.get_mut(&step.to).unwrap() += vm.usage;
+        let there = load(&step.to, &used);
+        prop_assert!(there < before || emptied(&step.from), "{step:?}: {there} after {before}");
+        let cpu = cpu(&step.to, &used);
+        prop_assert!(cpu <= 1.0 + 1e-9 || cpu < cpu_before, "{} at {cpu} of its CPU", step.to);
+        let mate = |other: &&SnapshotMachine| {
+            place[&other.id] == step.from
+                && other.id != vm.id
+                && other.rules.affinity.iter().any(|group| vm.rules.affinity.contains(group))
+        };
+        prop_assert_eq!(snapshot.vms.iter().find(mate), None, "{} leaves a mate", vm.id);
         let pinned = &vm.rules.pinned_to;
         prop_assert!(pinned.is_empty() || pinned.contains(&step.to));
         prop_assert_eq!(place.insert(vm.id.clone(), step.to.clone()), Some(step.from.clone()));
@@ -92,24 +116,30 @@ proptest! {
         seed in 0..1000u64, turn in 1..40usize, exponent in -4..5i32, policy in policies(),
     ) {
         let options = Options { seed, policy, ..Options::default() };
-        let snapshot = generate(&Recipe::uniform(8, 40), seed).unwrap();
-        let moves = |snapshot: &Snapshot| {
-            let plan = plan(snapshot, &options).unwrap();
-            plan.moves.into_iter().map(|m| (m.vm, m.from, m.to)).collect::<Vec<_>>()
+        let recipe = Recipe { mixed: seed % 2 == 0, ..Recipe::uniform(8, 40) };
+        let snapshot = generate(&recipe, seed).unwrap();
+        let whole = |snapshot: &Snapshot| {
+            Plan { elapsed_ms: 0.0, ..plan(snapshot, &options).unwrap() }
         };
-        let expected = moves(&snapshot);
+        let moves = |snapshot: &Snapshot| {
+            whole(snapshot).moves.into_iter().map(|m| (m.vm, m.from, m.to)).collect::<Vec<_>>()
+        };
         let mut permuted = snapshot.clone();
         permuted.hosts.rotate_left(turn % 8);
         permuted.vms.rotate_left(turn);
-        prop_assert_eq!(&moves(&permuted), &expected, "another order in the file");
+        permuted.vms.reverse();
+        prop_assert_eq!(&whole(&permuted), &whole(&snapshot), "another order in the file");
+        let expected = moves(&snapshot);
         let mut scaled = snapshot;
-        let scale = |of: &mut Resources| {
-            let factor = 2f64.powi(exponent);
-            of.cpu_cores *= factor;
-            of.io_bytes_per_s *= factor;
-        };
-        scaled.hosts.iter_mut().for_each(|host| scale(&mut host.capacity));
-        scaled.vms.iter_mut().for_each(|vm| scale(&mut vm.usage));
+        let factor = 2f64.powi(exponent);
+        for host in &mut scaled.hosts {
+            host.capacity = host.capacity.scaled(factor);
+            host.reserved_memory_bytes *= factor;
+        }
+        for vm in &mut scaled.vms {
+            vm.usage = vm.usage.scaled(factor);
+            vm.memory_bytes *= factor;
+        }
         prop_assert_eq!(&moves(&scaled), &expected, "another unit");
     }
 }
@@ -142,10 +172,16 @@ fn a_plan_is_nearly_as_good_as_any_plan_can_be() {
 /// The spread of a pair that the bare rule leaves is at most its smallest movable machine.
 #[test]
 fn half_difference_ends_where_no_machine_helps_any_pair() {
-    for seed in 1..6 {
+    let mut settled = 0;
+    for seed in 1..9 {
         let snapshot = generate(&Recipe::uniform(10, 60), seed).unwrap();
         let options = Options { seed, policy: Policy::HalfDifference, ..Options::default() };
         let plan = plan(&snapshot, &options).unwrap();
+        // What no order brings to its place is on record, and out of the rule's hands.
+        if !plan.kept.is_empty() {
+            continue;
+        }
+        settled += 1;
         let mut place: BTreeMap<_, _> = snapshot.vms.iter().map(|vm| (&vm.id, &vm.host)).collect();
         plan.moves.iter().for_each(|m| _ = place.insert(&m.vm, &m.to));
         let profile = snapshot.hosts[0].profile();
@@ -163,19 +199,60 @@ fn half_difference_ends_where_no_machine_helps_any_pair() {
             }
         }
     }
+    assert!(settled > 4, "{settled}");
 }
 
+/// Although all others are more loaded than it is by then.
 #[test]
-fn a_host_that_is_drained_or_cordoned_takes_nothing() {
-    let mut snapshot = generate(&Recipe::uniform(8, 40), 4).unwrap();
-    let (drained, cordoned) = (snapshot.hosts[0].id.clone(), snapshot.hosts[1].id.clone());
-    snapshot.hosts[0].state = HostState::Draining;
-    snapshot.hosts[1].state = HostState::Cordoned;
-    for policy in [Policy::default(), Policy::HalfDifference] {
-        let plan = plan(&snapshot, &Options { policy, ..Options::default() }).unwrap();
-        assert!(plan.moves.len() > 5);
-        assert!(plan.moves.iter().all(|m| m.to != drained && m.to != cordoned));
+fn a_draining_host_is_emptied_where_rules_allow_and_a_cordoned_one_takes_nothing() {
+    for seed in 1..6 {
+        let mut snapshot = generate(&Recipe::uniform(8, 40), seed).unwrap();
+        let (drained, cordoned) = (snapshot.hosts[0].id.clone(), snapshot.hosts[1].id.clone());
+        snapshot.hosts[0].state = HostState::Draining;
+        snapshot.hosts[1].state = HostState::Cordoned;
+        let mut own = snapshot.vms.iter_mut().filter(|vm| vm.host == drained);
+        let pinned = own.next().map(|vm| {
+            vm.rules.pinned_to = vec![drained.clone()];
+            vm.id.clone()
+        });
+        for policy in [Policy::default(), Policy::HalfDifference] {
+            let plan = plan(&snapshot, &Options { seed, policy, ..Options::default() }).unwrap();
+            carry_out(&snapshot, &plan).unwrap();
+            assert!(plan.moves.iter().all(|m| m.to != drained && m.to != cordoned));
+            let gone = |id: &MachineId| plan.moves.iter().any(|m| m.vm == *id);
+            for vm in snapshot.vms.iter().filter(|vm| vm.host == drained) {
+                assert_eq!(gone(&vm.id), Some(&vm.id) != pinned.as_ref(), "{seed}, {}", vm.id);
+            }
+        }
     }
+}
+
+/// Memory that is nearly full, CPUs that are nearly full, unlike hosts: what is printed can be done.
+#[test]
+fn no_step_of_a_plan_lifts_the_maximum_of_its_pair_or_overdraws_a_host() {
+    let mut moves = 0;
+    for seed in 1..25 {
+        for (mixed, memory, cpu) in [
+            (false, 1.0, 1.0),
+            (true, 1.0, 1.0),
+            (false, 1.5, 1.0),
+            (true, 1.3, 1.0),
+            (false, 1.0, 2.0),
+            (true, 1.0, 2.2),
+        ] {
+            let recipe = Recipe { mixed, ..Recipe::uniform(12, 90) };
+            let mut snapshot = generate(&recipe, seed).unwrap();
+            snapshot.hosts.iter_mut().for_each(|host| host.reserved_memory_bytes *= memory * 4.0);
+            for vm in &mut snapshot.vms {
+                vm.memory_bytes *= memory;
+                vm.usage.cpu_cores *= cpu;
+            }
+            let plan = plan(&snapshot, &Options { seed, ..Options::default() }).unwrap();
+            carry_out(&snapshot, &plan).unwrap();
+            moves += plan.moves.len();
+        }
+    }
+    assert!(moves > 2000, "{moves}");
 }
 
 #[test]
@@ -264,29 +341,4 @@ fn odd_clusters_are_planned_like_any_other() {
             assert!(plan.after.max <= plan.before.max + 1e-9, "{name}");
         }
     }
-}
-
-/// As printed, step by step. Machines that change places can leave no other order than one in which
-/// one of them is ahead of the other.
-#[test]
-fn hardly_a_step_of_a_plan_lifts_the_maximum_of_its_pair_and_none_overdraws_a_cpu() {
-    let (mut steps, mut lifts) = (0, 0);
-    for seed in 1..9 {
-        let recipe = if seed % 2 == 0 { Recipe::mixed(12, 90) } else { Recipe::uniform(12, 90) };
-        let snapshot = generate(&recipe, seed).unwrap();
-        let plan = plan(&snapshot, &Options { seed, ..Options::default() }).unwrap();
-        let mut loads: BTreeMap<_, _> =
-            plan.before.hosts.iter().map(|host| (&host.id, host.load)).collect();
-        for step in &plan.moves {
-            let there = loads[&step.to] + step.load_at_target;
-            steps += 1;
-            lifts += usize::from(there > loads[&step.from] + 1e-9);
-            loads.insert(&step.to, there);
-            *loads.get_mut(&step.from).unwrap() -= step.load_at_source;
-        }
-        for (before, after) in plan.before.hosts.iter().zip(&plan.after.hosts) {
-            assert!(after.cpu <= before.cpu.max(1.0) + 1e-9, "seed {seed}, {}", after.id);
-        }
-    }
-    assert!(lifts * 20 <= steps, "{lifts} of {steps}");
 }

@@ -49,11 +49,16 @@ proptest! {
         hosts in 2..7usize,
         cpus in prop::collection::vec(0.0..1.2f64, 1..25),
         delay_max_ms in 1..3000u64,
+        loss in prop_oneof![Just(0.0), 0.0..0.3f64],
+        duplication in prop_oneof![Just(0.0), 0.0..0.3f64],
         knows_the_mean in any::<bool>(),
     ) {
         let config = if knows_the_mean { mean_aware() } else { eager() };
         let mut cluster = crowded(seed, hosts, &config, &cpus);
-        cluster.network.delay_max = Duration::from_millis(delay_max_ms);
+        // Delays are drawn for each message: they arrive in any order.
+        cluster.network = Network {
+            delay_max: Duration::from_millis(delay_max_ms), loss, duplication, ..Network::default()
+        };
         cluster.run_until(at(4));
         let before: f64 = cpus
             .iter()

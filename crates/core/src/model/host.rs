@@ -32,7 +32,8 @@ pub enum HostState {
     /// Takes nothing; still gives what would relieve it.
     #[n(1)]
     Cordoned,
-    /// Is being emptied: takes nothing.
+    /// Is being emptied: takes nothing, and gives everything that may move, even to hosts that are
+    /// more loaded.
     #[n(2)]
     Draining,
 }

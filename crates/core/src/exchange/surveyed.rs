@@ -1,0 +1,61 @@
+//! The choice of a donor that knows what room its receiver has.
+
+use crate::ceiling::Measure;
+use crate::decision::Reason;
+use crate::host::Host;
+use crate::message::{Candidate, Room};
+use crate::model::{HostId, MachineId, Time};
+use crate::select::{Pair, Price};
+
+/// What a mean-aware donor knows of its receiver from a survey.
+#[derive(Clone, Debug)]
+pub(super) struct Surveyed {
+    pub(super) room: Room,
+    /// How many moves more than it saves a move may cost.
+    pub(super) value_max: i32,
+}
+
+impl Surveyed {
+    /// Selects with both prices, and with what the receiver has: the verdict on each candidate, and
+    /// what comes back in return, with what it loads here.
+    pub(super) fn choose(
+        &self,
+        pair: &Pair,
+        peer: &HostId,
+        (measure, candidates, prices): (Measure, &[Candidate], &[Result<Price, Reason>]),
+        host: &Host,
+        now: Time,
+    ) -> (Vec<Reason>, Option<(Candidate, f64)>) {
+        let open = |p: &Result<Price, Reason>| p.as_ref().err().copied().unwrap_or(Reason::Farther);
+        let mut verdicts: Vec<_> = prices.iter().map(open).collect();
+        let Some((mut donor, ids)) = host.side(measure, peer, &self.room, now) else {
+            return (verdicts, None);
+        };
+        let index_of = |id: &MachineId| candidates.iter().position(|c| c.machine == *id);
+        let places: Vec<_> = ids.iter().map(index_of).collect();
+        for (piece, place) in donor.pieces.iter_mut().zip(&places) {
+            match place.map(|index| prices[index]) {
+                Some(Ok(price)) => piece.at_receiver = price.at_receiver,
+                // Not offered or refused.
+                _ => piece.movable = false,
+            }
+        }
+        let mut receiver = host.side_of(measure, pair.receiver, &self.room, now);
+        // The quotes have told where there is room.
+        receiver.free_memory_bytes = f64::INFINITY;
+        let Some(choice) = host.choose(&donor, &receiver, self.value_max) else {
+            for verdict in verdicts.iter_mut().filter(|v| **v == Reason::Farther) {
+                *verdict = Reason::NoImprovement;
+            }
+            return (verdicts, None);
+        };
+        if let Some(index) = places[choice.go] {
+            verdicts[index] = Reason::Chosen;
+        }
+        let back = choice.back.map(|index| {
+            let (tenant, piece) = (&self.room.tenants[index], &receiver.pieces[index]);
+            (tenant.candidate.clone(), piece.at_donor)
+        });
+        (verdicts, back)
+    }
+}

@@ -1,0 +1,311 @@
+//! Machines of a host as they are judged one by one: which may leave, which could come, and at what
+//! price.
+
+use super::Host;
+use crate::advantage::priced;
+use crate::ceiling::{Gauge, Measure};
+use crate::cost::{Prediction, Weight};
+use crate::decision::{Judged, Reason};
+use crate::load::{Basis, Machine};
+use crate::message::{Candidate, OFFER_MAX, Quote, Room, Tenant};
+use crate::model::{Entry, HostId, HostState, MachineId, Missing, Resources, Time};
+use crate::port::Presence;
+use crate::select::mean_aware::{Piece, Side};
+use crate::select::{LOAD_EPSILON, Pair, rounded};
+
+impl Host {
+    /// Its machines that could go to `peer` in return for another.
+    pub(super) fn tenants(&self, measure: Measure, peer: &HostId, now: Time) -> Vec<Tenant> {
+        let machines = self.view.machines().iter();
+        let tenant = machines.filter_map(|(id, machine)| {
+            let (entry, candidate) = self.candidate_of(measure, id, machine, peer, now).ok()?;
+            // What it would be programmed to load there, only the other side could say.
+            if candidate.basis == Basis::Target {
+                return None;
+            }
+            Some(Tenant { candidate, origin: self.origin(entry).cloned() })
+        });
+        tenant.take(OFFER_MAX).collect()
+    }
+
+    /// One of its machines as a candidate, if it may go to `peer`.
+    #[must_use]
+    pub fn candidate(
+        &self,
+        measure: Measure,
+        id: &MachineId,
+        peer: &HostId,
+        now: Time,
+    ) -> Option<Candidate> {
+        let machine = self.view.machines().get(id)?;
+        Some(self.candidate_of(measure, id, machine, peer, now).ok()?.1)
+    }
+
+    fn candidate_of<'m>(
+        &self,
+        measure: Measure,
+        id: &MachineId,
+        machine: &'m Machine,
+        peer: &HostId,
+        now: Time,
+    ) -> Result<(&'m Entry, Candidate), Reason> {
+        let entry = self.may_leave(id, machine, peer, now)?;
+        let (basis, factors) = machine.factors(&self.profile).map_err(|_| Reason::UnknownLoad)?;
+        // A load that was programmed says nothing of a single resource.
+        if measure.is_some() && basis == Basis::Target {
+            return Err(Reason::NoImprovement);
+        }
+        let cost = self.affordable(machine, entry, &factors)?;
+        let facts = &machine.facts;
+        let candidate = Candidate {
+            machine: facts.id.clone(),
+            name: facts.name.to_string(),
+            basis,
+            factors,
+            at_donor: self.price(measure, &factors),
+            memory_bytes: facts.memory_bytes,
+            needs: facts.needs.clone(),
+            anti_affinity: entry.rules.anti_affinity.clone(),
+            margin: (!self.tentative).then_some(machine.margin),
+            cost,
+        };
+        Ok((entry, candidate))
+    }
+
+    /// What moving a machine is predicted to cost, if that is worth it. While only entries move, it
+    /// costs nothing.
+    fn affordable(
+        &self,
+        machine: &Machine,
+        entry: &Entry,
+        factors: &Resources,
+    ) -> Result<Option<Prediction>, Reason> {
+        if self.tentative {
+            return Ok(None);
+        }
+        let used = machine.measured().unwrap_or(*factors);
+        let weight = Weight {
+            memory_bytes: used.memory_bytes,
+            cpu_cores: used.cpu_cores,
+            dirty_bytes_per_s: machine.dirty_bytes_per_s,
+            correction: self.correction(&machine.facts.id, entry),
+        };
+        let (link, bounds) = (self.experience.link_bytes_per_s(), &self.costing);
+        let cost = Prediction::of(&weight, link, bounds.downtime_max)
+            .filter(|cost| cost.seconds <= bounds.time_max.as_secs_f64())
+            .ok_or(Reason::NotConverging)?;
+        let load = self.profile.price(factors);
+        let core = Resources { cpu_cores: 1.0, ..Resources::ZERO };
+        let price = cost.load_seconds(self.profile.price(&core), load);
+        let lasting = machine.lasting(bounds.payback).as_secs_f64();
+        if load > LOAD_EPSILON && price > load * lasting {
+            return Err(Reason::CostHigh);
+        }
+        Ok(Some(cost))
+    }
+
+    /// By how much predictions for a machine were too low so far, as a factor.
+    #[must_use]
+    pub fn correction(&self, machine: &MachineId, entry: &Entry) -> f64 {
+        let told = entry.last_move.as_ref().and_then(|last| last.cost_percent);
+        self.experience.correction(machine, told.map(|percent| f64::from(percent) / 100.0))
+    }
+
+    /// Its own side of a choice with a host that said what room it has: all that it could give, and
+    /// in the same order the machines.
+    #[must_use]
+    pub fn side(
+        &self,
+        measure: Measure,
+        peer: &HostId,
+        room: &Room,
+        now: Time,
+    ) -> Option<(Side, Vec<MachineId>)> {
+        let (target, limit) = self.target(measure).zip(self.limit(measure))?;
+        let own = self.gauge(now);
+        let mut pieces = Vec::with_capacity(self.view.machines().len());
+        let mut ids = Vec::with_capacity(pieces.capacity());
+        for (id, machine) in self.view.machines() {
+            let Ok(entry) = self.may_leave(id, machine, peer, now) else { continue };
+            let Ok((_, factors)) = machine.factors(&self.profile) else { continue };
+            let Ok(cost) = self.affordable(machine, entry, &factors) else { continue };
+            let origin = self.origin(entry);
+            let admits =
+                |gauge: &Gauge| gauge.admits(&factors, &machine.margin, own.as_ref()).is_ok();
+            pieces.push(Piece {
+                at_donor: self.price(measure, &factors),
+                at_receiver: priced(&factors, &room.rates),
+                memory_bytes: machine.facts.memory_bytes,
+                at_home: origin.is_none(),
+                homeward: origin == Some(peer),
+                movable: room.gauge.as_ref().is_none_or(admits),
+                seconds: cost.map_or(0.0, |cost| cost.seconds),
+            });
+            ids.push(id.clone());
+        }
+        let (load, free_memory_bytes) = (self.amount(measure, now).ok()?, self.free_memory_bytes());
+        let par = self.price(measure, &self.averaging.mix());
+        Some((Side { load, target, limit, par, free_memory_bytes, pieces }, ids))
+    }
+
+    /// The other side of it: a host that said what room it has.
+    #[must_use]
+    pub fn side_of(&self, measure: Measure, load: f64, room: &Room, now: Time) -> Side {
+        let own = self.gauge(now);
+        let piece = |tenant: &Tenant| Piece {
+            at_donor: self.price(measure, &tenant.candidate.factors),
+            at_receiver: tenant.candidate.at_donor,
+            memory_bytes: tenant.candidate.memory_bytes,
+            at_home: tenant.origin.is_none(),
+            homeward: tenant.origin.as_ref() == Some(self.id()),
+            movable: self.can_take(&tenant.candidate, own.as_ref(), None).is_ok(),
+            seconds: tenant.candidate.cost.map_or(0.0, |cost| cost.seconds),
+        };
+        Side {
+            load,
+            target: room.target,
+            limit: room.limit,
+            par: priced(&self.averaging.mix(), &room.rates),
+            free_memory_bytes: room.free_memory_bytes,
+            pieces: room.tenants.iter().map(piece).collect(),
+        }
+    }
+
+    /// What it could give to `peer`: every machine judged, those on offer first and in the order of
+    /// the candidates. The verdict on those is still open and reads [`Reason::Farther`].
+    #[must_use]
+    pub fn candidates(
+        &self,
+        measure: Measure,
+        peer: &HostId,
+        pair: &Pair,
+        now: Time,
+    ) -> (Vec<Judged>, Vec<Candidate>) {
+        let mut offered = Vec::new();
+        let mut kept = Vec::new();
+        for (id, machine) in self.view.machines() {
+            let known = machine.factors(&self.profile).ok();
+            let mut judged = Judged {
+                machine: id.clone(),
+                name: machine.facts.name.to_string(),
+                basis: known.map(|k| k.0),
+                factors: known.map(|k| k.1),
+                at_donor: known.map(|k| self.price(measure, &k.1)),
+                at_receiver: None,
+                verdict: Reason::Farther,
+            };
+            match self.candidate_of(measure, id, machine, peer, now) {
+                Err(reason) => {
+                    judged.verdict = reason;
+                    kept.push(judged);
+                }
+                Ok((_, candidate)) => offered.push((judged, candidate)),
+            }
+        }
+        let distance = |c: &Candidate| rounded((c.at_donor - pair.wanted()).abs());
+        offered.sort_by(|(_, a), (_, b)| distance(a).total_cmp(&distance(b)));
+        for (mut judged, _) in offered.drain(offered.len().min(OFFER_MAX)..) {
+            judged.verdict = Reason::NotOffered;
+            kept.push(judged);
+        }
+        let (mut judged, candidates): (Vec<_>, Vec<_>) = offered.into_iter().unzip();
+        judged.append(&mut kept);
+        (judged, candidates)
+    }
+
+    /// Whether a machine of this host may go to `peer` at all; its entry if so.
+    fn may_leave<'m>(
+        &self,
+        id: &MachineId,
+        machine: &'m Machine,
+        peer: &HostId,
+        now: Time,
+    ) -> Result<&'m Entry, Reason> {
+        let held = self.holds.outgoing.contains(id) || self.holds.settling.contains(id);
+        if held || machine.presence == Presence::Leaving {
+            return Err(Reason::UnderWay);
+        }
+        if self.holds.doubled.contains(id) {
+            return Err(Reason::RunsTwice);
+        }
+        let entry = machine.entry().ok_or(Reason::EntryInvalid)?;
+        if machine.presence != Presence::Running {
+            return Err(Reason::NotRunning);
+        }
+        if self.mode.choose(&machine.facts.locks).is_none() {
+            return Err(Reason::NoLocks);
+        }
+        let rules = &entry.rules;
+        if rules.ignore {
+            return Err(Reason::RuleIgnored);
+        }
+        if !rules.pinned_to.is_empty() && !rules.pinned_to.contains(peer) {
+            return Err(Reason::RulePinned);
+        }
+        if self.past.is_quarantined(id, &self.restraint, now) {
+            return Err(Reason::Quarantined);
+        }
+        if self.state != HostState::Draining {
+            if machine.is_new {
+                return Err(Reason::WarmingUp);
+            }
+            let last = entry.last_move.as_ref();
+            if last.is_some_and(|last| self.restraint.is_cooling(last, peer, now)) {
+                return Err(Reason::CoolDown);
+            }
+        }
+        let has_mate = |(other, m): (&MachineId, &Machine)| {
+            other != id
+                && m.entry().is_some_and(|e| shares_group(&e.rules.affinity, &rules.affinity))
+        };
+        if !rules.affinity.is_empty() && self.view.machines().iter().any(has_mate) {
+            return Err(Reason::RuleAffinity);
+        }
+        Ok(entry)
+    }
+
+    /// What a candidate of another host would load this one, and whether it could be taken. `donor`
+    /// is how full the other is.
+    #[must_use]
+    pub fn quote(
+        &self,
+        measure: Measure,
+        candidate: &Candidate,
+        donor: Option<&Gauge>,
+        now: Time,
+    ) -> Quote {
+        let at_receiver = self.price(measure, &candidate.factors);
+        let free = candidate.memory_bytes <= self.free_memory_bytes();
+        let refusal = if free {
+            self.can_take(candidate, self.gauge(now).as_ref(), donor).err()
+        } else {
+            Some(Reason::NoMemory)
+        };
+        Quote { at_receiver, refusal }
+    }
+
+    /// Whether it could take a machine, wherever its memory comes from.
+    fn can_take(
+        &self,
+        candidate: &Candidate,
+        own: Option<&Gauge>,
+        donor: Option<&Gauge>,
+    ) -> Result<(), Reason> {
+        if let Some(own) = own {
+            own.admits(&candidate.factors, &candidate.margin.unwrap_or_default(), donor)?;
+        }
+        self.view.provides().meets(&candidate.needs).map_err(|missing| match missing {
+            Missing::Cpu => Reason::NoCpuModel,
+            Missing::Storage => Reason::NoStorage,
+        })?;
+        let groups = &candidate.anti_affinity;
+        let on_host = self.view.machines().values().filter_map(Machine::entry);
+        let clash = on_host.map(|e| &e.rules.anti_affinity).any(|g| shares_group(g, groups))
+            || self.holds.incoming.values().any(|i| shares_group(&i.anti_affinity, groups));
+        if clash { Err(Reason::RuleAntiAffinity) } else { Ok(()) }
+    }
+}
+
+fn shares_group(a: &[String], b: &[String]) -> bool {
+    a.iter().any(|group| b.contains(group))
+}
