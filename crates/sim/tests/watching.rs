@@ -37,7 +37,8 @@ impl Two {
     fn new(recovered: Recovered) -> Self {
         let cool_down = Duration::from_secs(300);
         let restraint = Restraint { cool_down, ..eager().restraint };
-        let config = Config { restraint, ..eager() };
+        let mut config = Config { restraint, ..eager() };
+        config.metering.forecasting.warm_up = 1;
         let balancer = |i, recovered| Balancer::new(config.clone(), profile(i), recovered);
         let mut two = Self {
             balancers: [balancer(0, recovered), balancer(1, Recovered::default())],
