@@ -8,7 +8,7 @@
 //! The move that levels most is made, if that is enough to be worth a migration; a swap takes two.
 //!
 //! Machines that level nearly the same are told apart by what they cost: the slowest migration
-//! weighs no more than [`COST_WEIGHT`] of what it levels.
+//! weighs no more than `COST_WEIGHT` of what it levels.
 //!
 //! As by every rule, a move leaves both hosts of the pair below what the donor had.
 
