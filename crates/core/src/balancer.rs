@@ -4,88 +4,33 @@
 //! [`Host`], at most one [`Exchange`] and the [`Handoffs`] under way, and only decides which of them
 //! an input is for.
 
+mod config;
 mod crowded;
 mod seeking;
 mod watching;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rand::seq::index;
 use rand::{Rng, RngExt};
 
+pub use self::config::Config;
 use self::crowded::Crowded;
-use crate::ceiling::Ceilings;
-use crate::cost::{Costing, Experience};
+use crate::cost::Experience;
 use crate::decision::{Decision, Reason};
 use crate::effect::{Effect, Input, Timer};
 use crate::exchange::{Agreement, Answer, Exchange, Offered, Step};
-use crate::handoff::{Choice, Handoff, Handoffs, Limits, Mode, Offer, Recovered, Terms, Turn};
+use crate::handoff::{Choice, Handoff, Handoffs, Offer, Recovered, Terms, Turn};
 use crate::host::Host;
-use crate::load::Metering;
 use crate::message::{Message, Pass, Talk};
 use crate::model::{Entry, ExchangeId, HostId, HostProfile, MachineId, TARGET_LOAD_MAX, Time};
 use crate::port::{Commit, Event, HandoffId, Order, Stamp};
-use crate::restraint::Restraint;
-use crate::select::{Calm, MeanAware, Policy};
+use crate::select::Policy;
 use crate::survey::Survey;
 use crate::swap::{Owed, Promise};
 use watching::Watching;
 
 pub use watching::Twin;
-
-/// How a host balances.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Config {
-    /// Mean time between two rounds. Shorter reacts faster and asks more often.
-    pub round: Duration,
-    /// How far a round may come early or late, as a fraction of `round` below 1: hosts that were
-    /// started together drift apart.
-    pub jitter: f64,
-    /// Time between two samples. A rate is a mean over this span.
-    pub sample: Duration,
-    /// How samples become rates.
-    pub metering: Metering,
-    /// When a difference is worth acting on.
-    pub calm: Calm,
-    /// What keeps a host from acting, although it could.
-    pub restraint: Restraint,
-    /// How much of each resource of a host may be in use.
-    pub ceilings: Ceilings,
-    /// Within which bounds migrations are worth it.
-    pub costing: Costing,
-    /// Limits of time for exchanges and handoffs.
-    pub limits: Limits,
-    /// Most handoffs under way at once, given and taken together; at least 1.
-    pub handoffs_max: usize,
-    /// By which rule to select.
-    pub policy: Policy,
-    /// Whether moves only pass entries on and memory follows later, straight to where the entry has
-    /// ended: then a machine that is away from home already moves for nothing.
-    pub tentative: bool,
-    /// By which commit point machines are handed over.
-    pub commit: Mode,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            round: Duration::from_secs(30),
-            jitter: 0.25,
-            sample: Duration::from_secs(5),
-            metering: Metering::default(),
-            calm: Calm::default(),
-            restraint: Restraint::default(),
-            ceilings: Ceilings::default(),
-            costing: Costing::default(),
-            limits: Limits::default(),
-            handoffs_max: 1,
-            policy: Policy::MeanAware(MeanAware::at_work()),
-            tentative: false,
-            commit: Mode::default(),
-        }
-    }
-}
 
 /// One host's balancer.
 #[derive(Clone, Debug)]

@@ -1,0 +1,63 @@
+//! What a balancer is configured with.
+
+use std::time::Duration;
+
+use crate::ceiling::Ceilings;
+use crate::cost::Costing;
+use crate::handoff::{Limits, Mode};
+use crate::load::Metering;
+use crate::restraint::Restraint;
+use crate::select::{Calm, MeanAware, Policy};
+
+/// How a host balances.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Mean time between two rounds. Shorter reacts faster and asks more often.
+    pub round: Duration,
+    /// How far a round may come early or late, as a fraction of `round` below 1: hosts that were
+    /// started together drift apart.
+    pub jitter: f64,
+    /// Time between two samples. A rate is a mean over this span.
+    pub sample: Duration,
+    /// How samples become rates.
+    pub metering: Metering,
+    /// When a difference is worth acting on.
+    pub calm: Calm,
+    /// What keeps a host from acting, although it could.
+    pub restraint: Restraint,
+    /// How much of each resource of a host may be in use.
+    pub ceilings: Ceilings,
+    /// Within which bounds migrations are worth it.
+    pub costing: Costing,
+    /// Limits of time for exchanges and handoffs.
+    pub limits: Limits,
+    /// Most handoffs under way at once, given and taken together; at least 1.
+    pub handoffs_max: usize,
+    /// By which rule to select.
+    pub policy: Policy,
+    /// Whether moves only pass entries on and memory follows later, straight to where the entry has
+    /// ended: then a machine that is away from home already moves for nothing.
+    pub tentative: bool,
+    /// By which commit point machines are handed over.
+    pub commit: Mode,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            round: Duration::from_secs(30),
+            jitter: 0.25,
+            sample: Duration::from_secs(5),
+            metering: Metering::default(),
+            calm: Calm::default(),
+            restraint: Restraint::default(),
+            ceilings: Ceilings::default(),
+            costing: Costing::default(),
+            limits: Limits::default(),
+            handoffs_max: 1,
+            policy: Policy::MeanAware(MeanAware::at_work()),
+            tentative: false,
+            commit: Mode::default(),
+        }
+    }
+}
