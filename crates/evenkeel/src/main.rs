@@ -7,6 +7,7 @@ mod demo;
 mod hosts;
 mod output;
 mod plan;
+mod progress;
 mod scene;
 mod simulate;
 

@@ -152,10 +152,22 @@ const ROUNDS_MAX: u64 = 600;
 /// When the snapshot names a host or machine twice or a host that is not there, which
 /// [`Snapshot::check`] refuses.
 pub fn plan(snapshot: &Snapshot, options: &Options) -> Result<Plan, CloudError> {
+    plan_watched(snapshot, options, |_, _| {})
+}
+
+/// Plans, and tells `watch` now and then the rounds so far and how often entries have been passed on.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_watched(
+    snapshot: &Snapshot,
+    options: &Options,
+    watch: impl FnMut(u64, u64),
+) -> Result<Plan, CloudError> {
     let began = Instant::now();
     let snapshot = &sorted(snapshot);
     let mut cluster = furnish(snapshot, options)?;
-    let rounds = settle(&mut cluster, &options.policy);
+    let rounds = settle(&mut cluster, &options.policy, watch);
     let place = |vm: &SnapshotMachine| {
         cluster.cloud().locate(&vm.id).map_or_else(|| vm.host.clone(), |(host, _)| host.clone())
     };
@@ -194,7 +206,7 @@ pub fn plan(snapshot: &Snapshot, options: &Options) -> Result<Plan, CloudError> 
 pub fn trace(snapshot: &Snapshot, options: &Options) -> Result<Trace, CloudError> {
     let mut cluster = furnish(&sorted(snapshot), options)?;
     cluster.keep_log();
-    settle(&mut cluster, &options.policy);
+    settle(&mut cluster, &options.policy, |_, _| {});
     cluster.check_all();
     Ok(Trace { log: cluster.log().to_vec(), violations: cluster.violations().to_vec() })
 }
@@ -289,11 +301,12 @@ fn unhurried(policy: Policy) -> Policy {
 const IDLE_ROUNDS: u32 = 20;
 
 /// Runs until every host is content. Answers the rounds until the last move.
-fn settle(cluster: &mut Cluster, policy: &Policy) -> u64 {
+fn settle(cluster: &mut Cluster, policy: &Policy, mut watch: impl FnMut(u64, u64)) -> u64 {
     let (mut last_move, mut moved) = (Time::default(), 0);
     let started = cluster.now();
     for half in 2..2 * ROUNDS_MAX {
         cluster.run_until(started + ROUND * u32::try_from(half).unwrap_or(u32::MAX) / 2);
+        watch(half / 2, cluster.tally().migrations);
         if cluster.tally().migrations > moved {
             moved = cluster.tally().migrations;
             last_move = cluster.now();

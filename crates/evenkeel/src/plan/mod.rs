@@ -7,10 +7,11 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use evenkeel_core::select::Policy;
-use evenkeel_sim::plan::{Options, plan};
+use evenkeel_sim::plan::{Options, plan_watched};
 use evenkeel_sim::snapshot::Snapshot;
 
 use crate::output::{self, Failure, Format};
+use crate::progress::Progress;
 
 pub(crate) const EXAMPLES: &str = if cfg!(feature = "hosts") {
     "Examples:\n  \
@@ -69,17 +70,19 @@ impl From<PolicyName> for Policy {
     }
 }
 
-/// So many hosts take longer than a second to plan for.
-const HOSTS_QUICK: usize = 1000;
-
 pub(crate) fn run(args: &PlanArgs) -> Result<(), Failure> {
     let snapshot = snapshot(args)?;
-    if snapshot.hosts.len() > HOSTS_QUICK {
-        let (hosts, machines) = (snapshot.hosts.len(), snapshot.vms.len());
-        anstream::eprintln!("planning for {hosts} hosts and {machines} machines …");
-    }
     let options = Options { seed: args.seed, policy: args.policy.into(), ..Options::default() };
-    let plan = plan(&snapshot, &options)?;
+    let (hosts, machines) = (snapshot.hosts.len(), snapshot.vms.len());
+    let mut progress = Progress::new();
+    let plan = plan_watched(&snapshot, &options, |round, passed| {
+        progress.say(|| {
+            format!(
+                "{hosts} hosts, {machines} machines: round {round}, entries passed on {passed} times"
+            )
+        });
+    })?;
+    progress.end();
     output::print(args.format, &plan, || table::table(&snapshot, &plan))
 }
 

@@ -1,7 +1,6 @@
 //! `evenkeel simulate`: a scenario in virtual time.
 
 mod log;
-mod progress;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -11,8 +10,8 @@ use evenkeel_sim::Line;
 use evenkeel_sim::scenario::{Observer, Report, Scenario, Simulation};
 
 use self::log::{Recorder, Recording, Replayed};
-use self::progress::Progress;
 use crate::output::{self, Failure, Format};
+use crate::progress::Progress;
 
 pub(crate) const EXAMPLES: &str = "Examples:\n  \
      evenkeel simulate scenarios/faults.toml\n  \
