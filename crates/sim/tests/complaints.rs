@@ -59,6 +59,7 @@ scenarios! {
     an_overloaded_host_is_relieved_within_minutes: "hours-to-act",
     a_day_is_followed_calmly: "office-day",
     whatever_goes_wrong_nothing_is_lost_or_doubled: "faults",
+    hosts_that_die_all_day_take_only_their_own_machines_along: "dying-hosts",
 }
 
 /// Scenarios that run on a trace which is not in the repository.

@@ -209,7 +209,10 @@ fn answered(h: &mut Handoff, answer: &Pass, turn: &mut Turn<'_>) {
             h.cancelled_for = Some(Reason::Ended);
             cancel_after(h, turn);
         }
-        _ => turn.look(h),
+        // A look is under way, or the timer is going to take one. An answer must not lead to the next
+        // question by itself: while a store cannot be written, two hosts would ask and answer without
+        // a pause.
+        _ => {}
     }
 }
 

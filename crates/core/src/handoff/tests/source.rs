@@ -60,8 +60,22 @@ fn a_source_in_doubt_goes_by_what_is_here_and_what_is_there() {
 fn an_answer_decides_nothing_while_a_migration_is_under_way() {
     let mut side = in_doubt(Commit::Strict);
     side.looked(Presence::Leaving);
-    assert!(looks(&side.hear(Pass::Missing)));
+    assert!(!looks(&side.hear(Pass::Missing)), "its timer looks");
     assert_eq!(side.phase(), Some(Phase::Doubt));
+}
+
+#[test]
+fn two_hosts_do_not_ask_and_answer_without_a_pause_while_a_store_cannot_be_written() {
+    let mut side = in_doubt(Commit::Strict);
+    side.looked(Presence::Absent);
+    let hold = || Pass::Holding { machine: machine(), ticket: None };
+    side.hear(hold());
+    assert_eq!(side.phase(), Some(Phase::Released));
+    let why = "no space left on device".to_owned();
+    side.act(|handoffs, turn| handoffs.store_failed(ID, why, turn));
+    assert_eq!(side.phase(), Some(Phase::Doubt));
+    let out = side.hear(hold());
+    assert!(!looks(&out) && said(&out).is_empty(), "{out:?}");
 }
 
 #[test]
