@@ -5,7 +5,7 @@ use std::fmt;
 
 use evenkeel_core::decision::{Decision, Reason};
 use evenkeel_core::handoff::{Mark, MarkKind, Recovered};
-use evenkeel_core::model::{Entry, HostId, HostProfile, MachineId, Time};
+use evenkeel_core::model::{Entry, Epoch, HostId, HostProfile, MachineId, Time};
 use evenkeel_core::port::{Order, Presence};
 use evenkeel_core::select::Price;
 use evenkeel_hypervisor::memory::MemoryCloud;
@@ -99,6 +99,9 @@ pub(crate) struct Checker {
     expected: BTreeSet<MachineId>,
     /// Machines that an operator has claimed, for which nothing need be released.
     claimed: BTreeSet<MachineId>,
+    /// The highest epoch of each machine that was ever written to be released: a store may be lost
+    /// after that.
+    released: BTreeMap<MachineId, Epoch>,
     violations: Vec<Violation>,
 }
 
@@ -112,6 +115,14 @@ impl Checker {
 
     pub(crate) fn forget(&mut self, machine: &MachineId) {
         self.expected.remove(machine);
+    }
+
+    /// A mark has become durable.
+    pub(crate) fn wrote(&mut self, mark: &Mark) {
+        if mark.kind == MarkKind::Released {
+            let epoch = self.released.entry(mark.machine.clone()).or_insert(mark.epoch);
+            *epoch = mark.epoch.max(*epoch);
+        }
     }
 
     pub(crate) fn violations(&self) -> &[Violation] {
@@ -181,14 +192,7 @@ impl Checker {
     }
 
     /// An order that a host gives, by what is durable on all of them before it is carried out.
-    pub(crate) fn check_order(
-        &mut self,
-        at: Time,
-        host: &HostId,
-        order: &Order,
-        own: &Recovered,
-        all: &[&Recovered],
-    ) {
+    pub(crate) fn check_order(&mut self, at: Time, host: &HostId, order: &Order, own: &Recovered) {
         let (Order::Resume(machine, stamp) | Order::Discard(machine, stamp)) = order else {
             return;
         };
@@ -205,11 +209,7 @@ impl Checker {
             Order::Resume(..) if buried => Invariant::TombstoneHolds,
             Order::Discard(..) if is_own && !buried => Invariant::ClaimedStays,
             Order::Resume(..) if is_own && !self.claimed.contains(machine) => {
-                let released = |store: &&Recovered| {
-                    let mark = of(store, MarkKind::Released);
-                    mark.is_some_and(|mark| mark.epoch >= stamp.epoch)
-                };
-                if all.iter().any(released) {
+                if self.released.get(machine).is_some_and(|epoch| *epoch >= stamp.epoch) {
                     return;
                 }
                 Invariant::ReleasedFirst

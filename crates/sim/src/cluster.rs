@@ -489,8 +489,15 @@ impl Cluster {
         agent.written = false;
         if agent.store_fails {
             let failed = Input::StoreFailed(handoff.id, "no space left on device".to_owned());
+            // Nothing depends on it: written once there is room, as the daemon does.
+            if handoff.phase.has_ended() {
+                agent.unclosed.push(handoff);
+            }
             self.inputs.push_front((index, failed));
             return false;
+        }
+        if let Some(mark) = handoff.mark() {
+            self.checker.wrote(&mark);
         }
         agent.store.keep(handoff);
         true
@@ -531,8 +538,7 @@ impl Cluster {
         }
         let host = &self.agents[index].id;
         if matches!(order, Order::Resume(..) | Order::Discard(..)) {
-            let all: Vec<_> = self.agents.iter().map(|agent| &agent.store).collect();
-            self.checker.check_order(self.now, host, &order, &self.agents[index].store, &all);
+            self.checker.check_order(self.now, host, &order, &self.agents[index].store);
         }
         if let Ok(mut hypervisor) = self.cloud.on(host) {
             hypervisor.submit(order);

@@ -60,6 +60,7 @@ scenarios! {
     a_day_is_followed_calmly: "office-day",
     whatever_goes_wrong_nothing_is_lost_or_doubled: "faults",
     hosts_that_die_all_day_take_only_their_own_machines_along: "dying-hosts",
+    machines_that_move_all_the_time_survive_whatever_goes_wrong: "soak",
 }
 
 /// Scenarios that run on a trace which is not in the repository.

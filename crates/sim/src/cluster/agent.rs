@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use evenkeel_core::balancer::{Balancer, Config};
 use evenkeel_core::effect::{Effect, Input, Timer};
-use evenkeel_core::handoff::Recovered;
+use evenkeel_core::handoff::{Handoff, Recovered};
 use evenkeel_core::model::{HostId, HostProfile, HostState, MachineId, Time};
 use evenkeel_hypervisor::memory::MemoryHost;
 
@@ -43,6 +43,10 @@ pub(super) struct Agent {
     /// Survives the agent.
     pub(super) store: Recovered,
     pub(super) store_fails: bool,
+    /// Whether its store was ever lost: only a person can then say what it had released.
+    pub(super) lost_store: bool,
+    /// Records of handoffs that ended while the store could not be written.
+    pub(super) unclosed: Vec<Handoff>,
     /// How long a write takes.
     pub(super) store_takes: Duration,
     /// Effects that wait for a slow write, which is the first of them.
@@ -69,6 +73,8 @@ impl Agent {
             timers: BTreeMap::new(),
             store: Recovered::default(),
             store_fails: false,
+            lost_store: false,
+            unclosed: Vec::new(),
             store_takes: Duration::ZERO,
             held: VecDeque::new(),
             written: false,
@@ -92,6 +98,7 @@ impl Agent {
     pub(super) fn die(&mut self) -> bool {
         self.timers.clear();
         self.held.clear();
+        self.unclosed.clear();
         self.waiting.clear();
         self.written = false;
         self.balancer.take().is_some()

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use evenkeel_core::effect::Input;
-use evenkeel_core::handoff::Recovered;
+use evenkeel_core::handoff::{Handoff, Phase, Recovered};
 use evenkeel_core::model::{Entry, HostId, HostState, MachineId};
 use evenkeel_core::port::Presence;
 use evenkeel_hypervisor::memory::CloudError;
@@ -98,7 +98,12 @@ impl Cluster {
     /// Whether a host's store can be written.
     pub fn set_store_fails(&mut self, host: &HostId, fails: bool) {
         if let Some(&index) = self.by_id.get(host) {
-            self.agents[index].store_fails = fails;
+            let agent = &mut self.agents[index];
+            agent.store_fails = fails;
+            if !fails {
+                let closed = std::mem::take(&mut agent.unclosed);
+                closed.into_iter().for_each(|handoff| agent.store.keep(handoff));
+            }
         }
     }
 
@@ -113,7 +118,16 @@ impl Cluster {
     pub fn lose_store(&mut self, host: &HostId) {
         if let Some(&index) = self.by_id.get(host) {
             self.agents[index].store = Recovered::default();
+            self.agents[index].lost_store = true;
         }
+    }
+
+    /// Whether a handoff waits for a person: its machine is held, and what its source had released is
+    /// not known any more.
+    #[must_use]
+    pub fn waits_for_a_person(&self, handoff: &Handoff) -> bool {
+        let lost = |index: &usize| self.agents[*index].lost_store;
+        handoff.phase == Phase::Holding && self.by_id.get(&handoff.peer).is_some_and(lost)
     }
 
     /// Sets a host's wall clock ahead by so many milliseconds, or behind if negative. Its agent

@@ -259,13 +259,15 @@ impl Simulation {
         Ok(())
     }
 
-    /// Handoffs that are under way or in a store, and on which host.
+    /// Handoffs that are under way or in a store and can end by themselves, and on which host.
     fn open(&self) -> BTreeSet<(usize, HandoffId)> {
         let mut open = BTreeSet::new();
         for (index, host) in self.names.0.iter().enumerate() {
             let running = self.cluster.balancer(host);
             let running = running.into_iter().flat_map(Balancer::handoffs);
-            open.extend(self.cluster.stored(host).chain(running).map(|h| (index, h.id)));
+            let open_here = self.cluster.stored(host).chain(running);
+            let by_itself = open_here.filter(|h| !self.cluster.waits_for_a_person(h));
+            open.extend(by_itself.map(|h| (index, h.id)));
         }
         open
     }
