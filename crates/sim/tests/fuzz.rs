@@ -168,7 +168,8 @@ fn event() -> impl Strategy<Value = Event> {
     );
     let sample = (any::<u32>(), prop::collection::vec(machine, 0..5)).prop_map(|(at, machines)| {
         let at = Time::from_unix_ms(u64::from(at));
-        Event::Sampled(Ok(HostSample { at, facts: Default::default(), background: None, machines }))
+        let (facts, pressure) = Default::default();
+        Event::Sampled(Ok(HostSample { at, facts, background: None, pressure, machines }))
     });
     prop_oneof![
         4 => sample,

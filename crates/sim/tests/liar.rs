@@ -44,8 +44,9 @@ impl Honest {
     }
 
     fn measure(&mut self) {
-        let facts = Default::default();
-        let sample = HostSample { at: self.now, facts, background: None, machines: Vec::new() };
+        let (facts, pressure) = Default::default();
+        let machines = Vec::new();
+        let sample = HostSample { at: self.now, facts, background: None, pressure, machines };
         self.feed(Input::Hypervisor(Event::Sampled(Ok(sample))));
     }
 
