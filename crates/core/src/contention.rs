@@ -237,8 +237,7 @@ mod tests {
             // It wants a hundredth of a core and waits for half of that.
             (125, Some(25), None),
         ]);
-        let expected =
-            [None, Some(0.2), Some(0.2), Some(0.5), None, Some(0.005 / 0.1)].into_iter();
+        let expected = [None, Some(0.2), Some(0.2), Some(0.5), None, Some(0.005 / 0.1)].into_iter();
         for ((cpu, _), expected) in shares.iter().zip(expected) {
             let near = match (cpu, expected) {
                 (Some(cpu), Some(expected)) => (cpu - expected).abs() < 1e-9,

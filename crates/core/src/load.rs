@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::contention::{Contention, Meter};
+use crate::contention::{Contention, Meter, Waiting};
 use crate::forecast::{Forecast, Forecasting};
 use crate::model::{
     Entry, HostProfile, MachineFacts, MachineId, Provides, Resource, Resources, Time,
@@ -265,6 +265,7 @@ pub struct View {
     machines: BTreeMap<MachineId, Machine>,
     series: BTreeMap<MachineId, Series>,
     meter: Meter,
+    contention: Contention,
     measured: Measured,
 }
 
@@ -286,6 +287,7 @@ impl View {
             machines: BTreeMap::new(),
             series: BTreeMap::new(),
             meter: Meter::default(),
+            contention: Contention::default(),
             measured: Measured::Never,
         }
     }
@@ -297,6 +299,7 @@ impl View {
         }
         self.background = sample.background.unwrap_or(Resources::ZERO);
         self.meter.press(sample.at, sample.pressure);
+        let mut waiting: Option<Waiting> = None;
         let mut before = std::mem::take(&mut self.series);
         self.machines.clear();
         for machine in sample.machines {
@@ -309,6 +312,9 @@ impl View {
                 let believed = series.believed.filter(|_| series.last.is_none());
                 series = Series { believed, ..Series::default() };
             }
+            if let Some(own) = series.meter.waiting() {
+                waiting = Some(waiting.unwrap_or_default() + own);
+            }
             let known = self.known(machine, &series);
             self.series.insert(id.clone(), series);
             self.machines.insert(id, known);
@@ -316,6 +322,7 @@ impl View {
         // The sample may be from before a machine arrived.
         before.retain(|_, series| series.believed.is_some() && series.last.is_none());
         self.series.append(&mut before);
+        self.contention = self.meter.contention(waiting);
         self.measured = Measured::At(sample.at);
     }
 
@@ -406,10 +413,8 @@ impl View {
 
     /// How much of what is wanted of this host it cannot give.
     #[must_use]
-    pub fn contention(&self) -> Contention {
-        let runs = self.machines.iter().filter(|(_, m)| m.presence.is_resident());
-        let told = runs.filter_map(|(id, _)| self.series.get(id)?.meter.waiting());
-        self.meter.contention(told.reduce(|sum, waiting| sum + waiting))
+    pub const fn contention(&self) -> &Contention {
+        &self.contention
     }
 
     /// Memory that machines here may come to occupy, in bytes: of those that run, what they were

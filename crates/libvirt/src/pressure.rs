@@ -106,8 +106,7 @@ mod tests {
         write(&proc.join("pressure/memory"), LINES);
         write(&proc.join("pressure/io"), LINES);
         write(&proc.join("meminfo"), "MemTotal: 9 kB\nSwapTotal:  100 kB\nSwapFree:    60 kB\n");
-        let told =
-            Pressure { memory_us: Some(17), io_us: Some(5), swapped_bytes: Some(40 * 1024) };
+        let told = Pressure { memory_us: Some(17), io_us: Some(5), swapped_bytes: Some(40 * 1024) };
         assert_eq!(kernel.host(), told);
         let group = cgroups.join(r"machine.slice/machine-qemu\x2d12\x2dweb\x2d1.scope");
         write(&group.join("memory.pressure"), LINES);

@@ -37,7 +37,12 @@ fn number() -> impl Strategy<Value = f64> {
 fn report() -> impl Strategy<Value = Report> {
     let state =
         prop_oneof![Just(HostState::Active), Just(HostState::Cordoned), Just(HostState::Draining)];
-    (number(), state).prop_map(|(load, state)| Report { load, state })
+    let score = prop::option::of(any::<u8>());
+    (number(), state, score).prop_map(|(load, state, contention)| Report {
+        load,
+        state,
+        contention,
+    })
 }
 
 fn reason() -> impl Strategy<Value = Reason> {

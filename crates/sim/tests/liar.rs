@@ -100,8 +100,10 @@ impl Honest {
 
     /// Takes the liar's machine as far as a promise, whose answer this returns.
     fn ask_for_room(&mut self, number: u64, memory_gib: f64) -> Pass {
-        let (exchange, report) =
-            (ExchangeId(number), Report { load: 1000.0, state: HostState::Active });
+        let (exchange, report) = (
+            ExchangeId(number),
+            Report { load: 1000.0, state: HostState::Active, contention: None },
+        );
         let machine = machine_id(&format!("m{number}"));
         let candidate = Candidate {
             machine: machine.clone(),
