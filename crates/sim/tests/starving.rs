@@ -39,6 +39,6 @@ fn machines_starve_for_less_time_where_they_are_helped_first() {
         (starved, moves)
     };
     let (without, with) = (of_all_seeds(0), of_all_seeds(50));
-    println!("machine-seconds starved, migrations: {without:?} without, {with:?} with");
+    eprintln!("machine-seconds starved, migrations: {without:?} without, {with:?} with");
     assert!(with.0 < 0.8 * without.0, "{with:?} is not much less than {without:?}");
 }
