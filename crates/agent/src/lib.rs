@@ -9,6 +9,7 @@ mod clock;
 pub mod config;
 mod driver;
 mod forward;
+mod insight;
 mod metrics;
 pub mod status;
 mod timers;
@@ -44,6 +45,7 @@ pub use crate::config::{Config, ConfigError};
 use crate::driver::{Driver, Refusals, Sources};
 pub use crate::status::Status;
 use crate::timers::Timers;
+pub use evenkeel_store::Wanted;
 
 /// Events that may wait for the driver; the hypervisor's threads wait beyond that.
 const EVENTS_MAX: usize = 1024;
@@ -111,7 +113,8 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let clock = Clock::start();
     let identity = identity(&config)?;
     let host = identity.host().clone();
-    let store = Store::open(&config.state_dir)?;
+    let mut store = Store::open(&config.state_dir)?;
+    store.retain(config.history.retention());
     let enroller = authority::enroller(&config, &store)?;
     let (net, net_events) = Net::bind(config.listen, &identity, Limits::default(), enroller)?;
     let peers = api::Peers { here: host.clone(), net: net.clone(), may: config.api.members };
