@@ -75,7 +75,9 @@ impl Balancer {
         host.experience = Experience::new(&config.costing);
         host.tentative = config.tentative;
         host.mode = config.commit;
-        host.starving = config.starving.filter(|_| !config.tentative);
+        // Half-difference keeps to its rule, and in plans nobody waits for anything.
+        let helps = matches!(config.policy, Policy::MeanAware(_)) && !config.tentative;
+        host.starving = config.starving.filter(|_| helps);
         Self {
             handoffs: Handoffs::new(config.limits.clone()),
             config,
@@ -234,7 +236,13 @@ impl Balancer {
                 if let Some(survey) = self.survey.as_mut().filter(|s| s.id() == id) {
                     survey.close();
                 }
-                self.owed.take_if(|owed| owed.exchange == id && owed.overdue);
+                if let Some(owed) = self.owed.take_if(|owed| owed.exchange == id && owed.overdue)
+                    && self.handoffs.has_just_moved(owed.after)
+                {
+                    let detail = "what was to come back in return has not come";
+                    let record = owed.unpaid(&self.host, Reason::TimedOut, detail, now);
+                    out.push(Effect::Record(record));
+                }
                 if let Some(exchange) = self.exchange.take_if(|e| e.id() == id) {
                     let detail = format!("`{}` did not answer in time", exchange.peer());
                     let record = exchange.abandon(&self.host, Reason::TimedOut, detail, now);
@@ -518,11 +526,14 @@ impl Balancer {
         };
         let uri = self.migration_uri.clone();
         if let Some(owed) = self.owed.take_if(|owed| owed.is(exchange, from, &machine)) {
-            match owed.take(entry, &self.host, now) {
+            match owed.clone().take(entry, &self.host, now) {
                 Ok(agreement) => self.hand(now, out, |handoffs, turn| {
                     handoffs.take(id, offer(agreement), uri, turn);
                 }),
-                Err(reason) => out.push(refused(reason)),
+                Err(reason) => {
+                    out.push(refused(reason));
+                    out.push(Effect::Record(owed.unpaid(&self.host, reason, "", now)));
+                }
             }
             return;
         }

@@ -386,7 +386,9 @@ mod tests {
         e.array(2).unwrap().u32(0).unwrap();
         e.array(1).unwrap();
         e.array(10).unwrap().f64(0.5).unwrap().encode(HostState::Active).unwrap();
-        (2..9).for_each(|_| drop(e.null().unwrap()));
+        for _ in 2..9 {
+            e.null().unwrap();
+        }
         e.f64(7.0).unwrap();
         let known = Report { contention: None, ..report(0.5) };
         let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(known));

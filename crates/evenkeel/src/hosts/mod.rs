@@ -6,6 +6,7 @@ mod history;
 pub(crate) mod lab;
 mod report;
 pub(crate) mod snapshot;
+mod top;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -37,6 +38,9 @@ pub(crate) enum HostCommand {
     /// Say in plain words why a machine stays, a host gives nothing, or something was decided
     #[command(subcommand)]
     Explain(explain::ExplainCommand),
+    /// Watch every host of the cluster: load, contention, and what moves
+    #[command(after_help = "Examples:\n  evenkeel top\n  evenkeel top --every 5 --times 3")]
+    Top(top::TopArgs),
     /// Show what was decided in the cluster, from every host's own store, each migration once
     #[command(after_help = "Examples:\n  evenkeel history --since 2d\n  \
         evenkeel history --since 12h --vm web-1\n  \
@@ -155,6 +159,7 @@ pub(crate) fn run(command: HostCommand) -> Result<(), Failure> {
         }),
         HostCommand::Explain(command) => block_on(explain::run(command)),
         HostCommand::History(args) => block_on(history::run(args)),
+        HostCommand::Top(args) => block_on(top::run(args)),
         HostCommand::Target { machine, load: Target(load), ask } => {
             block_on(target(&machine, load, &ask))
         }
