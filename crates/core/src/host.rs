@@ -1,5 +1,6 @@
 //! One host as a partner in an exchange: what it could give, what it could take, at what price.
 
+mod appraising;
 mod candidates;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -279,6 +280,19 @@ impl Host {
         self.past.may(Role::Donor, &self.restraint, now)
     }
 
+    /// Whether it may take a machine now from a host in this state: one that is being emptied is not
+    /// held up by limits.
+    ///
+    /// # Errors
+    /// What keeps it.
+    pub fn may_take(&self, giver: HostState, now: Time) -> Result<(), Reason> {
+        if giver == HostState::Draining {
+            return Ok(());
+        }
+        self.past.may(Role::Receiver, &self.restraint, now)?;
+        self.past.is_eased_in(self.holds.incoming.len(), &self.restraint, now)
+    }
+
     /// A handoff of this host has ended: remembers what that says for the next one.
     pub fn conclude(&mut self, handoff: &Handoff, ending: Reason, now: Time) {
         let machine = &handoff.machine;
@@ -321,7 +335,7 @@ impl Host {
         let known = self.target(measure).zip(self.limit(measure));
         let takes = probe.giving
             && self.state == HostState::Active
-            && self.past.may(Role::Receiver, &self.restraint, now).is_ok();
+            && self.may_take(HostState::Active, now).is_ok();
         let room = known.filter(|_| takes).map(|(target, limit)| Room {
             target,
             limit,

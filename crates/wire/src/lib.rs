@@ -10,7 +10,8 @@ use evenkeel_core::ceiling::Gauge;
 use evenkeel_core::cost::Prediction;
 use evenkeel_core::estimate::Estimate;
 use evenkeel_core::message::{
-    Candidate, Message, OFFER_MAX, Pass, Quote, RUNNING_MAX, Report, Room, Talk, Watch,
+    APPRAISED_MAX, Candidate, Message, OFFER_MAX, Pass, Quote, RUNNING_MAX, Report, Room, Talk,
+    Watch,
 };
 use evenkeel_core::model::{Entry, ExchangeId, Requirements, Resource, Resources};
 use minicbor::{Decoder, Encoder};
@@ -147,6 +148,19 @@ fn check_talk(talk: &Talk) -> Result<(), WireError> {
             standing.estimate.as_ref().map_or(Ok(()), check_estimate)?;
             standing.room.as_ref().map_or(Ok(()), check_room)
         }
+        Talk::Appraise(asked) => {
+            within(asked.candidates.len() <= APPRAISED_MAX, "the number of candidates")?;
+            asked.gauge.as_ref().map_or(Ok(()), check_gauge)?;
+            asked.candidates.iter().try_for_each(check_candidate)
+        }
+        Talk::Appraisal(said) => {
+            check_report(&said.report)?;
+            within(said.quotes.len() <= APPRAISED_MAX, "the number of quotes")?;
+            said.quotes.iter().try_for_each(|quote| load(quote.at_receiver, "a price"))?;
+            let memory = [said.free_memory_bytes, said.promised_memory_bytes];
+            within(memory.into_iter().all(f64::is_finite), "a host's memory")?;
+            said.gauge.as_ref().map_or(Ok(()), check_gauge)
+        }
     }
 }
 
@@ -246,7 +260,7 @@ mod tests {
     use evenkeel_core::decision::Reason;
     use evenkeel_core::handoff::Ticket;
     use evenkeel_core::load::Basis;
-    use evenkeel_core::message::{Probe, Standing, Tenant};
+    use evenkeel_core::message::{Appraisal, Appraise, Probe, Standing, Tenant};
     use evenkeel_core::model::{HostState, MachineId};
     use evenkeel_core::port::{Commit, HandoffId, MigrationStats};
     use proptest::prelude::*;
@@ -286,6 +300,17 @@ mod tests {
         Talk::Offer { report, candidates, measure: None, gauge: Some(gauge()) }
     }
 
+    fn appraisal(quotes: usize) -> Appraisal {
+        Appraisal {
+            report: report(0.3),
+            quotes: vec![Quote { at_receiver: 0.1, refusal: None }; quotes],
+            free_memory_bytes: 1e9,
+            promised_memory_bytes: 2e9,
+            gauge: Some(gauge()),
+            busy: false,
+        }
+    }
+
     fn messages() -> Vec<Message> {
         let talks = [
             Talk::Inquire(report(0.5)),
@@ -318,6 +343,12 @@ mod tests {
                     gauge: Some(gauge()),
                 }),
             }),
+            Talk::Appraise(Appraise {
+                candidates: vec![candidate(); 2],
+                giver: HostState::Draining,
+                gauge: Some(gauge()),
+            }),
+            Talk::Appraisal(appraisal(2)),
         ];
         let passes = [
             Pass::Reserve {
@@ -398,6 +429,21 @@ mod tests {
             let offer = Message::Exchange(ExchangeId(1), offer);
             assert_eq!(decode(&encode(&offer)), Err(WireError::OutOfRange("a price")));
         }
+        for (said, what) in [
+            (appraisal(APPRAISED_MAX + 1), "the number of quotes"),
+            (Appraisal { free_memory_bytes: f64::NAN, ..appraisal(1) }, "a host's memory"),
+            (Appraisal { report: report(-1.0), ..appraisal(1) }, "a load"),
+        ] {
+            let said = Message::Exchange(ExchangeId(1), Talk::Appraisal(said));
+            assert_eq!(decode(&encode(&said)), Err(WireError::OutOfRange(what)));
+        }
+        let asked = Appraise {
+            candidates: vec![candidate(); APPRAISED_MAX + 1],
+            giver: HostState::Active,
+            gauge: None,
+        };
+        let asked = Message::Exchange(ExchangeId(1), Talk::Appraise(asked));
+        assert_eq!(decode(&encode(&asked)), Err(WireError::OutOfRange("the number of candidates")));
         let offer = offer(report(0.1), vec![candidate(); OFFER_MAX + 1]);
         let refused = decode(&encode(&Message::Exchange(ExchangeId(1), offer)));
         assert_eq!(refused, Err(WireError::OutOfRange("the number of candidates")));
