@@ -10,8 +10,10 @@ use crate::decision::{Reason, Role};
 use crate::estimate::{Averaging, Stock};
 use crate::handoff::{Handoff, Mode};
 use crate::load::{Machine, Metering, Unknown, View};
-use crate::message::{Probe, Report, Room};
-use crate::model::{Entry, HostId, HostProfile, HostState, MachineId, Resource, Resources, Time};
+use crate::message::{PROTOCOL, Probe, Report, Room};
+use crate::model::{
+    Entry, Group, HostId, HostProfile, HostState, MachineId, Resource, Resources, Time,
+};
 use crate::port::{HandoffId, HostSample, Presence};
 use crate::restraint::{Past, Restraint};
 use crate::select::mean_aware::{self, Choice, Side};
@@ -73,7 +75,7 @@ pub struct Incoming {
     /// What it uses.
     pub usage: Resources,
     /// Its anti-affinity groups.
-    pub anti_affinity: Vec<String>,
+    pub anti_affinity: Vec<Group>,
 }
 
 impl Host {
@@ -165,8 +167,9 @@ impl Host {
     /// # Errors
     /// When its load is not known.
     pub fn report(&self, measure: Measure, now: Time) -> Result<Report, Unknown> {
+        let load = self.amount(measure, now)?;
         let contention = self.view.contention().score().filter(|_| !self.tentative);
-        Ok(Report { load: self.amount(measure, now)?, state: self.state, contention })
+        Ok(Report { load, state: self.state, protocol: Some(PROTOCOL), contention })
     }
 
     /// Brings what this host itself has and uses into its estimate of the cluster. A host that is
