@@ -6,6 +6,7 @@
 
 mod config;
 mod crowded;
+mod explaining;
 mod heard;
 mod seeking;
 mod watching;
@@ -412,7 +413,7 @@ impl Balancer {
                     }
                     survey.hear(from, standing, &mut self.host);
                 }
-                _ => survey.miss(from),
+                _ => survey.refuse(from),
             }
             return;
         }

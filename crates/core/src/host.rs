@@ -1,6 +1,7 @@
 //! One host as a partner in an exchange: what it could give, what it could take, at what price.
 
 mod candidates;
+mod judgement;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -13,6 +13,7 @@ pub mod decision;
 pub mod effect;
 pub mod estimate;
 pub mod exchange;
+pub mod explain;
 pub mod forecast;
 pub mod handoff;
 pub mod host;

@@ -41,6 +41,19 @@ impl Host {
         Some(self.candidate_of(measure, id, machine, peer, now).ok()?.1)
     }
 
+    /// Why one of its machines may not go to `peer`, if so.
+    #[must_use]
+    pub fn refusal(
+        &self,
+        measure: Measure,
+        id: &MachineId,
+        peer: &HostId,
+        now: Time,
+    ) -> Option<Reason> {
+        let machine = self.view.machines().get(id)?;
+        self.candidate_of(measure, id, machine, peer, now).err()
+    }
+
     fn candidate_of<'m>(
         &self,
         measure: Measure,
