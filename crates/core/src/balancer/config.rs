@@ -40,6 +40,8 @@ pub struct Config {
     pub tentative: bool,
     /// By which commit point machines are handed over.
     pub commit: Mode,
+    /// Whether disks that are on this host alone may be copied when their machine moves.
+    pub copy_storage: bool,
 }
 
 impl Default for Config {
@@ -58,6 +60,7 @@ impl Default for Config {
             policy: Policy::MeanAware(MeanAware::at_work()),
             tentative: false,
             commit: Mode::default(),
+            copy_storage: false,
         }
     }
 }
