@@ -83,6 +83,9 @@ pub struct Report {
     /// Whether it gives and takes.
     #[n(1)]
     pub state: HostState,
+    /// How much of what is wanted of it it cannot give: see [`crate::contention`].
+    #[n(3)]
+    pub contention: Option<u8>,
 }
 
 /// What is said in an exchange.

@@ -37,7 +37,12 @@ fn number() -> impl Strategy<Value = f64> {
 fn report() -> impl Strategy<Value = Report> {
     let state =
         prop_oneof![Just(HostState::Active), Just(HostState::Cordoned), Just(HostState::Draining)];
-    (number(), state).prop_map(|(load, state)| Report { load, state })
+    let score = prop::option::of(any::<u8>());
+    (number(), state, score).prop_map(|(load, state, contention)| Report {
+        load,
+        state,
+        contention,
+    })
 }
 
 fn reason() -> impl Strategy<Value = Reason> {
@@ -173,7 +178,8 @@ fn event() -> impl Strategy<Value = Event> {
     );
     let sample = (any::<u32>(), prop::collection::vec(machine, 0..5)).prop_map(|(at, machines)| {
         let at = Time::from_unix_ms(u64::from(at));
-        Event::Sampled(Ok(HostSample { at, facts: Default::default(), background: None, machines }))
+        let (facts, pressure) = Default::default();
+        Event::Sampled(Ok(HostSample { at, facts, background: None, pressure, machines }))
     });
     prop_oneof![
         4 => sample,

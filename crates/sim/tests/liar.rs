@@ -44,8 +44,9 @@ impl Honest {
     }
 
     fn measure(&mut self) {
-        let facts = Default::default();
-        let sample = HostSample { at: self.now, facts, background: None, machines: Vec::new() };
+        let (facts, pressure) = Default::default();
+        let machines = Vec::new();
+        let sample = HostSample { at: self.now, facts, background: None, pressure, machines };
         self.feed(Input::Hypervisor(Event::Sampled(Ok(sample))));
     }
 
@@ -99,8 +100,10 @@ impl Honest {
 
     /// Takes the liar's machine as far as a promise, whose answer this returns.
     fn ask_for_room(&mut self, number: u64, memory_gib: f64) -> Pass {
-        let (exchange, report) =
-            (ExchangeId(number), Report { load: 1000.0, state: HostState::Active });
+        let (exchange, report) = (
+            ExchangeId(number),
+            Report { load: 1000.0, state: HostState::Active, contention: None },
+        );
         let machine = machine_id(&format!("m{number}"));
         let candidate = Candidate {
             machine: machine.clone(),

@@ -211,6 +211,7 @@ fn check_pass(pass: &Pass) -> Result<(), WireError> {
 }
 
 fn check_report(report: &Report) -> Result<(), WireError> {
+    within(report.contention.is_none_or(|score| score <= 100), "a score of contention")?;
     load(report.load, "a load")
 }
 
@@ -331,7 +332,7 @@ mod tests {
     use evenkeel_core::model::PerResource;
 
     fn report(load: f64) -> Report {
-        Report { load, state: HostState::Active }
+        Report { load, state: HostState::Active, contention: Some(50) }
     }
 
     fn needs() -> Requirements {
@@ -469,7 +470,7 @@ mod tests {
 
     #[test]
     fn a_field_that_a_later_version_adds_is_skipped() {
-        // An inquiry whose report has a third field, as a later agent would send it.
+        // An inquiry whose report has a tenth field, as a later agent would send it.
         let mut frame = Vec::new();
         let mut e = Encoder::new(&mut frame);
         e.array(2).unwrap().u16(VERSION).unwrap();
@@ -477,8 +478,11 @@ mod tests {
         e.array(2).unwrap().u64(5).unwrap();
         e.array(2).unwrap().u32(0).unwrap();
         e.array(1).unwrap();
-        e.array(3).unwrap().f64(0.5).unwrap().encode(HostState::Active).unwrap().f64(7.0).unwrap();
-        let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(report(0.5)));
+        e.array(10).unwrap().f64(0.5).unwrap().encode(HostState::Active).unwrap();
+        (2..9).for_each(|_| drop(e.null().unwrap()));
+        e.f64(7.0).unwrap();
+        let known = Report { contention: None, ..report(0.5) };
+        let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(known));
         assert_eq!(decode(&frame), Ok(inquiry));
     }
 

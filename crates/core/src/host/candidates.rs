@@ -141,6 +141,7 @@ impl Host {
                 homeward: origin == Some(peer),
                 movable: room.gauge.as_ref().is_none_or(admits),
                 seconds: cost.map_or(0.0, |cost| cost.seconds),
+                starving: self.is_starving(id),
             });
             ids.push(id.clone());
         }
@@ -161,6 +162,7 @@ impl Host {
             homeward: tenant.origin.as_ref() == Some(self.id()),
             movable: self.can_take(&tenant.candidate, own.as_ref(), None, now).is_ok(),
             seconds: tenant.candidate.cost.map_or(0.0, |cost| cost.seconds),
+            starving: false,
         };
         Side {
             load,
