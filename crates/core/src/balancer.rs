@@ -75,6 +75,7 @@ impl Balancer {
         host.experience = Experience::new(&config.costing);
         host.tentative = config.tentative;
         host.mode = config.commit;
+        host.copy_storage = config.copy_storage;
         host.starving = config.starving.filter(|_| !config.tentative);
         Self {
             handoffs: Handoffs::new(config.limits.clone()),
@@ -280,11 +281,15 @@ impl Balancer {
             }
             Event::ScheduleChanged(_) => self.sample(out),
             Event::Connected => {
+                self.host.unfit.clear();
                 self.sample(out);
                 self.handoffs.look_again(&mut Turn::new(&mut self.host, now, out));
             }
             Event::Disconnected(why) => self.host.view.fail(why),
             Event::Progress(..) | Event::EntryWritten(..) => {}
+            Event::Examined(id, verdict) => {
+                self.hand(now, out, |handoffs, turn| handoffs.examined(id, verdict, turn));
+            }
             Event::Resumed(machine, result) => {
                 self.hand(now, out, |handoffs, turn| handoffs.resumed(&machine, &result, turn));
             }
@@ -496,6 +501,7 @@ impl Balancer {
             commit,
             autostart,
             ticket,
+            cpu,
         } = pass
         else {
             return self.hand(now, out, |handoffs, turn| handoffs.hear(id, from, pass, turn));
@@ -504,17 +510,23 @@ impl Balancer {
         if self.handoffs.knows(id, from) {
             return;
         }
-        let refused =
-            |reason| Effect::Send(from.clone(), Message::Handoff(id, Pass::Refused { reason }));
+        let refused_for = |reason, detail: &str| {
+            let detail = (!detail.is_empty()).then(|| detail.to_owned());
+            Effect::Send(from.clone(), Message::Handoff(id, Pass::Refused { reason, detail }))
+        };
+        let refused = |reason| refused_for(reason, "");
         // One at a time: what became of the other is not settled yet.
         if self.handoffs.moves(&machine) {
             return out.push(refused(Reason::UnderWay));
         }
-        let offer = |agreement| Offer {
-            agreement,
-            commit: commit.unwrap_or(Commit::Fast),
-            autostart: autostart.unwrap_or(false),
-            ticket,
+        let offer = |mut agreement: Agreement| {
+            agreement.candidate.needs.cpu_definition = cpu.map(Into::into);
+            Offer {
+                agreement,
+                commit: commit.unwrap_or(Commit::Fast),
+                autostart: autostart.unwrap_or(false),
+                ticket,
+            }
         };
         let uri = self.migration_uri.clone();
         if let Some(owed) = self.owed.take_if(|owed| owed.is(exchange, from, &machine)) {
@@ -538,7 +550,7 @@ impl Balancer {
                 });
             }
             Err(record) => {
-                out.push(refused(record.ending));
+                out.push(refused_for(record.ending, &record.detail));
                 out.push(Effect::Record(*record));
             }
         }

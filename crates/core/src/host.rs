@@ -2,6 +2,7 @@
 
 mod candidates;
 mod judgement;
+mod unfit;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +20,8 @@ use crate::port::{HandoffId, HostSample, Presence};
 use crate::restraint::{Past, Restraint};
 use crate::select::mean_aware::{self, Choice, Side};
 use crate::select::{Calm, LOAD_EPSILON, emptying, relief};
+
+pub use unfit::Unfit;
 
 /// A host: what it has, what it knows of itself, and what its handoffs hold.
 #[derive(Clone, Debug)]
@@ -49,6 +52,10 @@ pub struct Host {
     pub tentative: bool,
     /// By which commit point it hands machines over.
     pub mode: Mode,
+    /// Whether disks that are on this host alone may be copied when their machine moves.
+    pub copy_storage: bool,
+    /// What its hypervisor has said that it cannot run.
+    pub unfit: Unfit,
     /// From which score on a machine starves, if any is to be helped first.
     pub starving: Option<u8>,
 }
@@ -97,6 +104,8 @@ impl Host {
             averaging: Averaging::default(),
             tentative: false,
             mode: Mode::default(),
+            copy_storage: false,
+            unfit: Unfit::default(),
             starving: None,
         }
     }
@@ -112,6 +121,9 @@ impl Host {
     pub fn observe(&mut self, mut sample: HostSample) {
         let arriving = |id: &MachineId| self.holds.incoming.values().any(|i| i.machine == *id);
         sample.machines.retain(|m| !arriving(&m.facts.id));
+        if *self.view.provides() != sample.facts.provides {
+            self.unfit.clear();
+        }
         self.view.observe(sample, &self.profile);
     }
 

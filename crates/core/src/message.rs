@@ -42,7 +42,8 @@ use crate::estimate::Estimate;
 use crate::handoff::Ticket;
 use crate::load::Basis;
 use crate::model::{
-    Entry, ExchangeId, Group, HostId, HostState, MachineId, Requirements, Resources, Rules,
+    DiskPlace, Entry, ExchangeId, Group, HostId, HostState, MachineId, Requirements, Resources,
+    Rules,
 };
 use crate::port::{Commit, HandoffId, MigrationStats};
 
@@ -262,7 +263,7 @@ pub struct Candidate {
 }
 
 /// The receiver's answer to one candidate.
-#[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub struct Quote {
     /// What it would load the receiver.
     #[n(0)]
@@ -270,7 +271,13 @@ pub struct Quote {
     /// Why the receiver cannot take it, if so.
     #[n(1)]
     pub refusal: Option<Reason>,
+    /// What is missing, in words that name it.
+    #[n(2)]
+    pub detail: Option<String>,
 }
+
+/// Longest description of a CPU, in bytes; with every feature spelled out it is a tenth of that.
+pub const CPU_BYTES_MAX: usize = 32 * 1024;
 
 /// What this version understands within the frames that all versions read: 2 has a commit point of
 /// its own, 3 judges all [`Rules`].
@@ -306,6 +313,9 @@ pub enum Pass {
         /// The source's number for it.
         #[n(7)]
         ticket: Option<Ticket>,
+        /// The CPU that it runs with, in its hypervisor's words; at most [`CPU_BYTES_MAX`].
+        #[n(12)]
+        cpu: Option<String>,
     },
     /// Target: "It is kept; migrate to this address."
     #[n(1)]
@@ -319,6 +329,9 @@ pub enum Pass {
         /// The source's number for it, as it was told.
         #[n(2)]
         ticket: Option<Ticket>,
+        /// Where the copies of its local disks go, if it has any that are copied.
+        #[n(8)]
+        disks: Option<Vec<DiskPlace>>,
     },
     /// Target: "It cannot be."
     #[n(2)]
@@ -326,6 +339,9 @@ pub enum Pass {
         /// Why.
         #[n(0)]
         reason: Reason,
+        /// What is missing, in words that name it.
+        #[n(1)]
+        detail: Option<String>,
     },
     /// Source: "It is yours, and its entry is deleted here." Durable before it is said, and repeated
     /// until it is answered.
