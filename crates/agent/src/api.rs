@@ -13,7 +13,7 @@
 //! | `PUT /api/v1/machines/ID/target` | programs a target load, or with `null` removes it |
 //! | `PUT /api/v1/state` | `"cordoned"`: the host takes nothing; `"active"`: it takes part again |
 //! | `POST /api/v1/drain` | empties the host if the rest can hold it; what of it fits |
-//! | `GET /api/v1/place?memory_bytes=N&cpu_cores=N` | where a new machine fits best |
+//! | `POST /api/v1/place` | where a new machine fits best |
 //! | `DELETE /api/v1/hosts/ID` | removes a host from the cluster |
 //! | `POST /api/v1/certificate` | renews this host's certificate; when the new one expires |
 
@@ -154,7 +154,7 @@ fn routes() -> Router<Driver> {
         .route("/healthz", get(healthz))
         .route("/api/v1/status", get(status))
         .route("/api/v1/decisions", get(decisions))
-        .route("/api/v1/place", get(emptying::place))
+        .route("/api/v1/place", post(emptying::place))
         .route("/metrics", get(metrics))
         .route_layer(needs(Need::Read));
     let operate = Router::new()

@@ -131,15 +131,8 @@ impl Client {
     /// # Errors
     /// When it is not reached, or no machine can be like that.
     pub async fn place(&self, wanted: &PlaceRequest) -> Result<Placement, ClientError> {
-        let PlaceRequest { memory_bytes, cpu_cores, io_bytes_per_s, anti_affinity } = wanted;
-        let mut path = format!(
-            "/api/v1/place?memory_bytes={memory_bytes}&cpu_cores={cpu_cores}\
-             &io_bytes_per_s={io_bytes_per_s}"
-        );
-        if let Some(group) = anti_affinity {
-            path += &format!("&anti_affinity={}", escaped(group));
-        }
-        self.call(Method::GET, &path, Bytes::new()).await
+        let body = serde_json::to_vec(wanted).map_err(|e| self.broken(&e))?;
+        self.call(Method::POST, "/api/v1/place", body.into()).await
     }
 
     /// Has the agent, which must hold the authority's key, remove a host from the cluster.
@@ -222,12 +215,4 @@ impl Client {
     fn broken(&self, detail: &impl std::fmt::Display) -> ClientError {
         ClientError::Broken { socket: self.socket.clone(), detail: detail.to_string() }
     }
-}
-
-/// A text as a value of a query: every byte that could mean something else by its number.
-fn escaped(text: &str) -> String {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
-    text.bytes()
-        .map(|b| if plain(&b) { char::from(b).to_string() } else { format!("%{b:02X}") })
-        .collect()
 }

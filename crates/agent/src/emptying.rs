@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use evenkeel_core::appraisal::{Answer, Fit, Place, Wish, WishId};
+use evenkeel_core::appraisal::{Answer, Berth, Fit, Wish, WishId};
 use evenkeel_core::effect::Input;
 use evenkeel_core::load::Basis;
 use evenkeel_core::message::Candidate;
-use evenkeel_core::model::{HostState, MachineId, Requirements, Resources};
+use evenkeel_core::model::{HostState, MachineId, Requirements, Resources, Rules};
 use evenkeel_store::{Standing, Store, StoreError};
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
@@ -40,9 +40,9 @@ pub struct PlaceRequest {
     /// Disk and network transfer that it will cause, in bytes per second.
     #[serde(default)]
     pub io_bytes_per_s: f64,
-    /// A group whose members must not share a host.
+    /// Its rules.
     #[serde(default)]
-    pub anti_affinity: Option<String>,
+    pub rules: Rules,
 }
 
 /// Where a new machine fits: `evenkeel.place/v1`.
@@ -53,7 +53,7 @@ pub struct Placement {
     /// Hosts that were asked; in a large cluster some of all, at random.
     pub asked: usize,
     /// Those that have answered, the best first.
-    pub hosts: Vec<Place>,
+    pub hosts: Vec<Berth>,
 }
 
 /// Who waits for what becomes of a wish.
@@ -178,10 +178,11 @@ pub(crate) async fn drain(
 
 pub(crate) async fn place(
     State(driver): State<Asked>,
-    Query(request): Query<PlaceRequest>,
+    Json(request): Json<PlaceRequest>,
 ) -> Result<Json<Placement>, Failed> {
     let bad = |why: String| api::problem(StatusCode::BAD_REQUEST, why);
-    let PlaceRequest { memory_bytes, cpu_cores, io_bytes_per_s, anti_affinity } = request;
+    let PlaceRequest { memory_bytes, cpu_cores, io_bytes_per_s, rules } = request;
+    rules.check().map_err(|e| bad(e.to_string()))?;
     let factors = Resources { cpu_cores, memory_bytes, io_bytes_per_s };
     if !factors.is_plausible() {
         return Err(bad(format!("no machine uses {factors:?}")));
@@ -194,9 +195,10 @@ pub(crate) async fn place(
         at_donor: 0.0,
         memory_bytes,
         needs: Requirements::default(),
-        anti_affinity: anti_affinity.into_iter().collect(),
+        anti_affinity: rules.anti_affinity.clone(),
         margin: None,
         cost: None,
+        rules: Some(rules),
     };
     let make =
         |reply| Request::Wish(Box::new(Wish::Place(Box::new(candidate))), Waiter::Place(reply));

@@ -12,9 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::decision::Reason;
+use crate::decision::{Reason, Refusal};
 use crate::exchange::unwilling;
-use crate::message::{Appraisal, Candidate};
+use crate::load::Machine;
+use crate::message::{Appraisal, Candidate, OFFER_MAX};
 use crate::model::{ExchangeId, HostId, HostState, MachineId};
 
 /// Something that an operator wishes, as its driver knows it.
@@ -40,7 +41,7 @@ pub enum Answer {
     /// What the rest could hold.
     Drain(Fit),
     /// Hosts for a new machine, the best first; how many were asked.
-    Place(Vec<Place>, usize),
+    Place(Vec<Berth>, usize),
     /// Nothing, and why.
     Refused(String),
 }
@@ -75,6 +76,8 @@ pub struct Lacking {
     pub memory_bytes: f64,
     /// Why, as most hosts see it.
     pub reason: Reason,
+    /// What it is about, in words; empty where the code says it all.
+    pub detail: String,
     /// How many hosts have refused it for which reason; none where it may not leave.
     pub refusals: BTreeMap<Reason, usize>,
 }
@@ -90,7 +93,7 @@ pub struct NoSpare {
 
 /// A host for a new machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Place {
+pub struct Berth {
     /// The host.
     pub host: HostId,
     /// Whether it takes machines.
@@ -119,16 +122,18 @@ impl Appraiser {
     ///
     /// # Errors
     /// Why not.
-    pub fn takes(&self, index: usize, candidate: &Candidate) -> Result<(), Reason> {
+    pub fn takes(&self, index: usize, candidate: &Candidate) -> Result<(), Refusal> {
         if let Some(reason) = unwilling(self.said.report.state) {
-            return Err(reason);
+            return Err(reason.into());
         }
-        let quote = self.said.quotes.get(index).ok_or(Reason::NotOffered)?;
-        if let Some(reason) = quote.refusal {
-            return Err(reason);
+        // Where there were more machines than one question holds, memory alone has to tell.
+        if let Some(quote) = self.said.quotes.get(index)
+            && let Some(reason) = quote.refusal
+        {
+            return Err(Refusal { reason, detail: quote.detail.clone().unwrap_or_default() });
         }
         if candidate.memory_bytes > self.said.free_memory_bytes {
-            return Err(Reason::NoMemory);
+            return Err(Reason::NoMemory.into());
         }
         Ok(())
     }
@@ -139,7 +144,7 @@ impl Appraiser {
 pub struct Appraising {
     /// By which its answers are known.
     pub id: ExchangeId,
-    /// What was asked about.
+    /// What was asked about, as far as one question holds it.
     pub candidates: Vec<Candidate>,
     /// What has been answered.
     pub answers: Vec<Appraiser>,
@@ -158,7 +163,8 @@ impl Appraising {
     /// Somebody has answered.
     pub fn hear(&mut self, from: &HostId, said: Appraisal) {
         // One price for each, or it was not this question.
-        if self.waiting.contains(from) && said.quotes.len() == self.candidates.len() {
+        let asked = self.candidates.len().min(OFFER_MAX);
+        if self.waiting.contains(from) && said.quotes.len() == asked {
             self.waiting.remove(from);
             self.answers.push(Appraiser { host: from.clone(), said });
         }
@@ -193,12 +199,15 @@ pub fn fit(candidates: &[Candidate], hosts: &[Appraiser]) -> (Vec<Lacking>, Opti
     let mut lacking = Vec::new();
     for index in order {
         let candidate = &candidates[index];
-        let mut refusals: BTreeMap<Reason, usize> = BTreeMap::new();
+        let mut refusals = Refusals::default();
         let mut best: Option<usize> = None;
         for (at, host) in hosts.iter().enumerate() {
             let gauge = host.said.gauge.as_ref();
             let margin = candidate.margin.unwrap_or_default();
-            let admits = |()| gauge.map_or(Ok(()), |g| g.admits(&candidate.factors, &margin, None));
+            let admits = |()| {
+                let admits = gauge.map(|g| g.admits(&candidate.factors, &margin, None));
+                admits.unwrap_or(Ok(())).map_err(Refusal::from)
+            };
             match host.takes(index, candidate).and_then(admits) {
                 Ok(()) => {
                     let free = |at: usize| hosts[at].said.free_memory_bytes;
@@ -206,12 +215,12 @@ pub fn fit(candidates: &[Candidate], hosts: &[Appraiser]) -> (Vec<Lacking>, Opti
                         best = Some(at);
                     }
                 }
-                Err(reason) => *refusals.entry(reason).or_default() += 1,
+                Err(refusal) => refusals.count(refusal),
             }
         }
         match best {
             Some(at) => hosts[at].said.accommodate(candidate),
-            None => lacking.push(Lacking::new(candidate, refusals)),
+            None => lacking.push(refusals.of(candidate)),
         }
     }
     (lacking, no_spare(&hosts))
@@ -244,39 +253,77 @@ impl Appraisal {
     }
 }
 
-impl Lacking {
-    fn new(candidate: &Candidate, refusals: BTreeMap<Reason, usize>) -> Self {
-        Self {
+/// Why hosts do not take a machine.
+#[derive(Clone, Debug, Default)]
+pub struct Refusals {
+    counts: BTreeMap<Reason, usize>,
+    details: BTreeMap<Reason, String>,
+}
+
+impl Refusals {
+    /// One more host does not.
+    pub fn count(&mut self, refusal: Refusal) {
+        *self.counts.entry(refusal.reason).or_default() += 1;
+        self.details.entry(refusal.reason).or_insert(refusal.detail);
+    }
+
+    /// How many do not.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.counts.values().sum()
+    }
+
+    /// Whether none has refused.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
+    /// The machine that they do not take, with the reason that most of them give.
+    #[must_use]
+    pub fn of(mut self, candidate: &Candidate) -> Lacking {
+        let most = self.counts.iter().rev().max_by_key(|(_, count)| **count);
+        let reason = most.map_or(Reason::NoPeer, |(reason, _)| *reason);
+        Lacking {
             machine: candidate.machine.clone(),
             name: candidate.name.clone(),
             memory_bytes: candidate.memory_bytes,
-            reason: foremost(&refusals),
-            refusals,
+            reason,
+            detail: self.details.remove(&reason).unwrap_or_default(),
+            refusals: self.counts,
         }
     }
 }
 
-/// Why a machine stays, as most hosts see it.
-#[must_use]
-pub fn foremost(refusals: &BTreeMap<Reason, usize>) -> Reason {
-    let most = refusals.iter().rev().max_by_key(|(_, count)| **count);
-    most.map_or(Reason::NoPeer, |(reason, _)| *reason)
+impl Lacking {
+    /// A machine that may not leave, whoever would take it.
+    #[must_use]
+    pub fn bound(machine: &Machine, refusal: &Refusal) -> Self {
+        Self {
+            machine: machine.facts.id.clone(),
+            name: machine.facts.name.to_string(),
+            memory_bytes: machine.facts.memory_bytes,
+            reason: refusal.reason,
+            detail: refusal.detail.clone(),
+            refusals: BTreeMap::new(),
+        }
+    }
 }
 
 /// The answers to where a machine fits best, the best host first: one that takes it, and of those the
 /// one that ends least loaded.
 #[must_use]
-pub fn places(candidate: &Candidate, hosts: &[Appraiser]) -> Vec<Place> {
-    let place = |host: &Appraiser| Place {
+pub fn places(candidate: &Candidate, hosts: &[Appraiser]) -> Vec<Berth> {
+    let place = |host: &Appraiser| Berth {
         host: host.host.clone(),
         state: host.said.report.state,
         load: host.said.report.load,
         price: host.said.quotes.first().map_or(0.0, |quote| quote.at_receiver),
         free_memory_bytes: host.said.free_memory_bytes,
-        refusal: host.takes(0, candidate).err(),
+        refusal: host.takes(0, candidate).err().map(|refusal| refusal.reason),
     };
     let mut places: Vec<_> = hosts.iter().map(place).collect();
-    let after = |place: &Place| place.load + place.price;
+    let after = |place: &Berth| place.load + place.price;
     places.sort_by(|a, b| {
         let refused = a.refusal.is_some().cmp(&b.refusal.is_some());
         refused.then(after(a).total_cmp(&after(b))).then(a.host.cmp(&b.host))
@@ -305,14 +352,20 @@ mod tests {
             anti_affinity: Vec::new(),
             margin: None,
             cost: None,
+            rules: None,
         }
+    }
+
+    fn report(load: f64, state: HostState) -> Report {
+        Report { load, state, protocol: None, contention: None }
     }
 
     /// A host with so much free and promised memory, and its refusals.
     fn host(name: &str, free: f64, promised: f64, refusals: &[Option<Reason>]) -> Appraiser {
-        let quote = |refusal: &Option<Reason>| Quote { at_receiver: 0.1, refusal: *refusal };
+        let quote =
+            |refusal: &Option<Reason>| Quote { at_receiver: 0.1, refusal: *refusal, detail: None };
         let said = Appraisal {
-            report: Report { load: 0.5, state: HostState::Active },
+            report: report(0.5, HostState::Active),
             quotes: refusals.iter().map(quote).collect(),
             free_memory_bytes: free * GIB,
             promised_memory_bytes: promised * GIB,
@@ -370,7 +423,7 @@ mod tests {
             host("out", 9.0, 0.0, &[None]),
         ];
         hosts[2].said.report.load = 0.2;
-        hosts[3].said.report = Report { load: 0.0, state: HostState::Cordoned };
+        hosts[3].said.report = report(0.0, HostState::Cordoned);
         let found = places(&machine("a", 4.0), &hosts);
         let names: Vec<_> = found.iter().map(|p| p.host.as_str()).collect();
         assert_eq!(names, ["idle", "busy", "out", "full"]);

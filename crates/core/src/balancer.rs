@@ -7,6 +7,8 @@
 mod config;
 mod crowded;
 mod emptying;
+mod explaining;
+mod heard;
 mod seeking;
 mod watching;
 mod wishes;
@@ -20,6 +22,8 @@ pub use self::config::Config;
 use self::crowded::Crowded;
 pub use self::emptying::Drain;
 use self::emptying::Emptying;
+use self::heard::Others;
+pub use self::heard::{ClusterContention, Heard};
 use self::wishes::Purpose;
 use crate::appraisal::Appraising;
 use crate::cost::Experience;
@@ -56,6 +60,7 @@ pub struct Balancer {
     /// Rounds in a row in which nobody was asked.
     silent_rounds: u32,
     crowded: Crowded,
+    others: Others,
     promise: Option<Promise>,
     owed: Option<Owed>,
     /// Questions to several hosts that wait for answers.
@@ -81,6 +86,8 @@ impl Balancer {
         host.experience = Experience::new(&config.costing);
         host.tentative = config.tentative;
         host.mode = config.commit;
+        host.copy_storage = config.copy_storage;
+        host.starving = config.starving.filter(|_| !config.tentative);
         Self {
             handoffs: Handoffs::new(config.limits.clone()),
             config,
@@ -92,6 +99,7 @@ impl Balancer {
             unlucky_at: 0.0,
             silent_rounds: 0,
             crowded: Crowded::default(),
+            others: Others::default(),
             promise: None,
             owed: None,
             appraising: Vec::new(),
@@ -286,8 +294,10 @@ impl Balancer {
                     Ok(sample) => {
                         self.migration_uri.clone_from(&sample.facts.migration_uri);
                         self.notice(&sample, now, out);
+                        let starved = self.host.starves().is_some();
                         self.host.observe(sample);
                         self.host.take_stock(now);
+                        self.hasten(starved, now, out);
                     }
                     Err(failure) => self.host.view.fail(failure.detail),
                 }
@@ -301,11 +311,15 @@ impl Balancer {
             }
             Event::ScheduleChanged(_) => self.sample(out),
             Event::Connected => {
+                self.host.unfit.clear();
                 self.sample(out);
                 self.handoffs.look_again(&mut Turn::new(&mut self.host, now, out));
             }
             Event::Disconnected(why) => self.host.view.fail(why),
             Event::Progress(..) | Event::EntryWritten(..) => {}
+            Event::Examined(id, verdict) => {
+                self.hand(now, out, |handoffs, turn| handoffs.examined(id, verdict, turn));
+            }
             Event::Resumed(machine, result) => {
                 self.hand(now, out, |handoffs, turn| handoffs.resumed(&machine, &result, turn));
             }
@@ -317,6 +331,13 @@ impl Balancer {
                     handoffs.autostart_set(&machine, wanted, &result, turn);
                 });
             }
+        }
+    }
+
+    /// Has the next round come at once if a machine has begun to starve that did not before.
+    fn hasten(&self, starved: bool, now: Time, out: &mut Vec<Effect>) {
+        if !starved && self.host.starves().is_some() {
+            out.push(Effect::SetTimer(Timer::Round, now));
         }
     }
 
@@ -409,6 +430,11 @@ impl Balancer {
         rng: &mut impl Rng,
         out: &mut Vec<Effect>,
     ) {
+        // Plans have no use for it, and too many hosts.
+        if !self.config.tentative {
+            let asked = self.survey.as_ref().filter(|survey| survey.id() == id);
+            self.others.hear(from, &talk, asked.and_then(Survey::measure), now);
+        }
         if let Some(exchange) = self.exchange.take_if(|e| e.id() == id && e.peer() == from) {
             if exchange.has_answered(&talk) {
                 self.exchange = Some(exchange);
@@ -425,7 +451,7 @@ impl Balancer {
                     }
                     survey.hear(from, standing, &mut self.host);
                 }
-                _ => survey.miss(from),
+                _ => survey.refuse(from),
             }
             return;
         }
@@ -519,6 +545,7 @@ impl Balancer {
             commit,
             autostart,
             ticket,
+            cpu,
         } = pass
         else {
             return self.hand(now, out, |handoffs, turn| handoffs.hear(id, from, pass, turn));
@@ -527,17 +554,23 @@ impl Balancer {
         if self.handoffs.knows(id, from) {
             return;
         }
-        let refused =
-            |reason| Effect::Send(from.clone(), Message::Handoff(id, Pass::Refused { reason }));
+        let refused_for = |reason, detail: &str| {
+            let detail = (!detail.is_empty()).then(|| detail.to_owned());
+            Effect::Send(from.clone(), Message::Handoff(id, Pass::Refused { reason, detail }))
+        };
+        let refused = |reason| refused_for(reason, "");
         // One at a time: what became of the other is not settled yet.
         if self.handoffs.moves(&machine) {
             return out.push(refused(Reason::UnderWay));
         }
-        let offer = |agreement| Offer {
-            agreement,
-            commit: commit.unwrap_or(Commit::Fast),
-            autostart: autostart.unwrap_or(false),
-            ticket,
+        let offer = |mut agreement: Agreement| {
+            agreement.candidate.needs.cpu_definition = cpu.map(Into::into);
+            Offer {
+                agreement,
+                commit: commit.unwrap_or(Commit::Fast),
+                autostart: autostart.unwrap_or(false),
+                ticket,
+            }
         };
         let uri = self.migration_uri.clone();
         if let Some(owed) = self.owed.take_if(|owed| owed.is(exchange, from, &machine)) {
@@ -561,7 +594,7 @@ impl Balancer {
                 });
             }
             Err(record) => {
-                out.push(refused(record.ending));
+                out.push(refused_for(record.ending, &record.detail));
                 out.push(Effect::Record(*record));
             }
         }

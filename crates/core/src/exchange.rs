@@ -334,6 +334,7 @@ impl Exchange {
         // The donor's own calm may be another; that the pair ends closer together must hold for both.
         if let Some(reason) = quote.refusal.or(kept).or(willing) {
             decision.ending = reason;
+            decision.detail = quote.detail.unwrap_or_default();
             return Err(Box::new(decision));
         }
         decision.predicted = candidate.cost;
@@ -418,6 +419,7 @@ impl Exchange {
             at_donor: Some(candidate.at_donor),
             at_receiver: Some(quote.at_receiver),
             verdict: quote.refusal.unwrap_or(Reason::Farther),
+            detail: quote.detail.clone().unwrap_or_default(),
         });
         let judged = judged.collect();
         let pair = Pair { donor: offered.report.load, receiver: own.load };
@@ -459,6 +461,9 @@ impl Exchange {
         for ((judged, quote), verdict) in judged.iter_mut().zip(quotes).zip(&verdicts) {
             judged.at_receiver = Some(quote.at_receiver);
             judged.verdict = *verdict;
+            if quote.refusal == Some(*verdict) {
+                judged.detail = quote.detail.clone().unwrap_or_default();
+            }
         }
         judged.extend(
             in_return

@@ -45,7 +45,10 @@ use crate::decision::Reason;
 use crate::estimate::Estimate;
 use crate::handoff::Ticket;
 use crate::load::Basis;
-use crate::model::{Entry, ExchangeId, HostId, HostState, MachineId, Requirements, Resources};
+use crate::model::{
+    DiskPlace, Entry, ExchangeId, Group, HostId, HostState, MachineId, Requirements, Resources,
+    Rules,
+};
 use crate::port::{Commit, HandoffId, MigrationStats};
 
 /// What one host says to another.
@@ -85,6 +88,12 @@ pub struct Report {
     /// Whether it gives and takes.
     #[n(1)]
     pub state: HostState,
+    /// [`PROTOCOL`] of the agent; none is 2 or earlier.
+    #[n(2)]
+    pub protocol: Option<u16>,
+    /// How much of what is wanted of it it cannot give: see [`crate::contention`].
+    #[n(3)]
+    pub contention: Option<u8>,
 }
 
 /// What is said in an exchange.
@@ -159,13 +168,10 @@ pub enum Talk {
     Appraisal(#[n(0)] Appraisal),
 }
 
-/// Most machines that are appraised at once.
-pub const APPRAISED_MAX: usize = 128;
-
 /// What a host asks others that plans what could go where.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub struct Appraise {
-    /// At most [`APPRAISED_MAX`].
+    /// At most [`OFFER_MAX`].
     #[n(0)]
     pub candidates: Vec<Candidate>,
     /// What they would come from: one that is being emptied is not held up by limits on moves.
@@ -288,19 +294,23 @@ pub struct Candidate {
     /// What it needs of a host besides room.
     #[n(6)]
     pub needs: Requirements,
-    /// Groups whose members must not share a host.
+    /// Groups whose members must not share a host: all that a receiver of an earlier version judges.
     #[n(7)]
-    pub anti_affinity: Vec<String>,
+    pub anti_affinity: Vec<Group>,
     /// How much more it may come to use.
     #[n(8)]
     pub margin: Option<Resources>,
     /// What its migration is predicted to cost.
     #[n(9)]
     pub cost: Option<Prediction>,
+    /// Its rules, of which the receiver judges what only it can know; not for one of an earlier
+    /// version.
+    #[n(10)]
+    pub rules: Option<Rules>,
 }
 
 /// The receiver's answer to one candidate.
-#[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub struct Quote {
     /// What it would load the receiver.
     #[n(0)]
@@ -308,10 +318,17 @@ pub struct Quote {
     /// Why the receiver cannot take it, if so.
     #[n(1)]
     pub refusal: Option<Reason>,
+    /// What is missing, in words that name it.
+    #[n(2)]
+    pub detail: Option<String>,
 }
 
-/// The protocol of handoffs that this version speaks: 2 has a commit point of its own.
-pub const PROTOCOL: u16 = 2;
+/// Longest description of a CPU, in bytes; with every feature spelled out it is a tenth of that.
+pub const CPU_BYTES_MAX: usize = 32 * 1024;
+
+/// What this version understands within the frames that all versions read: 2 has a commit point of
+/// its own, 3 judges all [`Rules`].
+pub const PROTOCOL: u16 = 3;
 
 /// What is said in a handoff.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -343,6 +360,9 @@ pub enum Pass {
         /// The source's number for it.
         #[n(7)]
         ticket: Option<Ticket>,
+        /// The CPU that it runs with, in its hypervisor's words; at most [`CPU_BYTES_MAX`].
+        #[n(12)]
+        cpu: Option<String>,
     },
     /// Target: "It is kept; migrate to this address."
     #[n(1)]
@@ -356,6 +376,9 @@ pub enum Pass {
         /// The source's number for it, as it was told.
         #[n(2)]
         ticket: Option<Ticket>,
+        /// Where the copies of its local disks go, if it has any that are copied.
+        #[n(8)]
+        disks: Option<Vec<DiskPlace>>,
     },
     /// Target: "It cannot be."
     #[n(2)]
@@ -363,6 +386,9 @@ pub enum Pass {
         /// Why.
         #[n(0)]
         reason: Reason,
+        /// What is missing, in words that name it.
+        #[n(1)]
+        detail: Option<String>,
     },
     /// Source: "It is yours, and its entry is deleted here." Durable before it is said, and repeated
     /// until it is answered.

@@ -112,7 +112,7 @@ impl fmt::Display for Brief<'_> {
                     write!(f, "{id} reserve {machine} for {back}")
                 }
                 Pass::Reserved { .. } => write!(f, "{id} reserved"),
-                Pass::Refused { reason } => write!(f, "{id} refused {reason}"),
+                Pass::Refused { reason, .. } => write!(f, "{id} refused {reason}"),
                 Pass::Released { machine, .. } => write!(f, "{id} released {machine}"),
                 Pass::Claimed => write!(f, "{id} claimed"),
                 Pass::Missing => write!(f, "{id} missing"),

@@ -211,7 +211,7 @@ fn a_drain_that_cannot_end_says_why_for_each_machine_and_ends_once_it_can() {
         let mut cluster = cluster(5, 3, &Config { policy, ..eager() });
         let (host, gone) = (host_id(0), HostId::new("gone").unwrap());
         let ignored = Rules { ignore: true, ..Rules::default() };
-        let pinned = Rules { pinned_to: vec![gone], ..Rules::default() };
+        let pinned = Rules { pinned_to: vec![gone.into()], ..Rules::default() };
         cluster.place(&host, with_rules("ignored", ignored), work(0.5, 1.0, 0.0)).unwrap();
         cluster.place(&host, with_rules("pinned", pinned), work(0.5, 1.0, 0.0)).unwrap();
         cluster.place(&host, facts("large", 100.0), work(0.5, 1.0, 0.0)).unwrap();
@@ -313,6 +313,7 @@ fn a_new_machine_is_placed_by_the_hosts_own_prices() {
             anti_affinity: Vec::new(),
             margin: None,
             cost: None,
+            rules: None,
         };
         // Asked of the full one: it counts itself.
         let (host, id) = (host_id(1), WishId(1));

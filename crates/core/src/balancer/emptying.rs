@@ -5,7 +5,7 @@
 //! they are fresh. Nothing waits for a round: as soon as this host is free the next one is offered,
 //! and whoever finds nobody asks others, at growing intervals, for as long as it takes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rand::Rng;
@@ -13,8 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Balancer;
 use super::wishes::Purpose;
-use crate::appraisal::{Appraiser, Appraising, Lacking, foremost};
-use crate::decision::Reason;
+use crate::appraisal::{Appraiser, Appraising, Lacking, Refusals};
 use crate::effect::{Effect, Timer};
 use crate::exchange::Exchange;
 use crate::host::Host;
@@ -199,29 +198,20 @@ impl Balancer {
         let known: Vec<_> = emptying.answers.iter().map(|a| a.host.clone()).collect();
         let peers = if known.is_empty() { self.members() } else { &known[..] };
         let (_, bound) = self.host.to_give(peers, now);
-        let lacking = |machine: &Machine, reason, refusals| Lacking {
-            machine: machine.facts.id.clone(),
-            name: machine.facts.name.to_string(),
-            memory_bytes: machine.facts.memory_bytes,
-            reason,
-            refusals,
-        };
-        let bound = bound.iter().map(|(_, machine, reason)| lacking(machine, *reason, [].into()));
+        let bound = bound.iter().map(|(_, machine, refusal)| Lacking::bound(machine, refusal));
         let mut staying: Vec<_> = bound.collect();
         for (index, candidate) in emptying.candidates.iter().enumerate() {
-            let Some(machine) = self.host.view.machines().get(&candidate.machine) else { continue };
+            let is_here = self.host.view.machines().contains_key(&candidate.machine);
             let is_bound = staying.iter().any(|lacking| lacking.machine == candidate.machine);
-            if is_bound || self.handoffs.moves(&candidate.machine) {
+            if !is_here || is_bound || self.handoffs.moves(&candidate.machine) {
                 continue;
             }
-            let mut refusals: BTreeMap<Reason, usize> = BTreeMap::new();
-            for host in &emptying.answers {
-                if let Err(reason) = host.takes(index, candidate) {
-                    *refusals.entry(reason).or_default() += 1;
-                }
-            }
-            if refusals.values().sum::<usize>() == emptying.answers.len() {
-                staying.push(lacking(machine, foremost(&refusals), refusals));
+            let mut refusals = Refusals::default();
+            let said =
+                emptying.answers.iter().filter_map(|host| host.takes(index, candidate).err());
+            said.for_each(|refusal| refusals.count(refusal));
+            if refusals.len() == emptying.answers.len() {
+                staying.push(refusals.of(candidate));
             }
         }
         staying

@@ -7,7 +7,7 @@ use crate::appraisal::{Answer, Appraiser, Appraising, Fit, Lacking, Wish, WishId
 use crate::decision::Reason;
 use crate::effect::{Effect, Timer};
 use crate::host::Host;
-use crate::message::{Appraise, Candidate, Message, Talk};
+use crate::message::{Appraise, Candidate, Message, OFFER_MAX, Talk};
 use crate::model::{ExchangeId, HostId, HostState, Time};
 
 /// Questions under way at once; further wishes are refused.
@@ -56,14 +56,8 @@ impl Balancer {
                 let peers = self.draw(HOLDERS_MAX, rng);
                 let emptied = Host { state: HostState::Draining, ..self.host.clone() };
                 let (candidates, stay) = emptied.to_give(&peers, now);
-                let bound = stay.iter().filter(|(.., reason)| !passes(*reason));
-                let bound = bound.map(|(id, machine, reason)| Lacking {
-                    machine: (*id).clone(),
-                    name: machine.facts.name.to_string(),
-                    memory_bytes: machine.facts.memory_bytes,
-                    reason: *reason,
-                    refusals: [].into(),
-                });
+                let bound = stay.iter().filter(|(.., refusal)| !passes(refusal.reason));
+                let bound = bound.map(|(_, machine, refusal)| Lacking::bound(machine, refusal));
                 let purpose = Purpose::Drain { wish: id, force, bound: bound.collect() };
                 self.ask(purpose, candidates, &peers, HostState::Draining, now, rng, out);
             }
@@ -97,7 +91,8 @@ impl Balancer {
     ) {
         let id = ExchangeId(rng.next_u64());
         let gauge = self.host.gauge(now).filter(|_| giver == HostState::Draining);
-        let question = Appraise { candidates: candidates.clone(), giver, gauge };
+        let asked = candidates.iter().take(OFFER_MAX).cloned().collect();
+        let question = Appraise { candidates: asked, giver, gauge };
         for peer in peers {
             let talk = Talk::Appraise(question.clone());
             out.push(Effect::Send(peer.clone(), Message::Exchange(id, talk)));

@@ -1,9 +1,9 @@
 //! What a host says of machines that could come, and which of its own have to go.
 
 use super::Host;
-use crate::decision::Reason;
+use crate::decision::{Reason, Refusal};
 use crate::load::{Machine, Unknown};
-use crate::message::{APPRAISED_MAX, Appraisal, Appraise, Candidate, Quote};
+use crate::message::{Appraisal, Appraise, Candidate, Quote};
 use crate::model::{HostId, HostState, MachineId, Time};
 use crate::port::Presence;
 
@@ -17,6 +17,7 @@ impl Host {
         let limit = self.may_take(asked.giver, now).err();
         let quote = |candidate: &Candidate| {
             let quote = self.quote(None, candidate, asked.gauge.as_ref(), now);
+            // Words, if there are any, are about the first of both.
             Quote { refusal: quote.refusal.or(limit), ..quote }
         };
         let coming: f64 = self.holds.incoming.values().map(|i| i.memory_bytes).sum();
@@ -45,23 +46,22 @@ impl Host {
         &self,
         peers: &[HostId],
         now: Time,
-    ) -> (Vec<Candidate>, Vec<(&MachineId, &Machine, Reason)>) {
+    ) -> (Vec<Candidate>, Vec<(&MachineId, &Machine, Refusal)>) {
         debug_assert!(self.state == HostState::Draining);
         let (mut go, mut stay) = (Vec::new(), Vec::new());
         for (id, machine) in self.occupants() {
             let mut refused = None;
             let offered = peers.iter().find_map(|peer| {
                 let judged = self.candidate_for(id, machine, peer, now);
-                judged.map_err(|reason| refused = refused.or(Some(reason))).ok()
+                judged.map_err(|refusal| refused.get_or_insert(refusal).reason).ok()
             });
             match offered {
                 Some(candidate) => go.push(candidate),
-                None => stay.push((id, machine, refused.unwrap_or(Reason::NoPeer))),
+                None => stay.push((id, machine, refused.unwrap_or(Reason::NoPeer.into()))),
             }
         }
-        stay.retain(|(.., reason)| *reason != Reason::UnderWay);
+        stay.retain(|(.., refusal)| refusal.reason != Reason::UnderWay);
         go.sort_by(|a, b| b.memory_bytes.total_cmp(&a.memory_bytes));
-        go.truncate(APPRAISED_MAX);
         (go, stay)
     }
 }

@@ -64,6 +64,7 @@ mod tests {
             anti_affinity: Vec::new(),
             margin: None,
             cost: None,
+            rules: None,
         };
         let room = Ok(Price { at_donor: 0.1, at_receiver: 0.1 });
         let candidates = [1e9, 8e9, 4e9, 4e9].map(candidate);

@@ -9,7 +9,7 @@ use evenkeel_agent::{Client, DrainRequest, PlaceRequest, Placement};
 use evenkeel_core::appraisal::{Fit, Lacking};
 use evenkeel_core::balancer::Drain;
 use evenkeel_core::decision::Reason;
-use evenkeel_core::model::{HostId, HostState, MachineId};
+use evenkeel_core::model::{Group, HostId, HostState, MachineId, Place, Rules};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
@@ -59,9 +59,16 @@ pub(crate) struct PlaceArgs {
     /// Disk and network transfer that it will cause per second, such as `20MB`
     #[arg(long, value_name = "SIZE", default_value = "0B")]
     io: ByteSize,
-    /// A group whose members must not share a host
+    /// A group whose members stay apart, as in a rule; may be given more than once
     #[arg(long, value_name = "GROUP")]
-    anti_affinity: Option<String>,
+    anti_affinity: Vec<Group>,
+    /// A group whose members stay together; may be given more than once
+    #[arg(long, value_name = "GROUP")]
+    affinity: Vec<Group>,
+    /// A host or LABEL=VALUE on which it must be, or with `!` before it must not; may be given more
+    /// than once
+    #[arg(long = "on", value_name = "PLACE")]
+    places: Vec<Place>,
     #[command(flatten)]
     ask: AskArgs,
 }
@@ -155,14 +162,15 @@ pub(super) fn how_far(drain: &Drain) -> String {
 
 /// Why a machine stays, and what to do.
 pub(super) fn why(lacking: &Lacking) -> String {
-    let Lacking { name, reason, refusals, .. } = lacking;
+    let Lacking { name, reason, detail, refusals, .. } = lacking;
+    let detail = if detail.is_empty() { String::new() } else { format!(" [{detail}]") };
     let counted: Vec<_> =
         refusals.iter().map(|(reason, hosts)| format!("{reason} by {hosts}")).collect();
     let refused = match counted.as_slice() {
         [] => String::new(),
         counted => format!(" (refused: {})", counted.join(", ")),
     };
-    format!("`{name}` stays: {reason}{refused}: {} {}", reason.meaning(), reason.remedy())
+    format!("`{name}` stays: {reason}{refused}: {}{detail} {}", reason.meaning(), reason.remedy())
 }
 
 fn refusal(host: &HostId, fit: &Fit) -> String {
@@ -199,7 +207,12 @@ pub(super) async fn place(args: &PlaceArgs) -> Result<(), Failure> {
         memory_bytes: args.memory.as_u64() as f64,
         cpu_cores: args.cpu,
         io_bytes_per_s: args.io.as_u64() as f64,
-        anti_affinity: args.anti_affinity.clone(),
+        rules: Rules {
+            anti_affinity: args.anti_affinity.clone(),
+            affinity: args.affinity.clone(),
+            pinned_to: args.places.clone(),
+            ..Rules::default()
+        },
     };
     let placement = args.ask.client().place(&wanted).await?;
     output::print(args.ask.format, &placement, || places(&placement))?;
