@@ -1,5 +1,6 @@
 //! One host as a partner in an exchange: what it could give, what it could take, at what price.
 
+mod appraising;
 mod candidates;
 mod judgement;
 mod unfit;
@@ -301,6 +302,19 @@ impl Host {
         self.past.may(Role::Donor, &self.restraint, now)
     }
 
+    /// Whether it may take a machine now from a host in this state: one that is being emptied is not
+    /// held up by limits.
+    ///
+    /// # Errors
+    /// What keeps it.
+    pub fn may_take(&self, giver: HostState, now: Time) -> Result<(), Reason> {
+        if giver == HostState::Draining {
+            return Ok(());
+        }
+        self.past.may(Role::Receiver, &self.restraint, now)?;
+        self.past.is_eased_in(self.holds.incoming.len(), &self.restraint, now)
+    }
+
     /// Whether a machine of this host starves, one that runs and is not on its way out.
     #[must_use]
     pub fn is_starving(&self, id: &MachineId) -> bool {
@@ -363,7 +377,7 @@ impl Host {
         let known = self.target(measure).zip(self.limit(measure));
         let takes = probe.giving
             && self.state == HostState::Active
-            && self.past.may(Role::Receiver, &self.restraint, now).is_ok();
+            && self.may_take(HostState::Active, now).is_ok();
         let room = known.filter(|_| takes).map(|(target, limit)| Room {
             target,
             limit,

@@ -14,6 +14,10 @@
 //!     │ ── Probe(estimate) ────────▶ │   what could you take, and what do you have?
 //!     │ ◀──────────── Standing ───── │   then an Offer to the best of them, as below
 //!
+//!  whoever plans                 each of several
+//!     │ ── Appraise(candidates) ───▶ │   what would these load you?
+//!     │ ◀─── Appraisal(prices) ───── │   nobody is engaged by it
+//!
 //!   donor                         receiver
 //!     │ ── Offer(candidates) ──────▶ │   load factors and the donor's prices
 //!     │ ◀──────── Quotes(prices) ─── │   the receiver's prices and refusals
@@ -156,6 +160,49 @@ pub enum Talk {
     /// "This is how I stand." A statement, not a promise.
     #[n(7)]
     Standing(#[n(0)] Standing),
+    /// "What would these load you, and what room have you?" A question; nothing is offered.
+    #[n(27)]
+    Appraise(#[n(0)] Appraise),
+    /// "This much, and this." A statement, not a promise.
+    #[n(28)]
+    Appraisal(#[n(0)] Appraisal),
+}
+
+/// What a host asks others that plans what could go where.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Appraise {
+    /// At most [`OFFER_MAX`].
+    #[n(0)]
+    pub candidates: Vec<Candidate>,
+    /// What they would come from: one that is being emptied is not held up by limits on moves.
+    #[n(1)]
+    pub giver: HostState,
+    /// How full that is.
+    #[n(2)]
+    pub gauge: Option<Gauge>,
+}
+
+/// What room a host has, and its prices.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Appraisal {
+    /// Its load and state.
+    #[n(0)]
+    pub report: Report,
+    /// One for each candidate, each as if it came alone.
+    #[n(1)]
+    pub quotes: Vec<Quote>,
+    /// Memory that it could still promise, in bytes.
+    #[n(2)]
+    pub free_memory_bytes: f64,
+    /// Memory that its own machines and those on their way to it may come to occupy, in bytes.
+    #[n(3)]
+    pub promised_memory_bytes: f64,
+    /// How full it is.
+    #[n(4)]
+    pub gauge: Option<Gauge>,
+    /// Whether it would not take anything just now, because it is occupied with another host.
+    #[n(5)]
+    pub busy: bool,
 }
 
 /// What a host asks several others.

@@ -41,6 +41,17 @@ impl Host {
         Some(self.candidate_of(measure, id, machine, peer, now).ok()?.1)
     }
 
+    /// The same for a machine that was looked up.
+    pub(super) fn candidate_for(
+        &self,
+        id: &MachineId,
+        machine: &Machine,
+        peer: &HostId,
+        now: Time,
+    ) -> Result<Candidate, Refusal> {
+        Ok(self.candidate_of(None, id, machine, peer, now)?.1)
+    }
+
     /// Why one of its machines may not go to `peer`, if so.
     #[must_use]
     pub fn refusal(
@@ -109,6 +120,10 @@ impl Host {
         let cost = Prediction::of(&weight, link, bounds.downtime_max)
             .filter(|cost| cost.seconds <= bounds.time_max.as_secs_f64())
             .ok_or(Reason::NotConverging)?;
+        // Whoever goes must go, whatever it costs.
+        if self.state == HostState::Draining {
+            return Ok(Some(cost));
+        }
         let load = self.profile.price(factors);
         let core = Resources { cpu_cores: 1.0, ..Resources::ZERO };
         let price = cost.load_seconds(self.profile.price(&core), load);
@@ -220,7 +235,11 @@ impl Host {
                 Ok((_, candidate)) => offered.push((judged, candidate)),
             }
         }
-        let distance = |c: &Candidate| rounded((c.at_donor - pair.wanted()).abs());
+        // Largest first where everything has to go.
+        let distance = |c: &Candidate| match self.state {
+            HostState::Draining => -c.memory_bytes,
+            _ => rounded((c.at_donor - pair.wanted()).abs()),
+        };
         offered.sort_by(|(_, a), (_, b)| distance(a).total_cmp(&distance(b)));
         for (mut judged, _) in offered.drain(offered.len().min(OFFER_MAX)..) {
             judged.verdict = Reason::NotOffered;
