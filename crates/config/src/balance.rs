@@ -174,6 +174,8 @@ pub struct BalanceConfig {
     pub payback: Duration,
     /// Most handoffs at once, given and taken together.
     pub handoffs_max: usize,
+    /// From which score of contention on a machine is helped first; 0 helps none first.
+    pub starving: u8,
 }
 
 /// What a move must gain by half-difference.
@@ -212,6 +214,7 @@ impl Default for BalanceConfig {
             migration_bandwidth: None,
             payback: core.costing.payback,
             handoffs_max: core.handoffs_max,
+            starving: core.starving.unwrap_or(0),
         }
     }
 }
@@ -281,6 +284,7 @@ impl BalanceConfig {
         let counts = [
             ("balance.handoffs_max", self.handoffs_max, 1, 64, "from 1 to 64"),
             ("balance.probes", self.probes, 1, 64, "from 1 to 64"),
+            ("balance.starving", self.starving.into(), 0, 100, "from 0 to 100"),
             ("balance.warm_up", self.warm_up as usize, 1, 1000, "from 1 to 1000"),
             ("balance.hold_of", self.hold_of as usize, 1, 32, "from 1 to 32"),
             (
@@ -364,6 +368,7 @@ impl BalanceConfig {
                 ..default.limits
             },
             handoffs_max: self.handoffs_max,
+            starving: (self.starving > 0).then_some(self.starving),
             policy,
             ..default
         }

@@ -6,6 +6,8 @@
 
 mod config;
 mod crowded;
+mod explaining;
+mod heard;
 mod seeking;
 mod watching;
 
@@ -16,6 +18,8 @@ use rand::{Rng, RngExt};
 
 pub use self::config::Config;
 use self::crowded::Crowded;
+use self::heard::Others;
+pub use self::heard::{ClusterContention, Heard};
 use crate::cost::Experience;
 use crate::decision::{Decision, Reason};
 use crate::effect::{Effect, Input, Timer};
@@ -48,6 +52,7 @@ pub struct Balancer {
     /// Rounds in a row in which nobody was asked.
     silent_rounds: u32,
     crowded: Crowded,
+    others: Others,
     promise: Option<Promise>,
     owed: Option<Owed>,
     handoffs: Handoffs,
@@ -70,6 +75,7 @@ impl Balancer {
         host.experience = Experience::new(&config.costing);
         host.tentative = config.tentative;
         host.mode = config.commit;
+        host.starving = config.starving.filter(|_| !config.tentative);
         Self {
             handoffs: Handoffs::new(config.limits.clone()),
             config,
@@ -81,6 +87,7 @@ impl Balancer {
             unlucky_at: 0.0,
             silent_rounds: 0,
             crowded: Crowded::default(),
+            others: Others::default(),
             promise: None,
             owed: None,
             recovered,
@@ -256,8 +263,10 @@ impl Balancer {
                     Ok(sample) => {
                         self.migration_uri.clone_from(&sample.facts.migration_uri);
                         self.notice(&sample, now, out);
+                        let starved = self.host.starves().is_some();
                         self.host.observe(sample);
                         self.host.take_stock(now);
+                        self.hasten(starved, now, out);
                     }
                     Err(failure) => self.host.view.fail(failure.detail),
                 }
@@ -287,6 +296,13 @@ impl Balancer {
                     handoffs.autostart_set(&machine, wanted, &result, turn);
                 });
             }
+        }
+    }
+
+    /// Has the next round come at once if a machine has begun to starve that did not before.
+    fn hasten(&self, starved: bool, now: Time, out: &mut Vec<Effect>) {
+        if !starved && self.host.starves().is_some() {
+            out.push(Effect::SetTimer(Timer::Round, now));
         }
     }
 
@@ -376,6 +392,11 @@ impl Balancer {
         rng: &mut impl Rng,
         out: &mut Vec<Effect>,
     ) {
+        // Plans have no use for it, and too many hosts.
+        if !self.config.tentative {
+            let asked = self.survey.as_ref().filter(|survey| survey.id() == id);
+            self.others.hear(from, &talk, asked.and_then(Survey::measure), now);
+        }
         if let Some(exchange) = self.exchange.take_if(|e| e.id() == id && e.peer() == from) {
             if exchange.has_answered(&talk) {
                 self.exchange = Some(exchange);
@@ -392,7 +413,7 @@ impl Balancer {
                     }
                     survey.hear(from, standing, &mut self.host);
                 }
-                _ => survey.miss(from),
+                _ => survey.refuse(from),
             }
             return;
         }

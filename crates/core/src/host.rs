@@ -1,6 +1,7 @@
 //! One host as a partner in an exchange: what it could give, what it could take, at what price.
 
 mod candidates;
+mod judgement;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,9 +11,11 @@ use crate::decision::{Reason, Role};
 use crate::estimate::{Averaging, Stock};
 use crate::handoff::{Handoff, Mode};
 use crate::load::{Machine, Metering, Unknown, View};
-use crate::message::{Probe, Report, Room};
-use crate::model::{Entry, HostId, HostProfile, HostState, MachineId, Resources, Time};
-use crate::port::{HandoffId, HostSample};
+use crate::message::{PROTOCOL, Probe, Report, Room};
+use crate::model::{
+    Entry, Group, HostId, HostProfile, HostState, MachineId, Resource, Resources, Time,
+};
+use crate::port::{HandoffId, HostSample, Presence};
 use crate::restraint::{Past, Restraint};
 use crate::select::mean_aware::{self, Choice, Side};
 use crate::select::{Calm, LOAD_EPSILON, emptying, relief};
@@ -46,6 +49,8 @@ pub struct Host {
     pub tentative: bool,
     /// By which commit point it hands machines over.
     pub mode: Mode,
+    /// From which score on a machine starves, if any is to be helped first.
+    pub starving: Option<u8>,
 }
 
 /// What handoffs under way hold of a host.
@@ -71,7 +76,7 @@ pub struct Incoming {
     /// What it uses.
     pub usage: Resources,
     /// Its anti-affinity groups.
-    pub anti_affinity: Vec<String>,
+    pub anti_affinity: Vec<Group>,
 }
 
 impl Host {
@@ -92,6 +97,7 @@ impl Host {
             averaging: Averaging::default(),
             tentative: false,
             mode: Mode::default(),
+            starving: None,
         }
     }
 
@@ -162,7 +168,9 @@ impl Host {
     /// # Errors
     /// When its load is not known.
     pub fn report(&self, measure: Measure, now: Time) -> Result<Report, Unknown> {
-        Ok(Report { load: self.amount(measure, now)?, state: self.state })
+        let load = self.amount(measure, now)?;
+        let contention = self.view.contention().score().filter(|_| !self.tentative);
+        Ok(Report { load, state: self.state, protocol: Some(PROTOCOL), contention })
     }
 
     /// Brings what this host itself has and uses into its estimate of the cluster. A host that is
@@ -204,7 +212,9 @@ impl Host {
     pub fn limit(&self, measure: Measure) -> Option<f64> {
         let target = self.target(measure)?;
         let band = self.calm.difference_min.max(self.calm.dead_band * target) / 2.0;
-        Some(measure.map_or(0.0, |resource| self.ceilings.0[resource]).max(target + band))
+        // Where machines starve of it, what its ceiling allows is too much.
+        let allowed = measure.filter(|resource| self.starves() != Some(*resource));
+        Some(allowed.map_or(0.0, |resource| self.ceilings.0[resource]).max(target + band))
     }
 
     /// The best move from this host's side to another's: of entries while only they move, or of
@@ -248,7 +258,7 @@ impl Host {
             return Some(goes.then_some(None));
         }
         let above = |measure| self.excess(measure, now).map(|excess| excess > LOAD_EPSILON);
-        let strained = self.gauge(now)?.strained();
+        let strained = self.starves().or(self.gauge(now)?.strained());
         let sheds = strained.is_some() && above(strained)?;
         let overloaded = above(None)?;
         Some(match (sheds, overloaded) {
@@ -273,10 +283,30 @@ impl Host {
         if self.state == HostState::Draining {
             return Ok(());
         }
-        if !self.past.has_held(&self.restraint) {
+        if !self.past.has_held(&self.restraint) && self.starves().is_none() {
             return Err(Reason::Held);
         }
         self.past.may(Role::Donor, &self.restraint, now)
+    }
+
+    /// Whether a machine of this host starves, one that runs and is not on its way out.
+    #[must_use]
+    pub fn is_starving(&self, id: &MachineId) -> bool {
+        let machine = self.view.machines().get(id);
+        let runs = machine.filter(|m| m.presence == Presence::Running);
+        let here = runs.filter(|_| !self.holds.outgoing.contains(id));
+        here.zip(self.starving).is_some_and(|(m, from)| m.contention.starves(from))
+    }
+
+    /// What the machine of this host that starves most is short of, if one does: CPU or I/O, of which
+    /// machines that leave give some back at once.
+    #[must_use]
+    pub fn starves(&self) -> Option<Resource> {
+        self.starving?;
+        let machines = self.view.machines().iter();
+        let starving = machines.filter(|(id, _)| self.is_starving(id)).map(|(_, m)| &m.contention);
+        let worst = starving.max_by_key(|contention| contention.score())?.worst();
+        worst.filter(|resource| *resource != Resource::Memory)
     }
 
     /// A handoff of this host has ended: remembers what that says for the next one.

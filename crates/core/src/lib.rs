@@ -7,11 +7,13 @@
 pub mod advantage;
 pub mod balancer;
 pub mod ceiling;
+pub mod contention;
 pub mod cost;
 pub mod decision;
 pub mod effect;
 pub mod estimate;
 pub mod exchange;
+pub mod explain;
 pub mod forecast;
 pub mod handoff;
 pub mod host;

@@ -193,6 +193,8 @@ pub struct HostSample {
     pub facts: Arc<HostFacts>,
     /// What the host does besides its machines, where that can be told apart.
     pub background: Option<Resources>,
+    /// What the host as a whole lacks.
+    pub pressure: Pressure,
     /// Every machine with an entry in the schedule of this host, running or not, by id.
     pub machines: Vec<MachineSample>,
 }
@@ -222,6 +224,20 @@ pub struct Counters {
     pub memory_bytes: u64,
     /// Memory that it dirties, in bytes per second, where told. (A gauge.)
     pub dirty_bytes_per_s: Option<u64>,
+    /// What it lacks on the host.
+    pub pressure: Pressure,
+}
+
+/// For how long tasks have stood still for want of something, in microseconds since they began, as the
+/// kernel's pressure stall information counts it; `None` where it is not told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// `some` of memory: at least one task stood still.
+    pub memory_us: Option<u64>,
+    /// `full` of I/O: every task stood still that was not idle.
+    pub io_us: Option<u64>,
+    /// What is swapped out, in bytes. (A gauge.)
+    pub swapped_bytes: Option<u64>,
 }
 
 /// How far a migration is.

@@ -25,6 +25,7 @@ mod ffi;
 pub mod fuzzing;
 mod locks;
 mod migrate;
+mod pressure;
 mod sample;
 mod storage;
 mod worker;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use evenkeel_core::model::{HostFacts, MachineFacts, MachineId, Provides, Resources, Time};
-use evenkeel_core::port::{Counters, HostSample, MachineSample, Presence};
+use evenkeel_core::port::{Counters, HostSample, MachineSample, Presence, Pressure};
 use virt_sys as sys;
 
 use crate::LibvirtConfig;
 use crate::copies::presence_of;
 use crate::ffi::{CallError, Connection, Params, State, Value};
 use crate::locks::Mounts;
+use crate::pressure::{self, Kernel};
 use crate::storage::Storage;
 use crate::xml::domain::{Description, describe};
 use crate::xml::host::{HostDescription, usable_cpu_models};
@@ -46,6 +47,8 @@ pub(crate) struct Knowledge {
     storage_since: Instant,
     facts: Arc<HostFacts>,
     machines: BTreeMap<String, Known>,
+    /// The kernel that the machines run on, if it is this host's.
+    kernel: Option<Kernel>,
     samples: u32,
 }
 
@@ -196,6 +199,7 @@ impl Figures {
             io_bytes: self.io_bytes,
             memory_bytes: known.rss_bytes.or_else(balloon_bytes)?,
             dirty_bytes_per_s: None,
+            pressure: Pressure::default(),
         })
     }
 }
@@ -231,6 +235,7 @@ impl Knowledge {
             storage_since: Instant::now(),
             facts: Arc::default(),
             machines: BTreeMap::new(),
+            kernel: Kernel::of(&config.uri),
             samples: 0,
         };
         knowledge.facts = Arc::new(knowledge.host_facts(config));
@@ -281,6 +286,7 @@ impl Knowledge {
         })?;
         let autostarted = connection.autostarted()?;
         let at = now();
+        let groups = self.kernel.as_ref().map(Kernel::machines).unwrap_or_default();
         let mut before = std::mem::take(&mut self.machines);
         let mut machines = Vec::with_capacity(measured.len());
         for (uuid, running_id, figures) in measured {
@@ -297,11 +303,19 @@ impl Knowledge {
             let Some(mut known) = known else { continue };
             changed.remove(&uuid);
             known.starts_at_boot(autostarted.contains(&uuid));
-            machines.push(figures.machine(asked, &mut known, &leaving));
+            let mut machine = figures.machine(asked, &mut known, &leaving);
+            if let Some(counters) = &mut machine.counters
+                && let Some(group) = running_id.and_then(|id| groups.get(&id))
+            {
+                counters.pressure = pressure::of_machine(group);
+            }
+            machines.push(machine);
             self.machines.insert(uuid, known);
         }
         machines.sort_unstable_by(|a, b| a.facts.id.cmp(&b.facts.id));
-        Ok(HostSample { at, facts: Arc::clone(&self.facts), background: None, machines })
+        let pressure = self.kernel.as_ref().map(Kernel::host).unwrap_or_default();
+        let facts = Arc::clone(&self.facts);
+        Ok(HostSample { at, facts, background: None, pressure, machines })
     }
 
     /// What is to be asked in the next sample.
@@ -397,6 +411,7 @@ mod tests {
             io_bytes: 3300,
             memory_bytes: 3072,
             dirty_bytes_per_s: None,
+            pressure: Pressure::default(),
         };
         assert_eq!(counters, expected);
     }

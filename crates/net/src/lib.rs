@@ -20,6 +20,11 @@
 //! was not. A datagram is sent or dropped. Connections are made when something is to be sent, used
 //! in both directions, and kept until they have been idle for a while.
 //!
+//! # Requests and calls
+//!
+//! A bidirectional stream begins with a byte that says what it is for: comparing lists of removed
+//! hosts, a new certificate ([`Net::renew`]), or a [`Call`], on which the agents speak as they like.
+//!
 //! # Byte streams
 //!
 //! What is large (a machine's memory) goes over TCP with the same TLS and certificates, on the same
@@ -28,6 +33,7 @@
 //! is taken, and is cut when its peer is removed from the cluster.
 
 mod ca;
+mod calls;
 mod enrol;
 mod enroller;
 mod files;
@@ -48,6 +54,7 @@ mod tls;
 mod token;
 
 pub use ca::{CA_KEY_FILE, ClusterCa};
+pub use calls::{Call, CallStream};
 pub use enrol::{EnrolError, enrol};
 pub use enroller::{Admission, AdmissionRefused, Enroller, Registrar};
 pub use files::PkiError;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -22,7 +22,7 @@ use crate::revocations::Revoked;
 use crate::streams::Streams;
 use crate::throttle::Throttle;
 use crate::tls::{self, Credentials, PeerRefused, Refusal};
-use crate::{incoming, name::Name};
+use crate::{calls, incoming, name::Name};
 
 /// Codes with which connections are closed and streams are stopped.
 pub(crate) mod code {
@@ -204,6 +204,8 @@ pub(crate) struct Inner {
     pub(crate) dir: Option<PathBuf>,
     pub(crate) revoked: Revoked,
     pub(crate) removing: tokio::sync::Mutex<()>,
+    /// Who hears of calls.
+    pub(crate) listener: Mutex<Option<mpsc::Sender<calls::Call>>>,
     pub(crate) streams: Streams,
     credentials: RwLock<Credentials>,
     transport: Arc<TransportConfig>,
@@ -251,6 +253,7 @@ impl Net {
             dir: identity.dir.clone(),
             revoked,
             removing: tokio::sync::Mutex::new(()),
+            listener: Mutex::new(None),
             streams: Streams::new(limits.handshakes_max),
             credentials: RwLock::new(credentials),
             transport,

@@ -37,7 +37,13 @@ fn number() -> impl Strategy<Value = f64> {
 fn report() -> impl Strategy<Value = Report> {
     let state =
         prop_oneof![Just(HostState::Active), Just(HostState::Cordoned), Just(HostState::Draining)];
-    (number(), state).prop_map(|(load, state)| Report { load, state })
+    let (protocol, score) = (prop::option::of(1..5u16), prop::option::of(any::<u8>()));
+    (number(), state, protocol, score).prop_map(|(load, state, protocol, contention)| Report {
+        load,
+        state,
+        protocol,
+        contention,
+    })
 }
 
 fn reason() -> impl Strategy<Value = Reason> {
@@ -54,7 +60,8 @@ fn candidate() -> impl Strategy<Value = Candidate> {
             at_donor,
             memory_bytes: memory,
             needs: Requirements::default(),
-            anti_affinity: vec!["g".to_owned()],
+            anti_affinity: vec!["g".parse().unwrap()],
+            rules: None,
             margin: Some(Resources { cpu_cores: at_donor, ..Resources::ZERO }),
             cost: Some(Prediction { bytes: memory, seconds: cpu, ..Prediction::default() }),
         }
@@ -168,7 +175,8 @@ fn event() -> impl Strategy<Value = Event> {
     );
     let sample = (any::<u32>(), prop::collection::vec(machine, 0..5)).prop_map(|(at, machines)| {
         let at = Time::from_unix_ms(u64::from(at));
-        Event::Sampled(Ok(HostSample { at, facts: Default::default(), background: None, machines }))
+        let (facts, pressure) = Default::default();
+        Event::Sampled(Ok(HostSample { at, facts, background: None, pressure, machines }))
     });
     prop_oneof![
         4 => sample,

@@ -64,6 +64,9 @@ const TIGHT: &str = "balance.cool_down = '30s'\nbalance.dead_band = 0.0\nbalance
                      balance.difference_min = 0.0\nbalance.hold = 1\nbalance.payback = '8h'\n\
                      ceilings.cpu = 0.25";
 
+/// Machines that want more than there is.
+const CROWDED: &str = "generate.machines = 60";
+
 /// Loads that change with every other sample, of which several must agree.
 const RESTLESS: &str = "load.every = '10s'\nbalance.hold = 3\nbalance.smoothing = 1.0\n\
                         balance.dead_band = 0.05\nbalance.gain_min = 0.05";
@@ -102,6 +105,7 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("balance.migration_bandwidth", "'50MB'", ""),
     ("balance.payback", "'1s'", ""),
     ("balance.handoffs_max", "4", ""),
+    ("balance.starving", "0", CROWDED),
     ("ceilings.cpu", "0.3", ""),
     ("ceilings.memory", "0.2", ""),
     ("ceilings.io", "0.05", ""),

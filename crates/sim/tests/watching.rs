@@ -100,7 +100,8 @@ impl Two {
             };
             let machines = self.running[host].iter().map(machine).collect();
             let at = self.now;
-            let sample = HostSample { at, facts: Default::default(), background: None, machines };
+            let (facts, pressure) = Default::default();
+            let sample = HostSample { at, facts, background: None, pressure, machines };
             self.feed(host, Input::Hypervisor(Event::Sampled(Ok(sample))));
         }
         for host in [0, 1] {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::ceiling::Ceilings;
+use crate::contention::STARVING;
 use crate::cost::Costing;
 use crate::handoff::{Limits, Mode};
 use crate::load::Metering;
@@ -40,6 +41,9 @@ pub struct Config {
     pub tentative: bool,
     /// By which commit point machines are handed over.
     pub commit: Mode,
+    /// From which score on a machine starves and is helped first, from 1 to 100; `None` helps nobody
+    /// first. See [`crate::contention`].
+    pub starving: Option<u8>,
 }
 
 impl Default for Config {
@@ -58,6 +62,7 @@ impl Default for Config {
             policy: Policy::MeanAware(MeanAware::at_work()),
             tentative: false,
             commit: Mode::default(),
+            starving: Some(STARVING),
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::cost::{Prediction, Weight};
 use crate::decision::{Judged, Reason};
 use crate::load::{Basis, Machine};
 use crate::message::{Candidate, OFFER_MAX, Quote, Room, Tenant};
-use crate::model::{Entry, HostId, HostState, MachineId, Missing, Resources, Time};
+use crate::model::{Entry, Group, HostId, HostState, MachineId, Missing, Resources, Time};
 use crate::port::Presence;
 use crate::select::mean_aware::{Piece, Side};
 use crate::select::{LOAD_EPSILON, Pair, rounded};
@@ -41,6 +41,19 @@ impl Host {
         Some(self.candidate_of(measure, id, machine, peer, now).ok()?.1)
     }
 
+    /// Why one of its machines may not go to `peer`, if so.
+    #[must_use]
+    pub fn refusal(
+        &self,
+        measure: Measure,
+        id: &MachineId,
+        peer: &HostId,
+        now: Time,
+    ) -> Option<Reason> {
+        let machine = self.view.machines().get(id)?;
+        self.candidate_of(measure, id, machine, peer, now).err()
+    }
+
     fn candidate_of<'m>(
         &self,
         measure: Measure,
@@ -66,6 +79,7 @@ impl Host {
             memory_bytes: facts.memory_bytes,
             needs: facts.needs.clone(),
             anti_affinity: entry.rules.anti_affinity.clone(),
+            rules: Some(entry.rules.clone()),
             margin: (!self.tentative).then_some(machine.margin),
             cost,
         };
@@ -140,6 +154,7 @@ impl Host {
                 homeward: origin == Some(peer),
                 movable: room.gauge.as_ref().is_none_or(admits),
                 seconds: cost.map_or(0.0, |cost| cost.seconds),
+                starving: self.is_starving(id),
             });
             ids.push(id.clone());
         }
@@ -160,6 +175,7 @@ impl Host {
             homeward: tenant.origin.as_ref() == Some(self.id()),
             movable: self.can_take(&tenant.candidate, own.as_ref(), None).is_ok(),
             seconds: tenant.candidate.cost.map_or(0.0, |cost| cost.seconds),
+            starving: false,
         };
         Side {
             load,
@@ -239,7 +255,7 @@ impl Host {
         if rules.ignore {
             return Err(Reason::RuleIgnored);
         }
-        if !rules.pinned_to.is_empty() && !rules.pinned_to.contains(peer) {
+        if !rules.pinned_to.is_empty() && !rules.pinned_to.contains(&peer.clone().into()) {
             return Err(Reason::RulePinned);
         }
         if self.past.is_quarantined(id, &self.restraint, now) {
@@ -306,6 +322,6 @@ impl Host {
     }
 }
 
-fn shares_group(a: &[String], b: &[String]) -> bool {
-    a.iter().any(|group| b.contains(group))
+fn shares_group(a: &[Group], b: &[Group]) -> bool {
+    a.iter().any(|group| b.iter().any(|other| other.is(group)))
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel_core::model::{HostFacts, HostId, MachineFacts, MachineId, Resources, Time};
-use evenkeel_core::port::{Counters, Failure, HostSample, MachineSample, Presence, Sight, Stamp};
+use evenkeel_core::port::{
+    Counters, Failure, HostSample, MachineSample, Presence, Pressure, Sight, Stamp,
+};
 
 /// Speed of the network that a host migrates over unless it is told otherwise: 10 Gbit/s.
 const LINK_BYTES_PER_S: f64 = 1.25e9;
@@ -187,6 +189,7 @@ impl Machine {
             io_bytes: (self.used.io_bytes * wrong.io_bytes_per_s) as u64,
             memory_bytes: (self.occupied_bytes() * wrong.memory_bytes) as u64,
             dirty_bytes_per_s: Some(self.workload.dirty_bytes_per_s as u64),
+            pressure: Pressure::default(),
         });
         MachineSample { facts: Arc::clone(&self.facts), presence: self.seen(), counters }
     }
@@ -246,6 +249,7 @@ impl Host {
             at: now,
             facts: Arc::clone(&self.facts),
             background: self.spec.background,
+            pressure: Pressure::default(),
             machines: self.machines.values().map(Machine::sample).collect(),
         }
     }
