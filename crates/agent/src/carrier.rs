@@ -95,7 +95,7 @@ impl Carrier {
         for left in fs::read_dir(&self.dir)?.flatten() {
             remove(&left.path());
         }
-        let arrivals = Arrivals { expected: Arc::default(), libvirt };
+        let arrivals = Arrivals { known: Arc::default(), libvirt };
         self.arrivals = Some(arrivals.clone());
         tokio::spawn(async move {
             while let Some(caller) = callers.recv().await {
@@ -155,9 +155,32 @@ impl Carrier {
 
     /// Lets in what belongs to these handoffs, and nothing else.
     pub(crate) fn expect<'a>(&self, handoffs: impl Iterator<Item = &'a Handoff>) {
+        self.expect_only(handoffs.filter_map(Expected::of).collect());
+    }
+
+    fn expect_only(&self, expected: BTreeMap<HandoffId, Expected>) {
         if let Some(arrivals) = &self.arrivals {
-            arrivals.expect(&self.dir, handoffs);
+            arrivals.expect(&self.dir, expected);
         }
+    }
+}
+
+/// What a handoff to here may have.
+struct Expected {
+    from: HostId,
+    /// Whether more streams may come.
+    open: bool,
+}
+
+impl Expected {
+    fn of(handoff: &Handoff) -> Option<(HandoffId, Self)> {
+        let open = match (handoff.role, handoff.phase) {
+            (Role::Receiver, Phase::Reserved | Phase::Holding) => true,
+            // What it is claimed by needs no more of its source than to end.
+            (Role::Receiver, Phase::Claimed) => false,
+            _ => return None,
+        };
+        Some((handoff.id, Self { from: handoff.peer.clone(), open }))
     }
 }
 
@@ -209,7 +232,7 @@ impl Way {
 /// Machines on their way to here.
 #[derive(Clone)]
 struct Arrivals {
-    expected: Arc<Mutex<BTreeMap<HandoffId, Arrival>>>,
+    known: Arc<Mutex<BTreeMap<HandoffId, Arrival>>>,
     libvirt: PathBuf,
 }
 
@@ -242,27 +265,19 @@ impl Drop for Arrival {
 }
 
 impl Arrivals {
-    fn expect<'a>(&self, dir: &Path, handoffs: impl Iterator<Item = &'a Handoff>) {
-        let incoming: BTreeMap<_, _> = handoffs
-            .filter(|h| h.role == Role::Receiver)
-            .filter(|h| matches!(h.phase, Phase::Reserved | Phase::Holding | Phase::Claimed))
-            .map(|h| (h.id, h))
-            .collect();
-        let mut expected = lock(&self.expected);
-        expected.retain(|id, _| incoming.contains_key(id));
-        for (id, handoff) in incoming {
-            let arrival = expected
-                .entry(id)
-                .or_insert_with(|| Arrival::new(handoff.peer.clone(), Sockets::of(dir, id)));
-            // What it is claimed by needs no more of its source.
-            arrival.open = handoff.phase != Phase::Claimed;
+    fn expect(&self, dir: &Path, expected: BTreeMap<HandoffId, Expected>) {
+        let mut known = lock(&self.known);
+        known.retain(|id, _| expected.contains_key(id));
+        for (id, Expected { from, open }) in expected {
+            let new = || Arrival::new(from, Sockets::of(dir, id));
+            known.entry(id).or_insert_with(new).open = open;
         }
     }
 
     /// Lets a caller in, or tells it why not.
     fn receive(&self, caller: Caller) {
-        let mut expected = lock(&self.expected);
-        match self.admit(&mut expected, &caller) {
+        let mut known = lock(&self.known);
+        match admit(&mut known, &caller) {
             Ok((arrival, channel, place)) => {
                 while arrival.streams.try_join_next().is_some() {}
                 let target = match channel {
@@ -277,23 +292,22 @@ impl Arrivals {
             }
         }
     }
+}
 
-    fn admit<'a>(
-        &self,
-        expected: &'a mut MutexGuard<'_, BTreeMap<HandoffId, Arrival>>,
-        caller: &Caller,
-    ) -> Result<(&'a mut Arrival, Channel, OwnedSemaphorePermit), String> {
-        let (channel, handoff) = Channel::of(&caller.request)
-            .ok_or_else(|| "this version does not know what is asked for".to_owned())?;
-        let arrival = expected
-            .get_mut(&handoff)
-            .filter(|arrival| arrival.from == caller.from && arrival.open)
-            .ok_or_else(|| format!("no machine is expected from it by handoff {handoff}"))?;
-        let place = arrival.places[channel as usize].clone().try_acquire_owned();
-        let place =
-            place.map_err(|_| format!("{channel:?} of handoff {handoff} is there already"))?;
-        Ok((arrival, channel, place))
-    }
+/// Whose handoff a caller belongs to, and its place in it; or why it has none.
+fn admit<'a>(
+    known: &'a mut BTreeMap<HandoffId, Arrival>,
+    caller: &Caller,
+) -> Result<(&'a mut Arrival, Channel, OwnedSemaphorePermit), String> {
+    let (channel, handoff) = Channel::of(&caller.request)
+        .ok_or_else(|| "this version does not know what is asked for".to_owned())?;
+    let arrival = known
+        .get_mut(&handoff)
+        .filter(|arrival| arrival.from == caller.from && arrival.open)
+        .ok_or_else(|| format!("no machine is expected from it by handoff {handoff}"))?;
+    let place = arrival.places[channel as usize].clone().try_acquire_owned();
+    let place = place.map_err(|_| format!("{channel:?} of handoff {handoff} is there already"))?;
+    Ok((arrival, channel, place))
 }
 
 /// What a stream from another host is joined to.
@@ -376,3 +390,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every change is complete when the lock is released.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

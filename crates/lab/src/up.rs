@@ -83,7 +83,11 @@ pub(crate) fn prepare(spec: &LabSpec, tied: bool) -> Result<State, LabError> {
 }
 
 /// A program that the lab's user can execute: this one, or a copy in the lab's directory.
-fn within_reach(user: &LabUser, program: &Path, copy: PathBuf) -> Result<PathBuf, LabError> {
+pub(crate) fn within_reach(
+    user: &LabUser,
+    program: &Path,
+    copy: PathBuf,
+) -> Result<PathBuf, LabError> {
     if user.reaches(program, 5) {
         return Ok(program.to_owned());
     }
