@@ -19,6 +19,7 @@ use evenkeel_core::port::{
 
 use crate::Shared;
 use crate::answer::{Answer, lock};
+use crate::carried::{Sockets, is_carried};
 use crate::emulator::QemuVersion;
 use crate::failure::{classify, of_machine};
 use crate::ffi::{CallError, Connection, Domain, Job, MigrateCall, State};
@@ -306,10 +307,11 @@ impl Carrier {
         } else {
             None
         };
+        let (destination, migrate_uri, listen_address) = self.ways();
         let call = MigrateCall {
-            destination: self.order.uri.clone(),
-            migrate_uri: config.migrate_uri.clone(),
-            listen_address: config.listen_address.clone(),
+            destination,
+            migrate_uri,
+            listen_address,
             live_xml: edited(&xml)?,
             persistent_xml,
             // libvirt counts in MiB per second, and takes 0 for no limit.
@@ -349,6 +351,17 @@ impl Carrier {
                 Err(of_machine(FailureKind::PeerRefused, machine, &what))
             }
         }
+    }
+
+    /// Where the other host's libvirt is reached, where memory is sent to, and where it is taken.
+    fn ways(&self) -> (String, Option<String>, Option<String>) {
+        let (order, config) = (&self.order, &self.shared.config);
+        if !is_carried(&order.uri) {
+            let (sent, taken) = (config.migrate_uri.clone(), config.listen_address.clone());
+            return (order.uri.clone(), sent, taken);
+        }
+        let sockets = Sockets::of(&config.carried, order.handoff);
+        (sockets.destination(&order.uri), Some(sockets.migrate_uri()), None)
     }
 
     fn refuse_if_memory_would_suffer(
