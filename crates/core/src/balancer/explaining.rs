@@ -26,7 +26,8 @@ impl Balancer {
             .iter()
             .find(|m| *m != host.id())
             .and_then(|peer| host.candidate(None, id, peer, now)?.cost);
-        let mut reasons = self.of_machine(id, now);
+        let mut reasons: Vec<Why> = self.of_drain(id, now).into_iter().collect();
+        reasons.extend(self.of_machine(id, now));
         reasons.extend(self.of_host(now));
         reasons.extend(prospects.iter().map(|prospect| {
             let detail = format!("its load is {}", percent(prospect.load));
@@ -108,6 +109,20 @@ impl Balancer {
             }
         }
         reasons
+    }
+
+    /// Why a machine stays although its host is being emptied, by the hosts asked last.
+    fn of_drain(&self, id: &MachineId, now: Time) -> Option<Why> {
+        let staying = self.drain(now)?.staying.into_iter().find(|lacking| lacking.machine == *id)?;
+        let counts = staying.refusals.iter().map(|(code, hosts)| format!("{code} by {hosts}"));
+        let counts: Vec<_> = counts.collect();
+        let about = if counts.is_empty() { About::Machine } else { About::Host };
+        let detail = match (counts.is_empty(), staying.detail) {
+            (true, detail) => detail,
+            (false, detail) if detail.is_empty() => counts.join(", "),
+            (false, detail) => format!("{}: {detail}", counts.join(", ")),
+        };
+        Some(Why::new(staying.reason, about, detail))
     }
 
     /// The figures behind a reason that keeps a machine.
