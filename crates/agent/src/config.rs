@@ -170,6 +170,8 @@ pub struct HandoffConfig {
     /// before it runs on here.
     #[serde(deserialize_with = "duration")]
     pub doubt_time_max: Duration,
+    /// Whether disks that are on this host alone are copied when their machine moves.
+    pub copy_storage: bool,
 }
 
 /// `[migration]`.
@@ -211,7 +213,7 @@ impl Default for HandoffConfig {
     fn default() -> Self {
         let limits = Limits::default();
         let doubt_time_max = limits.doubt_time_max;
-        Self { mode: Mode::default(), lock_manager: None, doubt_time_max }
+        Self { mode: Mode::default(), lock_manager: None, doubt_time_max, copy_storage: false }
     }
 }
 
@@ -362,8 +364,9 @@ impl Config {
     pub fn balancer(&self) -> balancer::Config {
         let balance = self.balance.balancer();
         let limits = Limits { doubt_time_max: self.handoff.doubt_time_max, ..balance.limits };
-        let (ceilings, commit) = (self.ceilings.ceilings(), self.handoff.mode);
-        balancer::Config { ceilings, limits, commit, ..balance }
+        let HandoffConfig { mode: commit, copy_storage, .. } = self.handoff;
+        let ceilings = self.ceilings.ceilings();
+        balancer::Config { ceilings, limits, commit, copy_storage, ..balance }
     }
 }
 

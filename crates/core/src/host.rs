@@ -1,7 +1,9 @@
 //! One host as a partner in an exchange: what it could give, what it could take, at what price.
 
+mod appraising;
 mod candidates;
 mod judgement;
+mod unfit;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +21,8 @@ use crate::port::{HandoffId, HostSample, Presence};
 use crate::restraint::{Past, Restraint};
 use crate::select::mean_aware::{self, Choice, Side};
 use crate::select::{Calm, LOAD_EPSILON, emptying, relief};
+
+pub use unfit::Unfit;
 
 /// A host: what it has, what it knows of itself, and what its handoffs hold.
 #[derive(Clone, Debug)]
@@ -49,6 +53,10 @@ pub struct Host {
     pub tentative: bool,
     /// By which commit point it hands machines over.
     pub mode: Mode,
+    /// Whether disks that are on this host alone may be copied when their machine moves.
+    pub copy_storage: bool,
+    /// What its hypervisor has said that it cannot run.
+    pub unfit: Unfit,
     /// From which score on a machine starves, if any is to be helped first.
     pub starving: Option<u8>,
 }
@@ -97,6 +105,8 @@ impl Host {
             averaging: Averaging::default(),
             tentative: false,
             mode: Mode::default(),
+            copy_storage: false,
+            unfit: Unfit::default(),
             starving: None,
         }
     }
@@ -112,6 +122,9 @@ impl Host {
     pub fn observe(&mut self, mut sample: HostSample) {
         let arriving = |id: &MachineId| self.holds.incoming.values().any(|i| i.machine == *id);
         sample.machines.retain(|m| !arriving(&m.facts.id));
+        if *self.view.provides() != sample.facts.provides {
+            self.unfit.clear();
+        }
         self.view.observe(sample, &self.profile);
     }
 
@@ -289,6 +302,19 @@ impl Host {
         self.past.may(Role::Donor, &self.restraint, now)
     }
 
+    /// Whether it may take a machine now from a host in this state: one that is being emptied is not
+    /// held up by limits.
+    ///
+    /// # Errors
+    /// What keeps it.
+    pub fn may_take(&self, giver: HostState, now: Time) -> Result<(), Reason> {
+        if giver == HostState::Draining {
+            return Ok(());
+        }
+        self.past.may(Role::Receiver, &self.restraint, now)?;
+        self.past.is_eased_in(self.holds.incoming.len(), &self.restraint, now)
+    }
+
     /// Whether a machine of this host starves, one that runs and is not on its way out.
     #[must_use]
     pub fn is_starving(&self, id: &MachineId) -> bool {
@@ -351,7 +377,7 @@ impl Host {
         let known = self.target(measure).zip(self.limit(measure));
         let takes = probe.giving
             && self.state == HostState::Active
-            && self.past.may(Role::Receiver, &self.restraint, now).is_ok();
+            && self.may_take(HostState::Active, now).is_ok();
         let room = known.filter(|_| takes).map(|(target, limit)| Room {
             target,
             limit,

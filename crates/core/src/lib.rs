@@ -5,6 +5,7 @@
 //! agent and the simulator are two thin drivers of this one crate. See `ARCHITECTURE.md`.
 
 pub mod advantage;
+pub mod appraisal;
 pub mod balancer;
 pub mod ceiling;
 pub mod contention;

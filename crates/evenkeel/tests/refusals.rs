@@ -289,7 +289,12 @@ fn a_flood_of_malformed_oversize_and_out_of_turn_frames_is_dropped_and_logged_at
     let passes = [
         Pass::Claimed,
         Pass::Cancel { reason: Reason::Stopping, machine: Some(machine.clone()) },
-        Pass::Reserved { uri: "qemu:///system".to_owned(), protocol: None, ticket: None },
+        Pass::Reserved {
+            uri: "qemu:///system".to_owned(),
+            protocol: None,
+            ticket: None,
+            disks: None,
+        },
         Pass::Released { machine, stats: MigrationStats::default(), autostart: None },
     ];
     let mut out_of_turn = (0..)

@@ -4,7 +4,7 @@
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
-use evenkeel_core::model::{Entry, MachineId};
+use evenkeel_core::model::{Entry, MachineId, Requirements};
 use evenkeel_core::port::Commit;
 use evenkeel_net::{ClusterCa, Limits, StreamError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -185,6 +185,8 @@ async fn a_departure_is_carried_through_sockets_that_only_this_user_can_use_and_
         entry: Entry::default(),
         commit: Commit::Strict,
         bandwidth_bytes_per_s: None,
+        needs: Requirements::default(),
+        disks: Vec::new(),
     };
     carrier.depart(&migration(HANDOFF), Some(rig.target.addr)).unwrap();
     let sockets = Sockets::of(&dir, HANDOFF);

@@ -1,7 +1,7 @@
 //! What a balancer would say if it were asked now why nothing moves.
 
 use super::{Balancer, Heard};
-use crate::decision::{Judged, Reason, Role};
+use crate::decision::{Judged, Reason, Refusal, Role};
 use crate::explain::{
     About, HostExplained, MachineBrief, MachineExplained, PeerBrief, Prospect, Why,
 };
@@ -99,9 +99,11 @@ impl Balancer {
         for peer in peers {
             match self.host.refusal(None, id, peer, now) {
                 None => return Vec::new(),
-                Some(code) if reasons.iter().any(|why| why.code == code) => {}
-                Some(code) => {
-                    reasons.push(Why::new(code, About::Machine, self.detail(code, id, now)));
+                Some(refusal) if reasons.iter().any(|why| why.code == refusal.reason) => {}
+                Some(Refusal { reason, detail }) => {
+                    let figures = || self.figures(reason, id, now);
+                    let detail = if detail.is_empty() { figures() } else { detail };
+                    reasons.push(Why::new(reason, About::Machine, detail));
                 }
             }
         }
@@ -109,7 +111,7 @@ impl Balancer {
     }
 
     /// The figures behind a reason that keeps a machine.
-    fn detail(&self, code: Reason, id: &MachineId, now: Time) -> String {
+    fn figures(&self, code: Reason, id: &MachineId, now: Time) -> String {
         let Some(machine) = self.host.view.machines().get(id) else { return String::new() };
         match code {
             Reason::EntryInvalid => machine.facts.entry.as_ref().err().cloned().unwrap_or_default(),

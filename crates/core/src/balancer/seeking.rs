@@ -37,7 +37,7 @@ impl Balancer {
         }
         let learning = self.host.averaging.tick();
         self.silent_rounds += 1;
-        let wanted = self.host.wants_to_give(now).flatten();
+        let wanted = self.host.wants_to_give(now).flatten().filter(|_| !self.is_emptying());
         let measure = wanted.flatten();
         let excess = self.host.excess(measure, now).unwrap_or(0.0);
         let overloaded = wanted.is_some();
