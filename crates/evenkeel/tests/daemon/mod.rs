@@ -343,6 +343,7 @@ impl Heard {
 /// A running agent. Killed when it is dropped.
 pub struct Daemon {
     child: Child,
+    lab: Option<(PathBuf, String)>,
     log: Arc<Heard>,
     notices: Arc<Heard>,
 }
@@ -386,7 +387,7 @@ impl Daemon {
                 sink.push(String::from_utf8_lossy(&bytes[..length]).into_owned());
             }
         });
-        Self { child, log, notices }
+        Self { child, lab: place.lab.clone(), log, notices }
     }
 
     /// Waits until the service manager has heard this.
@@ -432,9 +433,17 @@ impl Daemon {
 
     /// Lets no file that it writes grow beyond this many bytes, or any.
     pub fn limit_files(&self, bytes: Option<u64>) {
-        let maximum = getrlimit(Resource::Fsize).maximum;
-        let limit = Rlimit { current: bytes.or(maximum), maximum };
-        prlimit(Some(self.pid()), Resource::Fsize, limit).expect("it is there, and ours");
+        let Some((lab, host)) = &self.lab else {
+            let maximum = getrlimit(Resource::Fsize).maximum;
+            let limit = Rlimit { current: bytes.or(maximum), maximum };
+            prlimit(Some(self.pid()), Resource::Fsize, limit).expect("it is there, and ours");
+            return;
+        };
+        // It is the lab's user's.
+        let limit = bytes.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
+        let mut command = lab_in(lab).command_on(host, Path::new("prlimit")).expect("a host");
+        command.arg(format!("--pid={}", self.pid())).arg(format!("--fsize={limit}:"));
+        assert!(command.status().expect("prlimit starts").success());
     }
 
     pub fn pid(&self) -> Pid {
