@@ -6,6 +6,7 @@ use crate::explain::{
     About, HostExplained, MachineBrief, MachineExplained, PeerBrief, Prospect, Why,
 };
 use crate::handoff::Handoff;
+use crate::host::Toward;
 use crate::model::{HostId, HostState, MachineId, Time};
 use crate::select::{Pair, Policy};
 
@@ -25,7 +26,7 @@ impl Balancer {
             .members
             .iter()
             .find(|m| *m != host.id())
-            .and_then(|peer| host.candidate(None, id, peer, now)?.cost);
+            .and_then(|peer| host.candidate(None, id, &Toward::of(peer), now)?.cost);
         let mut reasons: Vec<Why> = self.of_drain(id, now).into_iter().collect();
         reasons.extend(self.of_machine(id, now));
         reasons.extend(self.of_host(now));
@@ -113,7 +114,8 @@ impl Balancer {
 
     /// Why a machine stays although its host is being emptied, by the hosts asked last.
     fn of_drain(&self, id: &MachineId, now: Time) -> Option<Why> {
-        let staying = self.drain(now)?.staying.into_iter().find(|lacking| lacking.machine == *id)?;
+        let staying =
+            self.drain(now)?.staying.into_iter().find(|lacking| lacking.machine == *id)?;
         let counts = staying.refusals.iter().map(|(code, hosts)| format!("{code} by {hosts}"));
         let counts: Vec<_> = counts.collect();
         let about = if counts.is_empty() { About::Machine } else { About::Host };
