@@ -8,6 +8,7 @@ pub mod client;
 mod clock;
 pub mod config;
 mod driver;
+mod emptying;
 mod forward;
 mod metrics;
 pub mod status;
@@ -42,6 +43,8 @@ pub use crate::client::{Client, ClientError};
 use crate::clock::Clock;
 pub use crate::config::{Config, ConfigError};
 use crate::driver::{Driver, Refusals, Sources};
+use crate::emptying::Wishes;
+pub use crate::emptying::{DrainRequest, PlaceRequest, Placement};
 pub use crate::status::Status;
 use crate::timers::Timers;
 
@@ -111,7 +114,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let clock = Clock::start();
     let identity = identity(&config)?;
     let host = identity.host().clone();
-    let store = Store::open(&config.state_dir)?;
+    let mut store = Store::open(&config.state_dir)?;
     let enroller = authority::enroller(&config, &store)?;
     let (net, net_events) = Net::bind(config.listen, &identity, Limits::default(), enroller)?;
     let peers = api::Peers { here: host.clone(), net: net.clone(), may: config.api.members };
@@ -142,6 +145,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
 
     let mut rng: ChaCha12Rng = rand::make_rng();
     let me = Member { host, addr, generation: clock.now().unix_ms() };
+    let (wishes, standing) = Wishes::recover(&mut store, boot_id())?;
     let mut driver = Driver {
         membership: Membership::new(me, MembershipConfig::default(), rng.next_u64()),
         balancer: Balancer::new(config.balancer(), profile, store.recovered(boot_id())?),
@@ -153,6 +157,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         hypervisor: Box::new(hypervisor),
         timers: Timers::default(),
         progress: BTreeMap::new(),
+        wishes,
         writers: BTreeMap::new(),
         refusals: Refusals::default(),
         unclosed: VecDeque::new(),
@@ -162,6 +167,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         stop_grace: config.stop_grace,
         stopped: false,
     };
+    standing.into_iter().for_each(|input| driver.feed(input));
     driver.join_remembered();
     tokio::spawn(authority::keep_renewed(net.clone(), config.identity_dir.clone()));
     // One list of seeds may serve all hosts: this one is no news to itself.

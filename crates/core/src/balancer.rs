@@ -6,9 +6,12 @@
 
 mod config;
 mod crowded;
+mod emptying;
+mod explaining;
 mod heard;
 mod seeking;
 mod watching;
+mod wishes;
 
 use std::sync::Arc;
 
@@ -17,8 +20,12 @@ use rand::{Rng, RngExt};
 
 pub use self::config::Config;
 use self::crowded::Crowded;
+pub use self::emptying::Drain;
+use self::emptying::Emptying;
 use self::heard::Others;
 pub use self::heard::{ClusterContention, Heard};
+use self::wishes::Purpose;
+use crate::appraisal::Appraising;
 use crate::cost::Experience;
 use crate::decision::{Decision, Reason};
 use crate::effect::{Effect, Input, Timer};
@@ -26,7 +33,9 @@ use crate::exchange::{Agreement, Answer, Exchange, Offered, Step};
 use crate::handoff::{Choice, Handoff, Handoffs, Offer, Recovered, Terms, Turn};
 use crate::host::Host;
 use crate::message::{Message, Pass, Talk};
-use crate::model::{Entry, ExchangeId, HostId, HostProfile, MachineId, TARGET_LOAD_MAX, Time};
+use crate::model::{
+    Entry, ExchangeId, HostId, HostProfile, HostState, MachineId, TARGET_LOAD_MAX, Time,
+};
 use crate::port::{Commit, Event, HandoffId, Order, Stamp};
 use crate::select::Policy;
 use crate::survey::Survey;
@@ -54,6 +63,9 @@ pub struct Balancer {
     others: Others,
     promise: Option<Promise>,
     owed: Option<Owed>,
+    /// Questions to several hosts that wait for answers.
+    appraising: Vec<(Purpose, Appraising)>,
+    emptying: Option<Emptying>,
     handoffs: Handoffs,
     /// Handoffs that were under way when the agent ended last; taken up at the start.
     recovered: Recovered,
@@ -90,6 +102,8 @@ impl Balancer {
             others: Others::default(),
             promise: None,
             owed: None,
+            appraising: Vec::new(),
+            emptying: None,
             recovered,
             migration_uri: String::new(),
             sampling: false,
@@ -177,10 +191,13 @@ impl Balancer {
             Input::Claim { machine, fenced } => {
                 self.hand(now, out, |handoffs, turn| handoffs.claim(&machine, &fenced, turn));
             }
-            Input::SetState(state) => self.host.state = state,
+            Input::SetState(state) => self.set_state(state, now),
+            Input::Wish(id, wish) => self.wish(id, wish, now, rng, out),
             Input::Stop | Input::StopNow => self.stop(input == Input::StopNow, now, out),
         }
         self.swap(now, rng, out);
+        self.appraised(now, out);
+        self.empty(now, rng, out);
         self.pursue(now, rng, out);
         if self.stopping && !self.handoffs.hold_up_stop() {
             out.push(Effect::Stopped);
@@ -198,6 +215,14 @@ impl Balancer {
         }
         let recovered = std::mem::take(&mut self.recovered);
         self.hand(now, out, |handoffs, turn| handoffs.recover(recovered, turn));
+    }
+
+    /// Takes part from now on, or not. A host that comes back is filled gently.
+    fn set_state(&mut self, state: HostState, now: Time) {
+        if self.host.state != HostState::Active && state == HostState::Active {
+            self.host.past.returned(now);
+        }
+        self.host.state = state;
     }
 
     fn stop(&mut self, abort: bool, now: Time, out: &mut Vec<Effect>) {
@@ -235,6 +260,10 @@ impl Balancer {
                     survey.close();
                 }
                 self.owed.take_if(|owed| owed.exchange == id && owed.overdue);
+                if let Some(index) = self.appraising.iter().position(|(_, a)| a.id == id) {
+                    let (purpose, asked) = self.appraising.remove(index);
+                    self.conclude(purpose, asked, now, out);
+                }
                 if let Some(exchange) = self.exchange.take_if(|e| e.id() == id) {
                     let detail = format!("`{}` did not answer in time", exchange.peer());
                     let record = exchange.abandon(&self.host, Reason::TimedOut, detail, now);
@@ -242,6 +271,8 @@ impl Balancer {
                 }
             }
             Timer::Watch => self.watch_timer(now, rng, out),
+            // Looked after below, as after everything that happens.
+            Timer::Empty => {}
             Timer::Handoff(id) => {
                 self.hand(now, out, |handoffs, turn| handoffs.timer(id, turn));
             }
@@ -329,6 +360,9 @@ impl Balancer {
             return self.ask_around(id, &policy, now, rng, out);
         }
         let Some(peer) = peers.into_iter().next() else { return };
+        if self.is_emptying() {
+            return;
+        }
         let (exchange, inquiry) = Exchange::open(id, peer, &self.host, own, now);
         self.say(exchange, inquiry, now, out);
     }
@@ -417,14 +451,23 @@ impl Balancer {
                     }
                     survey.hear(from, standing, &mut self.host);
                 }
-                _ => survey.miss(from),
+                _ => survey.refuse(from),
+            }
+            return;
+        }
+        if let Some((_, asked)) = self.appraising.iter_mut().find(|(_, asked)| asked.id == id) {
+            match talk {
+                Talk::Appraisal(said) => asked.hear(from, said),
+                _ => asked.miss(from),
             }
             return;
         }
         let refuse = |reason| Talk::Decline { reason, detail: String::new(), report: None };
         let reply = |talk| Effect::Send(from.clone(), Message::Exchange(id, talk));
         match talk {
-            Talk::Inquire(_) | Talk::Offer { .. } | Talk::Probe(_) if self.stopping => {
+            Talk::Inquire(_) | Talk::Offer { .. } | Talk::Probe(_) | Talk::Appraise(_)
+                if self.stopping =>
+            {
                 out.push(reply(refuse(Reason::Stopping)));
             }
             Talk::Inquire(_) | Talk::Offer { .. } if self.is_busy() => {
@@ -444,12 +487,14 @@ impl Balancer {
                 self.step(step, from, id, now, rng, out);
             }
             Talk::Probe(probe) => out.push(reply(self.stand(from, probe, now))),
+            Talk::Appraise(asked) => out.push(reply(self.appraise(&asked, now))),
             // Late: that conversation is over, and both sides have their limits of time.
             Talk::Accept(_)
             | Talk::Decline { .. }
             | Talk::Quotes { .. }
             | Talk::Close { .. }
-            | Talk::Standing(_) => {}
+            | Talk::Standing(_)
+            | Talk::Appraisal(_) => {}
         }
     }
 
@@ -592,6 +637,7 @@ impl Balancer {
         if let Some(survey) = &mut self.survey {
             survey.miss(to);
         }
+        self.appraising.iter_mut().for_each(|(_, asked)| asked.miss(to));
         if let Some(exchange) = self.exchange.take_if(|e| e.peer() == to) {
             let record = exchange.abandon(&self.host, Reason::Unreachable, why.to_owned(), now);
             out.push(Effect::Record(record));

@@ -100,7 +100,7 @@ pub enum Step {
 }
 
 /// Why a host takes no machine, whatever the loads.
-const fn unwilling(receiver: HostState) -> Option<Reason> {
+pub(crate) const fn unwilling(receiver: HostState) -> Option<Reason> {
     match receiver {
         HostState::Active => None,
         HostState::Cordoned => Some(Reason::Cordoned),
@@ -151,6 +151,20 @@ impl Exchange {
         }
     }
 
+    /// Opens a conversation with a host that is known to have room for something of this one, which
+    /// is being emptied: with an offer.
+    #[must_use]
+    pub fn give(id: ExchangeId, peer: HostId, theirs: Report, host: &Host, now: Time) -> Step {
+        let exchange = Self::begin(id, peer, host.id().clone(), now);
+        match host.report(None, now) {
+            Ok(own) => exchange.offer(host, own, theirs, now),
+            Err(unknown) => {
+                let why = unknown.to_string();
+                Step::End(None, exchange.record(host, Reason::UnknownLoad, why, now))
+            }
+        }
+    }
+
     /// Answers the inquiry of `from`: with an offer if this host is the more loaded one.
     #[must_use]
     pub fn answer(id: ExchangeId, from: &HostId, theirs: Report, host: &Host, now: Time) -> Answer {
@@ -180,7 +194,10 @@ impl Exchange {
             let reason = Reason::WithinDeadBand;
             return exchange.decline(host, reason, String::new(), known, Some(own), now);
         }
-        let limit = || host.past.may(role, &host.restraint, now).err();
+        let limit = || match role {
+            Role::Receiver => host.may_take(theirs.state, now).err(),
+            Role::Donor => host.past.may_give(own.state, &host.restraint, now).err(),
+        };
         if let Some(reason) = unwilling(receiver.state).or_else(limit) {
             return exchange.decline(host, reason, String::new(), known, Some(own), now);
         }
@@ -350,7 +367,7 @@ impl Exchange {
         let pair = Pair { donor: own.load, receiver: theirs.load };
         let is_calm = !pair.exceeds(&host.calm) && own.state != HostState::Draining;
         let calm = is_calm.then_some(Reason::WithinDeadBand);
-        let limit = || host.past.may(Role::Donor, &host.restraint, now).err();
+        let limit = || host.past.may_give(own.state, &host.restraint, now).err();
         if let Some(reason) = calm.or_else(|| unwilling(theirs.state)).or_else(limit) {
             let mut record = self.record(host, reason, String::new(), now);
             (record.pair, record.role) = (Some(pair), Some(Role::Donor));
@@ -387,7 +404,7 @@ impl Exchange {
             Ok(own) => own,
             Err(unknown) => return refuse(self, Reason::UnknownLoad, unknown.to_string(), None),
         };
-        let limit = || host.past.may(Role::Receiver, &host.restraint, now).err();
+        let limit = || host.may_take(offered.report.state, now).err();
         if let Some(reason) = unwilling(own.state).or_else(limit) {
             return refuse(self, reason, String::new(), Some(own));
         }
@@ -434,7 +451,7 @@ impl Exchange {
             .collect();
         let emptied = own.state == HostState::Draining;
         let (verdicts, in_return) = match &self.survey {
-            None if emptied => (emptying::nearest(&pair, &prices), None),
+            None if emptied => (emptying::largest(&candidates, &prices), None),
             None => (half_difference(&pair, &prices, &host.calm), None),
             Some(surveyed) => {
                 let offer = (self.measure, &candidates[..], &prices[..]);
@@ -568,5 +585,7 @@ const fn name_of(talk: &Talk) -> &'static str {
         Talk::Close { .. } => "Close",
         Talk::Probe(_) => "Probe",
         Talk::Standing(_) => "Standing",
+        Talk::Appraise(_) => "Appraise",
+        Talk::Appraisal(_) => "Appraisal",
     }
 }

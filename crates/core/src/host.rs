@@ -1,6 +1,8 @@
 //! One host as a partner in an exchange: what it could give, what it could take, at what price.
 
+mod appraising;
 mod candidates;
+mod judgement;
 mod unfit;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,8 +13,10 @@ use crate::decision::{Reason, Role};
 use crate::estimate::{Averaging, Stock};
 use crate::handoff::{Handoff, Mode};
 use crate::load::{Machine, Metering, Unknown, View};
-use crate::message::{Probe, Report, Room};
-use crate::model::{Entry, HostId, HostProfile, HostState, MachineId, Resource, Resources, Time};
+use crate::message::{PROTOCOL, Probe, Report, Room};
+use crate::model::{
+    Entry, Group, HostId, HostProfile, HostState, MachineId, Resource, Resources, Time,
+};
 use crate::port::{HandoffId, HostSample, Presence};
 use crate::restraint::{Past, Restraint};
 use crate::select::mean_aware::{self, Choice, Side};
@@ -80,7 +84,7 @@ pub struct Incoming {
     /// What it uses.
     pub usage: Resources,
     /// Its anti-affinity groups.
-    pub anti_affinity: Vec<String>,
+    pub anti_affinity: Vec<Group>,
 }
 
 impl Host {
@@ -177,8 +181,9 @@ impl Host {
     /// # Errors
     /// When its load is not known.
     pub fn report(&self, measure: Measure, now: Time) -> Result<Report, Unknown> {
+        let load = self.amount(measure, now)?;
         let contention = self.view.contention().score().filter(|_| !self.tentative);
-        Ok(Report { load: self.amount(measure, now)?, state: self.state, contention })
+        Ok(Report { load, state: self.state, protocol: Some(PROTOCOL), contention })
     }
 
     /// Brings what this host itself has and uses into its estimate of the cluster. A host that is
@@ -297,6 +302,19 @@ impl Host {
         self.past.may(Role::Donor, &self.restraint, now)
     }
 
+    /// Whether it may take a machine now from a host in this state: one that is being emptied is not
+    /// held up by limits.
+    ///
+    /// # Errors
+    /// What keeps it.
+    pub fn may_take(&self, giver: HostState, now: Time) -> Result<(), Reason> {
+        if giver == HostState::Draining {
+            return Ok(());
+        }
+        self.past.may(Role::Receiver, &self.restraint, now)?;
+        self.past.is_eased_in(self.holds.incoming.len(), &self.restraint, now)
+    }
+
     /// Whether a machine of this host starves, one that runs and is not on its way out.
     #[must_use]
     pub fn is_starving(&self, id: &MachineId) -> bool {
@@ -359,7 +377,7 @@ impl Host {
         let known = self.target(measure).zip(self.limit(measure));
         let takes = probe.giving
             && self.state == HostState::Active
-            && self.past.may(Role::Receiver, &self.restraint, now).is_ok();
+            && self.may_take(HostState::Active, now).is_ok();
         let room = known.filter(|_| takes).map(|(target, limit)| Room {
             target,
             limit,

@@ -5,6 +5,7 @@
 //! agent and the simulator are two thin drivers of this one crate. See `ARCHITECTURE.md`.
 
 pub mod advantage;
+pub mod appraisal;
 pub mod balancer;
 pub mod ceiling;
 pub mod contention;
@@ -13,6 +14,7 @@ pub mod decision;
 pub mod effect;
 pub mod estimate;
 pub mod exchange;
+pub mod explain;
 pub mod forecast;
 pub mod handoff;
 pub mod host;

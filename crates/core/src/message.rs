@@ -14,6 +14,10 @@
 //!     │ ── Probe(estimate) ────────▶ │   what could you take, and what do you have?
 //!     │ ◀──────────── Standing ───── │   then an Offer to the best of them, as below
 //!
+//!  whoever plans                 each of several
+//!     │ ── Appraise(candidates) ───▶ │   what would these load you?
+//!     │ ◀─── Appraisal(prices) ───── │   nobody is engaged by it
+//!
 //!   donor                         receiver
 //!     │ ── Offer(candidates) ──────▶ │   load factors and the donor's prices
 //!     │ ◀──────── Quotes(prices) ─── │   the receiver's prices and refusals
@@ -42,7 +46,8 @@ use crate::estimate::Estimate;
 use crate::handoff::Ticket;
 use crate::load::Basis;
 use crate::model::{
-    DiskPlace, Entry, ExchangeId, HostId, HostState, MachineId, Requirements, Resources,
+    DiskPlace, Entry, ExchangeId, Group, HostId, HostState, MachineId, Requirements, Resources,
+    Rules,
 };
 use crate::port::{Commit, HandoffId, MigrationStats};
 
@@ -83,6 +88,9 @@ pub struct Report {
     /// Whether it gives and takes.
     #[n(1)]
     pub state: HostState,
+    /// [`PROTOCOL`] of the agent; none is 2 or earlier.
+    #[n(2)]
+    pub protocol: Option<u16>,
     /// How much of what is wanted of it it cannot give: see [`crate::contention`].
     #[n(3)]
     pub contention: Option<u8>,
@@ -152,6 +160,49 @@ pub enum Talk {
     /// "This is how I stand." A statement, not a promise.
     #[n(7)]
     Standing(#[n(0)] Standing),
+    /// "What would these load you, and what room have you?" A question; nothing is offered.
+    #[n(27)]
+    Appraise(#[n(0)] Appraise),
+    /// "This much, and this." A statement, not a promise.
+    #[n(28)]
+    Appraisal(#[n(0)] Appraisal),
+}
+
+/// What a host asks others that plans what could go where.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Appraise {
+    /// At most [`OFFER_MAX`].
+    #[n(0)]
+    pub candidates: Vec<Candidate>,
+    /// What they would come from: one that is being emptied is not held up by limits on moves.
+    #[n(1)]
+    pub giver: HostState,
+    /// How full that is.
+    #[n(2)]
+    pub gauge: Option<Gauge>,
+}
+
+/// What room a host has, and its prices.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Appraisal {
+    /// Its load and state.
+    #[n(0)]
+    pub report: Report,
+    /// One for each candidate, each as if it came alone.
+    #[n(1)]
+    pub quotes: Vec<Quote>,
+    /// Memory that it could still promise, in bytes.
+    #[n(2)]
+    pub free_memory_bytes: f64,
+    /// Memory that its own machines and those on their way to it may come to occupy, in bytes.
+    #[n(3)]
+    pub promised_memory_bytes: f64,
+    /// How full it is.
+    #[n(4)]
+    pub gauge: Option<Gauge>,
+    /// Whether it would not take anything just now, because it is occupied with another host.
+    #[n(5)]
+    pub busy: bool,
 }
 
 /// What a host asks several others.
@@ -243,15 +294,19 @@ pub struct Candidate {
     /// What it needs of a host besides room.
     #[n(6)]
     pub needs: Requirements,
-    /// Groups whose members must not share a host.
+    /// Groups whose members must not share a host: all that a receiver of an earlier version judges.
     #[n(7)]
-    pub anti_affinity: Vec<String>,
+    pub anti_affinity: Vec<Group>,
     /// How much more it may come to use.
     #[n(8)]
     pub margin: Option<Resources>,
     /// What its migration is predicted to cost.
     #[n(9)]
     pub cost: Option<Prediction>,
+    /// Its rules, of which the receiver judges what only it can know; not for one of an earlier
+    /// version.
+    #[n(10)]
+    pub rules: Option<Rules>,
 }
 
 /// The receiver's answer to one candidate.
@@ -271,8 +326,9 @@ pub struct Quote {
 /// Longest description of a CPU, in bytes; with every feature spelled out it is a tenth of that.
 pub const CPU_BYTES_MAX: usize = 32 * 1024;
 
-/// The protocol of handoffs that this version speaks: 2 has a commit point of its own.
-pub const PROTOCOL: u16 = 2;
+/// What this version understands within the frames that all versions read: 2 has a commit point of
+/// its own, 3 judges all [`Rules`].
+pub const PROTOCOL: u16 = 3;
 
 /// What is said in a handoff.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]

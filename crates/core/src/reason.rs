@@ -67,6 +67,9 @@ reasons! {
     #[cbor(18)] Held = "HELD": "This host is above its limit, but has not been for long enough to act.", "Nothing; a smaller `hold` acts sooner.";
     #[cbor(19)] MoveLimit = "MOVE_LIMIT": "A host has taken part in as many moves within an hour as it may.", "Nothing; see `given_per_hour_max` and `taken_per_hour_max`.";
     #[cbor(20)] Learning = "LEARNING": "This host does not know its fair share of the cluster's load yet.", "Nothing; it takes some rounds, more in larger clusters.";
+    #[cbor(27)] Returning = "RETURNING": "The less loaded host has come back a short while ago and is filled gently.", "Nothing; see `return_time` and `return_per_minute_max`.";
+    #[cbor(28)] NoSpare = "NO_SPARE": "Once this host is empty, the rest could not do without another one of them.", "Add a host, free memory, or drain with `--force`.";
+    #[cbor(85)] NoRoom = "NO_ROOM": "None of the hosts that this one asked takes machines now: each is cordoned, being emptied, busy, at its limit of moves, or does not know the cluster yet.", "Nothing, if it passes; otherwise see `evenkeel explain host` of the others.";
     // Verdicts on machines.
     #[cbor(32)] Chosen = "CHOSEN": "It fits best: by half-difference, its load is nearest to half the difference.", "Nothing.";
     #[cbor(33)] Farther = "FARTHER": "It would help, but another machine fits better.", "Nothing.";

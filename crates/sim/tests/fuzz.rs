@@ -37,10 +37,11 @@ fn number() -> impl Strategy<Value = f64> {
 fn report() -> impl Strategy<Value = Report> {
     let state =
         prop_oneof![Just(HostState::Active), Just(HostState::Cordoned), Just(HostState::Draining)];
-    let score = prop::option::of(any::<u8>());
-    (number(), state, score).prop_map(|(load, state, contention)| Report {
+    let (protocol, score) = (prop::option::of(1..5u16), prop::option::of(any::<u8>()));
+    (number(), state, protocol, score).prop_map(|(load, state, protocol, contention)| Report {
         load,
         state,
+        protocol,
         contention,
     })
 }
@@ -60,7 +61,8 @@ fn candidate() -> impl Strategy<Value = Candidate> {
             memory_bytes: memory,
             // Half of them are examined before there is a promise.
             needs: Requirements { cpu_digest: (cpu > 1.0).then_some(7), ..Requirements::default() },
-            anti_affinity: vec!["g".to_owned()],
+            anti_affinity: vec!["g".parse().unwrap()],
+            rules: None,
             margin: Some(Resources { cpu_cores: at_donor, ..Resources::ZERO }),
             cost: Some(Prediction { bytes: memory, seconds: cpu, ..Prediction::default() }),
         }

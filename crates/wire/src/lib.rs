@@ -10,11 +10,11 @@ use evenkeel_core::ceiling::Gauge;
 use evenkeel_core::cost::Prediction;
 use evenkeel_core::estimate::Estimate;
 use evenkeel_core::message::{
-    CPU_BYTES_MAX, Candidate, Message, OFFER_MAX, Pass, Quote, RUNNING_MAX, Report, Room, Talk,
-    Watch,
+    Appraisal, CPU_BYTES_MAX, Candidate, Message, OFFER_MAX, Pass, Quote, RUNNING_MAX, Report,
+    Room, Talk, Watch,
 };
 use evenkeel_core::model::{
-    CpuNeed, DiskPlace, Entry, ExchangeId, Network, Requirements, Resource, Resources,
+    CpuNeed, DiskPlace, Entry, ExchangeId, Network, Requirements, Resource, Resources, Rules,
 };
 use minicbor::{Decoder, Encoder};
 
@@ -87,9 +87,10 @@ fn has_too_many_words(message: &Message) -> bool {
     let long = |text: &String| text.len() > TEXT_BYTES_MAX;
     match message {
         Message::Exchange(_, Talk::Decline { detail, .. }) => long(detail),
-        Message::Exchange(_, Talk::Quotes { quotes, .. }) => {
-            quotes.iter().any(|quote| quote.detail.as_ref().is_some_and(long))
-        }
+        Message::Exchange(
+            _,
+            Talk::Quotes { quotes, .. } | Talk::Appraisal(Appraisal { quotes, .. }),
+        ) => quotes.iter().any(|quote| quote.detail.as_ref().is_some_and(long)),
         Message::Handoff(_, Pass::Refused { detail, .. }) => detail.as_ref().is_some_and(long),
         _ => false,
     }
@@ -99,9 +100,10 @@ fn has_too_many_words(message: &Message) -> bool {
 fn words(message: &mut Message) -> Box<dyn Iterator<Item = &mut String> + '_> {
     match message {
         Message::Exchange(_, Talk::Decline { detail, .. }) => Box::new(std::iter::once(detail)),
-        Message::Exchange(_, Talk::Quotes { quotes, .. }) => {
-            Box::new(quotes.iter_mut().filter_map(|quote| quote.detail.as_mut()))
-        }
+        Message::Exchange(
+            _,
+            Talk::Quotes { quotes, .. } | Talk::Appraisal(Appraisal { quotes, .. }),
+        ) => Box::new(quotes.iter_mut().filter_map(|quote| quote.detail.as_mut())),
         Message::Handoff(_, Pass::Refused { detail, .. }) => Box::new(detail.iter_mut()),
         _ => Box::new(std::iter::empty()),
     }
@@ -166,10 +168,7 @@ fn check_talk(talk: &Talk) -> Result<(), WireError> {
         Talk::Quotes { report, quotes } => {
             within(quotes.len() <= OFFER_MAX, "the number of quotes")?;
             check_report(report)?;
-            quotes.iter().try_for_each(|Quote { at_receiver, detail, .. }| {
-                maybe(detail.as_ref(), "what is missing")?;
-                load(*at_receiver, "a price")
-            })
+            quotes.iter().try_for_each(check_quote)
         }
         Talk::Close { verdicts, .. } => {
             within(verdicts.len() <= OFFER_MAX, "the number of verdicts")
@@ -179,6 +178,19 @@ fn check_talk(talk: &Talk) -> Result<(), WireError> {
             check_report(&standing.report)?;
             standing.estimate.as_ref().map_or(Ok(()), check_estimate)?;
             standing.room.as_ref().map_or(Ok(()), check_room)
+        }
+        Talk::Appraise(asked) => {
+            within(asked.candidates.len() <= OFFER_MAX, "the number of candidates")?;
+            asked.gauge.as_ref().map_or(Ok(()), check_gauge)?;
+            asked.candidates.iter().try_for_each(check_candidate)
+        }
+        Talk::Appraisal(said) => {
+            check_report(&said.report)?;
+            within(said.quotes.len() <= OFFER_MAX, "the number of quotes")?;
+            said.quotes.iter().try_for_each(check_quote)?;
+            let memory = [said.free_memory_bytes, said.promised_memory_bytes];
+            within(memory.into_iter().all(f64::is_finite), "a host's memory")?;
+            said.gauge.as_ref().map_or(Ok(()), check_gauge)
         }
     }
 }
@@ -232,6 +244,11 @@ fn check_gauge(gauge: &Gauge) -> Result<(), WireError> {
     within(amounts.into_iter().all(finite) && ceilings, "how full a host is")
 }
 
+fn check_quote(quote: &Quote) -> Result<(), WireError> {
+    maybe(quote.detail.as_ref(), "what is missing")?;
+    load(quote.at_receiver, "a price")
+}
+
 fn check_room(room: &Room) -> Result<(), WireError> {
     load(room.target, "a target")?;
     load(room.limit, "a limit")?;
@@ -252,7 +269,8 @@ fn check_candidate(candidate: &Candidate) -> Result<(), WireError> {
     let finite = |cost: &Prediction| cost.bytes.is_finite() && cost.seconds.is_finite();
     within(candidate.cost.as_ref().is_none_or(finite), "a prediction")?;
     check_needs(&candidate.needs)?;
-    texts(&candidate.anti_affinity, "a group")
+    within(candidate.anti_affinity.len() <= LIST_MAX, "the number of groups")?;
+    candidate.rules.as_ref().map_or(Ok(()), check_rules)
 }
 
 fn check_needs(needs: &Requirements) -> Result<(), WireError> {
@@ -282,9 +300,11 @@ fn check_entry(entry: &Entry) -> Result<(), WireError> {
     if let Some(target) = entry.target_load {
         load(target, "a target load")?;
     }
-    within(entry.rules.pinned_to.len() <= LIST_MAX, "the number of hosts pinned to")?;
-    texts(&entry.rules.affinity, "a group")?;
-    texts(&entry.rules.anti_affinity, "a group")
+    check_rules(&entry.rules)
+}
+
+fn check_rules(rules: &Rules) -> Result<(), WireError> {
+    within(rules.check().is_ok(), "the rules of a machine")
 }
 
 fn within(holds: bool, what: &'static str) -> Result<(), WireError> {
@@ -323,7 +343,7 @@ mod tests {
     use evenkeel_core::decision::Reason;
     use evenkeel_core::handoff::Ticket;
     use evenkeel_core::load::Basis;
-    use evenkeel_core::message::{Probe, Standing, Tenant};
+    use evenkeel_core::message::{Appraise, Probe, Standing, Tenant};
     use evenkeel_core::model::{HostState, HugePages, LocalDisk, MachineId};
     use evenkeel_core::port::{Commit, HandoffId, MigrationStats};
     use proptest::prelude::*;
@@ -332,7 +352,7 @@ mod tests {
     use evenkeel_core::model::PerResource;
 
     fn report(load: f64) -> Report {
-        Report { load, state: HostState::Active, contention: Some(50) }
+        Report { load, state: HostState::Active, protocol: Some(3), contention: Some(50) }
     }
 
     fn needs() -> Requirements {
@@ -355,7 +375,13 @@ mod tests {
             at_donor: 0.25,
             memory_bytes: 2e9,
             needs: needs(),
-            anti_affinity: vec!["web".to_owned()],
+            anti_affinity: vec!["web".parse().unwrap()],
+            rules: Some(Rules {
+                pinned_to: vec!["!rack=r7?".parse().unwrap()],
+                max_share: Some(0.5),
+                priority: -3,
+                ..Rules::default()
+            }),
             margin: Some(Resources { cpu_cores: 0.1, ..Resources::ZERO }),
             cost: Some(Prediction { bytes: 1e9, seconds: 1.0, ..Prediction::default() }),
         }
@@ -372,6 +398,17 @@ mod tests {
 
     fn offer(report: Report, candidates: Vec<Candidate>) -> Talk {
         Talk::Offer { report, candidates, measure: None, gauge: Some(gauge()) }
+    }
+
+    fn appraisal(quotes: usize) -> Appraisal {
+        Appraisal {
+            report: report(0.3),
+            quotes: vec![Quote { at_receiver: 0.1, refusal: None, detail: None }; quotes],
+            free_memory_bytes: 1e9,
+            promised_memory_bytes: 2e9,
+            gauge: Some(gauge()),
+            busy: false,
+        }
     }
 
     fn messages() -> Vec<Message> {
@@ -410,6 +447,12 @@ mod tests {
                     gauge: Some(gauge()),
                 }),
             }),
+            Talk::Appraise(Appraise {
+                candidates: vec![candidate(); 2],
+                giver: HostState::Draining,
+                gauge: Some(gauge()),
+            }),
+            Talk::Appraisal(appraisal(2)),
         ];
         let passes = [
             Pass::Reserve {
@@ -479,10 +522,27 @@ mod tests {
         e.array(2).unwrap().u32(0).unwrap();
         e.array(1).unwrap();
         e.array(10).unwrap().f64(0.5).unwrap().encode(HostState::Active).unwrap();
-        (2..9).for_each(|_| drop(e.null().unwrap()));
+        for _ in 2..9 {
+            e.null().unwrap();
+        }
         e.f64(7.0).unwrap();
-        let known = Report { contention: None, ..report(0.5) };
+        let known = Report { protocol: None, contention: None, ..report(0.5) };
         let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(known));
+        assert_eq!(decode(&frame), Ok(inquiry));
+    }
+
+    #[test]
+    fn an_inquiry_of_an_agent_that_says_no_protocol_is_understood() {
+        let mut frame = Vec::new();
+        let mut e = Encoder::new(&mut frame);
+        e.array(2).unwrap().u16(VERSION).unwrap();
+        e.array(2).unwrap().u32(0).unwrap();
+        e.array(2).unwrap().u64(5).unwrap();
+        e.array(2).unwrap().u32(0).unwrap();
+        e.array(1).unwrap();
+        e.array(2).unwrap().f64(0.5).unwrap().encode(HostState::Active).unwrap();
+        let report = Report { protocol: None, contention: None, ..report(0.5) };
+        let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(report));
         assert_eq!(decode(&frame), Ok(inquiry));
     }
 
@@ -495,6 +555,21 @@ mod tests {
             let offer = Message::Exchange(ExchangeId(1), offer);
             assert_eq!(decode(&encode(&offer)), Err(WireError::OutOfRange("a price")));
         }
+        for (said, what) in [
+            (appraisal(OFFER_MAX + 1), "the number of quotes"),
+            (Appraisal { free_memory_bytes: f64::NAN, ..appraisal(1) }, "a host's memory"),
+            (Appraisal { report: report(-1.0), ..appraisal(1) }, "a load"),
+        ] {
+            let said = Message::Exchange(ExchangeId(1), Talk::Appraisal(said));
+            assert_eq!(decode(&encode(&said)), Err(WireError::OutOfRange(what)));
+        }
+        let asked = Appraise {
+            candidates: vec![candidate(); OFFER_MAX + 1],
+            giver: HostState::Active,
+            gauge: None,
+        };
+        let asked = Message::Exchange(ExchangeId(1), Talk::Appraise(asked));
+        assert_eq!(decode(&encode(&asked)), Err(WireError::OutOfRange("the number of candidates")));
         let offer = offer(report(0.1), vec![candidate(); OFFER_MAX + 1]);
         let refused = decode(&encode(&Message::Exchange(ExchangeId(1), offer)));
         assert_eq!(refused, Err(WireError::OutOfRange("the number of candidates")));

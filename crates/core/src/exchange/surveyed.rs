@@ -44,8 +44,9 @@ impl Surveyed {
         // The quotes have told where there is room.
         receiver.free_memory_bytes = f64::INFINITY;
         let Some(choice) = host.choose(&donor, &receiver, self.value_max) else {
-            for verdict in verdicts.iter_mut().filter(|v| **v == Reason::Farther) {
-                *verdict = Reason::NoImprovement;
+            let open = verdicts.iter_mut().zip(candidates);
+            for (verdict, candidate) in open.filter(|(v, _)| **v == Reason::Farther) {
+                *verdict = host.unworthy(&donor, &receiver, &ids, &candidate.machine);
             }
             return (verdicts, None);
         };

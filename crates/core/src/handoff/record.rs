@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::commit::Choice;
 use crate::decision::{Decision, Reason, Role};
 use crate::exchange::Agreement;
-use crate::model::{DiskPlace, Entry, Epoch, HostId, MachineId, Requirements, Resources, Time};
+use crate::model::{
+    DiskPlace, Entry, Epoch, Group, HostId, MachineId, Requirements, Resources, Time,
+};
 use crate::port::{Commit, HandoffId, LookId, Presence, Stamp};
 
 /// How far a handoff is. Every phase but [`Phase::Offered`] is durable before anything is said or
@@ -120,7 +122,7 @@ pub struct Handoff {
     /// Memory that it may come to occupy, in bytes.
     pub memory_bytes: f64,
     /// Its anti-affinity groups.
-    pub anti_affinity: Vec<String>,
+    pub anti_affinity: Vec<Group>,
     /// The commit point.
     #[serde(default = "fast")]
     pub commit: Commit,

@@ -8,7 +8,7 @@ use crate::cost::{Prediction, Weight};
 use crate::decision::{Judged, Reason, Refusal};
 use crate::load::{Basis, Machine};
 use crate::message::{Candidate, OFFER_MAX, Quote, Room, Tenant};
-use crate::model::{Entry, HostId, HostState, MachineId, Requirements, Resources, Time};
+use crate::model::{Entry, Group, HostId, HostState, MachineId, Requirements, Resources, Time};
 use crate::port::Presence;
 use crate::select::mean_aware::{Piece, Side};
 use crate::select::{LOAD_EPSILON, Pair, rounded};
@@ -41,6 +41,30 @@ impl Host {
         Some(self.candidate_of(measure, id, machine, peer, now).ok()?.1)
     }
 
+    /// The same for a machine that was looked up.
+    pub(super) fn candidate_for(
+        &self,
+        id: &MachineId,
+        machine: &Machine,
+        peer: &HostId,
+        now: Time,
+    ) -> Result<Candidate, Refusal> {
+        Ok(self.candidate_of(None, id, machine, peer, now)?.1)
+    }
+
+    /// Why one of its machines may not go to `peer`, if so.
+    #[must_use]
+    pub fn refusal(
+        &self,
+        measure: Measure,
+        id: &MachineId,
+        peer: &HostId,
+        now: Time,
+    ) -> Option<Refusal> {
+        let machine = self.view.machines().get(id)?;
+        self.candidate_of(measure, id, machine, peer, now).err()
+    }
+
     fn candidate_of<'m>(
         &self,
         measure: Measure,
@@ -66,6 +90,7 @@ impl Host {
             memory_bytes: facts.memory_bytes,
             needs: self.needs_of(machine),
             anti_affinity: entry.rules.anti_affinity.clone(),
+            rules: Some(entry.rules.clone()),
             margin: (!self.tentative).then_some(machine.margin),
             cost,
         };
@@ -95,6 +120,10 @@ impl Host {
         let cost = Prediction::of(&weight, link, bounds.downtime_max)
             .filter(|cost| cost.seconds <= bounds.time_max.as_secs_f64())
             .ok_or(Reason::NotConverging)?;
+        // Whoever goes must go, whatever it costs.
+        if self.state == HostState::Draining {
+            return Ok(Some(cost));
+        }
         let load = self.profile.price(factors);
         let core = Resources { cpu_cores: 1.0, ..Resources::ZERO };
         let price = cost.load_seconds(self.profile.price(&core), load);
@@ -206,7 +235,11 @@ impl Host {
                 Ok((_, candidate)) => offered.push((judged, candidate)),
             }
         }
-        let distance = |c: &Candidate| rounded((c.at_donor - pair.wanted()).abs());
+        // Largest first where everything has to go.
+        let distance = |c: &Candidate| match self.state {
+            HostState::Draining => -c.memory_bytes,
+            _ => rounded((c.at_donor - pair.wanted()).abs()),
+        };
         offered.sort_by(|(_, a), (_, b)| distance(a).total_cmp(&distance(b)));
         for (mut judged, _) in offered.drain(offered.len().min(OFFER_MAX)..) {
             judged.verdict = Reason::NotOffered;
@@ -244,7 +277,7 @@ impl Host {
         if rules.ignore {
             return Err(Reason::RuleIgnored.into());
         }
-        if !rules.pinned_to.is_empty() && !rules.pinned_to.contains(peer) {
+        if !rules.pinned_to.is_empty() && !rules.pinned_to.contains(&peer.clone().into()) {
             return Err(Reason::RulePinned.into());
         }
         if self.past.is_quarantined(id, &self.restraint, now) {
@@ -326,6 +359,6 @@ impl Host {
     }
 }
 
-fn shares_group(a: &[String], b: &[String]) -> bool {
-    a.iter().any(|group| b.contains(group))
+fn shares_group(a: &[Group], b: &[Group]) -> bool {
+    a.iter().any(|group| b.iter().any(|other| other.is(group)))
 }

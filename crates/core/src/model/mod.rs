@@ -4,6 +4,7 @@ mod host;
 mod ids;
 mod needs;
 mod resources;
+mod rules;
 mod schedule;
 mod time;
 
@@ -13,5 +14,6 @@ pub use needs::{
     CpuNeed, DiskPlace, HugePages, LocalDisk, Missing, Network, Provides, Requirements,
 };
 pub use resources::{PerResource, Resource, Resources, Weights, WeightsError};
-pub use schedule::{Entry, LastMove, Locks, MachineFacts, Rules, TARGET_LOAD_MAX};
+pub use rules::{Group, Hosts, NAMES_MAX, PRIORITY_MAX, Place, RuleError, Rules, check_label};
+pub use schedule::{Entry, LastMove, Locks, MachineFacts, TARGET_LOAD_MAX};
 pub use time::Time;
