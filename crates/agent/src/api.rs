@@ -11,6 +11,9 @@
 //! | `GET /metrics` | the same status for Prometheus |
 //! | `POST /api/v1/machines/ID/claim` | takes a machine for this host's, whose other host was fenced |
 //! | `PUT /api/v1/machines/ID/target` | programs a target load, or with `null` removes it |
+//! | `PUT /api/v1/state` | `"cordoned"`: the host takes nothing; `"active"`: it takes part again |
+//! | `POST /api/v1/drain` | empties the host if the rest can hold it; what of it fits |
+//! | `POST /api/v1/place` | where a new machine fits best |
 //! | `DELETE /api/v1/hosts/ID` | removes a host from the cluster |
 //! | `POST /api/v1/certificate` | renews this host's certificate; when the new one expires |
 
@@ -26,7 +29,8 @@ use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
-use evenkeel_core::model::{HostId, MachineId};
+use evenkeel_core::appraisal::Wish;
+use evenkeel_core::model::{HostId, HostState, MachineId};
 use evenkeel_net::Net;
 use serde::{Deserialize, Serialize};
 use tokio::net::unix::SocketAddr;
@@ -35,6 +39,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::AgentError;
 use crate::access::{self, Caller, Members, Need};
+use crate::emptying::{self, Waiter};
 use crate::forward::{self, Forward};
 use crate::insight::{self, Question};
 use crate::metrics;
@@ -51,6 +56,8 @@ pub(crate) enum Request {
     Insight(Question),
     SetTarget(MachineId, Option<f64>, Reply<()>),
     RemoveHost(HostId, Reply<()>),
+    SetState(HostState, Reply<()>),
+    Wish(Box<Wish>, Waiter),
     RenewCertificate(Reply<SystemTime>),
     /// Where the agent of another host is reached.
     Address(HostId, Reply<HostAddr>),
@@ -69,8 +76,10 @@ impl Request {
             Self::Insight(question) => question.refuse(why),
             Self::SetTarget(_, _, reply)
             | Self::Claim(_, _, reply)
+            | Self::SetState(_, reply)
             | Self::RemoveHost(_, reply) => drop(reply.send(Err(why.to_owned()))),
             Self::RenewCertificate(reply) => drop(reply.send(Err(why.to_owned()))),
+            Self::Wish(_, waiter) => waiter.refuse(why.to_owned()),
             Self::Address(_, reply) => drop(reply.send(Err(why.to_owned()))),
         }
     }
@@ -144,10 +153,13 @@ fn routes() -> Router<Driver> {
         .route("/healthz", get(healthz))
         .route("/api/v1/status", get(status))
         .merge(insight::routes())
+        .route("/api/v1/place", post(emptying::place))
         .route("/metrics", get(metrics))
         .route_layer(needs(Need::Read));
     let operate = Router::new()
         .route("/api/v1/machines/{id}/target", put(set_target))
+        .route("/api/v1/state", put(emptying::set_state))
+        .route("/api/v1/drain", post(emptying::drain))
         .route_layer(needs(Need::Operate));
     let own = Router::new()
         .route("/api/v1/hosts/{id}", delete(remove_host))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use evenkeel_core::balancer::{Balancer, ClusterContention};
+use evenkeel_core::balancer::{Balancer, ClusterContention, Drain};
 use evenkeel_core::contention::Contention;
 use evenkeel_core::decision::Role;
 use evenkeel_core::handoff::{Handoff, Phase};
@@ -26,6 +26,9 @@ pub struct Status {
     pub at: Time,
     /// Whether the host takes part.
     pub state: HostState,
+    /// How far it is, if it is being emptied.
+    #[serde(default)]
+    pub drain: Option<Drain>,
     /// Its load; 1.0 is the whole host. Missing while it is not known.
     pub load: Option<f64>,
     /// Why the load is not known.
@@ -169,6 +172,7 @@ impl Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             at: now,
             state: host.state,
+            drain: balancer.drain(now),
             load,
             unknown,
             shares: host.view.usage(profile, now).ok().map(|usage| profile.shares(&usage)),

@@ -6,10 +6,13 @@
 
 mod config;
 mod crowded;
+mod emptying;
 mod explaining;
 mod heard;
+mod mending;
 mod seeking;
 mod watching;
+mod wishes;
 
 use std::sync::Arc;
 
@@ -18,8 +21,13 @@ use rand::{Rng, RngExt};
 
 pub use self::config::Config;
 use self::crowded::Crowded;
+pub use self::emptying::Drain;
+use self::emptying::Emptying;
 use self::heard::Others;
 pub use self::heard::{ClusterContention, Heard};
+use self::mending::Mending;
+use self::wishes::Purpose;
+use crate::appraisal::Appraising;
 use crate::cost::Experience;
 use crate::decision::{Decision, Reason};
 use crate::effect::{Effect, Input, Timer};
@@ -27,7 +35,9 @@ use crate::exchange::{Agreement, Answer, Exchange, Offered, Step};
 use crate::handoff::{Choice, Handoff, Handoffs, Offer, Recovered, Terms, Turn};
 use crate::host::Host;
 use crate::message::{Message, Pass, Talk};
-use crate::model::{Entry, ExchangeId, HostId, HostProfile, MachineId, TARGET_LOAD_MAX, Time};
+use crate::model::{
+    Entry, ExchangeId, HostId, HostProfile, HostState, MachineId, TARGET_LOAD_MAX, Time,
+};
 use crate::port::{Commit, Event, HandoffId, Order, Stamp};
 use crate::select::Policy;
 use crate::survey::Survey;
@@ -52,9 +62,13 @@ pub struct Balancer {
     /// Rounds in a row in which nobody was asked.
     silent_rounds: u32,
     crowded: Crowded,
+    mending: Mending,
     others: Others,
     promise: Option<Promise>,
     owed: Option<Owed>,
+    /// Questions to several hosts that wait for answers.
+    appraising: Vec<(Purpose, Appraising)>,
+    emptying: Option<Emptying>,
     handoffs: Handoffs,
     /// Handoffs that were under way when the agent ended last; taken up at the start.
     recovered: Recovered,
@@ -74,7 +88,8 @@ impl Balancer {
         (host.ceilings, host.costing) = (config.ceilings, config.costing);
         host.experience = Experience::new(&config.costing);
         host.tentative = config.tentative;
-        host.mode = config.commit;
+        (host.mode, host.repair) = (config.commit, config.repair);
+        host.copy_storage = config.copy_storage;
         // Half-difference keeps to its rule, and in plans nobody waits for anything.
         let helps = matches!(config.policy, Policy::MeanAware(_)) && !config.tentative;
         host.starving = config.starving.filter(|_| helps);
@@ -89,9 +104,12 @@ impl Balancer {
             unlucky_at: 0.0,
             silent_rounds: 0,
             crowded: Crowded::default(),
+            mending: Mending::default(),
             others: Others::default(),
             promise: None,
             owed: None,
+            appraising: Vec::new(),
+            emptying: None,
             recovered,
             migration_uri: String::new(),
             sampling: false,
@@ -179,10 +197,13 @@ impl Balancer {
             Input::Claim { machine, fenced } => {
                 self.hand(now, out, |handoffs, turn| handoffs.claim(&machine, &fenced, turn));
             }
-            Input::SetState(state) => self.host.state = state,
+            Input::SetState(state) => self.set_state(state, now),
+            Input::Wish(id, wish) => self.wish(id, wish, now, rng, out),
             Input::Stop | Input::StopNow => self.stop(input == Input::StopNow, now, out),
         }
         self.swap(now, rng, out);
+        self.appraised(now, out);
+        self.empty(now, rng, out);
         self.pursue(now, rng, out);
         if self.stopping && !self.handoffs.hold_up_stop() {
             out.push(Effect::Stopped);
@@ -200,6 +221,14 @@ impl Balancer {
         }
         let recovered = std::mem::take(&mut self.recovered);
         self.hand(now, out, |handoffs, turn| handoffs.recover(recovered, turn));
+    }
+
+    /// Takes part from now on, or not. A host that comes back is filled gently.
+    fn set_state(&mut self, state: HostState, now: Time) {
+        if self.host.state != HostState::Active && state == HostState::Active {
+            self.host.past.returned(now);
+        }
+        self.host.state = state;
     }
 
     fn stop(&mut self, abort: bool, now: Time, out: &mut Vec<Effect>) {
@@ -243,6 +272,10 @@ impl Balancer {
                     let record = owed.unpaid(&self.host, Reason::TimedOut, detail, now);
                     out.push(Effect::Record(record));
                 }
+                if let Some(index) = self.appraising.iter().position(|(_, a)| a.id == id) {
+                    let (purpose, asked) = self.appraising.remove(index);
+                    self.conclude(purpose, asked, now, out);
+                }
                 if let Some(exchange) = self.exchange.take_if(|e| e.id() == id) {
                     let detail = format!("`{}` did not answer in time", exchange.peer());
                     let record = exchange.abandon(&self.host, Reason::TimedOut, detail, now);
@@ -250,6 +283,8 @@ impl Balancer {
                 }
             }
             Timer::Watch => self.watch_timer(now, rng, out),
+            // Looked after below, as after everything that happens.
+            Timer::Empty => {}
             Timer::Handoff(id) => {
                 self.hand(now, out, |handoffs, turn| handoffs.timer(id, turn));
             }
@@ -288,11 +323,15 @@ impl Balancer {
             }
             Event::ScheduleChanged(_) => self.sample(out),
             Event::Connected => {
+                self.host.unfit.clear();
                 self.sample(out);
                 self.handoffs.look_again(&mut Turn::new(&mut self.host, now, out));
             }
             Event::Disconnected(why) => self.host.view.fail(why),
             Event::Progress(..) | Event::EntryWritten(..) => {}
+            Event::Examined(id, verdict) => {
+                self.hand(now, out, |handoffs, turn| handoffs.examined(id, verdict, turn));
+            }
             Event::Resumed(machine, result) => {
                 self.hand(now, out, |handoffs, turn| handoffs.resumed(&machine, &result, turn));
             }
@@ -320,7 +359,7 @@ impl Balancer {
             return;
         }
         let id = ExchangeId(rng.next_u64());
-        let Some(own) = self.own_report(id, now, out) else {
+        let Some(mut own) = self.own_report(id, now, out) else {
             return;
         };
         let peers = self.draw(1, rng);
@@ -332,7 +371,13 @@ impl Balancer {
         if let Policy::MeanAware(policy) = self.config.policy {
             return self.ask_around(id, &policy, now, rng, out);
         }
+        let belongs = self.mend(now);
+        own.mends = belongs.is_some().then_some(true);
+        let peers = belongs.into_iter().flatten().chain(peers);
         let Some(peer) = peers.into_iter().next() else { return };
+        if self.is_emptying() {
+            return;
+        }
         let (exchange, inquiry) = Exchange::open(id, peer, &self.host, own, now);
         self.say(exchange, inquiry, now, out);
     }
@@ -425,10 +470,19 @@ impl Balancer {
             }
             return;
         }
+        if let Some((_, asked)) = self.appraising.iter_mut().find(|(_, asked)| asked.id == id) {
+            match talk {
+                Talk::Appraisal(said) => asked.hear(from, said),
+                _ => asked.miss(from),
+            }
+            return;
+        }
         let refuse = |reason| Talk::Decline { reason, detail: String::new(), report: None };
         let reply = |talk| Effect::Send(from.clone(), Message::Exchange(id, talk));
         match talk {
-            Talk::Inquire(_) | Talk::Offer { .. } | Talk::Probe(_) if self.stopping => {
+            Talk::Inquire(_) | Talk::Offer { .. } | Talk::Probe(_) | Talk::Appraise(_)
+                if self.stopping =>
+            {
                 out.push(reply(refuse(Reason::Stopping)));
             }
             Talk::Inquire(_) | Talk::Offer { .. } if self.is_busy() => {
@@ -448,12 +502,14 @@ impl Balancer {
                 self.step(step, from, id, now, rng, out);
             }
             Talk::Probe(probe) => out.push(reply(self.stand(from, probe, now))),
+            Talk::Appraise(asked) => out.push(reply(self.appraise(&asked, now))),
             // Late: that conversation is over, and both sides have their limits of time.
             Talk::Accept(_)
             | Talk::Decline { .. }
             | Talk::Quotes { .. }
             | Talk::Close { .. }
-            | Talk::Standing(_) => {}
+            | Talk::Standing(_)
+            | Talk::Appraisal(_) => {}
         }
     }
 
@@ -480,6 +536,7 @@ impl Balancer {
                     survey.fruitful = true;
                 }
                 self.unlucky = 0;
+                self.mending = Mending::default();
                 self.owed = Owed::of(&agreement, handoff);
                 self.give(handoff, *agreement, now, out);
             }
@@ -504,6 +561,7 @@ impl Balancer {
             commit,
             autostart,
             ticket,
+            cpu,
         } = pass
         else {
             return self.hand(now, out, |handoffs, turn| handoffs.hear(id, from, pass, turn));
@@ -512,17 +570,23 @@ impl Balancer {
         if self.handoffs.knows(id, from) {
             return;
         }
-        let refused =
-            |reason| Effect::Send(from.clone(), Message::Handoff(id, Pass::Refused { reason }));
+        let refused_for = |reason, detail: &str| {
+            let detail = (!detail.is_empty()).then(|| detail.to_owned());
+            Effect::Send(from.clone(), Message::Handoff(id, Pass::Refused { reason, detail }))
+        };
+        let refused = |reason| refused_for(reason, "");
         // One at a time: what became of the other is not settled yet.
         if self.handoffs.moves(&machine) {
             return out.push(refused(Reason::UnderWay));
         }
-        let offer = |agreement| Offer {
-            agreement,
-            commit: commit.unwrap_or(Commit::Fast),
-            autostart: autostart.unwrap_or(false),
-            ticket,
+        let offer = |mut agreement: Agreement| {
+            agreement.candidate.needs.cpu_definition = cpu.map(Into::into);
+            Offer {
+                agreement,
+                commit: commit.unwrap_or(Commit::Fast),
+                autostart: autostart.unwrap_or(false),
+                ticket,
+            }
         };
         let uri = self.migration_uri.clone();
         if let Some(owed) = self.owed.take_if(|owed| owed.is(exchange, from, &machine)) {
@@ -549,7 +613,7 @@ impl Balancer {
                 });
             }
             Err(record) => {
-                out.push(refused(record.ending));
+                out.push(refused_for(record.ending, &record.detail));
                 out.push(Effect::Record(*record));
             }
         }
@@ -592,6 +656,7 @@ impl Balancer {
         if let Some(survey) = &mut self.survey {
             survey.miss(to);
         }
+        self.appraising.iter_mut().for_each(|(_, asked)| asked.miss(to));
         if let Some(exchange) = self.exchange.take_if(|e| e.peer() == to) {
             let record = exchange.abandon(&self.host, Reason::Unreachable, why.to_owned(), now);
             out.push(Effect::Record(record));

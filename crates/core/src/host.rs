@@ -1,7 +1,10 @@
 //! One host as a partner in an exchange: what it could give, what it could take, at what price.
 
+mod appraising;
 mod candidates;
 mod judgement;
+mod ruling;
+mod unfit;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +12,20 @@ use crate::ceiling::{Ceilings, Gauge, Measure};
 use crate::cost::{Costing, Experience};
 use crate::decision::{Reason, Role};
 use crate::estimate::{Averaging, Stock};
+use crate::flocks::Flocks;
 use crate::handoff::{Handoff, Mode};
 use crate::load::{Machine, Metering, Unknown, View};
-use crate::message::{Probe, Report, Room};
-use crate::model::{Entry, HostId, HostProfile, HostState, MachineId, Resource, Resources, Time};
+use crate::message::{PROTOCOL, Probe, Report, Room};
+use crate::model::{
+    Entry, HostId, HostProfile, HostState, MachineId, Resource, Resources, Rules, Time,
+};
 use crate::port::{HandoffId, HostSample, Presence};
 use crate::restraint::{Past, Restraint};
 use crate::select::mean_aware::{self, Choice, Side};
-use crate::select::{Calm, LOAD_EPSILON, emptying, relief};
+use crate::select::{Calm, LOAD_EPSILON, emptying, mending, relief};
+
+pub use ruling::{Misplaced, Toward};
+pub use unfit::Unfit;
 
 /// A host: what it has, what it knows of itself, and what its handoffs hold.
 #[derive(Clone, Debug)]
@@ -47,6 +56,14 @@ pub struct Host {
     pub tentative: bool,
     /// By which commit point it hands machines over.
     pub mode: Mode,
+    /// Whether it gives away what breaks a rule.
+    pub repair: bool,
+    /// Where others of its machines' groups are.
+    pub flocks: Flocks,
+    /// Whether disks that are on this host alone may be copied when their machine moves.
+    pub copy_storage: bool,
+    /// What its hypervisor has said that it cannot run.
+    pub unfit: Unfit,
     /// From which score on a machine starves, if any is to be helped first.
     pub starving: Option<u8>,
 }
@@ -73,8 +90,8 @@ pub struct Incoming {
     pub memory_bytes: f64,
     /// What it uses.
     pub usage: Resources,
-    /// Its anti-affinity groups.
-    pub anti_affinity: Vec<String>,
+    /// Its rules.
+    pub rules: Rules,
 }
 
 impl Host {
@@ -95,6 +112,10 @@ impl Host {
             averaging: Averaging::default(),
             tentative: false,
             mode: Mode::default(),
+            repair: true,
+            flocks: Flocks::default(),
+            copy_storage: false,
+            unfit: Unfit::default(),
             starving: None,
         }
     }
@@ -110,6 +131,9 @@ impl Host {
     pub fn observe(&mut self, mut sample: HostSample) {
         let arriving = |id: &MachineId| self.holds.incoming.values().any(|i| i.machine == *id);
         sample.machines.retain(|m| !arriving(&m.facts.id));
+        if *self.view.provides() != sample.facts.provides {
+            self.unfit.clear();
+        }
         self.view.observe(sample, &self.profile);
     }
 
@@ -166,8 +190,10 @@ impl Host {
     /// # Errors
     /// When its load is not known.
     pub fn report(&self, measure: Measure, now: Time) -> Result<Report, Unknown> {
+        let load = self.amount(measure, now)?;
         let contention = self.view.contention().score().filter(|_| !self.tentative);
-        Ok(Report { load: self.amount(measure, now)?, state: self.state, contention })
+        let (state, protocol) = (self.state, Some(PROTOCOL));
+        Ok(Report { load, state, protocol, contention, mends: None })
     }
 
     /// Brings what this host itself has and uses into its estimate of the cluster. A host that is
@@ -217,10 +243,18 @@ impl Host {
     /// The best move from this host's side to another's: of entries while only they move, or of
     /// memory.
     #[must_use]
-    pub fn choose(&self, donor: &Side, receiver: &Side, value_max: i32) -> Option<Choice> {
+    pub fn choose(
+        &self,
+        donor: &Side,
+        receiver: &Side,
+        value_max: i32,
+        mending: bool,
+    ) -> Option<Choice> {
         let mean = f64::midpoint(donor.load, receiver.load).max(0.0);
         let gain_min = self.calm.gain_min * mean;
-        if self.state == HostState::Draining {
+        if mending {
+            mending::choose(donor, receiver)
+        } else if self.state == HostState::Draining {
             emptying::choose(donor, receiver)
         } else if self.tentative {
             mean_aware::choose(donor, receiver, value_max, gain_min)
@@ -286,6 +320,19 @@ impl Host {
         self.past.may(Role::Donor, &self.restraint, now)
     }
 
+    /// Whether it may take a machine now from a host in this state: one that is being emptied is not
+    /// held up by limits.
+    ///
+    /// # Errors
+    /// What keeps it.
+    pub fn may_take(&self, giver: HostState, now: Time) -> Result<(), Reason> {
+        if giver == HostState::Draining {
+            return Ok(());
+        }
+        self.past.may(Role::Receiver, &self.restraint, now)?;
+        self.past.is_eased_in(self.holds.incoming.len(), &self.restraint, now)
+    }
+
     /// Whether a machine of this host starves, one that runs and is not on its way out.
     #[must_use]
     pub fn is_starving(&self, id: &MachineId) -> bool {
@@ -348,14 +395,15 @@ impl Host {
         let known = self.target(measure).zip(self.limit(measure));
         let takes = probe.giving
             && self.state == HostState::Active
-            && self.past.may(Role::Receiver, &self.restraint, now).is_ok();
+            && self.may_take(HostState::Active, now).is_ok();
         let room = known.filter(|_| takes).map(|(target, limit)| Room {
             target,
             limit,
             rates: self.rates(measure),
             free_memory_bytes: self.free_memory_bytes(),
-            tenants: self.tenants(measure, peer, now),
+            tenants: self.tenants(measure, peer, probe.protocol, now),
             gauge: self.gauge(now),
+            labels: Some(self.profile.labels.clone()),
         });
         Ok((report, room))
     }

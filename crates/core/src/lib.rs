@@ -5,6 +5,7 @@
 //! agent and the simulator are two thin drivers of this one crate. See `ARCHITECTURE.md`.
 
 pub mod advantage;
+pub mod appraisal;
 pub mod balancer;
 pub mod ceiling;
 pub mod contention;
@@ -14,6 +15,7 @@ pub mod effect;
 pub mod estimate;
 pub mod exchange;
 pub mod explain;
+pub mod flocks;
 pub mod forecast;
 pub mod handoff;
 pub mod host;
@@ -23,6 +25,7 @@ pub mod model;
 pub mod port;
 pub mod reason;
 pub mod restraint;
+pub mod rules;
 pub mod select;
 pub mod survey;
 pub mod swap;

@@ -14,6 +14,10 @@
 //!     │ ── Probe(estimate) ────────▶ │   what could you take, and what do you have?
 //!     │ ◀──────────── Standing ───── │   then an Offer to the best of them, as below
 //!
+//!  whoever plans                 each of several
+//!     │ ── Appraise(candidates) ───▶ │   what would these load you?
+//!     │ ◀─── Appraisal(prices) ───── │   nobody is engaged by it
+//!
 //!   donor                         receiver
 //!     │ ── Offer(candidates) ──────▶ │   load factors and the donor's prices
 //!     │ ◀──────── Quotes(prices) ─── │   the receiver's prices and refusals
@@ -39,10 +43,15 @@ use crate::ceiling::{Gauge, Measure};
 use crate::cost::Prediction;
 use crate::decision::Reason;
 use crate::estimate::Estimate;
+use crate::flocks::Flock;
 use crate::handoff::Ticket;
 use crate::load::Basis;
-use crate::model::{Entry, ExchangeId, HostId, HostState, MachineId, Requirements, Resources};
+use crate::model::{
+    DiskPlace, Entry, ExchangeId, Group, HostId, HostState, MachineId, Requirements, Resources,
+    Rules,
+};
 use crate::port::{Commit, HandoffId, MigrationStats};
+use crate::rules::{Labels, Tie};
 
 /// What one host says to another.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -61,12 +70,16 @@ pub enum Message {
 /// Most machines that one message names as running.
 pub const RUNNING_MAX: usize = 4096;
 
+/// Most groups that one message tells of.
+pub const FLOCKS_MAX: usize = 64;
+
 /// What hosts tell each other of what they run.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub enum Watch {
-    /// "This is what I run", each machine by a digest of its id; at most [`RUNNING_MAX`].
+    /// "This is what I run", each machine by a digest of its id; at most [`RUNNING_MAX`]. And of which
+    /// groups; at most [`FLOCKS_MAX`].
     #[n(0)]
-    Running(#[n(0)] Vec<u64>),
+    Running(#[n(0)] Vec<u64>, #[n(1)] Option<Vec<Flock>>),
     /// "I run this one. Do you?" Said back if so, the first time.
     #[n(1)]
     Runs(#[n(0)] MachineId),
@@ -81,9 +94,15 @@ pub struct Report {
     /// Whether it gives and takes.
     #[n(1)]
     pub state: HostState,
+    /// [`PROTOCOL`] of the agent; none is 2 or earlier.
+    #[n(2)]
+    pub protocol: Option<u16>,
     /// How much of what is wanted of it it cannot give: see [`crate::contention`].
     #[n(3)]
     pub contention: Option<u8>,
+    /// Whether it asks because a rule is broken there, and wants to give whatever the loads.
+    #[n(4)]
+    pub mends: Option<bool>,
 }
 
 /// What is said in an exchange.
@@ -150,6 +169,49 @@ pub enum Talk {
     /// "This is how I stand." A statement, not a promise.
     #[n(7)]
     Standing(#[n(0)] Standing),
+    /// "What would these load you, and what room have you?" A question; nothing is offered.
+    #[n(27)]
+    Appraise(#[n(0)] Appraise),
+    /// "This much, and this." A statement, not a promise.
+    #[n(28)]
+    Appraisal(#[n(0)] Appraisal),
+}
+
+/// What a host asks others that plans what could go where.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Appraise {
+    /// At most [`OFFER_MAX`].
+    #[n(0)]
+    pub candidates: Vec<Candidate>,
+    /// What they would come from: one that is being emptied is not held up by limits on moves.
+    #[n(1)]
+    pub giver: HostState,
+    /// How full that is.
+    #[n(2)]
+    pub gauge: Option<Gauge>,
+}
+
+/// What room a host has, and its prices.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Appraisal {
+    /// Its load and state.
+    #[n(0)]
+    pub report: Report,
+    /// One for each candidate, each as if it came alone.
+    #[n(1)]
+    pub quotes: Vec<Quote>,
+    /// Memory that it could still promise, in bytes.
+    #[n(2)]
+    pub free_memory_bytes: f64,
+    /// Memory that its own machines and those on their way to it may come to occupy, in bytes.
+    #[n(3)]
+    pub promised_memory_bytes: f64,
+    /// How full it is.
+    #[n(4)]
+    pub gauge: Option<Gauge>,
+    /// Whether it would not take anything just now, because it is occupied with another host.
+    #[n(5)]
+    pub busy: bool,
 }
 
 /// What a host asks several others.
@@ -164,6 +226,9 @@ pub struct Probe {
     /// The resource that the answer is to be given in, if not in loads.
     #[n(2)]
     pub measure: Measure,
+    /// [`PROTOCOL`] of the surveyor; none is 2 or earlier.
+    #[n(3)]
+    pub protocol: Option<u16>,
 }
 
 /// How a host stands.
@@ -201,6 +266,9 @@ pub struct Room {
     /// How full it is.
     #[n(5)]
     pub gauge: Option<Gauge>,
+    /// Its labels.
+    #[n(6)]
+    pub labels: Option<Labels>,
 }
 
 /// A machine of a host that has room, which could go to the surveyor in return for another.
@@ -241,19 +309,29 @@ pub struct Candidate {
     /// What it needs of a host besides room.
     #[n(6)]
     pub needs: Requirements,
-    /// Groups whose members must not share a host.
+    /// Groups whose members must not share a host: all that a receiver of an earlier version judges.
     #[n(7)]
-    pub anti_affinity: Vec<String>,
+    pub anti_affinity: Vec<Group>,
     /// How much more it may come to use.
     #[n(8)]
     pub margin: Option<Resources>,
     /// What its migration is predicted to cost.
     #[n(9)]
     pub cost: Option<Prediction>,
+    /// Its rules, of which the receiver judges what only it can know; not for one of an earlier
+    /// version.
+    #[n(10)]
+    pub rules: Option<Rules>,
+    /// What it leaves of each of its affinity groups, in the order of its rules.
+    #[n(11)]
+    pub ties: Option<Vec<Tie>>,
+    /// Whether it breaks a rule where it is, and is given because of that: a hard one, or a soft one.
+    #[n(12)]
+    pub mends: Option<bool>,
 }
 
 /// The receiver's answer to one candidate.
-#[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub struct Quote {
     /// What it would load the receiver.
     #[n(0)]
@@ -261,10 +339,17 @@ pub struct Quote {
     /// Why the receiver cannot take it, if so.
     #[n(1)]
     pub refusal: Option<Reason>,
+    /// What is missing, in words that name it.
+    #[n(2)]
+    pub detail: Option<String>,
 }
 
-/// The protocol of handoffs that this version speaks: 2 has a commit point of its own.
-pub const PROTOCOL: u16 = 2;
+/// Longest description of a CPU, in bytes; with every feature spelled out it is a tenth of that.
+pub const CPU_BYTES_MAX: usize = 32 * 1024;
+
+/// What this version understands within the frames that all versions read: 2 has a commit point of
+/// its own, 3 judges all [`Rules`].
+pub const PROTOCOL: u16 = 3;
 
 /// What is said in a handoff.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -296,6 +381,9 @@ pub enum Pass {
         /// The source's number for it.
         #[n(7)]
         ticket: Option<Ticket>,
+        /// The CPU that it runs with, in its hypervisor's words; at most [`CPU_BYTES_MAX`].
+        #[n(12)]
+        cpu: Option<String>,
     },
     /// Target: "It is kept; migrate to this address."
     #[n(1)]
@@ -309,6 +397,9 @@ pub enum Pass {
         /// The source's number for it, as it was told.
         #[n(2)]
         ticket: Option<Ticket>,
+        /// Where the copies of its local disks go, if it has any that are copied.
+        #[n(8)]
+        disks: Option<Vec<DiskPlace>>,
     },
     /// Target: "It cannot be."
     #[n(2)]
@@ -316,6 +407,9 @@ pub enum Pass {
         /// Why.
         #[n(0)]
         reason: Reason,
+        /// What is missing, in words that name it.
+        #[n(1)]
+        detail: Option<String>,
     },
     /// Source: "It is yours, and its entry is deleted here." Durable before it is said, and repeated
     /// until it is answered.

@@ -100,10 +100,9 @@ impl Honest {
 
     /// Takes the liar's machine as far as a promise, whose answer this returns.
     fn ask_for_room(&mut self, number: u64, memory_gib: f64) -> Pass {
-        let (exchange, report) = (
-            ExchangeId(number),
-            Report { load: 1000.0, state: HostState::Active, contention: None },
-        );
+        let state = HostState::Active;
+        let report = Report { load: 1000.0, state, protocol: None, contention: None, mends: None };
+        let exchange = ExchangeId(number);
         let machine = machine_id(&format!("m{number}"));
         let candidate = Candidate {
             machine: machine.clone(),
@@ -114,6 +113,9 @@ impl Honest {
             memory_bytes: memory_gib * GIB,
             needs: Requirements::default(),
             anti_affinity: Vec::new(),
+            rules: None,
+            ties: None,
+            mends: None,
             margin: None,
             cost: None,
         };
@@ -132,6 +134,7 @@ impl Honest {
             commit: Some(Commit::Strict),
             autostart: None,
             ticket: None,
+            cpu: None,
         };
         match self.hear(Message::Handoff(HandoffId(number), reserve)) {
             Some(Message::Handoff(_, pass)) => pass,
@@ -146,7 +149,7 @@ fn a_peer_cannot_have_more_memory_promised_than_there_is() {
     let all = host.free_gib();
     let promised = (1..=10).filter(|number| match host.ask_for_room(*number, all / 3.5) {
         Pass::Reserved { .. } => true,
-        Pass::Refused { reason } => {
+        Pass::Refused { reason, .. } => {
             assert_eq!(reason, Reason::NoMemory);
             false
         }
@@ -176,7 +179,7 @@ fn a_peer_cannot_reserve_what_it_did_not_offer_or_what_was_refused() {
     let mut host = Honest::new();
     let all = host.free_gib();
     let refused = host.ask_for_room(1, 2.0 * all);
-    assert!(matches!(refused, Pass::Refused { reason: Reason::NoMemory }), "{refused:?}");
+    assert!(matches!(refused, Pass::Refused { reason: Reason::NoMemory, .. }), "{refused:?}");
     let reserve = Pass::Reserve {
         exchange: ExchangeId(99),
         machine: machine_id("never-offered"),
@@ -186,6 +189,7 @@ fn a_peer_cannot_reserve_what_it_did_not_offer_or_what_was_refused() {
         commit: None,
         autostart: None,
         ticket: None,
+        cpu: None,
     };
     let answer = host.hear(Message::Handoff(HandoffId(99), reserve));
     assert!(matches!(answer, Some(Message::Handoff(_, Pass::Refused { .. }))), "{answer:?}");

@@ -42,6 +42,9 @@ fn handoff(id: u64, phase: Phase) -> Handoff {
             memory_bytes: 1e9,
             needs: Requirements::default(),
             anti_affinity: Vec::new(),
+            rules: None,
+            ties: None,
+            mends: None,
             margin: None,
             cost: None,
         },
@@ -101,6 +104,7 @@ fn judged(machine: &str, verdict: Reason) -> Judged {
         at_donor: None,
         at_receiver: None,
         verdict,
+        detail: String::new(),
     }
 }
 
@@ -334,4 +338,18 @@ fn a_store_of_version_1_is_taken_over_with_what_is_under_way_in_it() {
     // It was begun by the hypervisor's commit point, and its peer does not know another.
     assert_eq!((open.commit, open.ticket), (evenkeel_core::port::Commit::Fast, None));
     assert_eq!(open.phase, Phase::Reserved);
+}
+
+#[test]
+fn whether_a_host_takes_part_outlasts_its_agent() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(directory.path()).unwrap();
+    assert_eq!(store.standing().unwrap(), None);
+    for boot in [None, Some("b1".to_owned())] {
+        let standing = Standing { state: HostState::Draining, boot };
+        store.keep_standing(&standing).unwrap();
+        drop(store);
+        store = Store::open(directory.path()).unwrap();
+        assert_eq!(store.standing().unwrap(), Some(standing));
+    }
 }

@@ -1,11 +1,12 @@
 //! What a balancer would say if it were asked now why nothing moves.
 
 use super::{Balancer, Heard};
-use crate::decision::{Judged, Reason, Role};
+use crate::decision::{Judged, Reason, Refusal, Role};
 use crate::explain::{
     About, HostExplained, MachineBrief, MachineExplained, PeerBrief, Prospect, Why, distinct,
 };
 use crate::handoff::Handoff;
+use crate::host::Toward;
 use crate::load::Implausible;
 use crate::model::{HostId, HostState, MachineId, Time};
 use crate::select::{Pair, Policy};
@@ -26,12 +27,13 @@ impl Balancer {
             .members
             .iter()
             .find(|m| *m != host.id())
-            .and_then(|peer| host.candidate(None, id, peer, now)?.cost);
+            .and_then(|peer| host.candidate(None, id, &Toward::of(peer), now)?.cost);
         let guessed = prospects.iter().map(|prospect| {
             let detail = format!("its load is {}", percent(prospect.load));
             Why::new(prospect.verdict, About::Peer(prospect.peer.clone()), detail)
         });
-        let certain = self.of_machine(id, now).into_iter().chain(self.of_host(now));
+        let drained = self.of_drain(id, now).into_iter();
+        let certain = drained.chain(self.of_machine(id, now)).chain(self.of_host(now));
         let reasons = distinct(certain.chain(guessed));
         Some(MachineExplained {
             machine: id.clone(),
@@ -101,23 +103,40 @@ impl Balancer {
         let machine = self.host.view.machines().get(id);
         let unknown = machine.and_then(|m| m.factors(&self.host.profile).err());
         if unknown.is_some_and(|why| why != Implausible::SeenOnce) {
-            let detail = self.detail(Reason::UnknownLoad, id, now);
+            let detail = self.figures(Reason::UnknownLoad, id, now);
             reasons.push(Why::new(Reason::UnknownLoad, About::Machine, detail));
         }
         for peer in peers {
             match self.host.refusal(None, id, peer, now) {
                 None => return Vec::new(),
-                Some(code) if reasons.iter().any(|why| why.code == code) => {}
-                Some(code) => {
-                    reasons.push(Why::new(code, About::Machine, self.detail(code, id, now)));
+                Some(refusal) if reasons.iter().any(|why| why.code == refusal.reason) => {}
+                Some(Refusal { reason, detail }) => {
+                    let figures = || self.figures(reason, id, now);
+                    let detail = if detail.is_empty() { figures() } else { detail };
+                    reasons.push(Why::new(reason, About::Machine, detail));
                 }
             }
         }
         reasons
     }
 
+    /// Why a machine stays although its host is being emptied, by the hosts asked last.
+    fn of_drain(&self, id: &MachineId, now: Time) -> Option<Why> {
+        let staying =
+            self.drain(now)?.staying.into_iter().find(|lacking| lacking.machine == *id)?;
+        let counts = staying.refusals.iter().map(|(code, hosts)| format!("{code} by {hosts}"));
+        let counts: Vec<_> = counts.collect();
+        let about = if counts.is_empty() { About::Machine } else { About::Host };
+        let detail = match (counts.is_empty(), staying.detail) {
+            (true, detail) => detail,
+            (false, detail) if detail.is_empty() => counts.join(", "),
+            (false, detail) => format!("{}: {detail}", counts.join(", ")),
+        };
+        Some(Why::new(staying.reason, about, detail))
+    }
+
     /// The figures behind a reason that keeps a machine.
-    fn detail(&self, code: Reason, id: &MachineId, now: Time) -> String {
+    fn figures(&self, code: Reason, id: &MachineId, now: Time) -> String {
         let Some(machine) = self.host.view.machines().get(id) else { return String::new() };
         match code {
             Reason::EntryInvalid => machine.facts.entry.as_ref().err().cloned().unwrap_or_default(),

@@ -56,11 +56,13 @@ impl Others {
                 let room = room.map(|room| Room { tenants: Vec::new(), ..room.clone() });
                 (&standing.report, asked, room)
             }
+            Talk::Appraisal(said) => (&said.report, None, None),
             // Quotes are in the measure of their offer, which was this host's own.
             Talk::Decline { report: None, .. }
             | Talk::Quotes { .. }
             | Talk::Close { .. }
-            | Talk::Probe(_) => return,
+            | Talk::Probe(_)
+            | Talk::Appraise(_) => return,
         };
         if self.0.len() >= HEARD_MAX && !self.0.contains_key(from) {
             let oldest = self.0.iter().min_by_key(|(_, heard)| heard.at).map(|(id, _)| id.clone());

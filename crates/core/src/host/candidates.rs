@@ -1,24 +1,32 @@
 //! Machines of a host as they are judged one by one: which may leave, which could come, and at what
 //! price.
 
-use super::Host;
+use super::ruling::{is_hard, judges_rules};
+use super::{Host, Toward};
 use crate::advantage::priced;
 use crate::ceiling::{Gauge, Measure};
 use crate::cost::{Prediction, Weight};
-use crate::decision::{Judged, Reason};
+use crate::decision::{Judged, Reason, Refusal};
 use crate::load::{Basis, Machine};
 use crate::message::{Candidate, OFFER_MAX, Quote, Room, Tenant};
-use crate::model::{Entry, HostId, HostState, MachineId, Missing, Resources, Time};
+use crate::model::{Entry, HostId, HostState, MachineId, Requirements, Resources, Time};
 use crate::port::Presence;
 use crate::select::mean_aware::{Piece, Side};
 use crate::select::{LOAD_EPSILON, Pair, rounded};
 
 impl Host {
     /// Its machines that could go to `peer` in return for another.
-    pub(super) fn tenants(&self, measure: Measure, peer: &HostId, now: Time) -> Vec<Tenant> {
+    pub(super) fn tenants(
+        &self,
+        measure: Measure,
+        peer: &HostId,
+        protocol: Option<u16>,
+        now: Time,
+    ) -> Vec<Tenant> {
+        let toward = Toward { peer, protocol, labels: None, mending: false };
         let machines = self.view.machines().iter();
         let tenant = machines.filter_map(|(id, machine)| {
-            let (entry, candidate) = self.candidate_of(measure, id, machine, peer, now).ok()?;
+            let (entry, candidate) = self.candidate_of(measure, id, machine, &toward, now).ok()?;
             // What it would be programmed to load there, only the other side could say.
             if candidate.basis == Basis::Target {
                 return None;
@@ -28,17 +36,28 @@ impl Host {
         tenant.take(OFFER_MAX).collect()
     }
 
-    /// One of its machines as a candidate, if it may go to `peer`.
+    /// One of its machines as a candidate, if it may go there.
     #[must_use]
     pub fn candidate(
         &self,
         measure: Measure,
         id: &MachineId,
-        peer: &HostId,
+        toward: &Toward<'_>,
         now: Time,
     ) -> Option<Candidate> {
         let machine = self.view.machines().get(id)?;
-        Some(self.candidate_of(measure, id, machine, peer, now).ok()?.1)
+        Some(self.candidate_of(measure, id, machine, toward, now).ok()?.1)
+    }
+
+    /// The same for a machine that was looked up.
+    pub(super) fn candidate_for(
+        &self,
+        id: &MachineId,
+        machine: &Machine,
+        peer: &HostId,
+        now: Time,
+    ) -> Result<Candidate, Refusal> {
+        Ok(self.candidate_of(None, id, machine, &Toward::of(peer), now)?.1)
     }
 
     /// Why one of its machines may not go to `peer`, if so.
@@ -49,9 +68,9 @@ impl Host {
         id: &MachineId,
         peer: &HostId,
         now: Time,
-    ) -> Option<Reason> {
+    ) -> Option<Refusal> {
         let machine = self.view.machines().get(id)?;
-        self.candidate_of(measure, id, machine, peer, now).err()
+        self.candidate_of(measure, id, machine, &Toward::of(peer), now).err()
     }
 
     fn candidate_of<'m>(
@@ -59,14 +78,15 @@ impl Host {
         measure: Measure,
         id: &MachineId,
         machine: &'m Machine,
-        peer: &HostId,
+        toward: &Toward<'_>,
         now: Time,
-    ) -> Result<(&'m Entry, Candidate), Reason> {
-        let entry = self.may_leave(id, machine, peer, now)?;
+    ) -> Result<(&'m Entry, Candidate), Refusal> {
+        let mends = toward.mending.then(|| is_hard(&self.mended(now)));
+        let entry = self.may_leave(id, machine, toward, self.is_pressing(measure, mends), now)?;
         let (basis, factors) = machine.factors(&self.profile).map_err(|_| Reason::UnknownLoad)?;
         // A load that was programmed says nothing of a single resource.
         if measure.is_some() && basis == Basis::Target {
-            return Err(Reason::NoImprovement);
+            return Err(Reason::NoImprovement.into());
         }
         let cost = self.affordable(machine, entry, &factors)?;
         let facts = &machine.facts;
@@ -77,8 +97,11 @@ impl Host {
             factors,
             at_donor: self.price(measure, &factors),
             memory_bytes: facts.memory_bytes,
-            needs: facts.needs.clone(),
+            needs: self.needs_of(machine),
             anti_affinity: entry.rules.anti_affinity.clone(),
+            rules: judges_rules(toward.protocol).then(|| entry.rules.clone()),
+            ties: judges_rules(toward.protocol).then(|| self.ties(id, &entry.rules)),
+            mends,
             margin: (!self.tentative).then_some(machine.margin),
             cost,
         };
@@ -101,12 +124,17 @@ impl Host {
             memory_bytes: used.memory_bytes,
             cpu_cores: used.cpu_cores,
             dirty_bytes_per_s: machine.dirty_bytes_per_s,
+            disk_bytes: machine.facts.needs.copied_bytes(),
             correction: self.correction(&machine.facts.id, entry),
         };
         let (link, bounds) = (self.experience.link_bytes_per_s(), &self.costing);
         let cost = Prediction::of(&weight, link, bounds.downtime_max)
             .filter(|cost| cost.seconds <= bounds.time_max.as_secs_f64())
             .ok_or(Reason::NotConverging)?;
+        // Whoever goes must go, whatever it costs.
+        if self.state == HostState::Draining {
+            return Ok(Some(cost));
+        }
         let load = self.profile.price(factors);
         let core = Resources { cpu_cores: 1.0, ..Resources::ZERO };
         let price = cost.load_seconds(self.profile.price(&core), load);
@@ -130,7 +158,7 @@ impl Host {
     pub fn side(
         &self,
         measure: Measure,
-        peer: &HostId,
+        toward: &Toward<'_>,
         room: &Room,
         now: Time,
     ) -> Option<(Side, Vec<MachineId>)> {
@@ -138,8 +166,19 @@ impl Host {
         let own = self.gauge(now);
         let mut pieces = Vec::with_capacity(self.view.machines().len());
         let mut ids = Vec::with_capacity(pieces.capacity());
-        for (id, machine) in self.view.machines() {
-            let Ok(entry) = self.may_leave(id, machine, peer, now) else { continue };
+        let mended = toward.mending.then(|| self.mended(now));
+        let mends = mended.as_ref().map(is_hard);
+        let pressing = self.is_pressing(measure, mends);
+        let toward = Toward { labels: room.labels.as_ref(), ..*toward };
+        let priority = |m: &Machine| m.entry().map_or(0, |entry| entry.rules.priority);
+        let mut machines: Vec<_> = self.view.machines().iter().collect();
+        // Of equal choices the first is taken.
+        machines.sort_by_key(|(_, m)| priority(m));
+        for (id, machine) in machines {
+            if mended.as_ref().is_some_and(|mended| !mended.contains_key(id)) {
+                continue;
+            }
+            let Ok(entry) = self.may_leave(id, machine, &toward, pressing, now) else { continue };
             let Ok((_, factors)) = machine.factors(&self.profile) else { continue };
             let Ok(cost) = self.affordable(machine, entry, &factors) else { continue };
             let origin = self.origin(entry);
@@ -150,9 +189,10 @@ impl Host {
                 at_receiver: priced(&factors, &room.rates),
                 memory_bytes: machine.facts.memory_bytes,
                 at_home: origin.is_none(),
-                homeward: origin == Some(peer),
+                homeward: origin == Some(toward.peer),
                 movable: room.gauge.as_ref().is_none_or(admits),
                 seconds: cost.map_or(0.0, |cost| cost.seconds),
+                priority: entry.rules.priority,
                 starving: self.is_starving(id),
             });
             ids.push(id.clone());
@@ -166,14 +206,16 @@ impl Host {
     #[must_use]
     pub fn side_of(&self, measure: Measure, load: f64, room: &Room, now: Time) -> Side {
         let own = self.gauge(now);
+        let pressing = self.is_pressing(measure, None);
         let piece = |tenant: &Tenant| Piece {
             at_donor: self.price(measure, &tenant.candidate.factors),
             at_receiver: tenant.candidate.at_donor,
             memory_bytes: tenant.candidate.memory_bytes,
             at_home: tenant.origin.is_none(),
             homeward: tenant.origin.as_ref() == Some(self.id()),
-            movable: self.can_take(&tenant.candidate, own.as_ref(), None).is_ok(),
+            movable: self.can_take(&tenant.candidate, own.as_ref(), (None, pressing), now).is_ok(),
             seconds: tenant.candidate.cost.map_or(0.0, |cost| cost.seconds),
+            priority: 0,
             starving: false,
         };
         Side {
@@ -186,19 +228,24 @@ impl Host {
         }
     }
 
-    /// What it could give to `peer`: every machine judged, those on offer first and in the order of
-    /// the candidates. The verdict on those is still open and reads [`Reason::Farther`].
+    /// What it could give: every machine judged, or where a rule is to be mended every one that is
+    /// misplaced, those on offer first and in the order of the candidates. The verdict on those is
+    /// still open and reads [`Reason::Farther`].
     #[must_use]
     pub fn candidates(
         &self,
         measure: Measure,
-        peer: &HostId,
+        toward: &Toward<'_>,
         pair: &Pair,
         now: Time,
     ) -> (Vec<Judged>, Vec<Candidate>) {
         let mut offered = Vec::new();
         let mut kept = Vec::new();
+        let mended = toward.mending.then(|| self.mended(now));
         for (id, machine) in self.view.machines() {
+            if mended.as_ref().is_some_and(|mended| !mended.contains_key(id)) {
+                continue;
+            }
             let known = machine.factors(&self.profile).ok();
             let mut judged = Judged {
                 machine: id.clone(),
@@ -208,17 +255,25 @@ impl Host {
                 at_donor: known.map(|k| self.price(measure, &k.1)),
                 at_receiver: None,
                 verdict: Reason::Farther,
+                detail: String::new(),
             };
-            match self.candidate_of(measure, id, machine, peer, now) {
-                Err(reason) => {
-                    judged.verdict = reason;
+            match self.candidate_of(measure, id, machine, toward, now) {
+                Err(refusal) => {
+                    (judged.verdict, judged.detail) = (refusal.reason, refusal.detail);
                     kept.push(judged);
                 }
                 Ok((_, candidate)) => offered.push((judged, candidate)),
             }
         }
-        let distance = |c: &Candidate| rounded((c.at_donor - pair.wanted()).abs());
-        offered.sort_by(|(_, a), (_, b)| distance(a).total_cmp(&distance(b)));
+        // Largest first where everything has to go.
+        let distance = |c: &Candidate| match self.state {
+            HostState::Draining => -c.memory_bytes,
+            _ => rounded((c.at_donor - pair.wanted()).abs()),
+        };
+        let priority = |c: &Candidate| c.rules.as_ref().map_or(0, |rules| rules.priority);
+        offered.sort_by(|(_, a), (_, b)| {
+            distance(a).total_cmp(&distance(b)).then(priority(a).cmp(&priority(b)))
+        });
         for (mut judged, _) in offered.drain(offered.len().min(OFFER_MAX)..) {
             judged.verdict = Reason::NotOffered;
             kept.push(judged);
@@ -228,75 +283,81 @@ impl Host {
         (judged, candidates)
     }
 
-    /// Whether a machine of this host may go to `peer` at all; its entry if so.
+    /// Whether a machine of this host may go there at all; its entry if so.
     fn may_leave<'m>(
         &self,
         id: &MachineId,
         machine: &'m Machine,
-        peer: &HostId,
+        toward: &Toward<'_>,
+        pressing: bool,
         now: Time,
-    ) -> Result<&'m Entry, Reason> {
+    ) -> Result<&'m Entry, Refusal> {
         let held = self.holds.outgoing.contains(id) || self.holds.settling.contains(id);
         if held || machine.presence == Presence::Leaving {
-            return Err(Reason::UnderWay);
+            return Err(Reason::UnderWay.into());
         }
         if self.holds.doubled.contains(id) {
-            return Err(Reason::RunsTwice);
+            return Err(Reason::RunsTwice.into());
         }
         let entry = machine.entry().ok_or(Reason::EntryInvalid)?;
         if machine.presence != Presence::Running {
-            return Err(Reason::NotRunning);
+            return Err(Reason::NotRunning.into());
         }
         if self.mode.choose(&machine.facts.locks).is_none() {
-            return Err(Reason::NoLocks);
+            return Err(Reason::NoLocks.into());
         }
-        let rules = &entry.rules;
-        if rules.ignore {
-            return Err(Reason::RuleIgnored);
-        }
-        if !rules.pinned_to.is_empty() && !rules.pinned_to.contains(peer) {
-            return Err(Reason::RulePinned);
-        }
+        machine.facts.needs.movable(self.may_copy())?;
+        self.lets_go(id, &entry.rules, toward, pressing, now)?;
         if self.past.is_quarantined(id, &self.restraint, now) {
-            return Err(Reason::Quarantined);
+            return Err(Reason::Quarantined.into());
         }
-        if self.state != HostState::Draining {
+        if self.state != HostState::Draining && !toward.mending {
             if machine.is_new {
-                return Err(Reason::WarmingUp);
+                return Err(Reason::WarmingUp.into());
             }
             let last = entry.last_move.as_ref();
-            if last.is_some_and(|last| self.restraint.is_cooling(last, peer, now)) {
-                return Err(Reason::CoolDown);
+            if last.is_some_and(|last| self.restraint.is_cooling(last, toward.peer, now)) {
+                return Err(Reason::CoolDown.into());
             }
-        }
-        let has_mate = |(other, m): (&MachineId, &Machine)| {
-            other != id
-                && m.entry().is_some_and(|e| shares_group(&e.rules.affinity, &rules.affinity))
-        };
-        if !rules.affinity.is_empty() && self.view.machines().iter().any(has_mate) {
-            return Err(Reason::RuleAffinity);
         }
         Ok(entry)
     }
 
+    /// Whether disks of its machines that are on this host alone may be copied.
+    const fn may_copy(&self) -> bool {
+        self.copy_storage
+    }
+
+    /// What a machine of this host needs of another one. Local disks are told only where they may be
+    /// copied.
+    fn needs_of(&self, machine: &Machine) -> Requirements {
+        let mut needs = machine.facts.needs.clone();
+        if !self.may_copy() {
+            needs.local_disks = None;
+        }
+        needs
+    }
+
     /// What a candidate of another host would load this one, and whether it could be taken. `donor`
-    /// is how full the other is.
+    /// is how full the other is, and soft rules yield where something is `pressing` there.
     #[must_use]
     pub fn quote(
         &self,
         measure: Measure,
         candidate: &Candidate,
-        donor: Option<&Gauge>,
+        (donor, pressing): (Option<&Gauge>, bool),
         now: Time,
     ) -> Quote {
         let at_receiver = self.price(measure, &candidate.factors);
         let free = candidate.memory_bytes <= self.free_memory_bytes();
         let refusal = if free {
-            self.can_take(candidate, self.gauge(now).as_ref(), donor).err()
+            let pressing = pressing || measure.is_some() || candidate.mends == Some(true);
+            self.can_take(candidate, self.gauge(now).as_ref(), (donor, pressing), now).err()
         } else {
-            Some(Reason::NoMemory)
+            Some(Reason::NoMemory.into())
         };
-        Quote { at_receiver, refusal }
+        let detail = refusal.as_ref().map(|r| r.detail.clone()).filter(|words| !words.is_empty());
+        Quote { at_receiver, refusal: refusal.map(|refusal| refusal.reason), detail }
     }
 
     /// Whether it could take a machine, wherever its memory comes from.
@@ -304,23 +365,14 @@ impl Host {
         &self,
         candidate: &Candidate,
         own: Option<&Gauge>,
-        donor: Option<&Gauge>,
-    ) -> Result<(), Reason> {
+        (donor, pressing): (Option<&Gauge>, bool),
+        now: Time,
+    ) -> Result<(), Refusal> {
         if let Some(own) = own {
             own.admits(&candidate.factors, &candidate.margin.unwrap_or_default(), donor)?;
         }
-        self.view.provides().meets(&candidate.needs).map_err(|missing| match missing {
-            Missing::Cpu => Reason::NoCpuModel,
-            Missing::Storage => Reason::NoStorage,
-        })?;
-        let groups = &candidate.anti_affinity;
-        let on_host = self.view.machines().values().filter_map(Machine::entry);
-        let clash = on_host.map(|e| &e.rules.anti_affinity).any(|g| shares_group(g, groups))
-            || self.holds.incoming.values().any(|i| shares_group(&i.anti_affinity, groups));
-        if clash { Err(Reason::RuleAntiAffinity) } else { Ok(()) }
+        self.view.provides().meets(&candidate.needs)?;
+        self.unfit.recall(&candidate.machine, &candidate.needs, now)?;
+        Ok(self.lets_come(candidate, pressing)?)
     }
-}
-
-fn shares_group(a: &[String], b: &[String]) -> bool {
-    a.iter().any(|group| b.contains(group))
 }

@@ -27,6 +27,11 @@ pub(super) fn status(status: &Status) -> String {
         [] => "\nno other member is alive".to_owned(),
         names => format!("\nmembers: {}", names.join(", ")),
     };
+    if let Some(drain) = &status.drain {
+        text += &format!("\n{}", super::drain::how_far(drain));
+        let staying = drain.staying.iter();
+        text.extend(staying.map(|lacking| format!("\n  {}", super::drain::why(lacking))));
+    }
     for handoff in &status.handoffs {
         let arrow = match handoff.role {
             Role::Donor => "to",
