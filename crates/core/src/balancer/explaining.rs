@@ -113,7 +113,8 @@ impl Balancer {
 
     /// Why a machine stays although its host is being emptied, by the hosts asked last.
     fn of_drain(&self, id: &MachineId, now: Time) -> Option<Why> {
-        let staying = self.drain(now)?.staying.into_iter().find(|lacking| lacking.machine == *id)?;
+        let staying =
+            self.drain(now)?.staying.into_iter().find(|lacking| lacking.machine == *id)?;
         let counts = staying.refusals.iter().map(|(code, hosts)| format!("{code} by {hosts}"));
         let counts: Vec<_> = counts.collect();
         let about = if counts.is_empty() { About::Machine } else { About::Host };
