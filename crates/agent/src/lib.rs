@@ -11,6 +11,7 @@ pub mod config;
 mod driver;
 mod emptying;
 mod forward;
+mod insight;
 mod metrics;
 pub mod status;
 mod timers;
@@ -50,6 +51,7 @@ use crate::emptying::Wishes;
 pub use crate::emptying::{DrainRequest, PlaceRequest, Placement};
 pub use crate::status::Status;
 use crate::timers::Timers;
+pub use evenkeel_store::Wanted;
 
 /// Events that may wait for the driver; the hypervisor's threads wait beyond that.
 const EVENTS_MAX: usize = 1024;
@@ -132,6 +134,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let identity = identity(&config)?;
     let host = identity.host().clone();
     let mut store = Store::open(&config.state_dir)?;
+    store.retain(config.history.retention());
     let enroller = authority::enroller(&config, &store)?;
     let (net, net_events) = Net::bind(config.listen, &identity, Limits::default(), enroller)?;
     let peers = api::Peers { here: host.clone(), net: net.clone(), may: config.api.members };
