@@ -1,14 +1,15 @@
-//! Machines carried between agents: libvirt's control connection and the machine's memory.
+//! Machines carried between agents: libvirt's control connection, and the machine's memory and disks.
 //!
 //! ```text
 //!  source                                                             target
 //!  libvirtd ─ DIR/HANDOFF/control ─ agent ══ TLS over TCP ══ agent ─ libvirtd's socket
 //!  QEMU ───── DIR/HANDOFF/memory ── agent ══ TLS over TCP ══ agent ─ DIR/HANDOFF/memory ─ QEMU
+//!  QEMU ───── DIR/HANDOFF/disks ─── agent ══ TLS over TCP ══ agent ─ DIR/HANDOFF/disks ── QEMU
 //! ```
 //!
 //! The source listens from the order to migrate until its end. The target lets a stream in only from
-//! the host of a handoff that is under way here, one of each kind, and joins it to one of two sockets:
-//! libvirt's own, as far as a migration needs it, and the one that QEMU makes for this machine.
+//! the host of a handoff that is under way here, and joins it to one of three sockets: libvirt's own, as
+//! far as a migration needs it, and those that QEMU makes for this machine.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, Permissions};
@@ -38,16 +39,36 @@ enum Channel {
     Control,
     /// From the source's QEMU to the target's.
     Memory,
+    /// The same, for disks that are copied along; one stream for each.
+    Disks,
 }
 
 impl Channel {
-    const ALL: [Self; 2] = [Self::Control, Self::Memory];
+    const ALL: [Self; 3] = [Self::Control, Self::Memory, Self::Disks];
+
+    /// How many streams of a handoff there may be at once.
+    const fn streams_max(self) -> usize {
+        match self {
+            Self::Control | Self::Memory => 1,
+            Self::Disks => 16,
+        }
+    }
+
+    /// Where libvirt and QEMU are told to find it.
+    fn socket(self, sockets: &Sockets) -> PathBuf {
+        match self {
+            Self::Control => sockets.control(),
+            Self::Memory => sockets.memory(),
+            Self::Disks => sockets.disks(),
+        }
+    }
 
     /// The request with which a stream of a handoff begins: one byte, and the handoff's eight.
     fn request(self, handoff: HandoffId) -> Vec<u8> {
         let what = match self {
             Self::Control => 1,
             Self::Memory => 2,
+            Self::Disks => 3,
         };
         [&[what], handoff.0.to_be_bytes().as_slice()].concat()
     }
@@ -57,6 +78,7 @@ impl Channel {
         let channel = match what {
             1 => Self::Control,
             2 => Self::Memory,
+            3 => Self::Disks,
             _ => return None,
         };
         Some((channel, HandoffId(u64::from_be_bytes(handoff.try_into().ok()?))))
@@ -122,17 +144,21 @@ impl Carrier {
         let addr = addr.ok_or_else(|| io::Error::other(unknown()))?;
         make_dir(&self.dir, 0o711)?;
         let sockets = Sockets::of(&self.dir, migration.handoff);
-        make_dir(&sockets.dir, 0o700)?;
+        // libvirt connects as root, or as the agent's user; for disks QEMU does, of the agent's group.
+        let copies = !migration.disks.is_empty();
+        make_dir(&sockets.dir, if copies { 0o710 } else { 0o700 })?;
         let trouble = Arc::default();
         let mut departure =
             Departure { dir: sockets.dir.clone(), trouble, streams: JoinSet::new() };
         for channel in Channel::ALL {
-            let path = match channel {
-                Channel::Control => sockets.control(),
-                Channel::Memory => sockets.memory(),
+            let mode = match channel {
+                Channel::Control | Channel::Memory => 0o600,
+                Channel::Disks if copies => 0o660,
+                Channel::Disks => continue,
             };
+            let path = channel.socket(&sockets);
             let listener = UnixListener::bind(&path)?;
-            fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+            fs::set_permissions(&path, Permissions::from_mode(mode))?;
             let way = Way {
                 net: self.net.clone(),
                 to: migration.to.clone(),
@@ -141,7 +167,7 @@ impl Carrier {
                 pace: self.pace.clone(),
                 trouble: Arc::clone(&departure.trouble),
             };
-            departure.streams.spawn(way.carry(listener));
+            departure.streams.spawn(Arc::new(way).listen(listener, channel.streams_max()));
         }
         self.departures.insert(migration.handoff, departure);
         Ok(())
@@ -208,23 +234,30 @@ struct Way {
 }
 
 impl Way {
-    /// Carries connections, one after the other: libvirt makes one of each kind.
-    async fn carry(self, listener: UnixListener) {
+    /// Carries connections, so many at once; more wait.
+    async fn listen(self: Arc<Self>, listener: UnixListener, streams_max: usize) {
+        let mut streams = JoinSet::new();
         while let Ok((local, _)) = listener.accept().await {
-            let opened = self.net.open_stream(&self.to, self.addr, &self.request).await;
-            let stream = match opened {
-                Ok(stream) => stream,
-                Err(why) => {
-                    warn!(host = %self.to, %why, "a machine cannot be carried");
-                    *lock(&self.trouble) = Some(why.to_string());
-                    continue;
-                }
-            };
-            if let Err(why) = stream.join(local, self.pace.as_deref(), None).await {
-                debug!(host = %self.to, %why, "carrying a machine broke off");
-                let said = format!("the connection with host `{}` broke off: {why}", self.to);
-                *lock(&self.trouble) = Some(said);
+            streams.spawn(Arc::clone(&self).carry(local));
+            if streams.len() >= streams_max {
+                streams.join_next().await;
             }
+        }
+    }
+
+    async fn carry(self: Arc<Self>, local: UnixStream) {
+        let stream = match self.net.open_stream(&self.to, self.addr, &self.request).await {
+            Ok(stream) => stream,
+            Err(why) => {
+                warn!(host = %self.to, %why, "a machine cannot be carried");
+                *lock(&self.trouble) = Some(why.to_string());
+                return;
+            }
+        };
+        if let Err(why) = stream.join(local, self.pace.as_deref(), None).await {
+            debug!(host = %self.to, %why, "carrying a machine broke off");
+            let said = format!("the connection with host `{}` broke off: {why}", self.to);
+            *lock(&self.trouble) = Some(said);
         }
     }
 }
@@ -242,8 +275,8 @@ struct Arrival {
     sockets: Sockets,
     /// Whether more streams may come.
     open: bool,
-    /// One stream of each kind.
-    places: [Arc<Semaphore>; 2],
+    /// For streams of each kind.
+    places: [Arc<Semaphore>; 3],
     streams: JoinSet<()>,
 }
 
@@ -253,7 +286,7 @@ impl Arrival {
         if let Err(error) = make_dir(&sockets.dir, 0o770) {
             warn!(%error, dir = %sockets.dir.display(), "no directory for an incoming machine");
         }
-        let places = [(); 2].map(|()| Arc::new(Semaphore::new(1)));
+        let places = Channel::ALL.map(|channel| Arc::new(Semaphore::new(channel.streams_max())));
         Self { from, sockets, open: true, places, streams: JoinSet::new() }
     }
 }
@@ -282,7 +315,7 @@ impl Arrivals {
                 while arrival.streams.try_join_next().is_some() {}
                 let target = match channel {
                     Channel::Control => Target::Libvirt(self.libvirt.clone()),
-                    Channel::Memory => Target::Qemu(arrival.sockets.memory()),
+                    qemu => Target::Qemu(qemu.socket(&arrival.sockets)),
                 };
                 arrival.streams.spawn(let_in(caller, target, place));
             }
@@ -306,7 +339,7 @@ fn admit<'a>(
         .filter(|arrival| arrival.from == caller.from && arrival.open)
         .ok_or_else(|| format!("no machine is expected from it by handoff {handoff}"))?;
     let place = arrival.places[channel as usize].clone().try_acquire_owned();
-    let place = place.map_err(|_| format!("{channel:?} of handoff {handoff} is there already"))?;
+    let place = place.map_err(|_| format!("{channel:?} of handoff {handoff} has its streams"))?;
     Ok((arrival, channel, place))
 }
 

@@ -17,6 +17,7 @@ use evenkeel_core::handoff::{Limits, Mode};
 use evenkeel_core::model::{
     HostId, HostProfile, IdError, PerResource, ProfileError, Resources, Weights, WeightsError,
 };
+use evenkeel_store::Retention;
 use serde::Deserialize;
 
 use crate::access::Members;
@@ -105,6 +106,8 @@ pub struct Config {
     pub handoff: HandoffConfig,
     /// By which way they come.
     pub migration: MigrationConfig,
+    /// How long decision records are kept.
+    pub history: HistoryConfig,
     /// Paths on storage that other hosts reach too, and the id under which they know it.
     pub storage: BTreeMap<PathBuf, String>,
 }
@@ -117,6 +120,38 @@ pub struct ApiConfig {
     pub members: Members,
     /// How it is served over TCP, if at all.
     pub tcp: Option<TcpConfig>,
+}
+
+/// `[history]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HistoryConfig {
+    /// Days for which decision records are kept.
+    pub days: u32,
+    /// Most decision records kept.
+    pub records: u32,
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        let Retention { days, records } = Retention::default();
+        Self { days, records }
+    }
+}
+
+impl HistoryConfig {
+    /// As the store knows it.
+    #[must_use]
+    pub const fn retention(&self) -> Retention {
+        Retention { days: self.days, records: self.records }
+    }
+
+    fn check(&self) -> Result<(), ValueError> {
+        let Self { days, records } = *self;
+        check((1..=36_500).contains(&days), "history.days", &days, "from 1 to 36500")?;
+        let in_range = (1000..=10_000_000).contains(&records);
+        check(in_range, "history.records", &records, "from 1000 to 10000000")
+    }
 }
 
 /// `[libvirt]`.
@@ -237,6 +272,7 @@ impl Default for Config {
             capacity: CapacityConfig::default(),
             weights: WeightsConfig::default(),
             ceilings: CeilingsConfig::default(),
+            history: HistoryConfig::default(),
             balance: BalanceConfig::default(),
             handoff: HandoffConfig::default(),
             migration: MigrationConfig::default(),
@@ -288,6 +324,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         self.balance.check()?;
         self.ceilings.check()?;
+        self.history.check()?;
         let grace = format!("{:?}", self.stop_grace);
         check(self.stop_grace <= SPAN_MAX, "stop_grace", &grace, "at most 8760h")?;
         let doubt = self.handoff.doubt_time_max;

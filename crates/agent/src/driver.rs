@@ -401,9 +401,7 @@ impl Driver {
                 let status = Status::of(&self.balancer, &self.progress, self.clock.now());
                 let _ = answer.send(Ok(status));
             }
-            Request::Decisions(limit, answer) => {
-                let _ = answer.send(self.store.decisions(limit).map_err(|e| e.to_string()));
-            }
+            Request::Insight(question) => self.tell_why(question),
             Request::SetState(state, answer) => {
                 let _ = answer.send(self.set_state(state));
             }

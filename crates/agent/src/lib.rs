@@ -11,6 +11,7 @@ pub mod config;
 mod driver;
 mod emptying;
 mod forward;
+mod insight;
 mod metrics;
 pub mod status;
 mod tcp;
@@ -53,6 +54,7 @@ pub use crate::status::Status;
 use crate::tcp::Tcp;
 pub use crate::tcp::{TcpConfig, TcpError};
 use crate::timers::Timers;
+pub use evenkeel_store::Wanted;
 
 /// Events that may wait for the driver; the hypervisor's threads wait beyond that.
 const EVENTS_MAX: usize = 1024;
@@ -138,6 +140,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let identity = identity(&config)?;
     let host = identity.host().clone();
     let mut store = Store::open(&config.state_dir)?;
+    store.retain(config.history.retention());
     let enroller = authority::enroller(&config, &store)?;
     let (net, net_events) = Net::bind(config.listen, &identity, Limits::default(), enroller)?;
     let tcp = match &config.api.tcp {

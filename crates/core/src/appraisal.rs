@@ -355,11 +355,13 @@ mod tests {
             margin: None,
             cost: None,
             rules: None,
+            ties: None,
+            mends: None,
         }
     }
 
     fn report(load: f64, state: HostState) -> Report {
-        Report { load, state, protocol: None, contention: None }
+        Report { load, state, protocol: None, contention: None, mends: None }
     }
 
     /// A host with so much free and promised memory, and its refusals.
