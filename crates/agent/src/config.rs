@@ -21,6 +21,7 @@ use evenkeel_store::Retention;
 use serde::Deserialize;
 
 use crate::access::Members;
+use crate::tcp::TcpConfig;
 
 /// The port that agents listen on unless told otherwise.
 pub const PORT: u16 = 7946;
@@ -112,11 +113,13 @@ pub struct Config {
 }
 
 /// `[api]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ApiConfig {
     /// What other members of the cluster may ask for.
     pub members: Members,
+    /// How it is served over TCP, if at all.
+    pub tcp: Option<TcpConfig>,
 }
 
 /// `[history]`.
@@ -438,6 +441,7 @@ mod tests {
         check("[handoff]\nmode = 'quick'\n", &["quick", "strict"]);
         check("[migration]\ncarrier = 'pigeon'\n", &["pigeon", "agents", "direct"]);
         check("[migration]\nsocket_dir = 'run'\n", &["migration.socket_dir", "absolute"]);
+        check("[api.tcp]\nlisten = '127.0.0.1:1'\n", &["missing field `certificate`"]);
         check("[api]\nmembers = 'all'\n", &["all", "none", "read", "operate"]);
         check("[handoff]\ndoubt_time_max = '1ms'\n", &["handoff.doubt_time_max", "100ms"]);
         check("[balance]\njitter = 1.5\n", &["balance.jitter", "1.5", "below 1"]);

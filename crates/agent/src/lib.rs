@@ -14,6 +14,7 @@ mod forward;
 mod insight;
 mod metrics;
 pub mod status;
+mod tcp;
 mod timers;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -50,6 +51,8 @@ use crate::driver::{Driver, Refusals, Sources};
 use crate::emptying::Wishes;
 pub use crate::emptying::{DrainRequest, PlaceRequest, Placement};
 pub use crate::status::Status;
+use crate::tcp::Tcp;
+pub use crate::tcp::{TcpConfig, TcpError};
 use crate::timers::Timers;
 pub use evenkeel_store::Wanted;
 
@@ -75,6 +78,9 @@ pub enum AgentError {
     /// The network cannot be used.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// The API cannot be served over TCP.
+    #[error(transparent)]
+    Tcp(#[from] TcpError),
     /// The configuration and the certificate name different hosts.
     #[error(
         "the configuration names host `{configured}`, and the certificate in `{directory}` host \
@@ -137,7 +143,11 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     store.retain(config.history.retention());
     let enroller = authority::enroller(&config, &store)?;
     let (net, net_events) = Net::bind(config.listen, &identity, Limits::default(), enroller)?;
-    let peers = api::Peers { here: host.clone(), net: net.clone(), may: config.api.members };
+    let tcp = match &config.api.tcp {
+        Some(tcp) => Some(Tcp::open(tcp).await?),
+        None => None,
+    };
+    let peers = api::Peers { here: host.clone(), net: net.clone(), may: config.api.members, tcp };
     let (_socket, mut requests) = api::serve(&config.api_socket, peers)?;
     let mut stop = stop_signals()?;
 

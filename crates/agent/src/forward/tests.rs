@@ -27,7 +27,7 @@ impl Agent {
         let identity = ca.issue(&host).unwrap();
         let (net, events) = Net::bind(any, &identity, Limits::default(), None).unwrap();
         let path = dir.path().join(name);
-        let peers = Peers { here: host.clone(), net: net.clone(), may };
+        let peers = Peers { here: host.clone(), net: net.clone(), may, tcp: None };
         let (socket, mut requests) = api::serve(&path, peers).unwrap();
         let mut addresses: BTreeMap<_, _> =
             known.iter().map(|a| (a.host.clone(), a.net.local_addr().unwrap())).collect();
