@@ -6,6 +6,7 @@ use std::time::Duration;
 use evenkeel_core::appraisal::Fit;
 use evenkeel_core::decision::Decision;
 use evenkeel_core::model::{HostId, HostState, MachineId};
+use evenkeel_doctor::Facts;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request};
@@ -87,6 +88,22 @@ impl Client {
     pub async fn decisions(&self, limit: u32) -> Result<Vec<Decision>, ClientError> {
         let path = format!("/api/v1/decisions?limit={limit}");
         self.call(Method::GET, &path, Bytes::new()).await
+    }
+
+    /// What there is to know about the host for whoever judges it.
+    ///
+    /// # Errors
+    /// When it is not reached, or its libvirt takes too long.
+    pub async fn facts(&self) -> Result<Facts, ClientError> {
+        self.call(Method::GET, "/api/v1/facts", Bytes::new()).await
+    }
+
+    /// Why the host does not reach the libvirt of another one, if it does not.
+    ///
+    /// # Errors
+    /// When it is not reached, or that other one is not.
+    pub async fn reach(&self, other: &HostId) -> Result<Option<String>, ClientError> {
+        self.call(Method::GET, &format!("/api/v1/reach/{other}"), Bytes::new()).await
     }
 
     /// Programs a target load for a machine, or removes it.

@@ -4,7 +4,7 @@
 //! error that names the nearest known one. `docs/configuration.md` describes each key.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -269,6 +269,16 @@ impl Config {
     #[must_use]
     pub fn advertised(&self) -> SocketAddr {
         self.advertise.unwrap_or(self.listen)
+    }
+
+    /// By which URI other hosts' libvirt reaches the one of this host.
+    #[must_use]
+    pub fn migration_uri(&self) -> String {
+        let by_address = || match self.advertised().ip() {
+            IpAddr::V4(ip) => format!("qemu+tls://{ip}/system"),
+            IpAddr::V6(ip) => format!("qemu+tls://[{ip}]/system"),
+        };
+        self.libvirt.migration_uri.clone().unwrap_or_else(by_address)
     }
 
     /// The capacity declared, and of what is not declared, what was `found`.

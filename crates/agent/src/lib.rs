@@ -9,13 +9,14 @@ mod clock;
 pub mod config;
 mod driver;
 mod emptying;
+pub mod facts;
 mod forward;
 mod metrics;
 pub mod status;
 mod timers;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -118,7 +119,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let enroller = authority::enroller(&config, &store)?;
     let (net, net_events) = Net::bind(config.listen, &identity, Limits::default(), enroller)?;
     let peers = api::Peers { here: host.clone(), net: net.clone(), may: config.api.members };
-    let (_socket, mut requests) = api::serve(&config.api_socket, peers)?;
+    let (_socket, mut requests) = api::serve(&config, peers)?;
     let mut stop = stop_signals()?;
 
     let (events, mut hypervisor_events) = mpsc::channel(EVENTS_MAX);
@@ -199,10 +200,6 @@ fn connect(
     clock: Clock,
 ) -> Result<LibvirtHypervisor, AgentError> {
     let libvirt = &config.libvirt;
-    let reached = libvirt.migration_uri.clone().unwrap_or_else(|| match config.advertised().ip() {
-        IpAddr::V4(ip) => format!("qemu+tls://{ip}/system"),
-        IpAddr::V6(ip) => format!("qemu+tls://[{ip}]/system"),
-    });
     let shared =
         |(path, id): (&PathBuf, &String)| SharedStorage { path: path.clone(), id: id.clone() };
     let settings = LibvirtConfig {
@@ -210,7 +207,7 @@ fn connect(
         listen_address: libvirt.listen_address.clone(),
         storage: config.storage.iter().map(shared).collect(),
         lock_manager: config.handoff.lock_manager.clone(),
-        ..LibvirtConfig::new(libvirt.uri.clone(), reached)
+        ..LibvirtConfig::new(libvirt.uri.clone(), config.migration_uri())
     };
     let sink = move |event| tell(&events, event);
     LibvirtHypervisor::new(settings, sink, move || clock.now()).map_err(AgentError::Threads)

@@ -23,6 +23,7 @@ mod failure;
 mod ffi;
 #[doc(hidden)]
 pub mod fuzzing;
+mod inspect;
 mod locks;
 mod migrate;
 mod pressure;
@@ -47,7 +48,8 @@ use migrate::Migrations;
 use worker::{Changed, Task};
 
 pub use emulator::{Emulator, EmulatorError, QemuVersion, check_emulator};
-pub use storage::SharedStorage;
+pub use inspect::{Inspection, baseline_cpu, inspect, reaches};
+pub use storage::{SharedStorage, mounted_at};
 
 /// Most migrations that a host sends at once.
 pub const MIGRATIONS_MAX: usize = 8;
