@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,6 +21,7 @@ use evenkeel_libvirt::{inspect, mounted_at, reaches};
 use evenkeel_net::Identity;
 
 use crate::Config;
+use crate::config::CarrierKind;
 use crate::api::{Driver, Failed, Request, ask, problem};
 use crate::forward::Forward;
 use crate::status::Status;
@@ -116,6 +118,16 @@ fn libvirt(config: &Config, qemu_conf: Option<&str>) -> Result<LibvirtFacts, Str
 
 fn migration(config: &Config, qemu_conf: Option<&str>) -> MigrationFacts {
     let uri = config.migration_uri();
+    if config.carrier() == CarrierKind::Agents {
+        let unreached = match config.libvirt_socket() {
+            None => Some(format!("where it listens is not known from `{}`", config.libvirt.uri)),
+            Some(path) => {
+                let opened = UnixStream::connect(&path);
+                opened.err().map(|error| format!("`{}`: {error}", path.display()))
+            }
+        };
+        return MigrationFacts { carried: true, uri, unreached, ..MigrationFacts::default() };
+    }
     let port = |name, otherwise| {
         let said = qemu_conf.and_then(|text| setting(text, name));
         said.and_then(|port| port.parse().ok()).unwrap_or(otherwise)
@@ -130,6 +142,7 @@ fn migration(config: &Config, qemu_conf: Option<&str>) -> MigrationFacts {
     let free = tried.clone().filter(|port| TcpListener::bind((address, *port)).is_ok()).count();
     let count = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
     MigrationFacts {
+        carried: false,
         unreached: reached(&uri),
         uri,
         ports: (first, last),
@@ -200,11 +213,13 @@ pub(crate) async fn answer(
     Ok(Json(facts))
 }
 
-/// `GET /api/v1/migration_uri`: by which URI other hosts' libvirt reaches this one.
+/// `GET /api/v1/migration_uri`: by which URI other hosts' libvirt reaches this one; `null` if agents
+/// carry machines here.
 pub(crate) async fn migration_uri(
     Extension(config): Extension<std::sync::Arc<Config>>,
-) -> Json<String> {
-    Json(config.migration_uri())
+) -> Json<Option<String>> {
+    let carried = config.carrier() == CarrierKind::Agents;
+    Json((!carried).then(|| config.migration_uri()))
 }
 
 /// `GET /api/v1/reach/HOST`: why this host does not reach the libvirt of that one, or `null`. That
@@ -213,8 +228,12 @@ pub(crate) async fn reach(
     State(forward): State<Forward>,
     UrlPath(host): UrlPath<HostId>,
 ) -> Result<Json<Option<String>>, Failed> {
-    let uri: String = forward.get(&host, "/api/v1/migration_uri").await?;
-    in_time(move || reached(&uri)).await.map(Json)
+    let uri: Option<String> = forward.get(&host, "/api/v1/migration_uri").await?;
+    match uri {
+        // The answer came by the link that machines would go by.
+        None => Ok(Json(None)),
+        Some(uri) => in_time(move || reached(&uri)).await.map(Json),
+    }
 }
 
 /// Does what blocks where that holds nothing up, and waits for it for some time.

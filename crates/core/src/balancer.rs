@@ -9,6 +9,7 @@ mod crowded;
 mod emptying;
 mod explaining;
 mod heard;
+mod mending;
 mod seeking;
 mod watching;
 mod wishes;
@@ -24,6 +25,7 @@ pub use self::emptying::Drain;
 use self::emptying::Emptying;
 use self::heard::Others;
 pub use self::heard::{ClusterContention, Heard};
+use self::mending::Mending;
 use self::wishes::Purpose;
 use crate::appraisal::Appraising;
 use crate::cost::Experience;
@@ -60,6 +62,7 @@ pub struct Balancer {
     /// Rounds in a row in which nobody was asked.
     silent_rounds: u32,
     crowded: Crowded,
+    mending: Mending,
     others: Others,
     promise: Option<Promise>,
     owed: Option<Owed>,
@@ -85,9 +88,11 @@ impl Balancer {
         (host.ceilings, host.costing) = (config.ceilings, config.costing);
         host.experience = Experience::new(&config.costing);
         host.tentative = config.tentative;
-        host.mode = config.commit;
+        (host.mode, host.repair) = (config.commit, config.repair);
         host.copy_storage = config.copy_storage;
-        host.starving = config.starving.filter(|_| !config.tentative);
+        // Half-difference keeps to its rule, and in plans nobody waits for anything.
+        let helps = matches!(config.policy, Policy::MeanAware(_)) && !config.tentative;
+        host.starving = config.starving.filter(|_| helps);
         Self {
             handoffs: Handoffs::new(config.limits.clone()),
             config,
@@ -99,6 +104,7 @@ impl Balancer {
             unlucky_at: 0.0,
             silent_rounds: 0,
             crowded: Crowded::default(),
+            mending: Mending::default(),
             others: Others::default(),
             promise: None,
             owed: None,
@@ -259,7 +265,13 @@ impl Balancer {
                 if let Some(survey) = self.survey.as_mut().filter(|s| s.id() == id) {
                     survey.close();
                 }
-                self.owed.take_if(|owed| owed.exchange == id && owed.overdue);
+                if let Some(owed) = self.owed.take_if(|owed| owed.exchange == id && owed.overdue)
+                    && self.handoffs.has_just_moved(owed.after)
+                {
+                    let detail = "what was to come back in return has not come";
+                    let record = owed.unpaid(&self.host, Reason::TimedOut, detail, now);
+                    out.push(Effect::Record(record));
+                }
                 if let Some(index) = self.appraising.iter().position(|(_, a)| a.id == id) {
                     let (purpose, asked) = self.appraising.remove(index);
                     self.conclude(purpose, asked, now, out);
@@ -347,7 +359,7 @@ impl Balancer {
             return;
         }
         let id = ExchangeId(rng.next_u64());
-        let Some(own) = self.own_report(id, now, out) else {
+        let Some(mut own) = self.own_report(id, now, out) else {
             return;
         };
         let peers = self.draw(1, rng);
@@ -359,6 +371,9 @@ impl Balancer {
         if let Policy::MeanAware(policy) = self.config.policy {
             return self.ask_around(id, &policy, now, rng, out);
         }
+        let belongs = self.mend(now);
+        own.mends = belongs.is_some().then_some(true);
+        let peers = belongs.into_iter().flatten().chain(peers);
         let Some(peer) = peers.into_iter().next() else { return };
         if self.is_emptying() {
             return;
@@ -521,6 +536,7 @@ impl Balancer {
                     survey.fruitful = true;
                 }
                 self.unlucky = 0;
+                self.mending = Mending::default();
                 self.owed = Owed::of(&agreement, handoff);
                 self.give(handoff, *agreement, now, out);
             }
@@ -574,11 +590,14 @@ impl Balancer {
         };
         let uri = self.migration_uri.clone();
         if let Some(owed) = self.owed.take_if(|owed| owed.is(exchange, from, &machine)) {
-            match owed.take(entry, &self.host, now) {
+            match owed.clone().take(entry, &self.host, now) {
                 Ok(agreement) => self.hand(now, out, |handoffs, turn| {
                     handoffs.take(id, offer(agreement), uri, turn);
                 }),
-                Err(reason) => out.push(refused(reason)),
+                Err(reason) => {
+                    out.push(refused(reason));
+                    out.push(Effect::Record(owed.unpaid(&self.host, reason, "", now)));
+                }
             }
             return;
         }

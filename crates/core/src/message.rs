@@ -43,6 +43,7 @@ use crate::ceiling::{Gauge, Measure};
 use crate::cost::Prediction;
 use crate::decision::Reason;
 use crate::estimate::Estimate;
+use crate::flocks::Flock;
 use crate::handoff::Ticket;
 use crate::load::Basis;
 use crate::model::{
@@ -50,6 +51,7 @@ use crate::model::{
     Rules,
 };
 use crate::port::{Commit, HandoffId, MigrationStats};
+use crate::rules::{Labels, Tie};
 
 /// What one host says to another.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -68,12 +70,16 @@ pub enum Message {
 /// Most machines that one message names as running.
 pub const RUNNING_MAX: usize = 4096;
 
+/// Most groups that one message tells of.
+pub const FLOCKS_MAX: usize = 64;
+
 /// What hosts tell each other of what they run.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub enum Watch {
-    /// "This is what I run", each machine by a digest of its id; at most [`RUNNING_MAX`].
+    /// "This is what I run", each machine by a digest of its id; at most [`RUNNING_MAX`]. And of which
+    /// groups; at most [`FLOCKS_MAX`].
     #[n(0)]
-    Running(#[n(0)] Vec<u64>),
+    Running(#[n(0)] Vec<u64>, #[n(1)] Option<Vec<Flock>>),
     /// "I run this one. Do you?" Said back if so, the first time.
     #[n(1)]
     Runs(#[n(0)] MachineId),
@@ -94,6 +100,9 @@ pub struct Report {
     /// How much of what is wanted of it it cannot give: see [`crate::contention`].
     #[n(3)]
     pub contention: Option<u8>,
+    /// Whether it asks because a rule is broken there, and wants to give whatever the loads.
+    #[n(4)]
+    pub mends: Option<bool>,
 }
 
 /// What is said in an exchange.
@@ -217,6 +226,9 @@ pub struct Probe {
     /// The resource that the answer is to be given in, if not in loads.
     #[n(2)]
     pub measure: Measure,
+    /// [`PROTOCOL`] of the surveyor; none is 2 or earlier.
+    #[n(3)]
+    pub protocol: Option<u16>,
 }
 
 /// How a host stands.
@@ -254,6 +266,9 @@ pub struct Room {
     /// How full it is.
     #[n(5)]
     pub gauge: Option<Gauge>,
+    /// Its labels.
+    #[n(6)]
+    pub labels: Option<Labels>,
 }
 
 /// A machine of a host that has room, which could go to the surveyor in return for another.
@@ -307,6 +322,12 @@ pub struct Candidate {
     /// version.
     #[n(10)]
     pub rules: Option<Rules>,
+    /// What it leaves of each of its affinity groups, in the order of its rules.
+    #[n(11)]
+    pub ties: Option<Vec<Tie>>,
+    /// Whether it breaks a rule where it is, and is given because of that: a hard one, or a soft one.
+    #[n(12)]
+    pub mends: Option<bool>,
 }
 
 /// The receiver's answer to one candidate.

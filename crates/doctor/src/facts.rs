@@ -89,6 +89,8 @@ pub struct LibvirtFacts {
 /// How machines come to a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MigrationFacts {
+    /// Whether agents carry them, through their own link.
+    pub carried: bool,
     /// By which URI other hosts' libvirt reaches this one.
     pub uri: String,
     /// Why that is not reached from this host itself, if so.

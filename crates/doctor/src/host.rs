@@ -134,6 +134,17 @@ fn lock_manager(facts: &Facts, libvirt: &LibvirtFacts) -> Option<Finding> {
 fn migration_uri(facts: &Facts) -> Finding {
     let (uri, host) = (&facts.migration.uri, &facts.host);
     match &facts.migration.unreached {
+        None if facts.migration.carried => {
+            let what = "agents carry machines to libvirt, which takes them";
+            Finding::ok(Check::MigrationUri, host, what)
+        }
+        Some(why) if facts.migration.carried => Finding::error(
+            Check::MigrationUri,
+            host,
+            format!("libvirt does not take what agents carry to it: {why}"),
+            "set `libvirt_socket` under `[migration]` to where libvirt listens on this host, and \
+             see that the agent may open it",
+        ),
         None => Finding::ok(Check::MigrationUri, host, format!("libvirt is reached at `{uri}`")),
         Some(why) => Finding::error(
             Check::MigrationUri,
@@ -148,6 +159,9 @@ fn migration_uri(facts: &Facts) -> Finding {
 fn migration_ports(facts: &Facts) -> Finding {
     let ((first, last), (free, tried)) = (facts.migration.ports, facts.migration.free);
     let (host, check) = (&facts.host, Check::MigrationPorts);
+    if facts.migration.carried {
+        return Finding::ok(check, host, "none are needed: agents carry machines by their own link");
+    }
     match free {
         0 => Finding::error(
             check,
@@ -359,7 +373,7 @@ pub(crate) mod tests {
 
     #[test]
     fn every_ill_is_found_by_its_own_check_and_has_a_remedy() {
-        let cases: [(Spoil, Check, Level, &str); 21] = [
+        let cases: [(Spoil, Check, Level, &str); 22] = [
             (|f| f.agent = None, Check::Agent, Level::Warning, "no agent"),
             (
                 |f| f.agent.as_mut().unwrap().unknown = Some("stale".into()),
@@ -397,6 +411,16 @@ pub(crate) mod tests {
                 Check::MigrationUri,
                 Level::Error,
                 "no route",
+            ),
+            (
+                |f| {
+                    f.migration.carried = true;
+                    f.migration.unreached = Some("no such file".into());
+                    f.migration.free.0 = 0;
+                },
+                Check::MigrationUri,
+                Level::Error,
+                "does not take what agents carry",
             ),
             (|f| f.migration.free.0 = 0, Check::MigrationPorts, Level::Error, "49152 to 49215"),
             (

@@ -256,7 +256,8 @@ impl Peer {
 }
 
 fn inquiry(id: u64) -> Vec<u8> {
-    let report = Report { load: 0.5, state: HostState::Active, protocol: None, contention: None };
+    let state = HostState::Active;
+    let report = Report { load: 0.5, state, protocol: None, contention: None, mends: None };
     evenkeel_wire::encode(&Message::Exchange(ExchangeId(id), Talk::Inquire(report)))
 }
 

@@ -102,7 +102,7 @@ impl fmt::Display for Brief<'_> {
                     write!(f, "{id} standing {:.4} room {}", s.report.load, s.room.is_some())
                 }
             },
-            Message::Watch(Watch::Running(machines)) => write!(f, "running {}", machines.len()),
+            Message::Watch(Watch::Running(machines, _)) => write!(f, "running {}", machines.len()),
             Message::Watch(Watch::Runs(machine)) => write!(f, "runs {machine}"),
             Message::Handoff(id, pass) => match pass {
                 Pass::Reserve { machine, in_return: None, .. } => {

@@ -10,8 +10,8 @@ use evenkeel_core::ceiling::Gauge;
 use evenkeel_core::cost::Prediction;
 use evenkeel_core::estimate::Estimate;
 use evenkeel_core::message::{
-    Appraisal, CPU_BYTES_MAX, Candidate, Message, OFFER_MAX, Pass, Quote, RUNNING_MAX, Report,
-    Room, Talk, Watch,
+    Appraisal, CPU_BYTES_MAX, Candidate, FLOCKS_MAX, Message, OFFER_MAX, Pass, Quote, RUNNING_MAX,
+    Report, Room, Talk, Watch,
 };
 use evenkeel_core::model::{
     CpuNeed, DiskPlace, Entry, ExchangeId, Network, Requirements, Resource, Resources, Rules,
@@ -145,8 +145,12 @@ fn check(message: &Message) -> Result<(), WireError> {
     match message {
         Message::Exchange(_, talk) => check_talk(talk),
         Message::Handoff(_, pass) => check_pass(pass),
-        Message::Watch(Watch::Running(machines)) => {
-            within(machines.len() <= RUNNING_MAX, "the number of machines that run")
+        Message::Watch(Watch::Running(machines, flocks)) => {
+            within(machines.len() <= RUNNING_MAX, "the number of machines that run")?;
+            let flocks = flocks.as_deref().unwrap_or_default();
+            within(flocks.len() <= FLOCKS_MAX, "the number of groups")?;
+            let mut values = flocks.iter().filter_map(|flock| flock.value.as_ref());
+            values.try_for_each(|value| text(value, "the value of a label"))
         }
         Message::Watch(Watch::Runs(_)) => Ok(()),
     }
@@ -255,6 +259,10 @@ fn check_room(room: &Room) -> Result<(), WireError> {
     within(room.rates.is_plausible(), "a price per unit")?;
     within(room.free_memory_bytes.is_finite(), "a host's free memory")?;
     room.gauge.as_ref().map_or(Ok(()), check_gauge)?;
+    if let Some(labels) = &room.labels {
+        within(labels.len() <= LIST_MAX, "the number of labels")?;
+        labels.iter().flat_map(|(a, b)| [a, b]).try_for_each(|of| text(of, "a label"))?;
+    }
     within(room.tenants.len() <= OFFER_MAX, "the number of tenants")?;
     room.tenants.iter().try_for_each(|tenant| check_candidate(&tenant.candidate))
 }
@@ -270,6 +278,10 @@ fn check_candidate(candidate: &Candidate) -> Result<(), WireError> {
     within(candidate.cost.as_ref().is_none_or(finite), "a prediction")?;
     check_needs(&candidate.needs)?;
     within(candidate.anti_affinity.len() <= LIST_MAX, "the number of groups")?;
+    let ties = candidate.ties.as_deref().unwrap_or_default();
+    within(ties.len() <= LIST_MAX, "the number of affinity groups")?;
+    let mut values = ties.iter().filter_map(|tie| tie.value.as_ref());
+    values.try_for_each(|value| text(value, "the value of a label"))?;
     candidate.rules.as_ref().map_or(Ok(()), check_rules)
 }
 
@@ -341,18 +353,21 @@ fn texts(values: &[String], what: &'static str) -> Result<(), WireError> {
 #[cfg(test)]
 mod tests {
     use evenkeel_core::decision::Reason;
+    use evenkeel_core::flocks::Flock;
     use evenkeel_core::handoff::Ticket;
     use evenkeel_core::load::Basis;
     use evenkeel_core::message::{Appraise, Probe, Standing, Tenant};
     use evenkeel_core::model::{HostState, HugePages, LocalDisk, MachineId};
     use evenkeel_core::port::{Commit, HandoffId, MigrationStats};
+    use evenkeel_core::rules::Tie;
     use proptest::prelude::*;
 
     use super::*;
     use evenkeel_core::model::PerResource;
 
     fn report(load: f64) -> Report {
-        Report { load, state: HostState::Active, protocol: Some(3), contention: Some(50) }
+        let (state, protocol) = (HostState::Active, Some(3));
+        Report { load, state, protocol, contention: Some(50), mends: Some(true) }
     }
 
     fn needs() -> Requirements {
@@ -382,6 +397,8 @@ mod tests {
                 priority: -3,
                 ..Rules::default()
             }),
+            ties: Some(vec![Tie { mates: 2, value: Some("r7".to_owned()) }]),
+            mends: Some(false),
             margin: Some(Resources { cpu_cores: 0.1, ..Resources::ZERO }),
             cost: Some(Prediction { bytes: 1e9, seconds: 1.0, ..Prediction::default() }),
         }
@@ -434,6 +451,7 @@ mod tests {
                 estimate: Some(Estimate::default()),
                 giving: true,
                 measure: Some(Resource::Cpu),
+                protocol: Some(3),
             }),
             Talk::Standing(Standing {
                 report: report(0.5),
@@ -445,6 +463,7 @@ mod tests {
                     free_memory_bytes: 1e9,
                     tenants: vec![Tenant { candidate: candidate(), origin: None }],
                     gauge: Some(gauge()),
+                    labels: Some([("rack".to_owned(), "r7".to_owned())].into()),
                 }),
             }),
             Talk::Appraise(Appraise {
@@ -487,8 +506,12 @@ mod tests {
             Pass::Arriving,
         ];
         let talks = talks.into_iter().map(|t| Message::Exchange(ExchangeId(u64::MAX), t));
-        let watches =
-            [Watch::Running(vec![0, u64::MAX]), Watch::Runs(MachineId::new("m-1").unwrap())];
+        let group = "web@rack".parse().unwrap();
+        let flock = Flock { group, members: 2, value: Some("r7".to_owned()) };
+        let watches = [
+            Watch::Running(vec![0, u64::MAX], Some(vec![flock])),
+            Watch::Runs(MachineId::new("m-1").unwrap()),
+        ];
         talks
             .chain(passes.into_iter().map(|p| Message::Handoff(HandoffId(9), p)))
             .chain(watches.map(Message::Watch))
@@ -526,7 +549,7 @@ mod tests {
             e.null().unwrap();
         }
         e.f64(7.0).unwrap();
-        let known = Report { protocol: None, contention: None, ..report(0.5) };
+        let known = Report { protocol: None, contention: None, mends: None, ..report(0.5) };
         let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(known));
         assert_eq!(decode(&frame), Ok(inquiry));
     }
@@ -541,7 +564,7 @@ mod tests {
         e.array(2).unwrap().u32(0).unwrap();
         e.array(1).unwrap();
         e.array(2).unwrap().f64(0.5).unwrap().encode(HostState::Active).unwrap();
-        let report = Report { protocol: None, contention: None, ..report(0.5) };
+        let report = Report { protocol: None, contention: None, mends: None, ..report(0.5) };
         let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(report));
         assert_eq!(decode(&frame), Ok(inquiry));
     }
