@@ -4,7 +4,7 @@
 //! error that names the nearest known one. `docs/configuration.md` describes each key.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use evenkeel_core::model::{
     HostId, HostProfile, IdError, PerResource, ProfileError, Resources, Weights, WeightsError,
 };
 use evenkeel_store::Retention;
+use evenkeel_libvirt::{carried_uri, socket_of};
 use serde::Deserialize;
 
 use crate::access::Members;
@@ -363,6 +364,23 @@ impl Config {
     #[must_use]
     pub fn advertised(&self) -> SocketAddr {
         self.advertise.unwrap_or(self.listen)
+    }
+
+    /// By which URI other hosts' libvirt reaches the one of this host.
+    #[must_use]
+    pub fn migration_uri(&self) -> String {
+        match (self.carrier(), &self.libvirt.migration_uri, self.advertised().ip()) {
+            (CarrierKind::Agents, ..) => carried_uri(&self.libvirt.uri),
+            (CarrierKind::Direct, Some(uri), _) => uri.clone(),
+            (CarrierKind::Direct, None, IpAddr::V4(ip)) => format!("qemu+tls://{ip}/system"),
+            (CarrierKind::Direct, None, IpAddr::V6(ip)) => format!("qemu+tls://[{ip}]/system"),
+        }
+    }
+
+    /// Where libvirt listens on this host for what agents carry to it, if that is known.
+    #[must_use]
+    pub fn libvirt_socket(&self) -> Option<PathBuf> {
+        self.migration.libvirt_socket.clone().or_else(|| socket_of(&self.libvirt.uri))
     }
 
     /// The capacity declared, and of what is not declared, what was `found`.
