@@ -49,9 +49,12 @@ fn a_machine_goes_with_its_local_disk_through_the_agents_alone() {
         ["attach-disk", "mover", path, "vda", "--targetbus", "virtio", "--subdriver", "raw"];
     let both = ["--live", "--config"];
     pair.cluster.virsh("h1", &[&attach[..], &both].concat()).unwrap_or_else(|e| panic!("{e}"));
-    let _agents = (pair.start(&pair.h1), pair.start(&pair.h2));
+    let (_source, target) = (pair.start(&pair.h1), pair.start(&pair.h2));
     pair.settle_memory(1);
     pair.tip();
     pair.rests_on("h2");
+    for channel in ["Control", "Memory", "Disks"] {
+        target.await_log(&["carried here", channel]);
+    }
     assert!(std::fs::read(there).expect("it was copied") == content, "another disk arrived");
 }
