@@ -32,8 +32,8 @@ impl Balancer {
             let detail = format!("its load is {}", percent(prospect.load));
             Why::new(prospect.verdict, About::Peer(prospect.peer.clone()), detail)
         });
-        let drained = self.of_drain(id, now).into_iter();
-        let certain = drained.chain(self.of_machine(id, now)).chain(self.of_host(now));
+        let certain = self.of_drain(id, now).into_iter().chain(self.of_machine(id, now));
+        let certain = certain.chain(self.of_host(now));
         let reasons = distinct(certain.chain(guessed));
         Some(MachineExplained {
             machine: id.clone(),
