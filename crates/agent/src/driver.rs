@@ -223,6 +223,10 @@ impl Driver {
                         inputs.push_front(failed);
                         break;
                     }
+                    (Some(failed @ Input::NotKept(_)), _) => {
+                        inputs.push_front(failed);
+                        break;
+                    }
                     (failed, _) => inputs.extend(failed),
                 }
             }
@@ -236,6 +240,12 @@ impl Driver {
                 if let Err(error) = self.store.persist(&handoff) {
                     error!(machine = %handoff.name, %error, "handoff not made durable");
                     return Some(Input::StoreFailed(handoff.id, error.to_string()));
+                }
+            }
+            Effect::Acquaint(acquaintance) => {
+                if let Err(error) = self.store.acquaint(&acquaintance) {
+                    error!(host = %acquaintance.host, %error, "acquaintance not made durable");
+                    return Some(Input::NotKept(acquaintance.host));
                 }
             }
             Effect::Send(to, message) => {

@@ -24,3 +24,4 @@ pub mod restraint;
 pub mod select;
 pub mod survey;
 pub mod swap;
+pub mod witness;

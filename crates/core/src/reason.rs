@@ -91,6 +91,9 @@ reasons! {
     #[cbor(54)] CostHigh = "COST_HIGH": "Moving it is predicted to cost more than levelling its load gains for as long as that load is expected to last.", "Nothing; a longer `payback` counts on loads lasting longer.";
     #[cbor(55)] NoLocks = "NO_LOCKS": "Nothing keeps two copies of it apart, and `handoff.mode` is `fast`.", "Set `handoff.mode` to `auto` or `strict`, or put its disks on storage whose locks hold on all hosts.";
     #[cbor(56)] RunsTwice = "RUNS_TWICE": "It was seen running on another host, too, and nobody moves it.", "Stop the copy that is wrong, and look at its disks after that.";
+    #[cbor(67)] RuleAcross = "RULE_ACROSS": "A host with the same value of a label has, or is about to get, another machine of its group.", "Nothing; it goes to a host with another value, or change `anti-affinity` in its schedule entry.";
+    #[cbor(68)] WitnessSilent = "WITNESS_SILENT": "A host that may have another machine of its group has not answered, so that the rule across the label cannot be judged.", "Start that host's agent, or remove the host from the cluster if it is gone for good; the detail names it.";
+    #[cbor(69)] WitnessUnsure = "WITNESS_UNSURE": "A host that may have another machine of its group has not been measured since its schedule changed.", "Nothing; if it lasts, see why that host is not measured.";
     #[cbor(48)] Returned = "RETURNED": "It goes the other way, in return for the machine chosen.", "Nothing.";
     #[cbor(47)] NotOffered = "NOT_OFFERED": "There were more machines than one exchange offers, and it was among the farthest.", "Nothing.";
 }

@@ -188,6 +188,7 @@ impl Cluster {
             let life = self.rng.next_u64();
             self.agents[index].start(life);
             self.note(index, || What::Started);
+            self.agents[index].store.acquaintances.meet(&all);
             self.inputs.push_back((index, Input::Acquaint(Arc::clone(&all))));
             self.inputs.push_back((index, Input::Start));
         }
@@ -371,6 +372,7 @@ impl Cluster {
             Planned::Tell { agent, members } => {
                 if self.agents[agent].balancer.is_some() {
                     self.note(agent, || What::Members(members.len()));
+                    self.agents[agent].store.acquaintances.meet(&members);
                     self.inputs.push_back((agent, Input::Acquaint(members)));
                 }
             }
@@ -458,6 +460,14 @@ impl Cluster {
     fn carry_out(&mut self, index: usize, effect: Effect) -> bool {
         match effect {
             Effect::Persist(handoff) => return self.persist(index, handoff),
+            Effect::Acquaint(acquaintance) => {
+                let agent = &mut self.agents[index];
+                if agent.store_fails {
+                    self.inputs.push_front((index, Input::NotKept(acquaintance.host)));
+                    return false;
+                }
+                agent.store.acquaintances.keep(acquaintance);
+            }
             Effect::Send(to, message) => self.send(index, &to, message),
             Effect::SetTimer(timer, at) => {
                 let agent = &mut self.agents[index];

@@ -7,7 +7,8 @@
 //! | `mark` | of every machine, to whom it was released and from whom it was claimed last | no |
 //! | `life` | every opening of this store, and how many handoffs it has numbered | no |
 //! | `decision` | decision records, the newest [`DECISIONS_MAX`] | yes |
-//! | `member` | the other hosts and where they were last reached | yes |
+//! | `member` | the other hosts and where they were last reached | no |
+//! | `acquaintance` | what other hosts have said of themselves and of each other | no |
 //! | `admission` | hosts brought into the cluster, and with which join token | no |
 //! | `host_key` | every key that has had a certificate, and whether its host was removed | no |
 //!
@@ -15,6 +16,7 @@
 //! and is on disk when [`Store::persist`] returns. A store that was lost or restored from a backup
 //! misses lives, or numbers of a life, that other hosts know of: by that it is found out.
 
+mod acquaintances;
 mod admissions;
 
 use std::fs::{File, TryLockError};
@@ -80,6 +82,10 @@ const SCHEMA: &[&str] = &[
         kind TEXT NOT NULL, machine TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (kind, machine)
     ) STRICT;
     CREATE TABLE life (life TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT;
+    ",
+    // What other hosts have said of themselves, for rules across a label.
+    "
+    CREATE TABLE acquaintance (host TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
     ",
 ];
 
@@ -247,6 +253,7 @@ impl Store {
             lives: self.lives()?,
             life: self.life,
             boot,
+            acquaintances: self.acquaintances()?,
         })
     }
 

@@ -10,9 +10,11 @@ use evenkeel_core::ceiling::Gauge;
 use evenkeel_core::cost::Prediction;
 use evenkeel_core::estimate::Estimate;
 use evenkeel_core::message::{
-    Candidate, Message, OFFER_MAX, Pass, Quote, RUNNING_MAX, Report, Room, Talk, Watch,
+    Candidate, HOSTS_MAX, Message, OFFER_MAX, Pass, Quote, RUNNING_MAX, Report, Room, Talk, Watch,
+    Witness,
 };
 use evenkeel_core::model::{Entry, ExchangeId, Requirements, Resource, Resources};
+use evenkeel_core::witness::Labels;
 use minicbor::{Decoder, Encoder};
 
 /// The version that this agent speaks.
@@ -117,6 +119,28 @@ fn check(message: &Message) -> Result<(), WireError> {
             within(machines.len() <= RUNNING_MAX, "the number of machines that run")
         }
         Message::Watch(Watch::Runs(_)) => Ok(()),
+        Message::Witness(_, witness) => check_witness(witness),
+    }
+}
+
+fn check_witness(witness: &Witness) -> Result<(), WireError> {
+    let labels = |labels: &Labels| {
+        within(labels.len() <= LIST_MAX, "the number of labels")?;
+        let mut texts = labels.iter().flat_map(|(label, value)| [label, value]);
+        texts.try_for_each(|value| text(value, "a label"))
+    };
+    match witness {
+        Witness::Ask(ask) => {
+            within(ask.seats.len() <= LIST_MAX, "the number of seats")?;
+            ask.seats.iter().try_for_each(|seat| text(&seat.value, "a label's value"))?;
+            labels(&ask.labels)
+        }
+        Witness::Answer(answer) => {
+            let hosts = answer.hosts.len().max(answer.removed.len());
+            within(hosts <= HOSTS_MAX, "the number of hosts")?;
+            labels(&answer.labels)
+        }
+        Witness::Removed(_) => Ok(()),
     }
 }
 

@@ -6,7 +6,7 @@ use super::{Handoffs, source, target};
 use crate::decision::Role;
 use crate::exchange::Agreement;
 use crate::host::{Host, Incoming};
-use crate::message::{PROTOCOL, Pass};
+use crate::message::Pass;
 use crate::port::{Commit, HandoffId};
 
 /// What a target was asked to keep room for.
@@ -72,7 +72,9 @@ impl Handoffs {
             ticket: handoff.ticket,
         };
         turn.send(&handoff, pass);
-        turn.wake(id, self.limits.reply_time_max);
+        // Where witnesses are asked, the target has as long for them.
+        let waits = if handoff.needs_seat() { 2 } else { 1 };
+        turn.wake(id, self.limits.reply_time_max * waits);
         self.live.insert(id, handoff);
     }
 
@@ -83,11 +85,11 @@ impl Handoffs {
         handoff.autostart = offer.autostart;
         handoff.ticket = offer.ticket;
         handoff.boot.clone_from(&self.boot);
+        handoff.uri = uri;
         hold(turn.host, &handoff);
         turn.wake(id, self.limits.reservation_time);
         turn.persist(&handoff);
-        let ticket = handoff.ticket;
-        turn.send(&handoff, Pass::Reserved { uri, protocol: Some(PROTOCOL), ticket });
+        turn.send(&handoff, target::reserved(&handoff));
         self.live.insert(id, handoff);
     }
 }

@@ -18,7 +18,7 @@ use super::source::{AUTOSTARTS_MAX, STORE_RETRY};
 use super::turn::Turn;
 use super::{Limits, Next, RETRY_MIN, backoff};
 use crate::decision::Reason;
-use crate::message::Pass;
+use crate::message::{PROTOCOL, Pass};
 use crate::port::{Commit, Failure, FailureKind, Presence, Sight, Stamp};
 
 /// The source said something.
@@ -35,6 +35,11 @@ pub(super) fn hear(h: &mut Handoff, pass: Pass, turn: &mut Turn<'_>) -> Next {
             turn.enter(h, Phase::Discarding, RETRY_MIN);
             turn.discard(h, h.to());
         }
+        // The source knows nothing of it, and nothing is on its way.
+        (Phase::Reserved, Pass::Refused { .. }) => {
+            h.cancelled_for = Some(Reason::ReservationExpired);
+            turn.look(h);
+        }
         (Phase::Discarding, Pass::Released { .. }) => {
             h.steps.contradicted = true;
             turn.look(h);
@@ -45,6 +50,12 @@ pub(super) fn hear(h: &mut Handoff, pass: Pass, turn: &mut Turn<'_>) -> Next {
         _ => {}
     }
     Next::Stay
+}
+
+/// Room is kept.
+pub(super) fn reserved(h: &Handoff) -> Pass {
+    let machine = Some(h.machine.clone());
+    Pass::Reserved { uri: h.uri.clone(), protocol: Some(PROTOCOL), ticket: h.ticket, machine }
 }
 
 /// Whether what was seen is the copy that this handoff brought. A source of an earlier version
@@ -110,7 +121,11 @@ fn looked_before_claim(
                 h.decision.detail = "the copy that was held is gone".to_owned();
                 return Next::Cancelled(Reason::Ended);
             }
-            if turn.now.since(h.since) >= limits.reservation_time {
+            let expired = turn.now.since(h.since) >= limits.reservation_time;
+            // Nobody else may have its seat before the source has said that nothing will come.
+            if expired && h.needs_seat() && h.cancelled_for.is_none() {
+                turn.send(h, reserved(h));
+            } else if expired {
                 h.decision.detail = "nothing arrived".to_owned();
                 return Next::Cancelled(Reason::ReservationExpired);
             }

@@ -1,0 +1,420 @@
+//! Rules across a label: at most one machine of a group among all hosts that have the same value of
+//! it, however many pairs act at once, and without anybody in the middle.
+//!
+//! A machine whose rules name `web@rack` needs a [`Seat`]: `web` in the rack of the host that is to
+//! take it. That host, and nobody else, sees to it:
+//!
+//! ```text
+//!  claimant                                   every witness
+//!     │ raises its own flag for the seat
+//!     │ ── Ask(machine, seats, own labels) ────▶ │  writes down that it knows the claimant
+//!     │ ◀──────── Answer(verdict, own labels) ── │  clear, unless it holds the seat or has its
+//!     │                                          │  own flag raised, or has not been measured
+//!     │ all are clear: the handoff is written down, and holds the seat until it is over
+//!     │ otherwise, or if one is silent: refuses, and lowers its flag
+//! ```
+//!
+//! **Witnesses** are all hosts that this one has ever known of and that have, or may have, the same
+//! value of the label. Who was known once is never forgotten, unless an operator removes it, and
+//! neither is what it said its labels are. Before a host claims anything, it has moreover told its
+//! labels to *every* host that it knows, and been answered by each with the hosts that *that* one
+//! knows. Both are done once and written down, so that later only the witnesses are asked: two messages
+//! to and from each.
+//!
+//! # Why no two machines ever share a seat
+//!
+//! A host *occupies* a seat for a machine from when it raises its flag until the machine is not there
+//! any more or its handoff is over: first by the flag, then by the durable record of the handoff, then
+//! by the machine. Three things make that interval one without gaps:
+//!
+//! - A flag that is lost in a crash was for nothing: the claim has a number drawn at random, answers
+//!   to a forgotten one count for nothing, and nothing was promised.
+//! - The record is durable before the source is answered, and is taken up before anything is heard;
+//!   it ends by the source's word, or once the machine is counted here, never by time alone.
+//! - A host that has not been measured since its agent was started, or since its schedule changed,
+//!   does not know what it holds and says that it is not clear.
+//!
+//! Assume that two hosts occupy one seat for different machines at some moment, both having been
+//! granted it. Of the two let the *later* be the one that raised its flag last. It asked after that.
+//! If it asked the *earlier*, that one occupied the seat from before the question until the moment
+//! assumed, and was not clear. So the later did not know the earlier while it claimed. But:
+//!
+//! - The earlier, before it was granted its seat, told the later of itself, or else did not know it.
+//!   If it told after the later's flag was raised, the question that came with it was answered *not
+//!   clear*; if before, the later knew it. Hence neither knew the other.
+//! - Both have told some third host of themselves (that two halves of a cluster have never heard of
+//!   each other is what a cluster is not). Whichever told it last was answered with the other's name
+//!   and had to ask it, too, before it was granted anything. ∎
+//!
+//! Messages may be lost, repeated, late and in any order: a lost one refuses, a repeated one says the
+//! same of a later moment, and what is late counts only for the claim that it belongs to. A host that
+//! is cut off or dead is silent, and so it refuses: nothing here ever takes silence for consent. A
+//! machine that goes from one host of the rack to another is the same machine on both.
+//!
+//! **Progress.** Two claimants that see each other's flags both refuse. Their donors try again at
+//! rounds that are drawn at random.
+
+mod known;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+pub use known::{Acquaintance, Acquaintances, Labels};
+
+use crate::decision::Reason;
+use crate::effect::Effect;
+use crate::message::{Ask, Answer, Message, Verdict, Witness};
+use crate::model::{ClaimId, Group, HandoffId, HostId, MachineId};
+
+use known::Known;
+
+/// What at most one machine may have: to be of this group on a host with this value of this label.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, minicbor::Encode, minicbor::Decode)]
+pub struct Seat {
+    /// The group, with its label, as the machine names it.
+    #[n(0)]
+    pub group: Group,
+    /// The value of the label.
+    #[n(1)]
+    pub value: String,
+}
+
+impl Seat {
+    /// The seats that a machine of these groups needs on a host with these labels: none for a label
+    /// that the host does not have.
+    #[must_use]
+    pub fn needed(groups: &[Group], labels: &Labels) -> Vec<Self> {
+        let seat = |group: &Group| {
+            let value = labels.get(group.label()?)?.clone();
+            Some(Self { group: group.clone(), value })
+        };
+        groups.iter().filter_map(seat).collect()
+    }
+
+    /// Whether it is on a host with these labels.
+    fn is_on(&self, labels: &Labels) -> bool {
+        self.group.label().is_some_and(|label| labels.get(label) == Some(&self.value))
+    }
+}
+
+/// What a host holds at the moment, as far as it counts.
+#[derive(Clone, Debug)]
+pub struct Here<'a> {
+    /// Whether it knows what runs on it.
+    pub is_measured: bool,
+    /// Machines on it, on their way to it or not yet gone, with the groups that they keep apart.
+    pub machines: Vec<(&'a MachineId, &'a [Group])>,
+}
+
+/// What a claim is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// To take the machine of a handoff; raises a flag.
+    Take {
+        /// The handoff.
+        handoff: HandoffId,
+        /// Whether wishes yield to what makes the machine move.
+        pressing: bool,
+    },
+    /// To find out whether a machine that is here shares its seat; raises none.
+    Check,
+}
+
+/// A question that is open.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Claim {
+    purpose: Purpose,
+    machine: MachineId,
+    seats: Vec<Seat>,
+    /// Who has been asked and not answered.
+    open: BTreeSet<HostId>,
+    answered: BTreeSet<HostId>,
+}
+
+/// What came of a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What it was for.
+    pub purpose: Purpose,
+    /// The machine.
+    pub machine: MachineId,
+    /// The seat is this host's, or why not.
+    pub result: Result<(), Refusal>,
+}
+
+/// Why a claim was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub reason: Reason,
+    /// Who, in words.
+    pub detail: String,
+    /// The machine that has the seat already, if one has, and whether either insists on it.
+    pub taken_by: Option<(MachineId, bool)>,
+}
+
+/// A host's flags, and what it knows of its witnesses.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Witnesses {
+    known: Known,
+    claims: BTreeMap<ClaimId, Claim>,
+}
+
+/// Most questions that one host has open at once.
+const CLAIMS_MAX: usize = 64;
+
+impl Witnesses {
+    /// A host with these labels, with what it has written down.
+    #[must_use]
+    pub fn new(me: HostId, labels: Labels, recovered: Acquaintances) -> Self {
+        Self { known: Known::new(me, labels, recovered), claims: BTreeMap::new() }
+    }
+
+    /// The labels of this host.
+    #[must_use]
+    pub const fn labels(&self) -> &Labels {
+        &self.known.labels
+    }
+
+    /// These are members now. Whoever was one stays known.
+    pub fn meet(&mut self, members: &Arc<[HostId]>, out: &mut Vec<Effect>) {
+        out.extend(self.known.meet(members).into_iter().map(Effect::Acquaint));
+    }
+
+    /// An operator has removed a host from the cluster. Answers whether that is news.
+    pub fn remove(&mut self, host: &HostId, out: &mut Vec<Effect>) -> bool {
+        let removed = self.known.remove(host);
+        let is_news = removed.is_some();
+        out.extend(removed.map(Effect::Acquaint));
+        is_news
+    }
+
+    /// What was to be written down about a host could not be, nor what was to be done after that.
+    pub fn not_kept(&mut self) {
+        self.known.not_kept();
+    }
+
+    /// Whether a claim is open by which a machine would come here.
+    #[must_use]
+    pub fn takes(&self, machine: &MachineId) -> bool {
+        self.claims.values().any(|c| c.is_flag() && c.machine == *machine)
+    }
+
+    /// Begins a claim: raises the flag and asks. Answers what came of it, if that is known at once.
+    pub fn claim(
+        &mut self,
+        id: ClaimId,
+        purpose: Purpose,
+        machine: MachineId,
+        seats: Vec<Seat>,
+        here: &Here<'_>,
+        out: &mut Vec<Effect>,
+    ) -> Option<Outcome> {
+        let (open, answered) = (BTreeSet::new(), BTreeSet::new());
+        let claim = Claim { purpose, machine, seats, open, answered };
+        if self.claims.len() >= CLAIMS_MAX {
+            let refusal = Refusal::of(Reason::Busy, "too many questions are open".to_owned());
+            return Some(claim.ended(Err(refusal)));
+        }
+        self.claims.insert(id, claim);
+        self.advance(id, here, out)
+    }
+
+    /// Asks whoever is still to be asked; ends the claim if nobody is.
+    fn advance(
+        &mut self,
+        id: ClaimId,
+        here: &Here<'_>,
+        out: &mut Vec<Effect>,
+    ) -> Option<Outcome> {
+        let claim = self.claims.get(&id).filter(|claim| claim.open.is_empty())?;
+        if claim.is_flag() {
+            let own = self.verdict(&claim.machine, &claim.seats, here);
+            if let Some(refusal) = claim.refusal(&own, &self.known.me) {
+                return self.end(id, Err(refusal));
+            }
+            let unkept = self.known.retry();
+            if !unkept.is_empty() {
+                out.extend(unkept.into_iter().map(Effect::Acquaint));
+                let detail = "this host could not write down whom it knows".to_owned();
+                return self.end(id, Err(Refusal::of(Reason::StoreFailed, detail)));
+            }
+        }
+        let takes = claim.is_flag();
+        let is_asked = |host: &&HostId| {
+            **host != self.known.me
+                && !claim.answered.contains(*host)
+                && ((takes && self.known.is_stranger(host))
+                    || self.known.may_be_at(host, &claim.seats))
+        };
+        let open: BTreeSet<HostId> = self.known.hosts().filter(is_asked).cloned().collect();
+        if open.is_empty() {
+            return self.end(id, Ok(()));
+        }
+        let ask = Ask {
+            machine: claim.machine.clone(),
+            seats: claim.seats.clone(),
+            labels: self.known.labels.clone(),
+            known: self.known.digest(),
+        };
+        let message = Message::Witness(id, Witness::Ask(ask));
+        out.extend(open.iter().map(|host| Effect::Send(host.clone(), message.clone())));
+        self.claims.get_mut(&id)?.open = open;
+        None
+    }
+
+    fn end(&mut self, id: ClaimId, result: Result<(), Refusal>) -> Option<Outcome> {
+        self.claims.remove(&id).map(|claim| claim.ended(result))
+    }
+
+    /// What this host says of seats that another machine than this one has, or may have.
+    fn verdict(&self, machine: &MachineId, seats: &[Seat], here: &Here<'_>) -> Verdict {
+        let seats: Vec<_> = seats.iter().filter(|s| s.is_on(&self.known.labels)).collect();
+        if seats.is_empty() {
+            return Verdict::Clear;
+        }
+        let clash = |groups: &[Group]| {
+            let pairs = seats.iter().flat_map(|s| groups.iter().map(move |g| (&s.group, g)));
+            let hard = pairs.filter(|(a, b)| a.is(b)).map(|(a, b)| !a.is_soft() || !b.is_soft());
+            hard.max()
+        };
+        let others = here.machines.iter().filter(|(id, _)| *id != machine);
+        let taken = others.filter_map(|(id, groups)| {
+            Some(Verdict::Taken { by: (*id).clone(), hard: clash(groups)? })
+        });
+        let flags = self.claims.values().filter(|c| c.is_flag() && c.machine != *machine);
+        let claimed = flags.filter_map(|c| {
+            let groups: Vec<_> = c.seats.iter().map(|s| s.group.clone()).collect();
+            Some(Verdict::Claimed { by: c.machine.clone(), hard: clash(&groups)? })
+        });
+        let unsure = (!here.is_measured).then_some(Verdict::Unsure);
+        let worst = taken.chain(claimed).chain(unsure).max_by_key(Verdict::weight);
+        worst.unwrap_or(Verdict::Clear)
+    }
+
+    /// Another host asks.
+    pub fn asked(
+        &mut self,
+        from: &HostId,
+        id: ClaimId,
+        ask: Ask,
+        here: &Here<'_>,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.known.is_removed(from) {
+            return;
+        }
+        // Before the answer, by which the other host takes itself for known here.
+        out.extend(self.known.heard(from, ask.labels, false).map(Effect::Acquaint));
+        let (hosts, removed) = if ask.known == self.known.digest() {
+            (Vec::new(), Vec::new())
+        } else {
+            (self.known.hosts().cloned().collect(), self.known.removed())
+        };
+        let verdict = self.verdict(&ask.machine, &ask.seats, here);
+        let labels = self.known.labels.clone();
+        let answer = Answer { verdict, labels, hosts, removed };
+        out.push(Effect::Send(from.clone(), Message::Witness(id, Witness::Answer(answer))));
+    }
+
+    /// A witness has answered. Answers what came of the claim, if that is known now.
+    pub fn answered(
+        &mut self,
+        from: &HostId,
+        id: ClaimId,
+        answer: Answer,
+        here: &Here<'_>,
+        out: &mut Vec<Effect>,
+    ) -> Option<Outcome> {
+        let claim = self.claims.get_mut(&id)?;
+        if !claim.open.remove(from) {
+            return None;
+        }
+        claim.answered.insert(from.clone());
+        let refusal = claim.refusal(&answer.verdict, from);
+        // Whom it knows comes before that it was asked: who is not asked again must not be missed.
+        let told_of = self.known.told_of(answer.hosts, &answer.removed);
+        let heard = self.known.heard(from, answer.labels, true);
+        out.extend(told_of.into_iter().chain(heard).map(Effect::Acquaint));
+        match refusal {
+            Some(refusal) => self.end(id, Err(refusal)),
+            None => self.advance(id, here, out),
+        }
+    }
+
+    /// A claim has waited for as long as it may.
+    pub fn expire(&mut self, id: ClaimId) -> Option<Outcome> {
+        let silent = &self.claims.get(&id)?.open;
+        let first = silent.first().map(ToString::to_string).unwrap_or_default();
+        let more = silent.len().saturating_sub(1);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let detail = format!("`{first}`{more} did not answer");
+        self.end(id, Err(Refusal::of(Reason::WitnessSilent, detail)))
+    }
+
+    /// A host could not be reached. Answers what claims that ends.
+    pub fn undelivered(&mut self, to: &HostId, why: &str) -> Vec<Outcome> {
+        let waits = |(id, claim): (&ClaimId, &Claim)| claim.open.contains(to).then_some(*id);
+        let ids: Vec<_> = self.claims.iter().filter_map(waits).collect();
+        let detail = format!("`{to}` is not reached: {why}");
+        let refusal = Refusal::of(Reason::WitnessSilent, detail);
+        ids.into_iter().filter_map(|id| self.end(id, Err(refusal.clone()))).collect()
+    }
+
+    /// Lowers the flag of a handoff that is not to be.
+    pub fn withdraw(&mut self, handoff: HandoffId) {
+        self.claims.retain(|_, claim| claim.purpose.handoff() != Some(handoff));
+    }
+}
+
+impl Purpose {
+    const fn handoff(self) -> Option<HandoffId> {
+        match self {
+            Self::Take { handoff, .. } => Some(handoff),
+            Self::Check => None,
+        }
+    }
+}
+
+impl Claim {
+    const fn is_flag(&self) -> bool {
+        matches!(self.purpose, Purpose::Take { .. })
+    }
+
+    fn ended(self, result: Result<(), Refusal>) -> Outcome {
+        Outcome { purpose: self.purpose, machine: self.machine, result }
+    }
+
+    /// Why the verdict of `from` ends it, if it does.
+    fn refusal(&self, verdict: &Verdict, from: &HostId) -> Option<Refusal> {
+        let pressing = matches!(self.purpose, Purpose::Take { pressing: true, .. });
+        let (reason, why) = match verdict {
+            Verdict::Clear => return None,
+            Verdict::Taken { hard, .. } | Verdict::Claimed { hard, .. } if !hard && pressing => {
+                return None;
+            }
+            // A flag may be lowered again, and whoever is not sure will be: that breaks no rule.
+            Verdict::Claimed { .. } | Verdict::Unsure if !self.is_flag() => return None,
+            Verdict::Taken { by, .. } => {
+                (Reason::RuleAcross, format!("`{from}` has `{by}` of the same group"))
+            }
+            Verdict::Claimed { by, .. } => {
+                (Reason::RuleAcross, format!("`{from}` is about to take `{by}` of the same group"))
+            }
+            Verdict::Unsure => {
+                (Reason::WitnessUnsure, format!("`{from}` does not know yet what it runs"))
+            }
+        };
+        let taken_by = match verdict {
+            Verdict::Taken { by, hard } => Some((by.clone(), *hard)),
+            _ => None,
+        };
+        Some(Refusal { reason, detail: why, taken_by })
+    }
+}
+
+impl Refusal {
+    const fn of(reason: Reason, detail: String) -> Self {
+        Self { reason, detail, taken_by: None }
+    }
+}
