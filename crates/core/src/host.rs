@@ -1,6 +1,7 @@
 //! One host as a partner in an exchange: what it could give, what it could take, at what price.
 
 mod candidates;
+mod seats;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,12 +11,16 @@ use crate::decision::{Reason, Role};
 use crate::estimate::{Averaging, Stock};
 use crate::handoff::{Handoff, Mode};
 use crate::load::{Machine, Metering, Unknown, View};
-use crate::message::{Probe, Report, Room};
-use crate::model::{Entry, HostId, HostProfile, HostState, MachineId, Resources, Time};
+use crate::message::{Candidate, PROTOCOL, Probe, Report, Room};
+use crate::model::{Entry, Group, HostId, HostProfile, HostState, MachineId, Resources, Time};
 use crate::port::{HandoffId, HostSample};
 use crate::restraint::{Past, Restraint};
 use crate::select::mean_aware::{self, Choice, Side};
 use crate::select::{Calm, LOAD_EPSILON, emptying, relief};
+use crate::witness::Seat;
+
+pub(crate) use seats::is_across;
+pub use seats::{Landed, Taken};
 
 /// A host: what it has, what it knows of itself, and what its handoffs hold.
 #[derive(Clone, Debug)]
@@ -59,6 +64,10 @@ pub struct Holds {
     pub settling: BTreeSet<MachineId>,
     /// Machines that were seen running on another host, too.
     pub doubled: BTreeSet<MachineId>,
+    /// Machines that have arrived and were not measured since.
+    pub landed: BTreeMap<MachineId, Landed>,
+    /// Seats that other hosts have said to have.
+    pub taken: BTreeMap<Seat, Taken>,
 }
 
 /// Room kept for a machine on its way here.
@@ -71,7 +80,20 @@ pub struct Incoming {
     /// What it uses.
     pub usage: Resources,
     /// Its anti-affinity groups.
-    pub anti_affinity: Vec<String>,
+    pub anti_affinity: Vec<Group>,
+}
+
+impl Incoming {
+    /// Room for a machine as it was offered.
+    #[must_use]
+    pub fn of(candidate: &Candidate) -> Self {
+        Self {
+            machine: candidate.machine.clone(),
+            memory_bytes: candidate.memory_bytes,
+            usage: candidate.factors,
+            anti_affinity: candidate.anti_affinity.clone(),
+        }
+    }
 }
 
 impl Host {
@@ -106,6 +128,7 @@ impl Host {
     pub fn observe(&mut self, mut sample: HostSample) {
         let arriving = |id: &MachineId| self.holds.incoming.values().any(|i| i.machine == *id);
         sample.machines.retain(|m| !arriving(&m.facts.id));
+        self.holds.seen(sample.at, sample.machines.iter().map(|m| &m.facts.id));
         self.view.observe(sample, &self.profile);
     }
 
@@ -162,7 +185,8 @@ impl Host {
     /// # Errors
     /// When its load is not known.
     pub fn report(&self, measure: Measure, now: Time) -> Result<Report, Unknown> {
-        Ok(Report { load: self.amount(measure, now)?, state: self.state })
+        let load = self.amount(measure, now)?;
+        Ok(Report { load, state: self.state, protocol: Some(PROTOCOL) })
     }
 
     /// Brings what this host itself has and uses into its estimate of the cluster. A host that is

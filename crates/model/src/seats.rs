@@ -251,6 +251,14 @@ impl Rack {
     fn kill(&self, state: &mut State, at: usize) {
         state.nodes[at].agent = None;
         state.open.retain(|_, who| *who != at);
+        // Sources do not wait for what is forgotten.
+        for offer in &mut state.offers {
+            let kept = |handoff: &HandoffId| {
+                let open = state.open.keys().any(|claim| claim.0 == handoff.0);
+                open || state.nodes.iter().any(|node| node.records.contains_key(handoff))
+            };
+            *offer = offer.filter(kept);
+        }
         Self::forget_letters(state);
     }
 
@@ -270,6 +278,9 @@ impl Rack {
         };
         state.open.remove(&claim);
         Self::forget_letters(state);
+        for offer in state.offers.iter_mut().filter(|o| result.is_err() && **o == Some(handoff)) {
+            *offer = None;
+        }
         if result.is_ok() {
             let number = machine.as_str()[1..].parse().unwrap_or(usize::MAX);
             let node = &mut state.nodes[me];

@@ -37,7 +37,8 @@ fn number() -> impl Strategy<Value = f64> {
 fn report() -> impl Strategy<Value = Report> {
     let state =
         prop_oneof![Just(HostState::Active), Just(HostState::Cordoned), Just(HostState::Draining)];
-    (number(), state).prop_map(|(load, state)| Report { load, state })
+    let protocol = prop::option::of(1..5u16);
+    (number(), state, protocol).prop_map(|(load, state, protocol)| Report { load, state, protocol })
 }
 
 fn reason() -> impl Strategy<Value = Reason> {
@@ -54,7 +55,8 @@ fn candidate() -> impl Strategy<Value = Candidate> {
             at_donor,
             memory_bytes: memory,
             needs: Requirements::default(),
-            anti_affinity: vec!["g".to_owned()],
+            anti_affinity: vec!["g".parse().unwrap()],
+            rules: None,
             margin: Some(Resources { cpu_cores: at_donor, ..Resources::ZERO }),
             cost: Some(Prediction { bytes: memory, seconds: cpu, ..Prediction::default() }),
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::commit::Choice;
 use crate::decision::{Decision, Reason, Role};
 use crate::exchange::Agreement;
-use crate::model::{Entry, Epoch, HostId, MachineId, Resources, Time};
+use crate::model::{Entry, Epoch, Group, HostId, MachineId, Resources, Time};
 use crate::port::{Commit, HandoffId, LookId, Presence, Stamp};
 use crate::witness::Acquaintances;
 
@@ -121,7 +121,7 @@ pub struct Handoff {
     /// Memory that it may come to occupy, in bytes.
     pub memory_bytes: f64,
     /// Its anti-affinity groups.
-    pub anti_affinity: Vec<String>,
+    pub anti_affinity: Vec<Group>,
     /// The commit point.
     #[serde(default = "fast")]
     pub commit: Commit,
