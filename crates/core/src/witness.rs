@@ -92,7 +92,8 @@ impl Seat {
     }
 
     /// Whether it is on a host with these labels.
-    fn is_on(&self, labels: &Labels) -> bool {
+    #[must_use]
+    pub fn is_on(&self, labels: &Labels) -> bool {
         self.group.label().is_some_and(|label| labels.get(label) == Some(&self.value))
     }
 }
@@ -414,7 +415,7 @@ impl Claim {
 }
 
 impl Refusal {
-    const fn of(reason: Reason, detail: String) -> Self {
+    pub(crate) const fn of(reason: Reason, detail: String) -> Self {
         Self { reason, detail, taken_by: None }
     }
 }

@@ -356,6 +356,33 @@ impl Rack {
         Some((me, effects))
     }
 
+    /// Lets every host tell all others of itself, as its first claim does.
+    fn introduce(&self, state: &mut State) {
+        let unharmed = Self(Setup { sabotage: Sabotage::None, ..self.0 });
+        let (claim, nobody) = (ClaimId(0), HandoffId(0));
+        for me in 0..self.0.hosts {
+            let seats = Seat { value: "elsewhere".to_owned(), group: groups().remove(0) };
+            let purpose = Purpose::Take { handoff: nobody, pressing: false };
+            let asked = unharmed.with(state, me, |witnesses, here, out| {
+                witnesses.claim(claim, purpose, machine(usize::MAX), vec![seats], here, out);
+            });
+            unharmed.carry_out(state, me, asked.map_or_else(Vec::new, |(_, out)| out), Cut::Never);
+            state.open.insert(claim, me);
+            while let Some(key) = state.letters.keys().next().cloned() {
+                let effects = unharmed.deliver(state, &key);
+                state.letters.remove(&key);
+                if let Some((at, effects)) = effects {
+                    unharmed.carry_out(state, at, effects, Cut::Never);
+                }
+            }
+            state.open.clear();
+            state.nodes[me].records.clear();
+            if let Some(agent) = &mut state.nodes[me].agent {
+                agent.records.clear();
+            }
+        }
+    }
+
     /// Whether the agent may be asked to take a machine.
     fn may_claim(&self, state: &State, me: usize, number: usize) -> bool {
         let agent = state.nodes[me].agent.as_ref();
@@ -511,6 +538,9 @@ impl Model for Rack {
             let unharmed = Self(Setup { sabotage: Sabotage::None, ..self.0 });
             unharmed.start(&mut state, at);
             unharmed.happen(&mut state, &Action::Measure(at));
+        }
+        if !self.0.joins {
+            self.introduce(&mut state);
         }
         vec![state]
     }

@@ -51,6 +51,8 @@ pub struct Tally {
     pub migrations_failed: u64,
     /// Most migrations that were under way from and to one host at once.
     pub at_once_max: u64,
+    /// Those of the messages that were about rules across a label.
+    pub witness_messages: u64,
     /// Datagrams of the membership.
     pub datagrams: u64,
     /// Their size in bytes.
@@ -451,6 +453,8 @@ impl Cluster {
             let profile = &self.agents[index].spec.profile;
             self.checker.check_host(self.now, profile, &self.cloud);
             self.checker.check_machine(self.now, machine, &self.cloud);
+            let hosts = self.agents.iter().map(|agent| &agent.spec.profile);
+            self.checker.check_seats(self.now, profile, machine, hosts, &self.cloud);
         }
         self.note(index, || What::Noticed(event.clone()));
         self.inputs.push_back((index, Input::Hypervisor(event)));
@@ -516,6 +520,7 @@ impl Cluster {
     fn send(&mut self, from: usize, to: &HostId, message: Message) {
         self.tally.messages += 1;
         self.tally.message_bytes += encoded_bytes(&message);
+        self.tally.witness_messages += u64::from(matches!(message, Message::Witness(..)));
         let sender = &self.agents[from].id;
         let Some(&to_index) = self.by_id.get(to) else {
             let why = format!("no host `{to}`");
@@ -524,7 +529,10 @@ impl Cluster {
         let mut arrived = false;
         for delay in self.network.carry(sender, to, Some(&message), &mut self.rng) {
             arrived = true;
-            let message = Box::new(message.clone());
+            let mut message = Box::new(message.clone());
+            if let Some(forge) = self.network.forges {
+                forge(&mut message);
+            }
             let deliver = Planned::Deliver { to: to_index, from, message };
             self.planned.push(self.now + delay, deliver);
         }

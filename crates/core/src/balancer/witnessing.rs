@@ -7,7 +7,7 @@ use super::Balancer;
 use crate::decision::Reason;
 use crate::effect::{Effect, Timer};
 use crate::handoff::Offer;
-use crate::host::{Incoming, Taken, is_across};
+use crate::host::{Incoming, Sharing, Taken, is_across};
 use crate::message::{Message, Pass, Witness};
 use crate::model::{ClaimId, HostId, MachineId, Time};
 use crate::port::{HandoffId, Presence};
@@ -94,7 +94,7 @@ impl Balancer {
     ) {
         let Some(Outcome { purpose, machine, result }) = outcome else { return };
         match purpose {
-            Purpose::Check => self.checked(machine, result.err(), now),
+            Purpose::Check => self.checked(machine, result, now),
             Purpose::Take { handoff, .. } => {
                 let Some(offer) = self.reserving.remove(&handoff) else { return };
                 match result {
@@ -102,6 +102,19 @@ impl Balancer {
                     Err(refusal) => self.refuse(handoff, offer, refusal, now, out),
                 }
             }
+        }
+    }
+
+    /// What was found out about the seat of a machine of this host. Of two that share one, the one
+    /// with the greater id makes room: both hosts find out, and only one of them acts.
+    fn checked(&mut self, machine: MachineId, result: Result<(), Refusal>, now: Time) {
+        let sharing = &mut self.host.holds.sharing;
+        match result {
+            Ok(()) => drop(sharing.remove(&machine)),
+            Err(Refusal { taken_by: Some((by, hard)), .. }) if by < machine => {
+                sharing.insert(machine, Sharing { with: by, hard, at: now });
+            }
+            Err(_) => {}
         }
     }
 

@@ -303,7 +303,10 @@ impl Host {
         let on_host = self.view.machines().values().filter_map(Machine::entry);
         let clash = on_host.map(|e| &e.rules.anti_affinity).any(|g| shares_group(g, groups))
             || self.holds.incoming.values().any(|i| shares_group(&i.anti_affinity, groups));
-        if clash { Err(Reason::RuleAntiAffinity) } else { Ok(()) }
+        if clash {
+            return Err(Reason::RuleAntiAffinity);
+        }
+        self.seats_are_free(&candidate.machine, groups)
     }
 }
 

@@ -1,0 +1,118 @@
+//! Rules across a label: hosts of many racks that decide at once, while everything fails.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+#![allow(clippy::print_stdout, reason = "how much was tried is what a reader wants to know")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::*;
+use evenkeel_core::decision::Reason;
+use evenkeel_core::message::{Message, Verdict, Witness};
+use evenkeel_core::model::{Entry, HostId, MachineFacts};
+use evenkeel_hypervisor::memory::Workload;
+use evenkeel_sim::generate::{Recipe, generate};
+use evenkeel_sim::{Cluster, HostSpec, Invariant};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Hosts in racks, and machines in groups of which one may be in each rack. The last hosts have no
+/// machines, and their agents do not run yet.
+fn racks(seed: u64, recipe: &Recipe) -> Cluster {
+    let snapshot = generate(recipe, seed).unwrap();
+    let mut cluster = Cluster::new(seed);
+    for host in &snapshot.hosts {
+        let mut profile = host.profile();
+        profile.reserved_memory_bytes = 0.0;
+        cluster.add_host(HostSpec::new(profile, eager())).unwrap();
+    }
+    for vm in &snapshot.vms {
+        let entry = Ok(Entry { rules: vm.rules.clone(), ..Entry::default() });
+        let facts = MachineFacts { memory_bytes: vm.memory_bytes, entry, ..facts(vm.id.as_str(), 1.0) };
+        let wants = Workload { wants: vm.usage, dirty_bytes_per_s: vm.dirty_bytes_per_s };
+        cluster.place(&vm.host, facts, wants).unwrap();
+    }
+    cluster.keep_records();
+    cluster.start();
+    for host in spare(&cluster, recipe) {
+        cluster.kill(&host);
+        cluster.lose_store(&host);
+    }
+    cluster
+}
+
+fn spare(cluster: &Cluster, recipe: &Recipe) -> Vec<HostId> {
+    cluster.hosts().skip(recipe.hosts - recipe.spare).cloned().collect()
+}
+
+/// Lets agents die, hosts be cut off and spare hosts join, at random.
+fn trouble(cluster: &mut Cluster, seed: u64, recipe: &Recipe, minutes: u64) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let hosts: Vec<_> = cluster.hosts().cloned().collect();
+    let mut spare = spare(cluster, recipe);
+    cluster.network.loss = 0.01;
+    cluster.network.duplication = 0.05;
+    cluster.network.delay_max = Duration::from_millis(300);
+    let mut down: Vec<HostId> = Vec::new();
+    for second in (0..minutes * 60).step_by(5) {
+        cluster.run_until(at(second));
+        let host = hosts[rng.random_range(0..hosts.len() - recipe.spare)].clone();
+        match rng.random_range(0..10) {
+            0..3 => {
+                cluster.kill(&host);
+                down.push(host);
+            }
+            3 => drop(cluster.network.cut_off.insert(host)),
+            4 => cluster.network.cut_off.clear(),
+            5 if !spare.is_empty() => cluster.restart(&spare.pop().unwrap()),
+            6 => cluster.set_store_fails(&host, true),
+            7 => hosts.iter().for_each(|host| cluster.set_store_fails(host, false)),
+            _ => {}
+        }
+        for host in down.split_off(down.len().min(3)) {
+            cluster.restart(&host);
+        }
+        if rng.random_bool(0.3) {
+            down.drain(..).for_each(|host| cluster.restart(&host));
+        }
+    }
+}
+
+fn refusals(cluster: &Cluster) -> usize {
+    let across = [Reason::RuleAcross, Reason::WitnessSilent, Reason::WitnessUnsure];
+    cluster.records().iter().filter(|record| across.contains(&record.ending)).count()
+}
+
+const RACKS: Recipe = Recipe { racks: 8, group: 6, spare: 4, ..Recipe::uniform(48, 200) };
+
+#[test]
+fn no_two_machines_of_a_group_are_ever_in_one_rack_however_many_hosts_decide_at_once() {
+    for seed in 0..4 {
+        let mut cluster = racks(seed, &RACKS);
+        trouble(&mut cluster, seed, &RACKS, 10);
+        let (tally, refused) = (cluster.tally(), refusals(&cluster));
+        println!(
+            "seed {seed}: {} migrations, {refused} refusals, {} messages about seats",
+            tally.migrations, tally.witness_messages
+        );
+        assert!(tally.migrations > 20 && refused > 0, "nothing was tried");
+        assert_sound(&mut cluster);
+    }
+}
+
+#[test]
+fn witnesses_that_always_say_yes_let_rules_be_broken() {
+    let lie = |message: &mut Message| {
+        if let Message::Witness(_, Witness::Answer(answer)) = message {
+            answer.verdict = Verdict::Clear;
+        }
+    };
+    let mut cluster = racks(1, &RACKS);
+    cluster.network.forges = Some(lie);
+    trouble(&mut cluster, 1, &RACKS, 10);
+    let broken = |v: &&evenkeel_sim::Violation| v.invariant == Invariant::SeatsHold;
+    let broken = cluster.violations().iter().filter(broken).count();
+    println!("{broken} violations of {} migrations", cluster.tally().migrations);
+    assert!(broken > 0, "a test that cannot fail shows nothing");
+}
