@@ -42,6 +42,8 @@ use crate::driver::{Driver, Refusals, Sources};
 pub use crate::status::Status;
 use crate::timers::Timers;
 
+/// Removed hosts of which the driver has not heard yet.
+const REMOVED_MAX: usize = 16;
 /// Events that may wait for the driver; the hypervisor's threads wait beyond that.
 const EVENTS_MAX: usize = 1024;
 /// I/O capacity of a host that declares none: a common 10 Gbit/s link, in bytes per second.
@@ -137,6 +139,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let profile = config.profile_of(host.clone(), config.declared_or(found))?;
 
     let mut rng: ChaCha12Rng = rand::make_rng();
+    let (removing, removed) = mpsc::channel(REMOVED_MAX);
     let me = Member { host, addr, generation: clock.now().unix_ms() };
     let mut driver = Driver {
         membership: Membership::new(me, MembershipConfig::default(), rng.next_u64()),
@@ -148,6 +151,8 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         net: net.clone(),
         hypervisor: Box::new(hypervisor),
         timers: Timers::default(),
+        unremembered: BTreeMap::new(),
+        removed: removing,
         progress: BTreeMap::new(),
         writers: BTreeMap::new(),
         refusals: Refusals::default(),
@@ -163,7 +168,8 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     // One list of seeds may serve all hosts: this one is no news to itself.
     let others = config.seeds.iter().copied().filter(|seed| *seed != addr).collect();
     let seeds = find_seeds(&net, others);
-    let sources = Sources { net: net_events, hypervisor: hypervisor_events, requests, seeds, stop };
+    let hypervisor = hypervisor_events;
+    let sources = Sources { net: net_events, hypervisor, requests, seeds, removed, stop };
     driver.run(sources).await;
     info!("agent has stopped");
     Ok(())

@@ -32,7 +32,6 @@ use crate::survey::Survey;
 use crate::swap::{Owed, Promise};
 use crate::witness::Witnesses;
 use watching::Watching;
-use witnessing::Checks;
 
 pub use watching::Twin;
 
@@ -65,7 +64,6 @@ pub struct Balancer {
     witnesses: Witnesses,
     /// What waits for its witnesses.
     reserving: BTreeMap<HandoffId, Offer>,
-    checks: Checks,
 }
 
 impl Balancer {
@@ -100,7 +98,6 @@ impl Balancer {
             watching: Watching::default(),
             witnesses,
             reserving: BTreeMap::new(),
-            checks: Checks::default(),
         }
     }
 

@@ -19,8 +19,7 @@ use crate::select::mean_aware::{self, Choice, Side};
 use crate::select::{Calm, LOAD_EPSILON, emptying, relief};
 use crate::witness::Seat;
 
-pub(crate) use seats::is_across;
-pub use seats::{Landed, Sharing, Taken};
+pub use seats::{Landed, Taken};
 
 /// A host: what it has, what it knows of itself, and what its handoffs hold.
 #[derive(Clone, Debug)]
@@ -66,8 +65,6 @@ pub struct Holds {
     pub doubled: BTreeSet<MachineId>,
     /// Machines that have arrived and were not measured since.
     pub landed: BTreeMap<MachineId, Landed>,
-    /// Machines here that share their seats with machines elsewhere, and are to make room.
-    pub sharing: BTreeMap<MachineId, Sharing>,
     /// Seats that other hosts have said to have.
     pub taken: BTreeMap<Seat, Taken>,
 }

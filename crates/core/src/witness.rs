@@ -107,38 +107,33 @@ pub struct Here<'a> {
     pub machines: Vec<(&'a MachineId, &'a [Group])>,
 }
 
-/// What a claim is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Purpose {
-    /// To take the machine of a handoff; raises a flag.
-    Take {
-        /// The handoff.
-        handoff: HandoffId,
-        /// Whether wishes yield to what makes the machine move.
-        pressing: bool,
-    },
-    /// To find out whether a machine that is here shares its seat; raises none.
-    Check,
+/// A claim to seats: while it is open, a flag.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Claim {
+    /// The handoff that it is for.
+    pub handoff: HandoffId,
+    /// The machine.
+    pub machine: MachineId,
+    /// The seats that it needs here.
+    pub seats: Vec<Seat>,
+    /// Whether wishes yield to what makes the machine move.
+    pub pressing: bool,
 }
 
-/// A question that is open.
+/// A claim that is open.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Claim {
-    purpose: Purpose,
-    machine: MachineId,
-    seats: Vec<Seat>,
+struct Open {
+    claim: Claim,
     /// Who has been asked and not answered.
-    open: BTreeSet<HostId>,
+    silent: BTreeSet<HostId>,
     answered: BTreeSet<HostId>,
 }
 
 /// What came of a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// What it was for.
-    pub purpose: Purpose,
-    /// The machine.
-    pub machine: MachineId,
+    /// The handoff that it was for.
+    pub handoff: HandoffId,
     /// The seat is this host's, or why not.
     pub result: Result<(), Refusal>,
 }
@@ -150,19 +145,16 @@ pub struct Refusal {
     pub reason: Reason,
     /// Who, in words.
     pub detail: String,
-    /// The machine that has the seat already, if one has, and whether either insists on it.
-    pub taken_by: Option<(MachineId, bool)>,
+    /// The machine that has the seat already, if one has.
+    pub taken_by: Option<MachineId>,
 }
 
 /// A host's flags, and what it knows of its witnesses.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Witnesses {
     known: Known,
-    claims: BTreeMap<ClaimId, Claim>,
+    claims: BTreeMap<ClaimId, Open>,
 }
-
-/// Most questions that one host has open at once.
-const CLAIMS_MAX: usize = 64;
 
 impl Witnesses {
     /// A host with these labels, with what it has written down.
@@ -198,26 +190,19 @@ impl Witnesses {
     /// Whether a claim is open by which a machine would come here.
     #[must_use]
     pub fn takes(&self, machine: &MachineId) -> bool {
-        self.claims.values().any(|c| c.is_flag() && c.machine == *machine)
+        self.claims.values().any(|open| open.claim.machine == *machine)
     }
 
     /// Begins a claim: raises the flag and asks. Answers what came of it, if that is known at once.
     pub fn claim(
         &mut self,
         id: ClaimId,
-        purpose: Purpose,
-        machine: MachineId,
-        seats: Vec<Seat>,
+        claim: Claim,
         here: &Here<'_>,
         out: &mut Vec<Effect>,
     ) -> Option<Outcome> {
-        let (open, answered) = (BTreeSet::new(), BTreeSet::new());
-        let claim = Claim { purpose, machine, seats, open, answered };
-        if self.claims.len() >= CLAIMS_MAX {
-            let refusal = Refusal::of(Reason::Busy, "too many questions are open".to_owned());
-            return Some(claim.ended(Err(refusal)));
-        }
-        self.claims.insert(id, claim);
+        let (silent, answered) = (BTreeSet::new(), BTreeSet::new());
+        self.claims.insert(id, Open { claim, silent, answered });
         self.advance(id, here, out)
     }
 
@@ -228,44 +213,41 @@ impl Witnesses {
         here: &Here<'_>,
         out: &mut Vec<Effect>,
     ) -> Option<Outcome> {
-        let claim = self.claims.get(&id).filter(|claim| claim.open.is_empty())?;
-        if claim.is_flag() {
-            let own = self.verdict(&claim.machine, &claim.seats, here);
-            if let Some(refusal) = claim.refusal(&own, &self.known.me) {
-                return self.end(id, Err(refusal));
-            }
-            let unkept = self.known.retry();
-            if !unkept.is_empty() {
-                out.extend(unkept.into_iter().map(Effect::Acquaint));
-                let detail = "this host could not write down whom it knows".to_owned();
-                return self.end(id, Err(Refusal::of(Reason::StoreFailed, detail)));
-            }
+        let Open { claim, answered, .. } =
+            self.claims.get(&id).filter(|open| open.silent.is_empty())?;
+        let own = self.verdict(&claim.machine, &claim.seats, here);
+        if let Some(refusal) = claim.refusal(&own, &self.known.me) {
+            return self.end(id, Err(refusal));
         }
-        let takes = claim.is_flag();
         let is_asked = |host: &&HostId| {
             **host != self.known.me
-                && !claim.answered.contains(*host)
-                && ((takes && self.known.is_stranger(host))
-                    || self.known.may_be_at(host, &claim.seats))
+                && !answered.contains(*host)
+                && (self.known.is_stranger(host) || self.known.may_be_at(host, &claim.seats))
         };
-        let open: BTreeSet<HostId> = self.known.hosts().filter(is_asked).cloned().collect();
-        if open.is_empty() {
-            return self.end(id, Ok(()));
-        }
+        let silent: BTreeSet<HostId> = self.known.hosts().filter(is_asked).cloned().collect();
         let ask = Ask {
             machine: claim.machine.clone(),
             seats: claim.seats.clone(),
             labels: self.known.labels.clone(),
             known: self.known.digest(),
         };
+        let unkept = self.known.retry();
+        if !unkept.is_empty() {
+            out.extend(unkept.into_iter().map(Effect::Acquaint));
+            let detail = "this host could not write down whom it knows".to_owned();
+            return self.end(id, Err(Refusal::of(Reason::StoreFailed, detail)));
+        }
+        if silent.is_empty() {
+            return self.end(id, Ok(()));
+        }
         let message = Message::Witness(id, Witness::Ask(ask));
-        out.extend(open.iter().map(|host| Effect::Send(host.clone(), message.clone())));
-        self.claims.get_mut(&id)?.open = open;
+        out.extend(silent.iter().map(|host| Effect::Send(host.clone(), message.clone())));
+        self.claims.get_mut(&id)?.silent = silent;
         None
     }
 
     fn end(&mut self, id: ClaimId, result: Result<(), Refusal>) -> Option<Outcome> {
-        self.claims.remove(&id).map(|claim| claim.ended(result))
+        self.claims.remove(&id).map(|open| Outcome { handoff: open.claim.handoff, result })
     }
 
     /// What this host says of seats that another machine than this one has, or may have.
@@ -283,7 +265,8 @@ impl Witnesses {
         let taken = others.filter_map(|(id, groups)| {
             Some(Verdict::Taken { by: (*id).clone(), hard: clash(groups)? })
         });
-        let flags = self.claims.values().filter(|c| c.is_flag() && c.machine != *machine);
+        let flags = self.claims.values().map(|open| &open.claim);
+        let flags = flags.filter(|claim| claim.machine != *machine);
         let claimed = flags.filter_map(|c| {
             let groups: Vec<_> = c.seats.iter().map(|s| s.group.clone()).collect();
             Some(Verdict::Claimed { by: c.machine.clone(), hard: clash(&groups)? })
@@ -327,12 +310,12 @@ impl Witnesses {
         here: &Here<'_>,
         out: &mut Vec<Effect>,
     ) -> Option<Outcome> {
-        let claim = self.claims.get_mut(&id)?;
-        if !claim.open.remove(from) {
+        let open = self.claims.get_mut(&id)?;
+        if !open.silent.remove(from) {
             return None;
         }
-        claim.answered.insert(from.clone());
-        let refusal = claim.refusal(&answer.verdict, from);
+        open.answered.insert(from.clone());
+        let refusal = open.claim.refusal(&answer.verdict, from);
         // Whom it knows comes before that it was asked: who is not asked again must not be missed.
         let told_of = self.known.told_of(answer.hosts, &answer.removed);
         let heard = self.known.heard(from, answer.labels, true);
@@ -345,7 +328,7 @@ impl Witnesses {
 
     /// A claim has waited for as long as it may.
     pub fn expire(&mut self, id: ClaimId) -> Option<Outcome> {
-        let silent = &self.claims.get(&id)?.open;
+        let silent = &self.claims.get(&id)?.silent;
         let first = silent.first().map(ToString::to_string).unwrap_or_default();
         let more = silent.len().saturating_sub(1);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
@@ -355,7 +338,7 @@ impl Witnesses {
 
     /// A host could not be reached. Answers what claims that ends.
     pub fn undelivered(&mut self, to: &HostId, why: &str) -> Vec<Outcome> {
-        let waits = |(id, claim): (&ClaimId, &Claim)| claim.open.contains(to).then_some(*id);
+        let waits = |(id, open): (&ClaimId, &Open)| open.silent.contains(to).then_some(*id);
         let ids: Vec<_> = self.claims.iter().filter_map(waits).collect();
         let detail = format!("`{to}` is not reached: {why}");
         let refusal = Refusal::of(Reason::WitnessSilent, detail);
@@ -364,38 +347,18 @@ impl Witnesses {
 
     /// Lowers the flag of a handoff that is not to be.
     pub fn withdraw(&mut self, handoff: HandoffId) {
-        self.claims.retain(|_, claim| claim.purpose.handoff() != Some(handoff));
-    }
-}
-
-impl Purpose {
-    const fn handoff(self) -> Option<HandoffId> {
-        match self {
-            Self::Take { handoff, .. } => Some(handoff),
-            Self::Check => None,
-        }
+        self.claims.retain(|_, open| open.claim.handoff != handoff);
     }
 }
 
 impl Claim {
-    const fn is_flag(&self) -> bool {
-        matches!(self.purpose, Purpose::Take { .. })
-    }
-
-    fn ended(self, result: Result<(), Refusal>) -> Outcome {
-        Outcome { purpose: self.purpose, machine: self.machine, result }
-    }
-
     /// Why the verdict of `from` ends it, if it does.
     fn refusal(&self, verdict: &Verdict, from: &HostId) -> Option<Refusal> {
-        let pressing = matches!(self.purpose, Purpose::Take { pressing: true, .. });
         let (reason, why) = match verdict {
             Verdict::Clear => return None,
-            Verdict::Taken { hard, .. } | Verdict::Claimed { hard, .. } if !hard && pressing => {
+            Verdict::Taken { hard, .. } | Verdict::Claimed { hard, .. } if !hard && self.pressing => {
                 return None;
             }
-            // A flag may be lowered again, and whoever is not sure will be: that breaks no rule.
-            Verdict::Claimed { .. } | Verdict::Unsure if !self.is_flag() => return None,
             Verdict::Taken { by, .. } => {
                 (Reason::RuleAcross, format!("`{from}` has `{by}` of the same group"))
             }
@@ -407,7 +370,7 @@ impl Claim {
             }
         };
         let taken_by = match verdict {
-            Verdict::Taken { by, hard } => Some((by.clone(), *hard)),
+            Verdict::Taken { by, .. } => Some(by.clone()),
             _ => None,
         };
         Some(Refusal { reason, detail: why, taken_by })

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use evenkeel_core::effect::Effect;
 use evenkeel_core::message::{Message, Witness};
 use evenkeel_core::model::{ClaimId, Group, HandoffId, HostId, MachineId};
-use evenkeel_core::witness::{Acquaintances, Here, Labels, Outcome, Purpose, Seat, Witnesses};
+use evenkeel_core::witness::{Acquaintances, Claim, Here, Labels, Outcome, Seat, Witnesses};
 use stateright::{Model, Property};
 
 use crate::node::{host, index};
@@ -113,10 +113,12 @@ pub struct State {
     pub letters: BTreeMap<String, Letter>,
     /// Where each machine is; `None` is outside the rack.
     pub places: Vec<Option<usize>>,
+    /// Handoffs for which a host has promised to keep the seat.
+    pub promised: BTreeMap<HandoffId, usize>,
     /// The handoff that the source of each machine has under way.
     pub offers: Vec<Option<HandoffId>>,
-    /// Claims that are open, and who claims.
-    pub open: BTreeMap<ClaimId, usize>,
+    /// Claims that are open: who claims, and which machine.
+    pub open: BTreeMap<ClaimId, (usize, usize)>,
     /// How often each thing may still happen.
     pub left: Bounds,
     /// How many claims have begun.
@@ -125,7 +127,8 @@ pub struct State {
 
 impl Hash for State {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (&self.nodes, &self.places, &self.offers, &self.open, self.left, self.begun).hash(state);
+        (&self.nodes, &self.places, &self.offers, &self.promised).hash(state);
+        (&self.open, self.left, self.begun).hash(state);
         for key in self.letters.keys() {
             key.hash(state);
         }
@@ -135,8 +138,9 @@ impl Hash for State {
 impl PartialEq for State {
     fn eq(&self, other: &Self) -> bool {
         let keys = |state: &Self| state.letters.keys().cloned().collect::<Vec<_>>();
-        (&self.nodes, &self.places, &self.offers, &self.open, self.left, self.begun)
-            == (&other.nodes, &other.places, &other.offers, &other.open, other.left, other.begun)
+        (&self.nodes, &self.places, &self.offers, &self.promised)
+            == (&other.nodes, &other.places, &other.offers, &other.promised)
+            && (&self.open, self.left, self.begun) == (&other.open, other.left, other.begun)
             && keys(self) == keys(other)
     }
 }
@@ -250,12 +254,12 @@ impl Rack {
 
     fn kill(&self, state: &mut State, at: usize) {
         state.nodes[at].agent = None;
-        state.open.retain(|_, who| *who != at);
+        state.open.retain(|_, (who, _)| *who != at);
         // Sources do not wait for what is forgotten.
         for offer in &mut state.offers {
             let kept = |handoff: &HandoffId| {
                 let open = state.open.keys().any(|claim| claim.0 == handoff.0);
-                open || state.nodes.iter().any(|node| node.records.contains_key(handoff))
+                open || state.promised.contains_key(handoff)
             };
             *offer = offer.filter(kept);
         }
@@ -272,17 +276,14 @@ impl Rack {
 
     /// Writes down what came of a claim.
     fn conclude(state: &mut State, me: usize, claim: ClaimId, outcome: Option<Outcome>) {
-        let Some(Outcome { purpose: Purpose::Take { handoff, .. }, machine, result }) = outcome
-        else {
-            return;
-        };
-        state.open.remove(&claim);
+        let Some(Outcome { handoff, result }) = outcome else { return };
+        let Some((_, number)) = state.open.remove(&claim) else { return };
         Self::forget_letters(state);
         for offer in state.offers.iter_mut().filter(|o| result.is_err() && **o == Some(handoff)) {
             *offer = None;
         }
         if result.is_ok() {
-            let number = machine.as_str()[1..].parse().unwrap_or(usize::MAX);
+            state.promised.insert(handoff, me);
             let node = &mut state.nodes[me];
             node.records.insert(handoff, number);
             if let Some(agent) = &mut node.agent {
@@ -346,11 +347,11 @@ impl Rack {
         state.begun += 1;
         let (handoff, claim) = (HandoffId(state.begun), ClaimId(state.begun));
         state.offers[number] = Some(handoff);
-        state.open.insert(claim, me);
+        state.open.insert(claim, (me, number));
         let seats = Seat::needed(&groups(), &self.labels(me));
-        let purpose = Purpose::Take { handoff, pressing: false };
+        let wanted = Claim { handoff, machine: machine(number), seats, pressing: false };
         let (outcome, effects) = self.with(state, me, |witnesses, here, out| {
-            witnesses.claim(claim, purpose, machine(number), seats, here, out)
+            witnesses.claim(claim, wanted, here, out)
         })?;
         Self::conclude(state, me, claim, outcome);
         Some((me, effects))
@@ -362,12 +363,14 @@ impl Rack {
         let (claim, nobody) = (ClaimId(0), HandoffId(0));
         for me in 0..self.0.hosts {
             let seats = Seat { value: "elsewhere".to_owned(), group: groups().remove(0) };
-            let purpose = Purpose::Take { handoff: nobody, pressing: false };
+            let machine = machine(usize::MAX);
+            let wanted =
+                Claim { handoff: nobody, machine, seats: vec![seats], pressing: false };
             let asked = unharmed.with(state, me, |witnesses, here, out| {
-                witnesses.claim(claim, purpose, machine(usize::MAX), vec![seats], here, out);
+                witnesses.claim(claim, wanted, here, out);
             });
             unharmed.carry_out(state, me, asked.map_or_else(Vec::new, |(_, out)| out), Cut::Never);
-            state.open.insert(claim, me);
+            state.open.insert(claim, (me, usize::MAX));
             while let Some(key) = state.letters.keys().next().cloned() {
                 let effects = unharmed.deliver(state, &key);
                 state.letters.remove(&key);
@@ -376,6 +379,7 @@ impl Rack {
                 }
             }
             state.open.clear();
+            state.promised.clear();
             state.nodes[me].records.clear();
             if let Some(agent) = &mut state.nodes[me].agent {
                 agent.records.clear();
@@ -464,7 +468,7 @@ impl Rack {
                 self.carry_out(state, me, effects, cut);
             }
             Action::Silent(claim) => {
-                let me = *state.open.get(&claim)?;
+                let (me, _) = *state.open.get(&claim)?;
                 let (mut outcome, _) = self.with(state, me, |w, _, _| w.expire(claim))?;
                 if let (Sabotage::SilenceIsConsent, Some(outcome)) = (self.0.sabotage, &mut outcome)
                 {
@@ -478,8 +482,7 @@ impl Rack {
             }
             Action::Arrive(number) => {
                 let handoff = state.offers[number].take()?;
-                let to = |node: &Node| node.records.contains_key(&handoff);
-                state.places[number] = Some(state.nodes.iter().position(to)?);
+                state.places[number] = Some(state.promised.remove(&handoff)?);
             }
             Action::Land(me, handoff) => {
                 let node = &mut state.nodes[me];
@@ -529,6 +532,7 @@ impl Model for Rack {
             nodes: (0..=self.0.hosts).map(node).collect(),
             letters: BTreeMap::new(),
             places: (0..self.0.machines).map(place).collect(),
+            promised: BTreeMap::new(),
             offers: vec![None; self.0.machines],
             open: BTreeMap::new(),
             left: self.0.bounds,
@@ -557,7 +561,7 @@ impl Model for Rack {
         }
         for number in 0..self.0.machines {
             if let Some(handoff) = state.offers[number] {
-                if state.nodes.iter().any(|node| node.records.contains_key(&handoff)) {
+                if state.promised.contains_key(&handoff) {
                     actions.push(Action::Arrive(number));
                 }
                 if state.left.given_up > 0 {

@@ -1,5 +1,4 @@
-//! How a host sees to rules across a label: as the target of a handoff, as a witness, and now and
-//! then for what it has itself.
+//! How a host sees to rules across a label: as the target of a handoff, and as a witness.
 
 use rand::Rng;
 
@@ -7,18 +6,12 @@ use super::Balancer;
 use crate::decision::Reason;
 use crate::effect::{Effect, Timer};
 use crate::handoff::Offer;
-use crate::host::{Incoming, Sharing, Taken, is_across};
+use crate::host::{Incoming, Taken};
 use crate::message::{Message, Pass, Witness};
-use crate::model::{ClaimId, HostId, MachineId, Time};
-use crate::port::{HandoffId, Presence};
+use crate::model::{ClaimId, HostId, Time};
+use crate::port::HandoffId;
 use crate::swap::Promise;
-use crate::witness::{Outcome, Purpose, Refusal, Seat};
-
-/// The machine whose seat was checked last: it goes on with the next.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Checks {
-    last: Option<MachineId>,
-}
+use crate::witness::{Claim, Outcome, Refusal, Seat};
 
 impl Balancer {
     /// These are members now.
@@ -49,8 +42,8 @@ impl Balancer {
         let limit = now + self.config.limits.reply_time_max;
         out.push(Effect::SetTimer(Timer::Witness(claim), limit));
         let here = self.host.here(&self.handoffs);
-        let purpose = Purpose::Take { handoff: id, pressing };
-        let outcome = self.witnesses.claim(claim, purpose, machine, seats, &here, out);
+        let wanted = Claim { handoff: id, machine, seats, pressing };
+        let outcome = self.witnesses.claim(claim, wanted, &here, out);
         self.concluded(outcome, now, out);
     }
 
@@ -92,29 +85,11 @@ impl Balancer {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
-        let Some(Outcome { purpose, machine, result }) = outcome else { return };
-        match purpose {
-            Purpose::Check => self.checked(machine, result, now),
-            Purpose::Take { handoff, .. } => {
-                let Some(offer) = self.reserving.remove(&handoff) else { return };
-                match result {
-                    Ok(()) => self.accept(handoff, offer, now, out),
-                    Err(refusal) => self.refuse(handoff, offer, refusal, now, out),
-                }
-            }
-        }
-    }
-
-    /// What was found out about the seat of a machine of this host. Of two that share one, the one
-    /// with the greater id makes room: both hosts find out, and only one of them acts.
-    fn checked(&mut self, machine: MachineId, result: Result<(), Refusal>, now: Time) {
-        let sharing = &mut self.host.holds.sharing;
+        let Some(Outcome { handoff, result }) = outcome else { return };
+        let Some(offer) = self.reserving.remove(&handoff) else { return };
         match result {
-            Ok(()) => drop(sharing.remove(&machine)),
-            Err(Refusal { taken_by: Some((by, hard)), .. }) if by < machine => {
-                sharing.insert(machine, Sharing { with: by, hard, at: now });
-            }
-            Err(_) => {}
+            Ok(()) => self.accept(handoff, offer, now, out),
+            Err(refusal) => self.refuse(handoff, offer, refusal, now, out),
         }
     }
 
@@ -129,7 +104,7 @@ impl Balancer {
         let Refusal { reason, detail, taken_by } = refusal;
         self.host.holds.incoming.remove(&id);
         let agreement = offer.agreement;
-        if let Some((by, _)) = taken_by {
+        if let Some(by) = taken_by {
             let groups = &agreement.entry.rules.anti_affinity;
             for seat in Seat::needed(groups, self.witnesses.labels()) {
                 self.host.holds.taken.insert(seat, Taken { by: by.clone(), at: now });
@@ -185,30 +160,5 @@ impl Balancer {
             self.concluded(Some(outcome), now, out);
         }
         self.hand(now, out, |handoffs, turn| handoffs.removed(host, turn));
-    }
-
-    /// Asks the witnesses of one machine of this host whether it shares its seat: somebody else may
-    /// have brought it here, or the other one there.
-    pub(super) fn check_seats(&mut self, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
-        let machines = self.host.view.machines().iter().filter(|(_, machine)| {
-            let across = machine.entry().is_some_and(|e| is_across(&e.rules.anti_affinity));
-            across && machine.presence == Presence::Running
-        });
-        let machines: Vec<_> = machines.filter(|(id, _)| !self.handoffs.moves(id)).collect();
-        let after = machines.iter().position(|(id, _)| Some(*id) > self.checks.last.as_ref());
-        let Some((id, machine)) = machines.get(after.unwrap_or(0)) else { return };
-        let Some(entry) = machine.entry() else { return };
-        let machine = (*id).clone();
-        let seats = Seat::needed(&entry.rules.anti_affinity, self.witnesses.labels());
-        self.checks.last = Some(machine.clone());
-        if seats.is_empty() {
-            return;
-        }
-        let claim = ClaimId(rng.next_u64());
-        let limit = now + self.config.limits.reply_time_max;
-        out.push(Effect::SetTimer(Timer::Witness(claim), limit));
-        let here = self.host.here(&self.handoffs);
-        let outcome = self.witnesses.claim(claim, Purpose::Check, machine, seats, &here, out);
-        self.concluded(outcome, now, out);
     }
 }

@@ -13,9 +13,6 @@ const UNSEEN: Duration = Duration::from_secs(60);
 /// How long a seat that was taken is not claimed again.
 const TAKEN: Duration = Duration::from_secs(120);
 
-/// How long it is relied on that a machine shares its seat.
-const SHARING: Duration = Duration::from_secs(600);
-
 /// A machine that has arrived, until it has been measured.
 #[derive(Clone, Debug)]
 pub struct Landed {
@@ -31,17 +28,6 @@ pub struct Taken {
     /// For which machine.
     pub by: MachineId,
     /// When this was said.
-    pub at: Time,
-}
-
-/// That a machine of this host shares its seat.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sharing {
-    /// With which machine of another host.
-    pub with: MachineId,
-    /// Whether one of the two insists.
-    pub hard: bool,
-    /// When this was found out.
     pub at: Time,
 }
 
@@ -63,12 +49,11 @@ impl Holds {
     /// What was said of seats too long ago is not relied on.
     pub(crate) fn forget_taken(&mut self, now: Time) {
         self.taken.retain(|_, taken| now.since(taken.at) < TAKEN);
-        self.sharing.retain(|_, sharing| now.since(sharing.at) < SHARING);
     }
 }
 
 /// Whether any of these groups is one across a label.
-pub(crate) fn is_across(groups: &[Group]) -> bool {
+fn is_across(groups: &[Group]) -> bool {
     groups.iter().any(|group| group.label().is_some())
 }
 
