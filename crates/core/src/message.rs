@@ -90,9 +90,9 @@ pub enum Witness {
 /// A claimant's question.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub struct Ask {
-    /// The machine.
+    /// The machine; with none, the claimant only tells of itself.
     #[n(0)]
-    pub machine: MachineId,
+    pub machine: Option<MachineId>,
     /// The seats that it needs.
     #[n(1)]
     pub seats: Vec<Seat>,

@@ -18,7 +18,7 @@
 //! value of the label. Who was known once is never forgotten, unless an operator removes it, and
 //! neither is what it said its labels are. Before a host claims anything, it has moreover told its
 //! labels to *every* host that it knows, and been answered by each with the hosts that *that* one
-//! knows. Both are done once and written down, so that later only the witnesses are asked: two messages
+//! knows (as soon as rules across a label are in use at all). Both are done once and written down, so that later only the witnesses are asked: two messages
 //! to and from each.
 //!
 //! # Why no two machines ever share a seat
@@ -120,10 +120,11 @@ pub struct Claim {
     pub pressing: bool,
 }
 
-/// A claim that is open.
+/// A question that is open.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Open {
-    claim: Claim,
+    /// The claim that it is for; without one this host only tells others of itself.
+    claim: Option<Claim>,
     /// Who has been asked and not answered.
     silent: BTreeSet<HostId>,
     answered: BTreeSet<HostId>,
@@ -154,13 +155,15 @@ pub struct Refusal {
 pub struct Witnesses {
     known: Known,
     claims: BTreeMap<ClaimId, Open>,
+    /// Whether any host of the cluster was seen to have use for it.
+    in_use: bool,
 }
 
 impl Witnesses {
     /// A host with these labels, with what it has written down.
     #[must_use]
     pub fn new(me: HostId, labels: Labels, recovered: Acquaintances) -> Self {
-        Self { known: Known::new(me, labels, recovered), claims: BTreeMap::new() }
+        Self { known: Known::new(me, labels, recovered), claims: BTreeMap::new(), in_use: false }
     }
 
     /// The labels of this host.
@@ -190,7 +193,7 @@ impl Witnesses {
     /// Whether a claim is open by which a machine would come here.
     #[must_use]
     pub fn takes(&self, machine: &MachineId) -> bool {
-        self.claims.values().any(|open| open.claim.machine == *machine)
+        self.flags().any(|claim| claim.machine == *machine)
     }
 
     /// Begins a claim: raises the flag and asks. Answers what came of it, if that is known at once.
@@ -201,9 +204,36 @@ impl Witnesses {
         here: &Here<'_>,
         out: &mut Vec<Effect>,
     ) -> Option<Outcome> {
+        self.open(id, Some(claim), here, out)
+    }
+
+    /// Tells those of this host that do not know it yet, if rules across a label are in use: then a
+    /// claim need not wait for all of them. Answers whether there are any.
+    pub fn introduce(&mut self, id: ClaimId, here: &Here<'_>, out: &mut Vec<Effect>) -> bool {
+        let is_other = |host: &&HostId| **host != self.known.me && self.known.is_stranger(host);
+        let needed = self.in_use && self.known.hosts().any(|host| is_other(&host));
+        if needed {
+            self.open(id, None, here, out);
+        }
+        needed
+    }
+
+    fn open(
+        &mut self,
+        id: ClaimId,
+        claim: Option<Claim>,
+        here: &Here<'_>,
+        out: &mut Vec<Effect>,
+    ) -> Option<Outcome> {
         let (silent, answered) = (BTreeSet::new(), BTreeSet::new());
+        self.in_use = true;
         self.claims.insert(id, Open { claim, silent, answered });
         self.advance(id, here, out)
+    }
+
+    /// The flags that are raised here.
+    fn flags(&self) -> impl Iterator<Item = &Claim> {
+        self.claims.values().filter_map(|open| open.claim.as_ref())
     }
 
     /// Asks whoever is still to be asked; ends the claim if nobody is.
@@ -215,19 +245,24 @@ impl Witnesses {
     ) -> Option<Outcome> {
         let Open { claim, answered, .. } =
             self.claims.get(&id).filter(|open| open.silent.is_empty())?;
-        let own = self.verdict(&claim.machine, &claim.seats, here);
-        if let Some(refusal) = claim.refusal(&own, &self.known.me) {
+        let (machine, seats) = match claim {
+            Some(claim) => (Some(&claim.machine), claim.seats.as_slice()),
+            None => (None, [].as_slice()),
+        };
+        let own = self.verdict(machine, seats, here);
+        if let Some(refusal) = claim.as_ref().and_then(|c| c.refusal(&own, &self.known.me)) {
             return self.end(id, Err(refusal));
         }
         let is_asked = |host: &&HostId| {
             **host != self.known.me
                 && !answered.contains(*host)
-                && (self.known.is_stranger(host) || self.known.may_be_at(host, &claim.seats))
+                && (self.known.is_stranger(host)
+                    || claim.is_some() && self.known.may_be_at(host, seats))
         };
         let silent: BTreeSet<HostId> = self.known.hosts().filter(is_asked).cloned().collect();
         let ask = Ask {
-            machine: claim.machine.clone(),
-            seats: claim.seats.clone(),
+            machine: machine.cloned(),
+            seats: seats.to_vec(),
             labels: self.known.labels.clone(),
             known: self.known.digest(),
         };
@@ -247,11 +282,12 @@ impl Witnesses {
     }
 
     fn end(&mut self, id: ClaimId, result: Result<(), Refusal>) -> Option<Outcome> {
-        self.claims.remove(&id).map(|open| Outcome { handoff: open.claim.handoff, result })
+        let claim = self.claims.remove(&id)?.claim?;
+        Some(Outcome { handoff: claim.handoff, result })
     }
 
     /// What this host says of seats that another machine than this one has, or may have.
-    fn verdict(&self, machine: &MachineId, seats: &[Seat], here: &Here<'_>) -> Verdict {
+    fn verdict(&self, machine: Option<&MachineId>, seats: &[Seat], here: &Here<'_>) -> Verdict {
         let seats: Vec<_> = seats.iter().filter(|s| s.is_on(&self.known.labels)).collect();
         if seats.is_empty() {
             return Verdict::Clear;
@@ -261,12 +297,11 @@ impl Witnesses {
             let hard = pairs.filter(|(a, b)| a.is(b)).map(|(a, b)| !a.is_soft() || !b.is_soft());
             hard.max()
         };
-        let others = here.machines.iter().filter(|(id, _)| *id != machine);
+        let others = here.machines.iter().filter(|(id, _)| Some(*id) != machine);
         let taken = others.filter_map(|(id, groups)| {
             Some(Verdict::Taken { by: (*id).clone(), hard: clash(groups)? })
         });
-        let flags = self.claims.values().map(|open| &open.claim);
-        let flags = flags.filter(|claim| claim.machine != *machine);
+        let flags = self.flags().filter(|claim| Some(&claim.machine) != machine);
         let claimed = flags.filter_map(|c| {
             let groups: Vec<_> = c.seats.iter().map(|s| s.group.clone()).collect();
             Some(Verdict::Claimed { by: c.machine.clone(), hard: clash(&groups)? })
@@ -295,7 +330,8 @@ impl Witnesses {
         } else {
             (self.known.hosts().cloned().collect(), self.known.removed())
         };
-        let verdict = self.verdict(&ask.machine, &ask.seats, here);
+        let verdict = self.verdict(ask.machine.as_ref(), &ask.seats, here);
+        self.in_use = true;
         let labels = self.known.labels.clone();
         let answer = Answer { verdict, labels, hosts, removed };
         out.push(Effect::Send(from.clone(), Message::Witness(id, Witness::Answer(answer))));
@@ -315,7 +351,7 @@ impl Witnesses {
             return None;
         }
         open.answered.insert(from.clone());
-        let refusal = open.claim.refusal(&answer.verdict, from);
+        let refusal = open.claim.as_ref().and_then(|claim| claim.refusal(&answer.verdict, from));
         // Whom it knows comes before that it was asked: who is not asked again must not be missed.
         let told_of = self.known.told_of(answer.hosts, &answer.removed);
         let heard = self.known.heard(from, answer.labels, true);
@@ -347,7 +383,8 @@ impl Witnesses {
 
     /// Lowers the flag of a handoff that is not to be.
     pub fn withdraw(&mut self, handoff: HandoffId) {
-        self.claims.retain(|_, open| open.claim.handoff != handoff);
+        let other = |open: &Open| open.claim.as_ref().is_none_or(|c| c.handoff != handoff);
+        self.claims.retain(|_, open| other(open));
     }
 }
 

@@ -357,33 +357,12 @@ impl Rack {
         Some((me, effects))
     }
 
-    /// Lets every host tell all others of itself, as its first claim does.
+    /// Lets every host in the rack have told all others of itself.
     fn introduce(&self, state: &mut State) {
-        let unharmed = Self(Setup { sabotage: Sabotage::None, ..self.0 });
-        let (claim, nobody) = (ClaimId(0), HandoffId(0));
-        for me in 0..self.0.hosts {
-            let seats = Seat { value: "elsewhere".to_owned(), group: groups().remove(0) };
-            let machine = machine(usize::MAX);
-            let wanted =
-                Claim { handoff: nobody, machine, seats: vec![seats], pressing: false };
-            let asked = unharmed.with(state, me, |witnesses, here, out| {
-                witnesses.claim(claim, wanted, here, out);
-            });
-            unharmed.carry_out(state, me, asked.map_or_else(Vec::new, |(_, out)| out), Cut::Never);
-            state.open.insert(claim, (me, usize::MAX));
-            while let Some(key) = state.letters.keys().next().cloned() {
-                let effects = unharmed.deliver(state, &key);
-                state.letters.remove(&key);
-                if let Some((at, effects)) = effects {
-                    unharmed.carry_out(state, at, effects, Cut::Never);
-                }
-            }
-            state.open.clear();
-            state.promised.clear();
-            state.nodes[me].records.clear();
-            if let Some(agent) = &mut state.nodes[me].agent {
-                agent.records.clear();
-            }
+        let labels: Vec<_> = (0..=self.0.hosts).map(|at| (host(at), self.labels(at))).collect();
+        for at in 0..self.0.hosts {
+            let hosts = labels.iter().map(|(host, labels)| (host, labels));
+            state.nodes[at].known = Acquaintances::introduced(&labels[at].1, hosts);
         }
     }
 
@@ -538,13 +517,13 @@ impl Model for Rack {
             left: self.0.bounds,
             begun: 0,
         };
+        if !self.0.joins {
+            self.introduce(&mut state);
+        }
         for at in 0..=self.0.hosts {
             let unharmed = Self(Setup { sabotage: Sabotage::None, ..self.0 });
             unharmed.start(&mut state, at);
             unharmed.happen(&mut state, &Action::Measure(at));
-        }
-        if !self.0.joins {
-            self.introduce(&mut state);
         }
         vec![state]
     }

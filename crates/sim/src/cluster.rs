@@ -19,6 +19,7 @@ use evenkeel_core::host::Host;
 use evenkeel_core::message::Message;
 use evenkeel_core::model::{HostId, HostState, MachineFacts, MachineId, Time};
 use evenkeel_core::port::{Event, HandoffId, Order};
+use evenkeel_core::witness::{Acquaintances, Labels};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_hypervisor::memory::{CloudError, MemoryCloud, Workload};
 use rand::{Rng, SeedableRng};
@@ -186,6 +187,9 @@ impl Cluster {
         let mut all: Vec<_> = self.agents.iter().map(|agent| agent.id.clone()).collect();
         all.sort_unstable();
         let all: Arc<[HostId]> = all.into();
+        if self.keeps_apart_across() {
+            self.introduce(|_| true);
+        }
         for index in 0..self.agents.len() {
             let life = self.rng.next_u64();
             self.agents[index].start(life);
@@ -195,6 +199,29 @@ impl Cluster {
             self.inputs.push_back((index, Input::Start));
         }
         self.settle();
+    }
+
+    /// Whether any machine keeps away from others across a label.
+    fn keeps_apart_across(&self) -> bool {
+        let machines = self.agents.iter().flat_map(|agent| self.cloud.machines_on(&agent.id));
+        let mut entries = machines.filter_map(|(facts, _)| facts.entry.as_ref().ok());
+        entries.any(|e| e.rules.anti_affinity.iter().any(|group| group.label().is_some()))
+    }
+
+    /// Lets these hosts have told each other their labels, as they have after a while. To be done
+    /// before they are started.
+    pub fn introduce(&mut self, which: impl Fn(&HostId) -> bool) {
+        let agents = || self.agents.iter().filter(|agent| which(&agent.id));
+        let profiles: Vec<_> = agents().map(|agent| agent.spec.profile.clone()).collect();
+        let mut known: BTreeMap<&Labels, Acquaintances> = BTreeMap::new();
+        let agents = self.agents.iter_mut().filter(|agent| which(&agent.id));
+        for (agent, profile) in agents.zip(&profiles) {
+            let met = known.entry(&profile.labels).or_insert_with(|| {
+                let hosts = profiles.iter().map(|other| (&other.id, &other.labels));
+                Acquaintances::introduced(&profile.labels, hosts)
+            });
+            agent.store.acquaintances = met.clone();
+        }
     }
 
     /// Every host whose agent runs, as it knows itself.

@@ -100,7 +100,10 @@ impl fmt::Display for Brief<'_> {
             },
             Message::Watch(Watch::Running(machines)) => write!(f, "running {}", machines.len()),
             Message::Watch(Watch::Runs(machine)) => write!(f, "runs {machine}"),
-            Message::Witness(id, Witness::Ask(ask)) => write!(f, "{id} ask for {}", ask.machine),
+            Message::Witness(id, Witness::Ask(ask)) => match &ask.machine {
+                Some(machine) => write!(f, "{id} ask for {machine}"),
+                None => write!(f, "{id} introduce"),
+            },
             Message::Witness(id, Witness::Answer(answer)) => {
                 write!(f, "{id} answer {:?}", answer.verdict)
             }

@@ -112,8 +112,8 @@ fn pass() -> impl Strategy<Value = Pass> {
                 ticket: Some(Ticket { life: exchange % 2, number: exchange }),
             }
         }),
-        prop::option::of(Just(2)).prop_map(|protocol| {
-            Pass::Reserved { uri: "memory:///n001".to_owned(), protocol, ticket: None }
+        (prop::option::of(Just(2)), prop::option::of(any_machine())).prop_map(|(protocol, machine)| {
+            Pass::Reserved { uri: "memory:///n001".to_owned(), protocol, ticket: None, machine }
         }),
         reason().prop_map(|reason| Pass::Refused { reason }),
         any_machine().prop_map(|machine| Pass::Released {

@@ -28,6 +28,6 @@ impl Store {
         let mut members: Vec<HostId> = self.members()?.into_iter().map(|(host, _)| host).collect();
         members.sort_unstable();
         let met = met.into_iter().map(|known| (known.host.clone(), known)).collect();
-        Ok(Acquaintances { members: Arc::from(members), met })
+        Ok(Acquaintances { members: Arc::from(members), met: Arc::new(met) })
     }
 }

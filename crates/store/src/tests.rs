@@ -86,7 +86,7 @@ fn whom_a_host_knows_is_there_after_a_restart() {
     drop(store);
     let known = Store::open(directory.path()).unwrap().recovered(String::new()).unwrap();
     assert_eq!(*known.acquaintances.members, [host("a"), host("z")]);
-    assert_eq!(known.acquaintances.met, [(host("b"), heard)].into());
+    assert_eq!(*known.acquaintances.met, [(host("b"), heard)].into());
 }
 
 #[test]

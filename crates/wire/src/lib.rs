@@ -273,9 +273,10 @@ mod tests {
     use evenkeel_core::decision::Reason;
     use evenkeel_core::handoff::Ticket;
     use evenkeel_core::load::Basis;
-    use evenkeel_core::message::{Probe, Standing, Tenant};
-    use evenkeel_core::model::{HostState, MachineId};
+    use evenkeel_core::message::{Answer, Ask, Probe, Standing, Tenant, Verdict};
+    use evenkeel_core::model::{ClaimId, HostId, HostState, MachineId};
     use evenkeel_core::port::{Commit, HandoffId, MigrationStats};
+    use evenkeel_core::witness::Seat;
     use proptest::prelude::*;
 
     use super::*;
@@ -367,6 +368,7 @@ mod tests {
                 uri: "qemu+unix:///session".to_owned(),
                 protocol: Some(2),
                 ticket: None,
+                machine: MachineId::new("m-1").ok(),
             },
             Pass::Refused { reason: Reason::NoMemory },
             Pass::Released {
@@ -383,11 +385,28 @@ mod tests {
             Pass::Arriving,
         ];
         let talks = talks.into_iter().map(|t| Message::Exchange(ExchangeId(u64::MAX), t));
+        let labels: Labels = [("rack".to_owned(), "r1".to_owned())].into();
+        let seat = Seat { group: "web@rack".parse().unwrap(), value: "r1".to_owned() };
+        let machine = || MachineId::new("m-1").unwrap();
+        let host = || HostId::new("h-1").unwrap();
+        let verdicts = [
+            Verdict::Clear,
+            Verdict::Unsure,
+            Verdict::Claimed { by: machine(), hard: true },
+            Verdict::Taken { by: machine(), hard: false },
+        ];
+        let answers = verdicts.map(|verdict| {
+            let (hosts, removed) = (vec![host()], vec![host()]);
+            Witness::Answer(Answer { verdict, labels: labels.clone(), hosts, removed })
+        });
+        let ask = Ask { machine: Some(machine()), seats: vec![seat], labels, known: u64::MAX };
+        let witnesses = answers.into_iter().chain([Witness::Ask(ask), Witness::Removed(host())]);
         let watches =
             [Watch::Running(vec![0, u64::MAX]), Watch::Runs(MachineId::new("m-1").unwrap())];
         talks
             .chain(passes.into_iter().map(|p| Message::Handoff(HandoffId(9), p)))
             .chain(watches.map(Message::Watch))
+            .chain(witnesses.map(|w| Message::Witness(ClaimId(u64::MAX), w)))
             .collect()
     }
 
@@ -436,6 +455,15 @@ mod tests {
         let report = Report { protocol: None, ..report(0.5) };
         let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(report));
         assert_eq!(decode(&frame), Ok(inquiry));
+    }
+
+    #[test]
+    fn a_kind_of_message_that_a_later_version_adds_is_refused_and_no_more() {
+        let mut frame = Vec::new();
+        let mut e = Encoder::new(&mut frame);
+        e.array(2).unwrap().u16(VERSION).unwrap();
+        e.array(2).unwrap().u32(99).unwrap().array(1).unwrap().u64(5).unwrap();
+        assert!(matches!(decode(&frame), Err(WireError::Malformed(_))));
     }
 
     #[test]

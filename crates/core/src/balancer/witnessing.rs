@@ -47,6 +47,16 @@ impl Balancer {
         self.concluded(outcome, now, out);
     }
 
+    /// Tells of this host those that do not know it yet.
+    pub(super) fn introduce(&mut self, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
+        let claim = ClaimId(rng.next_u64());
+        let here = self.host.here(&self.handoffs);
+        if self.witnesses.introduce(claim, &here, out) {
+            let limit = now + self.config.limits.reply_time_max;
+            out.push(Effect::SetTimer(Timer::Witness(claim), limit));
+        }
+    }
+
     fn accept(&mut self, id: HandoffId, offer: Offer, now: Time, out: &mut Vec<Effect>) {
         if let Some(promise) = Promise::of(&offer.agreement, id) {
             self.promise = Some(promise);

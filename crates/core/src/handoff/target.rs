@@ -123,9 +123,10 @@ fn looked_before_claim(
             }
             let expired = turn.now.since(h.since) >= limits.reservation_time;
             // Nobody else may have its seat before the source has said that nothing will come.
-            if expired && h.needs_seat() && h.cancelled_for.is_none() {
+            let told = h.cancelled_for.is_some();
+            if expired && h.needs_seat() && !told {
                 turn.send(h, reserved(h));
-            } else if expired {
+            } else if expired || told {
                 h.decision.detail = "nothing arrived".to_owned();
                 return Next::Cancelled(Reason::ReservationExpired);
             }

@@ -30,8 +30,9 @@ pub struct Acquaintances {
     /// Every host that was ever a member, sorted; the driver writes that down before it tells the
     /// core of a member.
     pub members: Arc<[HostId]>,
-    /// Every host of which there is more to say, or that was heard of from others.
-    pub met: BTreeMap<HostId, Acquaintance>,
+    /// Every host of which there is more to say, or that was heard of from others. Shared where many
+    /// hosts of a simulation know the same.
+    pub met: Arc<BTreeMap<HostId, Acquaintance>>,
 }
 
 impl Acquaintances {
@@ -42,7 +43,20 @@ impl Acquaintances {
 
     /// Keeps what is known of a host. For drivers whose store is in memory.
     pub fn keep(&mut self, acquaintance: Acquaintance) {
-        self.met.insert(acquaintance.host.clone(), acquaintance);
+        Arc::make_mut(&mut self.met).insert(acquaintance.host.clone(), acquaintance);
+    }
+
+    /// What a host with these labels of its own knows, once all of these have told each other.
+    #[must_use]
+    pub fn introduced<'a>(
+        own: &Labels,
+        hosts: impl Iterator<Item = (&'a HostId, &'a Labels)>,
+    ) -> Self {
+        let met = hosts.map(|(host, labels)| {
+            let (labels, told) = (Some(labels.clone()), Some(digest(own)));
+            (host.clone(), Acquaintance { labels, told, ..stranger(host.clone()) })
+        });
+        Self { members: Arc::default(), met: Arc::new(met.collect()) }
     }
 }
 
@@ -106,12 +120,7 @@ impl Known {
     /// Whether it has not told this host that it knows it with its labels.
     pub(super) fn is_stranger(&self, host: &HostId) -> bool {
         let told = self.durable.met.get(host).and_then(|a| a.told);
-        told != Some(self.own_digest())
-    }
-
-    fn own_digest(&self) -> u64 {
-        let one = |(label, value): (&String, &String)| hash(&format!("{label}={value}"));
-        self.labels.iter().map(one).fold(1, |sum, one| sum.wrapping_mul(31).wrapping_add(one))
+        told != Some(digest(&self.labels))
     }
 
     /// Whether it has the same value of a label as one of these seats, or may have.
@@ -144,7 +153,7 @@ impl Known {
         knows_this: bool,
     ) -> Option<Acquaintance> {
         let known = self.durable.met.get(from);
-        let told = if knows_this { Some(self.own_digest()) } else { known.and_then(|a| a.told) };
+        let told = if knows_this { Some(digest(&self.labels)) } else { known.and_then(|a| a.told) };
         let removed = known.is_some_and(|a| a.removed);
         let now = Acquaintance { host: from.clone(), labels: Some(labels), told, removed };
         let is_news = known != Some(&now) || self.unkept.contains(from);
@@ -194,6 +203,11 @@ impl Known {
         let unkept = std::mem::take(&mut self.unkept);
         unkept.iter().filter_map(|host| self.durable.met.get(host).cloned()).collect()
     }
+}
+
+fn digest(labels: &Labels) -> u64 {
+    let one = |(label, value): (&String, &String)| hash(&format!("{label}={value}"));
+    labels.iter().map(one).fold(1, |sum, one| sum.wrapping_mul(31).wrapping_add(one))
 }
 
 /// Somebody of whom nothing is known but the name.
