@@ -6,6 +6,7 @@
 
 mod config;
 mod crowded;
+mod mending;
 mod seeking;
 mod watching;
 mod witnessing;
@@ -18,6 +19,7 @@ use rand::{Rng, RngExt};
 
 pub use self::config::Config;
 use self::crowded::Crowded;
+use self::mending::Mending;
 use crate::cost::Experience;
 use crate::decision::{Decision, Reason};
 use crate::effect::{Effect, Input, Timer};
@@ -51,6 +53,7 @@ pub struct Balancer {
     /// Rounds in a row in which nobody was asked.
     silent_rounds: u32,
     crowded: Crowded,
+    mending: Mending,
     promise: Option<Promise>,
     owed: Option<Owed>,
     handoffs: Handoffs,
@@ -77,7 +80,7 @@ impl Balancer {
         (host.ceilings, host.costing) = (config.ceilings, config.costing);
         host.experience = Experience::new(&config.costing);
         host.tentative = config.tentative;
-        host.mode = config.commit;
+        (host.mode, host.repair) = (config.commit, config.repair);
         Self {
             handoffs: Handoffs::new(config.limits.clone()),
             config,
@@ -89,6 +92,7 @@ impl Balancer {
             unlucky_at: 0.0,
             silent_rounds: 0,
             crowded: Crowded::default(),
+            mending: Mending::default(),
             promise: None,
             owed: None,
             recovered,
@@ -317,7 +321,7 @@ impl Balancer {
             return;
         }
         let id = ExchangeId(rng.next_u64());
-        let Some(own) = self.own_report(id, now, out) else {
+        let Some(mut own) = self.own_report(id, now, out) else {
             return;
         };
         let peers = self.draw(1, rng);
@@ -329,6 +333,9 @@ impl Balancer {
         if let Policy::MeanAware(policy) = self.config.policy {
             return self.ask_around(id, &policy, now, rng, out);
         }
+        let belongs = self.mend(now);
+        own.mends = belongs.is_some().then_some(true);
+        let peers = belongs.into_iter().flatten().chain(peers);
         let Some(peer) = peers.into_iter().next() else { return };
         let (exchange, inquiry) = Exchange::open(id, peer, &self.host, own, now);
         self.say(exchange, inquiry, now, out);
@@ -472,6 +479,7 @@ impl Balancer {
                     survey.fruitful = true;
                 }
                 self.unlucky = 0;
+                self.mending = Mending::default();
                 self.owed = Owed::of(&agreement, handoff);
                 self.give(handoff, *agreement, now, out);
             }
@@ -529,7 +537,7 @@ impl Balancer {
         };
         if let Some(owed) = self.owed.take_if(|owed| owed.is(exchange, from, &machine)) {
             match owed.take(entry, &self.host, now) {
-                Ok(agreement) => self.admit(id, offer(agreement), now, rng, out),
+                Ok(agreement) => self.admit(id, offer(agreement), false, now, rng, out),
                 Err(reason) => out.push(refused(reason)),
             }
             return;
@@ -538,8 +546,9 @@ impl Balancer {
             out.push(refused(Reason::TimedOut));
             return;
         };
+        let pressing = quoted.is_pressing();
         match quoted.reserve(&machine, entry, verdicts, in_return.as_ref(), &self.host, now) {
-            Ok(agreement) => self.admit(id, offer(*agreement), now, rng, out),
+            Ok(agreement) => self.admit(id, offer(*agreement), pressing, now, rng, out),
             Err(record) => {
                 out.push(refused(record.ending));
                 out.push(Effect::Record(*record));

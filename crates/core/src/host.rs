@@ -1,7 +1,11 @@
 //! One host as a partner in an exchange: what it could give, what it could take, at what price.
 
 mod candidates;
+mod ruling;
 mod seats;
+
+pub use ruling::{Misplaced, Toward};
+pub use seats::{Landed, Taken};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,17 +13,16 @@ use crate::ceiling::{Ceilings, Gauge, Measure};
 use crate::cost::{Costing, Experience};
 use crate::decision::{Reason, Role};
 use crate::estimate::{Averaging, Stock};
+use crate::flocks::Flocks;
 use crate::handoff::{Handoff, Mode};
 use crate::load::{Machine, Metering, Unknown, View};
-use crate::message::{Candidate, PROTOCOL, Probe, Report, Room};
-use crate::model::{Entry, Group, HostId, HostProfile, HostState, MachineId, Resources, Time};
+use crate::message::{PROTOCOL, Probe, Report, Room};
+use crate::model::{Entry, HostId, HostProfile, HostState, MachineId, Resources, Rules, Time};
 use crate::port::{HandoffId, HostSample};
 use crate::restraint::{Past, Restraint};
 use crate::select::mean_aware::{self, Choice, Side};
-use crate::select::{Calm, LOAD_EPSILON, emptying, relief};
+use crate::select::{Calm, LOAD_EPSILON, emptying, mending, relief};
 use crate::witness::Seat;
-
-pub use seats::{Landed, Taken};
 
 /// A host: what it has, what it knows of itself, and what its handoffs hold.
 #[derive(Clone, Debug)]
@@ -50,6 +53,10 @@ pub struct Host {
     pub tentative: bool,
     /// By which commit point it hands machines over.
     pub mode: Mode,
+    /// Whether it gives away what breaks a rule.
+    pub repair: bool,
+    /// Where others of its machines' groups are.
+    pub flocks: Flocks,
 }
 
 /// What handoffs under way hold of a host.
@@ -78,21 +85,8 @@ pub struct Incoming {
     pub memory_bytes: f64,
     /// What it uses.
     pub usage: Resources,
-    /// Its anti-affinity groups.
-    pub anti_affinity: Vec<Group>,
-}
-
-impl Incoming {
-    /// Room for a machine as it was offered.
-    #[must_use]
-    pub fn of(candidate: &Candidate) -> Self {
-        Self {
-            machine: candidate.machine.clone(),
-            memory_bytes: candidate.memory_bytes,
-            usage: candidate.factors,
-            anti_affinity: candidate.anti_affinity.clone(),
-        }
-    }
+    /// Its rules.
+    pub rules: Rules,
 }
 
 impl Host {
@@ -113,6 +107,8 @@ impl Host {
             averaging: Averaging::default(),
             tentative: false,
             mode: Mode::default(),
+            repair: true,
+            flocks: Flocks::default(),
         }
     }
 
@@ -185,7 +181,7 @@ impl Host {
     /// When its load is not known.
     pub fn report(&self, measure: Measure, now: Time) -> Result<Report, Unknown> {
         let load = self.amount(measure, now)?;
-        Ok(Report { load, state: self.state, protocol: Some(PROTOCOL) })
+        Ok(Report { load, state: self.state, protocol: Some(PROTOCOL), mends: None })
     }
 
     /// Brings what this host itself has and uses into its estimate of the cluster. A host that is
@@ -233,10 +229,18 @@ impl Host {
     /// The best move from this host's side to another's: of entries while only they move, or of
     /// memory.
     #[must_use]
-    pub fn choose(&self, donor: &Side, receiver: &Side, value_max: i32) -> Option<Choice> {
+    pub fn choose(
+        &self,
+        donor: &Side,
+        receiver: &Side,
+        value_max: i32,
+        mending: bool,
+    ) -> Option<Choice> {
         let mean = f64::midpoint(donor.load, receiver.load).max(0.0);
         let gain_min = self.calm.gain_min * mean;
-        if self.state == HostState::Draining {
+        if mending {
+            mending::choose(donor, receiver)
+        } else if self.state == HostState::Draining {
             emptying::choose(donor, receiver)
         } else if self.tentative {
             mean_aware::choose(donor, receiver, value_max, gain_min)
@@ -350,8 +354,9 @@ impl Host {
             limit,
             rates: self.rates(measure),
             free_memory_bytes: self.free_memory_bytes(),
-            tenants: self.tenants(measure, peer, now),
+            tenants: self.tenants(measure, peer, probe.protocol, now),
             gauge: self.gauge(now),
+            labels: Some(self.profile.labels.clone()),
         });
         Ok((report, room))
     }

@@ -44,13 +44,15 @@ use crate::ceiling::{Gauge, Measure};
 use crate::cost::Prediction;
 use crate::decision::Reason;
 use crate::estimate::Estimate;
+use crate::flocks::Flock;
 use crate::handoff::Ticket;
 use crate::load::Basis;
 use crate::model::{
     ClaimId, Entry, ExchangeId, Group, HostId, HostState, MachineId, Requirements, Resources, Rules,
 };
 use crate::port::{Commit, HandoffId, MigrationStats};
-use crate::witness::{Labels, Seat};
+use crate::rules::{Labels, Tie};
+use crate::witness::Seat;
 
 /// What one host says to another.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -171,12 +173,16 @@ impl Verdict {
 /// Most machines that one message names as running.
 pub const RUNNING_MAX: usize = 4096;
 
+/// Most groups that one message tells of.
+pub const FLOCKS_MAX: usize = 64;
+
 /// What hosts tell each other of what they run.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub enum Watch {
-    /// "This is what I run", each machine by a digest of its id; at most [`RUNNING_MAX`].
+    /// "This is what I run", each machine by a digest of its id; at most [`RUNNING_MAX`]. And of which
+    /// groups; at most [`FLOCKS_MAX`].
     #[n(0)]
-    Running(#[n(0)] Vec<u64>),
+    Running(#[n(0)] Vec<u64>, #[n(1)] Option<Vec<Flock>>),
     /// "I run this one. Do you?" Said back if so, the first time.
     #[n(1)]
     Runs(#[n(0)] MachineId),
@@ -194,6 +200,9 @@ pub struct Report {
     /// [`PROTOCOL`] of the agent; none is 2 or earlier.
     #[n(2)]
     pub protocol: Option<u16>,
+    /// Whether it asks because a rule is broken there, and wants to give whatever the loads.
+    #[n(3)]
+    pub mends: Option<bool>,
 }
 
 /// What is said in an exchange.
@@ -274,6 +283,9 @@ pub struct Probe {
     /// The resource that the answer is to be given in, if not in loads.
     #[n(2)]
     pub measure: Measure,
+    /// [`PROTOCOL`] of the surveyor; none is 2 or earlier.
+    #[n(3)]
+    pub protocol: Option<u16>,
 }
 
 /// How a host stands.
@@ -311,6 +323,9 @@ pub struct Room {
     /// How full it is.
     #[n(5)]
     pub gauge: Option<Gauge>,
+    /// Its labels.
+    #[n(6)]
+    pub labels: Option<Labels>,
 }
 
 /// A machine of a host that has room, which could go to the surveyor in return for another.
@@ -364,6 +379,12 @@ pub struct Candidate {
     /// version.
     #[n(10)]
     pub rules: Option<Rules>,
+    /// What it leaves of each of its affinity groups, in the order of its rules.
+    #[n(11)]
+    pub ties: Option<Vec<Tie>>,
+    /// Whether it breaks a rule where it is, and is given because of that: a hard one, or a soft one.
+    #[n(12)]
+    pub mends: Option<bool>,
 }
 
 /// The receiver's answer to one candidate.

@@ -59,17 +59,20 @@ mod known;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-pub use known::{Acquaintance, Acquaintances, Labels};
+pub use known::{Acquaintance, Acquaintances};
 
 use crate::decision::Reason;
 use crate::effect::Effect;
-use crate::message::{Ask, Answer, Message, Verdict, Witness};
+use crate::message::{Answer, Ask, Message, Verdict, Witness};
 use crate::model::{ClaimId, Group, HandoffId, HostId, MachineId};
+use crate::rules::Labels;
 
 use known::Known;
 
 /// What at most one machine may have: to be of this group on a host with this value of this label.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, minicbor::Encode, minicbor::Decode)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, minicbor::Encode, minicbor::Decode,
+)]
 pub struct Seat {
     /// The group, with its label, as the machine names it.
     #[n(0)]
@@ -237,12 +240,7 @@ impl Witnesses {
     }
 
     /// Asks whoever is still to be asked; ends the claim if nobody is.
-    fn advance(
-        &mut self,
-        id: ClaimId,
-        here: &Here<'_>,
-        out: &mut Vec<Effect>,
-    ) -> Option<Outcome> {
+    fn advance(&mut self, id: ClaimId, here: &Here<'_>, out: &mut Vec<Effect>) -> Option<Outcome> {
         let Open { claim, answered, .. } =
             self.claims.get(&id).filter(|open| open.silent.is_empty())?;
         let (machine, seats) = match claim {
@@ -393,7 +391,9 @@ impl Claim {
     fn refusal(&self, verdict: &Verdict, from: &HostId) -> Option<Refusal> {
         let (reason, why) = match verdict {
             Verdict::Clear => return None,
-            Verdict::Taken { hard, .. } | Verdict::Claimed { hard, .. } if !hard && self.pressing => {
+            Verdict::Taken { hard, .. } | Verdict::Claimed { hard, .. }
+                if !hard && self.pressing =>
+            {
                 return None;
             }
             Verdict::Taken { by, .. } => {

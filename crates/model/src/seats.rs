@@ -11,7 +11,8 @@ use std::sync::Arc;
 use evenkeel_core::effect::Effect;
 use evenkeel_core::message::{Message, Witness};
 use evenkeel_core::model::{ClaimId, Group, HandoffId, HostId, MachineId};
-use evenkeel_core::witness::{Acquaintances, Claim, Here, Labels, Outcome, Seat, Witnesses};
+use evenkeel_core::rules::Labels;
+use evenkeel_core::witness::{Acquaintances, Claim, Here, Outcome, Seat, Witnesses};
 use stateright::{Model, Property};
 
 use crate::node::{host, index};
@@ -207,7 +208,10 @@ impl Rack {
     fn members(&self, at: usize) -> Arc<[HostId]> {
         let (outside, last) = (self.0.hosts, self.0.hosts - 1);
         let knows = |other: &usize| {
-            !self.0.joins || at == *other || at == outside && *other != last || *other == outside
+            !self.0.joins
+                || at == *other
+                || at == outside && *other != last
+                || *other == outside
                 || (at != last && *other != last)
         };
         (0..=outside).filter(knows).map(host).collect()
@@ -350,9 +354,8 @@ impl Rack {
         state.open.insert(claim, (me, number));
         let seats = Seat::needed(&groups(), &self.labels(me));
         let wanted = Claim { handoff, machine: machine(number), seats, pressing: false };
-        let (outcome, effects) = self.with(state, me, |witnesses, here, out| {
-            witnesses.claim(claim, wanted, here, out)
-        })?;
+        let (outcome, effects) =
+            self.with(state, me, |witnesses, here, out| witnesses.claim(claim, wanted, here, out))?;
         Self::conclude(state, me, claim, outcome);
         Some((me, effects))
     }
@@ -560,9 +563,10 @@ impl Model for Rack {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("at most one machine of the group is in the rack", |_, state: &State| {
-                state.places.iter().flatten().count() <= 1
-            }),
+            Property::always(
+                "at most one machine of the group is in the rack",
+                |_, state: &State| state.places.iter().flatten().count() <= 1,
+            ),
             Property::sometimes("one arrives", |model: &Self, state: &State| {
                 let inside = state.places.iter().enumerate().filter(|(_, place)| place.is_some());
                 let came = |(number, place): (usize, &Option<usize>)| {

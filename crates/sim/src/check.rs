@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use evenkeel_core::decision::{Decision, Reason};
+use evenkeel_core::decision::{Decision, Judged, Reason};
 use evenkeel_core::handoff::{Mark, MarkKind, Recovered};
-use evenkeel_core::model::{Entry, Epoch, HostId, HostProfile, MachineId, Time};
+use evenkeel_core::model::{Entry, Epoch, HostId, HostProfile, MachineId, Place, Time};
 use evenkeel_core::port::{Order, Presence};
 use evenkeel_core::select::Price;
 use evenkeel_core::witness::Seat;
@@ -233,7 +233,7 @@ impl Checker {
     pub(crate) fn check_host(&mut self, at: Time, host: &HostProfile, cloud: &MemoryCloud) {
         let id = &host.id;
         let mut committed = 0.0;
-        let mut groups: BTreeMap<&str, &MachineId> = BTreeMap::new();
+        let mut groups: BTreeMap<_, (&MachineId, bool)> = BTreeMap::new();
         let mut broken = Vec::new();
         for (facts, presence) in cloud.machines_on(id) {
             if !presence.is_resident() {
@@ -241,11 +241,14 @@ impl Checker {
             }
             committed += facts.memory_bytes;
             if let Ok(entry) = &facts.entry {
-                if is_misplaced(entry, id) {
+                if is_misplaced(entry, host) {
                     broken.push(format!("`{}` is pinned elsewhere than `{id}`", facts.id));
                 }
                 for group in &entry.rules.anti_affinity {
-                    if let Some(other) = groups.insert(group.name(), &facts.id) {
+                    let (key, soft) = ((group.name(), group.label()), group.is_soft());
+                    if let Some((other, yields)) = groups.insert(key, (&facts.id, soft))
+                        && !(soft && yields)
+                    {
                         broken.push(format!("`{}` and `{other}` share `{id}`", facts.id));
                     }
                 }
@@ -313,9 +316,10 @@ impl Checker {
     }
 
     /// A record of a decision, by its own figures. A host that is being emptied gives to more loaded
-    /// ones, too.
+    /// ones, too, and so does one where a rule is broken.
     pub(crate) fn check_record(&mut self, at: Time, decision: &Decision, is_emptied: bool) {
-        if is_emptied {
+        let repaired = |of: &Judged| of.verdict == Reason::RuleRepaired;
+        if is_emptied || decision.candidates.iter().any(repaired) {
             return;
         }
         let (Reason::Moved, Some(pair), Some(chosen)) =
@@ -347,8 +351,12 @@ impl Checker {
     }
 }
 
-fn is_misplaced(entry: &Entry, host: &HostId) -> bool {
+fn is_misplaced(entry: &Entry, host: &HostProfile) -> bool {
     // A machine may have been started where it is not pinned to; balancing must not bring it there.
-    let pinned = &entry.rules.pinned_to;
-    entry.last_move.is_some() && !pinned.is_empty() && !pinned.contains(&host.clone().into())
+    let hard = || entry.rules.pinned_to.iter().filter(|place| !place.is_soft());
+    let named = |place: &&Place| place.names(&host.id, &host.labels);
+    let mut wanted = hard().filter(|place| !place.is_not()).peekable();
+    let right = wanted.peek().is_none() || wanted.any(|place| named(&place));
+    let avoided = hard().filter(|place| place.is_not()).any(|place| named(&place));
+    entry.last_move.is_some() && (!right || avoided)
 }

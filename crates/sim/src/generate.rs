@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use evenkeel_core::model::{Group, HostId, HostState, IdError, MachineId, Resources, Rules, Weights};
+use evenkeel_core::model::{
+    Group, HostId, HostState, IdError, MachineId, Resources, Rules, Weights,
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -38,7 +38,12 @@ fn report() -> impl Strategy<Value = Report> {
     let state =
         prop_oneof![Just(HostState::Active), Just(HostState::Cordoned), Just(HostState::Draining)];
     let protocol = prop::option::of(1..5u16);
-    (number(), state, protocol).prop_map(|(load, state, protocol)| Report { load, state, protocol })
+    (number(), state, protocol).prop_map(|(load, state, protocol)| Report {
+        load,
+        state,
+        protocol,
+        mends: None,
+    })
 }
 
 fn reason() -> impl Strategy<Value = Reason> {
@@ -57,6 +62,8 @@ fn candidate() -> impl Strategy<Value = Candidate> {
             needs: Requirements::default(),
             anti_affinity: vec!["g".parse().unwrap()],
             rules: None,
+            ties: None,
+            mends: None,
             margin: Some(Resources { cpu_cores: at_donor, ..Resources::ZERO }),
             cost: Some(Prediction { bytes: memory, seconds: cpu, ..Prediction::default() }),
         }
@@ -112,9 +119,11 @@ fn pass() -> impl Strategy<Value = Pass> {
                 ticket: Some(Ticket { life: exchange % 2, number: exchange }),
             }
         }),
-        (prop::option::of(Just(2)), prop::option::of(any_machine())).prop_map(|(protocol, machine)| {
-            Pass::Reserved { uri: "memory:///n001".to_owned(), protocol, ticket: None, machine }
-        }),
+        (prop::option::of(Just(2)), prop::option::of(any_machine())).prop_map(
+            |(protocol, machine)| {
+                Pass::Reserved { uri: "memory:///n001".to_owned(), protocol, ticket: None, machine }
+            }
+        ),
         reason().prop_map(|reason| Pass::Refused { reason }),
         any_machine().prop_map(|machine| Pass::Released {
             machine,

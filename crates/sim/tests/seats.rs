@@ -29,7 +29,8 @@ fn racks(seed: u64, recipe: &Recipe, introduced: bool) -> Cluster {
     }
     for vm in &snapshot.vms {
         let entry = Ok(Entry { rules: vm.rules.clone(), ..Entry::default() });
-        let facts = MachineFacts { memory_bytes: vm.memory_bytes, entry, ..facts(vm.id.as_str(), 1.0) };
+        let facts =
+            MachineFacts { memory_bytes: vm.memory_bytes, entry, ..facts(vm.id.as_str(), 1.0) };
         let wants = Workload { wants: vm.usage, dirty_bytes_per_s: vm.dirty_bytes_per_s };
         cluster.place(&vm.host, facts, wants).unwrap();
     }

@@ -10,11 +10,11 @@ use evenkeel_core::ceiling::Gauge;
 use evenkeel_core::cost::Prediction;
 use evenkeel_core::estimate::Estimate;
 use evenkeel_core::message::{
-    Candidate, HOSTS_MAX, Message, OFFER_MAX, Pass, Quote, RUNNING_MAX, Report, Room, Talk, Watch,
-    Witness,
+    Candidate, FLOCKS_MAX, HOSTS_MAX, Message, OFFER_MAX, Pass, Quote, RUNNING_MAX, Report, Room,
+    Talk, Watch, Witness,
 };
 use evenkeel_core::model::{Entry, ExchangeId, Requirements, Resource, Resources, Rules};
-use evenkeel_core::witness::Labels;
+use evenkeel_core::rules::Labels;
 use minicbor::{Decoder, Encoder};
 
 /// The version that this agent speaks.
@@ -115,8 +115,12 @@ fn check(message: &Message) -> Result<(), WireError> {
     match message {
         Message::Exchange(_, talk) => check_talk(talk),
         Message::Handoff(_, pass) => check_pass(pass),
-        Message::Watch(Watch::Running(machines)) => {
-            within(machines.len() <= RUNNING_MAX, "the number of machines that run")
+        Message::Watch(Watch::Running(machines, flocks)) => {
+            within(machines.len() <= RUNNING_MAX, "the number of machines that run")?;
+            let flocks = flocks.as_deref().unwrap_or_default();
+            within(flocks.len() <= FLOCKS_MAX, "the number of groups")?;
+            let mut values = flocks.iter().filter_map(|flock| flock.value.as_ref());
+            values.try_for_each(|value| text(value, "the value of a label"))
         }
         Message::Watch(Watch::Runs(_)) => Ok(()),
         Message::Witness(_, witness) => check_witness(witness),
@@ -220,6 +224,10 @@ fn check_room(room: &Room) -> Result<(), WireError> {
     within(room.rates.is_plausible(), "a price per unit")?;
     within(room.free_memory_bytes.is_finite(), "a host's free memory")?;
     room.gauge.as_ref().map_or(Ok(()), check_gauge)?;
+    if let Some(labels) = &room.labels {
+        within(labels.len() <= LIST_MAX, "the number of labels")?;
+        labels.iter().flat_map(|(a, b)| [a, b]).try_for_each(|of| text(of, "a label"))?;
+    }
     within(room.tenants.len() <= OFFER_MAX, "the number of tenants")?;
     room.tenants.iter().try_for_each(|tenant| check_candidate(&tenant.candidate))
 }
@@ -237,6 +245,10 @@ fn check_candidate(candidate: &Candidate) -> Result<(), WireError> {
     text(arch, "an architecture")?;
     texts(storage, "a storage id")?;
     within(candidate.anti_affinity.len() <= LIST_MAX, "the number of groups")?;
+    let ties = candidate.ties.as_deref().unwrap_or_default();
+    within(ties.len() <= LIST_MAX, "the number of affinity groups")?;
+    let mut values = ties.iter().filter_map(|tie| tie.value.as_ref());
+    values.try_for_each(|value| text(value, "the value of a label"))?;
     candidate.rules.as_ref().map_or(Ok(()), check_rules)
 }
 
@@ -271,11 +283,13 @@ fn texts(values: &[String], what: &'static str) -> Result<(), WireError> {
 #[cfg(test)]
 mod tests {
     use evenkeel_core::decision::Reason;
+    use evenkeel_core::flocks::Flock;
     use evenkeel_core::handoff::Ticket;
     use evenkeel_core::load::Basis;
     use evenkeel_core::message::{Answer, Ask, Probe, Standing, Tenant, Verdict};
     use evenkeel_core::model::{ClaimId, HostId, HostState, MachineId};
     use evenkeel_core::port::{Commit, HandoffId, MigrationStats};
+    use evenkeel_core::rules::Tie;
     use evenkeel_core::witness::Seat;
     use proptest::prelude::*;
 
@@ -283,7 +297,7 @@ mod tests {
     use evenkeel_core::model::PerResource;
 
     fn report(load: f64) -> Report {
-        Report { load, state: HostState::Active, protocol: Some(3) }
+        Report { load, state: HostState::Active, protocol: Some(3), mends: Some(true) }
     }
 
     fn candidate() -> Candidate {
@@ -302,6 +316,8 @@ mod tests {
                 priority: -3,
                 ..Rules::default()
             }),
+            ties: Some(vec![Tie { mates: 2, value: Some("r7".to_owned()) }]),
+            mends: Some(false),
             margin: Some(Resources { cpu_cores: 0.1, ..Resources::ZERO }),
             cost: Some(Prediction { bytes: 1e9, seconds: 1.0, ..Prediction::default() }),
         }
@@ -339,6 +355,7 @@ mod tests {
                 estimate: Some(Estimate::default()),
                 giving: true,
                 measure: Some(Resource::Cpu),
+                protocol: Some(3),
             }),
             Talk::Standing(Standing {
                 report: report(0.5),
@@ -350,6 +367,7 @@ mod tests {
                     free_memory_bytes: 1e9,
                     tenants: vec![Tenant { candidate: candidate(), origin: None }],
                     gauge: Some(gauge()),
+                    labels: Some([("rack".to_owned(), "r7".to_owned())].into()),
                 }),
             }),
         ];
@@ -399,10 +417,15 @@ mod tests {
             let (hosts, removed) = (vec![host()], vec![host()]);
             Witness::Answer(Answer { verdict, labels: labels.clone(), hosts, removed })
         });
-        let ask = Ask { machine: Some(machine()), seats: vec![seat], labels, known: u64::MAX };
+        let ask =
+            Ask { machine: Some(machine()), seats: vec![seat], labels: labels.clone(), known: 7 };
         let witnesses = answers.into_iter().chain([Witness::Ask(ask), Witness::Removed(host())]);
-        let watches =
-            [Watch::Running(vec![0, u64::MAX]), Watch::Runs(MachineId::new("m-1").unwrap())];
+        let group = "web@rack".parse().unwrap();
+        let flock = Flock { group, members: 2, value: Some("r7".to_owned()) };
+        let watches = [
+            Watch::Running(vec![0, u64::MAX], Some(vec![flock])),
+            Watch::Runs(MachineId::new("m-1").unwrap()),
+        ];
         talks
             .chain(passes.into_iter().map(|p| Message::Handoff(HandoffId(9), p)))
             .chain(watches.map(Message::Watch))

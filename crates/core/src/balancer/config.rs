@@ -40,6 +40,8 @@ pub struct Config {
     pub tentative: bool,
     /// By which commit point machines are handed over.
     pub commit: Mode,
+    /// Whether machines that break a rule where they are, by somebody else's doing, are moved.
+    pub repair: bool,
 }
 
 impl Default for Config {
@@ -58,6 +60,7 @@ impl Default for Config {
             policy: Policy::MeanAware(MeanAware::at_work()),
             tentative: false,
             commit: Mode::default(),
+            repair: true,
         }
     }
 }

@@ -25,6 +25,7 @@ impl Balancer {
         &mut self,
         id: HandoffId,
         offer: Offer,
+        pressing: bool,
         now: Time,
         rng: &mut impl Rng,
         out: &mut Vec<Effect>,
@@ -34,9 +35,15 @@ impl Balancer {
         if seats.is_empty() {
             return self.accept(id, offer, now, out);
         }
-        let pressing = agreement.decision.measure.is_some();
+        let pressing = pressing || agreement.candidate.mends == Some(true);
         let machine = agreement.candidate.machine.clone();
-        self.host.holds.incoming.insert(id, Incoming::of(&agreement.candidate));
+        let incoming = Incoming {
+            machine: machine.clone(),
+            memory_bytes: agreement.candidate.memory_bytes,
+            usage: agreement.candidate.factors,
+            rules: agreement.entry.rules.clone(),
+        };
+        self.host.holds.incoming.insert(id, incoming);
         self.reserving.insert(id, offer);
         let claim = ClaimId(rng.next_u64());
         let limit = now + self.config.limits.reply_time_max;
@@ -89,12 +96,7 @@ impl Balancer {
     }
 
     /// A claim has ended, if there is an outcome.
-    pub(super) fn concluded(
-        &mut self,
-        outcome: Option<Outcome>,
-        now: Time,
-        out: &mut Vec<Effect>,
-    ) {
+    pub(super) fn concluded(&mut self, outcome: Option<Outcome>, now: Time, out: &mut Vec<Effect>) {
         let Some(Outcome { handoff, result }) = outcome else { return };
         let Some(offer) = self.reserving.remove(&handoff) else { return };
         match result {

@@ -60,12 +60,15 @@ fn is_across(groups: &[Group]) -> bool {
 impl Host {
     /// What it holds for rules across a label, with what is on its way here or not yet gone.
     pub(crate) fn here<'a>(&'a self, handoffs: &'a Handoffs) -> Here<'a> {
-        let known = self.view.machines().iter().filter_map(|(id, machine)| {
-            Some((id, &machine.entry()?.rules.anti_affinity))
-        });
+        let known = self
+            .view
+            .machines()
+            .iter()
+            .filter_map(|(id, machine)| Some((id, &machine.entry()?.rules.anti_affinity)));
         let landed = self.holds.landed.iter().map(|(id, landed)| (id, &landed.anti_affinity));
         let held = |h: &&Handoff| h.role == Role::Receiver || h.phase != Phase::Released;
-        let moving = handoffs.iter().filter(held).map(|h| (&h.machine, &h.entry.rules.anti_affinity));
+        let moving =
+            handoffs.iter().filter(held).map(|h| (&h.machine, &h.entry.rules.anti_affinity));
         let all = known.chain(landed).chain(moving).filter(|(_, groups)| is_across(groups));
         Here {
             is_measured: self.view.is_measured(),

@@ -7,9 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Seat;
 use crate::model::HostId;
-
-/// Labels of a host, such as `rack = r7`.
-pub type Labels = BTreeMap<String, String>;
+use crate::rules::Labels;
 
 /// Another host that this one has heard of. Durable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -162,11 +160,7 @@ impl Known {
 
     /// Another host has told whom it knows, and who was removed. Answers what there is to be written
     /// down.
-    pub(super) fn told_of(
-        &mut self,
-        hosts: Vec<HostId>,
-        removed: &[HostId],
-    ) -> Vec<Acquaintance> {
+    pub(super) fn told_of(&mut self, hosts: Vec<HostId>, removed: &[HostId]) -> Vec<Acquaintance> {
         let mut news: Vec<_> = removed.iter().filter_map(|host| self.remove(host)).collect();
         for host in hosts {
             let known = self.durable.members.binary_search(&host).is_ok()
