@@ -114,7 +114,7 @@ fn no_seed_of_many_breaks_a_rule_across_a_label() {
     let (mut migrations, mut refused, mut messages, mut broken) = (0, 0, 0, 0);
     for seed in first..first + seeds {
         let mut cluster = racks(seed, &recipe, true);
-        trouble(&mut cluster, seed, &recipe, 3);
+        trouble(&mut cluster, seed, &recipe, 2);
         cluster.check_all();
         for violation in cluster.violations() {
             println!("seed {seed}: {violation}");
