@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use evenkeel_core::appraisal::Fit;
 use evenkeel_core::decision::Decision;
-use evenkeel_core::model::{HostId, MachineId};
+use evenkeel_core::model::{HostId, HostState, MachineId};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request};
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::api::Problem;
+use crate::emptying::{DrainRequest, PlaceRequest, Placement};
 use crate::status::Status;
 
 /// Largest answer taken, in bytes.
@@ -48,17 +50,26 @@ pub enum ClientError {
     Refused(String),
 }
 
-/// A client of one agent's local API. Every call is a connection of its own.
+/// A client of one agent's local API, and by it of any other host's agent. Every call is a connection
+/// of its own.
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
+    /// Whose agent is asked, where it is not the one that listens.
+    host: Option<HostId>,
 }
 
 impl Client {
     /// A client of the agent that listens on `socket`.
     #[must_use]
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned() }
+        Self { socket: socket.to_owned(), host: None }
+    }
+
+    /// The same for the agent of a host, which the one that listens asks.
+    #[must_use]
+    pub fn of(&self, host: &HostId) -> Self {
+        Self { socket: self.socket.clone(), host: Some(host.clone()) }
     }
 
     /// What the agent says of itself.
@@ -96,6 +107,34 @@ impl Client {
         self.call(Method::PUT, &path, body.into()).await
     }
 
+    /// Has the host take no machines from now on, or take part again.
+    ///
+    /// # Errors
+    /// When it is not reached, or cannot keep that in mind: then nothing has changed.
+    pub async fn set_state(&self, state: HostState) -> Result<(), ClientError> {
+        let body = serde_json::to_vec(&state).map_err(|e| self.broken(&e))?;
+        self.call(Method::PUT, "/api/v1/state", body.into()).await
+    }
+
+    /// Has the host be emptied, if the rest of the cluster can hold its machines and then spare
+    /// another host. The answer says whether it begins.
+    ///
+    /// # Errors
+    /// When it is not reached, or refuses: then nothing has changed.
+    pub async fn drain(&self, request: &DrainRequest) -> Result<Fit, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|e| self.broken(&e))?;
+        self.call(Method::POST, "/api/v1/drain", body.into()).await
+    }
+
+    /// Asks where a new machine fits best.
+    ///
+    /// # Errors
+    /// When it is not reached, or no machine can be like that.
+    pub async fn place(&self, wanted: &PlaceRequest) -> Result<Placement, ClientError> {
+        let body = serde_json::to_vec(wanted).map_err(|e| self.broken(&e))?;
+        self.call(Method::POST, "/api/v1/place", body.into()).await
+    }
+
     /// Has the agent, which must hold the authority's key, remove a host from the cluster.
     ///
     /// # Errors
@@ -124,7 +163,7 @@ impl Client {
         self.call(Method::POST, &path, body.into()).await
     }
 
-    async fn call<T: DeserializeOwned>(
+    pub(crate) async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
@@ -148,6 +187,10 @@ impl Client {
         let (mut sender, connection) = handshake.map_err(|e| self.broken(&e))?;
         // Ends with the request, whose error says what went wrong.
         tokio::spawn(connection);
+        let path = match &self.host {
+            Some(host) => path.replacen("/api/v1", &format!("/api/v1/hosts/{host}"), 1),
+            None => path.to_owned(),
+        };
         let request = Request::builder()
             .method(method)
             .uri(path)

@@ -29,6 +29,7 @@ use crate::alarms::Alarms;
 use crate::api::{Reply, Request};
 use crate::authority;
 use crate::clock::Clock;
+use crate::emptying::Wishes;
 use crate::status::Status;
 use crate::timers::{Due, Timers};
 
@@ -71,6 +72,8 @@ pub(crate) struct Driver {
     pub(crate) unremembered: BTreeMap<HostId, SocketAddr>,
     pub(crate) removed: mpsc::Sender<HostId>,
     pub(crate) progress: BTreeMap<HandoffId, Progress>,
+    /// What operators wish that is not answered yet.
+    pub(crate) wishes: Wishes,
     /// Who waits for a schedule entry to be written.
     pub(crate) writers: BTreeMap<MachineId, Reply<()>>,
     pub(crate) refusals: Refusals,
@@ -216,7 +219,7 @@ impl Driver {
     }
 
     /// Gives an input to the core and carries out the effects, and those of whatever failed.
-    fn feed(&mut self, input: Input) {
+    pub(crate) fn feed(&mut self, input: Input) {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             let mut effects = Vec::new();
@@ -268,6 +271,7 @@ impl Driver {
             Effect::SetTimer(timer, at) => self.timers.set(timer, at),
             Effect::Order(order) => self.hypervisor.submit(order),
             Effect::Record(decision) => self.record(&decision),
+            Effect::Answer(id, answer) => return self.answered(id, answer),
             Effect::Stopped => self.stopped = true,
         }
         None
@@ -395,6 +399,16 @@ impl Driver {
             }
             Request::Decisions(limit, answer) => {
                 let _ = answer.send(self.store.decisions(limit).map_err(|e| e.to_string()));
+            }
+            Request::SetState(state, answer) => {
+                let _ = answer.send(self.set_state(state));
+            }
+            Request::Wish(wish, waiter) => self.wish(*wish, waiter),
+            Request::Address(host, answer) => {
+                let known = self.addresses.get(&host).copied();
+                let _ = answer.send(known.ok_or_else(|| {
+                    format!("host `{host}` has never been seen here: `evenkeel status` names the members")
+                }));
             }
             Request::RemoveHost(host, answer) => {
                 let (net, removed) = (self.net.clone(), self.removed.clone());

@@ -1,5 +1,6 @@
 //! The daemon: one driver of the core over real time, libvirt, QUIC and SQLite.
 
+mod access;
 mod alarms;
 mod api;
 mod authority;
@@ -7,6 +8,8 @@ pub mod client;
 mod clock;
 pub mod config;
 mod driver;
+mod emptying;
+mod forward;
 mod metrics;
 pub mod status;
 mod timers;
@@ -32,6 +35,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tracing::{info, warn};
 
+pub use crate::access::Members;
 use crate::alarms::Alarms;
 pub use crate::api::Problem;
 use crate::api::Request;
@@ -39,6 +43,8 @@ pub use crate::client::{Client, ClientError};
 use crate::clock::Clock;
 pub use crate::config::{Config, ConfigError};
 use crate::driver::{Driver, Refusals, Sources};
+use crate::emptying::Wishes;
+pub use crate::emptying::{DrainRequest, PlaceRequest, Placement};
 pub use crate::status::Status;
 use crate::timers::Timers;
 
@@ -110,10 +116,11 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let clock = Clock::start();
     let identity = identity(&config)?;
     let host = identity.host().clone();
-    let store = Store::open(&config.state_dir)?;
+    let mut store = Store::open(&config.state_dir)?;
     let enroller = authority::enroller(&config, &store)?;
     let (net, net_events) = Net::bind(config.listen, &identity, Limits::default(), enroller)?;
-    let (_socket, mut requests) = api::serve(&config.api_socket)?;
+    let peers = api::Peers { here: host.clone(), net: net.clone(), may: config.api.members };
+    let (_socket, mut requests) = api::serve(&config.api_socket, peers)?;
     let mut stop = stop_signals()?;
 
     let (events, mut hypervisor_events) = mpsc::channel(EVENTS_MAX);
@@ -141,6 +148,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let mut rng: ChaCha12Rng = rand::make_rng();
     let (removing, removed) = mpsc::channel(REMOVED_MAX);
     let me = Member { host, addr, generation: clock.now().unix_ms() };
+    let (wishes, standing) = Wishes::recover(&mut store, boot_id())?;
     let mut driver = Driver {
         membership: Membership::new(me, MembershipConfig::default(), rng.next_u64()),
         balancer: Balancer::new(config.balancer(), profile, store.recovered(boot_id())?),
@@ -154,6 +162,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         unremembered: BTreeMap::new(),
         removed: removing,
         progress: BTreeMap::new(),
+        wishes,
         writers: BTreeMap::new(),
         refusals: Refusals::default(),
         unclosed: VecDeque::new(),
@@ -163,6 +172,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         stop_grace: config.stop_grace,
         stopped: false,
     };
+    standing.into_iter().for_each(|input| driver.feed(input));
     driver.join_remembered();
     tokio::spawn(authority::keep_renewed(net.clone(), config.identity_dir.clone()));
     // One list of seeds may serve all hosts: this one is no news to itself.

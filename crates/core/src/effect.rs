@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::appraisal::{Answer, Wish, WishId};
 use crate::decision::Decision;
 use crate::handoff::Handoff;
 use crate::message::Message;
@@ -46,6 +47,9 @@ pub enum Input {
     },
     /// An operator wants this host to take part, or not.
     SetState(HostState),
+    /// An operator wishes something about which others have to be asked first. Answered by one
+    /// [`Effect::Answer`].
+    Wish(WishId, Wish),
     /// An operator wants the agent to stop: finish or hand back what is under way.
     Stop,
     /// The same, now: abort what is under way.
@@ -67,6 +71,8 @@ pub enum Timer {
     Watch,
     /// Witnesses of this claim have been silent too long.
     Witness(ClaimId),
+    /// Look for somebody to give to, while this host is being emptied.
+    Empty,
 }
 
 /// Something to be done, in the order given.
@@ -87,6 +93,9 @@ pub enum Effect {
     Order(Order),
     /// Keep this record of a decision. May fail without harm.
     Record(Decision),
+    /// This becomes of a wish. If it is that the host is being emptied now, that is to outlast the
+    /// agent.
+    Answer(WishId, Answer),
     /// Nothing is under way any more; the driver may end.
     Stopped,
 }

@@ -109,7 +109,7 @@ pub enum Step {
 }
 
 /// Why a host takes no machine, whatever the loads.
-const fn unwilling(receiver: HostState) -> Option<Reason> {
+pub(crate) const fn unwilling(receiver: HostState) -> Option<Reason> {
     match receiver {
         HostState::Active => None,
         HostState::Cordoned => Some(Reason::Cordoned),
@@ -164,6 +164,20 @@ impl Exchange {
         }
     }
 
+    /// Opens a conversation with a host that is known to have room for something of this one, which
+    /// is being emptied: with an offer.
+    #[must_use]
+    pub fn give(id: ExchangeId, peer: HostId, theirs: Report, host: &Host, now: Time) -> Step {
+        let exchange = Self::begin(id, peer, host.id().clone(), now);
+        match host.report(None, now) {
+            Ok(own) => exchange.offer(host, own, theirs, now),
+            Err(unknown) => {
+                let why = unknown.to_string();
+                Step::End(None, exchange.record(host, Reason::UnknownLoad, why, now))
+            }
+        }
+    }
+
     /// Answers the inquiry of `from`: with an offer if this host is the more loaded one.
     #[must_use]
     pub fn answer(id: ExchangeId, from: &HostId, theirs: Report, host: &Host, now: Time) -> Answer {
@@ -194,7 +208,10 @@ impl Exchange {
             let reason = Reason::WithinDeadBand;
             return exchange.decline(host, reason, String::new(), known, Some(own), now);
         }
-        let limit = || host.past.may(role, &host.restraint, now).err();
+        let limit = || match role {
+            Role::Receiver => host.may_take(theirs.state, now).err(),
+            Role::Donor => host.past.may_give(own.state, &host.restraint, now).err(),
+        };
         if let Some(reason) = unwilling(receiver.state).or_else(limit) {
             return exchange.decline(host, reason, String::new(), known, Some(own), now);
         }
@@ -344,6 +361,7 @@ impl Exchange {
         // The donor's own calm may be another; that the pair ends closer together must hold for both.
         if let Some(reason) = quote.refusal.or(kept).or(willing) {
             decision.ending = reason;
+            decision.detail = quote.detail.unwrap_or_default();
             return Err(Box::new(decision));
         }
         decision.predicted = candidate.cost;
@@ -377,7 +395,7 @@ impl Exchange {
         let urgent = own.state == HostState::Draining || self.mending;
         let is_calm = !pair.exceeds(&host.calm) && !urgent;
         let calm = is_calm.then_some(Reason::WithinDeadBand);
-        let limit = || host.past.may(Role::Donor, &host.restraint, now).err();
+        let limit = || host.past.may_give(own.state, &host.restraint, now).err();
         if let Some(reason) = calm.or_else(|| unwilling(theirs.state)).or_else(limit) {
             let mut record = self.record(host, reason, String::new(), now);
             (record.pair, record.role) = (Some(pair), Some(Role::Donor));
@@ -415,7 +433,7 @@ impl Exchange {
             Ok(own) => own,
             Err(unknown) => return refuse(self, Reason::UnknownLoad, unknown.to_string(), None),
         };
-        let limit = || host.past.may(Role::Receiver, &host.restraint, now).err();
+        let limit = || host.may_take(offered.report.state, now).err();
         if let Some(reason) = unwilling(own.state).or_else(limit) {
             return refuse(self, reason, String::new(), Some(own));
         }
@@ -430,6 +448,7 @@ impl Exchange {
             at_donor: Some(candidate.at_donor),
             at_receiver: Some(quote.at_receiver),
             verdict: quote.refusal.unwrap_or(Reason::Farther),
+            detail: quote.detail.clone().unwrap_or_default(),
         });
         let judged = judged.collect();
         let pair = Pair { donor: offered.report.load, receiver: own.load };
@@ -464,9 +483,9 @@ impl Exchange {
             None if self.mending => {
                 let priority = |c: &Candidate| c.rules.as_ref().map_or(0, |rules| rules.priority);
                 let ranked: Vec<_> = candidates.iter().map(priority).zip(prices).collect();
-                (mending::first(&pair, &ranked), None)
+                (mending::first(&ranked), None)
             }
-            None if emptied => (emptying::nearest(&pair, &prices), None),
+            None if emptied => (emptying::largest(&candidates, &prices), None),
             None => (half_difference(&pair, &prices, &host.calm), None),
             Some(surveyed) => {
                 let offer = (self.measure, &candidates[..], &prices[..]);
@@ -480,6 +499,9 @@ impl Exchange {
         for ((judged, quote), verdict) in judged.iter_mut().zip(quotes).zip(&verdicts) {
             judged.at_receiver = Some(quote.at_receiver);
             judged.verdict = *verdict;
+            if quote.refusal == Some(*verdict) {
+                judged.detail = quote.detail.clone().unwrap_or_default();
+            }
         }
         judged.extend(
             in_return
@@ -610,5 +632,7 @@ const fn name_of(talk: &Talk) -> &'static str {
         Talk::Close { .. } => "Close",
         Talk::Probe(_) => "Probe",
         Talk::Standing(_) => "Standing",
+        Talk::Appraise(_) => "Appraise",
+        Talk::Appraisal(_) => "Appraisal",
     }
 }

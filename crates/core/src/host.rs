@@ -1,11 +1,11 @@
 //! One host as a partner in an exchange: what it could give, what it could take, at what price.
 
+mod appraising;
 mod candidates;
+mod judgement;
 mod ruling;
 mod seats;
-
-pub use ruling::{Misplaced, Toward};
-pub use seats::{Landed, Taken};
+mod unfit;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,12 +17,18 @@ use crate::flocks::Flocks;
 use crate::handoff::{Handoff, Mode};
 use crate::load::{Machine, Metering, Unknown, View};
 use crate::message::{PROTOCOL, Probe, Report, Room};
-use crate::model::{Entry, HostId, HostProfile, HostState, MachineId, Resources, Rules, Time};
-use crate::port::{HandoffId, HostSample};
+use crate::model::{
+    Entry, HostId, HostProfile, HostState, MachineId, Resource, Resources, Rules, Time,
+};
+use crate::port::{HandoffId, HostSample, Presence};
 use crate::restraint::{Past, Restraint};
 use crate::select::mean_aware::{self, Choice, Side};
 use crate::select::{Calm, LOAD_EPSILON, emptying, mending, relief};
 use crate::witness::Seat;
+
+pub use ruling::{Misplaced, Toward};
+pub use seats::{Landed, Taken};
+pub use unfit::Unfit;
 
 /// A host: what it has, what it knows of itself, and what its handoffs hold.
 #[derive(Clone, Debug)]
@@ -57,6 +63,12 @@ pub struct Host {
     pub repair: bool,
     /// Where others of its machines' groups are.
     pub flocks: Flocks,
+    /// Whether disks that are on this host alone may be copied when their machine moves.
+    pub copy_storage: bool,
+    /// What its hypervisor has said that it cannot run.
+    pub unfit: Unfit,
+    /// From which score on a machine starves, if any is to be helped first.
+    pub starving: Option<u8>,
 }
 
 /// What handoffs under way hold of a host.
@@ -109,6 +121,9 @@ impl Host {
             mode: Mode::default(),
             repair: true,
             flocks: Flocks::default(),
+            copy_storage: false,
+            unfit: Unfit::default(),
+            starving: None,
         }
     }
 
@@ -124,6 +139,9 @@ impl Host {
         let arriving = |id: &MachineId| self.holds.incoming.values().any(|i| i.machine == *id);
         sample.machines.retain(|m| !arriving(&m.facts.id));
         self.holds.seen(sample.at, sample.machines.iter().map(|m| &m.facts.id));
+        if *self.view.provides() != sample.facts.provides {
+            self.unfit.clear();
+        }
         self.view.observe(sample, &self.profile);
     }
 
@@ -181,7 +199,9 @@ impl Host {
     /// When its load is not known.
     pub fn report(&self, measure: Measure, now: Time) -> Result<Report, Unknown> {
         let load = self.amount(measure, now)?;
-        Ok(Report { load, state: self.state, protocol: Some(PROTOCOL), mends: None })
+        let contention = self.view.contention().score().filter(|_| !self.tentative);
+        let (state, protocol) = (self.state, Some(PROTOCOL));
+        Ok(Report { load, state, protocol, contention, mends: None })
     }
 
     /// Brings what this host itself has and uses into its estimate of the cluster. A host that is
@@ -223,7 +243,9 @@ impl Host {
     pub fn limit(&self, measure: Measure) -> Option<f64> {
         let target = self.target(measure)?;
         let band = self.calm.difference_min.max(self.calm.dead_band * target) / 2.0;
-        Some(measure.map_or(0.0, |resource| self.ceilings.0[resource]).max(target + band))
+        // Where machines starve of it, what its ceiling allows is too much.
+        let allowed = measure.filter(|resource| self.starves() != Some(*resource));
+        Some(allowed.map_or(0.0, |resource| self.ceilings.0[resource]).max(target + band))
     }
 
     /// The best move from this host's side to another's: of entries while only they move, or of
@@ -275,7 +297,7 @@ impl Host {
             return Some(goes.then_some(None));
         }
         let above = |measure| self.excess(measure, now).map(|excess| excess > LOAD_EPSILON);
-        let strained = self.gauge(now)?.strained();
+        let strained = self.starves().or(self.gauge(now)?.strained());
         let sheds = strained.is_some() && above(strained)?;
         let overloaded = above(None)?;
         Some(match (sheds, overloaded) {
@@ -300,10 +322,43 @@ impl Host {
         if self.state == HostState::Draining {
             return Ok(());
         }
-        if !self.past.has_held(&self.restraint) {
+        if !self.past.has_held(&self.restraint) && self.starves().is_none() {
             return Err(Reason::Held);
         }
         self.past.may(Role::Donor, &self.restraint, now)
+    }
+
+    /// Whether it may take a machine now from a host in this state: one that is being emptied is not
+    /// held up by limits.
+    ///
+    /// # Errors
+    /// What keeps it.
+    pub fn may_take(&self, giver: HostState, now: Time) -> Result<(), Reason> {
+        if giver == HostState::Draining {
+            return Ok(());
+        }
+        self.past.may(Role::Receiver, &self.restraint, now)?;
+        self.past.is_eased_in(self.holds.incoming.len(), &self.restraint, now)
+    }
+
+    /// Whether a machine of this host starves, one that runs and is not on its way out.
+    #[must_use]
+    pub fn is_starving(&self, id: &MachineId) -> bool {
+        let machine = self.view.machines().get(id);
+        let runs = machine.filter(|m| m.presence == Presence::Running);
+        let here = runs.filter(|_| !self.holds.outgoing.contains(id));
+        here.zip(self.starving).is_some_and(|(m, from)| m.contention.starves(from))
+    }
+
+    /// What the machine of this host that starves most is short of, if one does: CPU or I/O, of which
+    /// machines that leave give some back at once.
+    #[must_use]
+    pub fn starves(&self) -> Option<Resource> {
+        self.starving?;
+        let machines = self.view.machines().iter();
+        let starving = machines.filter(|(id, _)| self.is_starving(id)).map(|(_, m)| &m.contention);
+        let worst = starving.max_by_key(|contention| contention.score())?.worst();
+        worst.filter(|resource| *resource != Resource::Memory)
     }
 
     /// A handoff of this host has ended: remembers what that says for the next one.
@@ -348,7 +403,7 @@ impl Host {
         let known = self.target(measure).zip(self.limit(measure));
         let takes = probe.giving
             && self.state == HostState::Active
-            && self.past.may(Role::Receiver, &self.restraint, now).is_ok();
+            && self.may_take(HostState::Active, now).is_ok();
         let room = known.filter(|_| takes).map(|(target, limit)| Room {
             target,
             limit,

@@ -18,14 +18,17 @@
 mod answer;
 mod copies;
 mod emulator;
+mod examine;
 mod failure;
 mod ffi;
 #[doc(hidden)]
 pub mod fuzzing;
 mod locks;
 mod migrate;
+mod pressure;
 mod sample;
 mod storage;
+mod surroundings;
 mod worker;
 mod xml;
 
@@ -202,6 +205,10 @@ impl Hypervisor for LibvirtHypervisor {
             Order::SetAutostart(machine, wanted) => {
                 let answer = self.in_time(Question::SetAutostart(machine.clone(), wanted));
                 self.enqueue(Task::SetAutostart(machine, wanted, answer));
+            }
+            Order::Examine(examination) => {
+                let answer = self.in_time(Question::Examine(examination.handoff));
+                self.enqueue(Task::Examine(examination, answer));
             }
             Order::Abort(machine) => {
                 if !self.shared.migrations.abort(&machine) {

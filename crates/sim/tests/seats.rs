@@ -104,17 +104,19 @@ fn no_two_machines_of_a_group_are_ever_in_one_rack_however_many_hosts_decide_at_
     }
 }
 
-/// By `SEEDS` seeds (1,000 unless set) from `FIRST` (0): 200 hosts in 20 racks, 800 machines.
+/// By `SEEDS` seeds (1,000 unless set) from `FIRST` (0): 200 hosts in 20 racks, 800 machines, all of
+/// which are to be moved at once, for `MINUTES` (1) of virtual time.
 #[test]
 #[ignore = "long: run it with --release --ignored"]
 fn no_seed_of_many_breaks_a_rule_across_a_label() {
     let number = |name: &str, or| std::env::var(name).map_or(or, |text| text.parse().unwrap());
     let (first, seeds): (u64, u64) = (number("FIRST", 0), number("SEEDS", 1000));
+    let minutes = number("MINUTES", 1);
     let recipe = Recipe { racks: 20, group: 12, spare: 10, ..Recipe::uniform(200, 800) };
     let (mut migrations, mut refused, mut messages, mut broken) = (0, 0, 0, 0);
     for seed in first..first + seeds {
         let mut cluster = racks(seed, &recipe, true);
-        trouble(&mut cluster, seed, &recipe, 2);
+        trouble(&mut cluster, seed, &recipe, minutes);
         cluster.check_all();
         for violation in cluster.violations() {
             println!("seed {seed}: {violation}");

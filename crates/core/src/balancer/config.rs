@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::ceiling::Ceilings;
+use crate::contention::STARVING;
 use crate::cost::Costing;
 use crate::handoff::{Limits, Mode};
 use crate::load::Metering;
@@ -42,6 +43,11 @@ pub struct Config {
     pub commit: Mode,
     /// Whether machines that break a rule where they are, by somebody else's doing, are moved.
     pub repair: bool,
+    /// Whether disks that are on this host alone may be copied when their machine moves.
+    pub copy_storage: bool,
+    /// From which score on a machine starves and is helped first, from 1 to 100; `None` helps nobody
+    /// first. See [`crate::contention`].
+    pub starving: Option<u8>,
 }
 
 impl Default for Config {
@@ -61,6 +67,8 @@ impl Default for Config {
             tentative: false,
             commit: Mode::default(),
             repair: true,
+            copy_storage: false,
+            starving: Some(STARVING),
         }
     }
 }

@@ -122,7 +122,8 @@ impl Balancer {
                 self.host.holds.taken.insert(seat, Taken { by: by.clone(), at: now });
             }
         }
-        let refused = Message::Handoff(id, Pass::Refused { reason });
+        let told = Some(detail.clone()).filter(|words| !words.is_empty());
+        let refused = Message::Handoff(id, Pass::Refused { reason, detail: told });
         out.push(Effect::Send(agreement.peer, refused));
         let mut record = agreement.decision;
         (record.ending, record.detail, record.ended) = (reason, detail, now);

@@ -7,7 +7,7 @@ use crate::decision::Role;
 use crate::exchange::Agreement;
 use crate::host::{Host, Incoming};
 use crate::message::Pass;
-use crate::port::{Commit, HandoffId};
+use crate::port::{Commit, Examination, HandoffId, Order};
 
 /// What a target was asked to keep room for.
 #[derive(Clone, Debug)]
@@ -39,7 +39,11 @@ impl Handoffs {
             turn.looks = self.looks;
             match handoff.role {
                 Role::Donor => source::recover(&mut handoff, turn),
-                Role::Receiver => target::recover(&handoff, turn),
+                Role::Receiver => {
+                    // It is on record only since it was promised.
+                    handoff.examined = true;
+                    target::recover(&handoff, turn);
+                }
             }
             self.looks = turn.looks;
             hold(turn.host, &handoff);
@@ -70,6 +74,7 @@ impl Handoffs {
             commit: Some(handoff.commit),
             autostart: Some(handoff.autostart),
             ticket: handoff.ticket,
+            cpu: handoff.needs.cpu_definition.as_deref().map(str::to_owned),
         };
         turn.send(&handoff, pass);
         // Where witnesses are asked, the target has as long for them.
@@ -78,7 +83,8 @@ impl Handoffs {
         self.live.insert(id, handoff);
     }
 
-    /// Target: keeps room for what was agreed on. `uri` is where this host's hypervisor is reached.
+    /// Target: keeps room for what was agreed on, and promises it once the hypervisor has said that
+    /// the machine can run here. `uri` is where this host's hypervisor is reached.
     pub fn take(&mut self, id: HandoffId, offer: Offer, uri: String, turn: &mut Turn<'_>) {
         let mut handoff = Handoff::begin(id, Role::Receiver, offer.agreement, turn.now);
         handoff.commit = offer.commit;
@@ -88,8 +94,15 @@ impl Handoffs {
         handoff.uri = uri;
         hold(turn.host, &handoff);
         turn.wake(id, self.limits.reservation_time);
-        turn.persist(&handoff);
-        turn.send(&handoff, target::reserved(&handoff));
+        if handoff.needs.can_be_examined() {
+            turn.order(Order::Examine(Examination {
+                handoff: id,
+                machine: handoff.machine.clone(),
+                needs: handoff.needs.clone(),
+            }));
+        } else {
+            target::promise(&mut handoff, Vec::new(), turn);
+        }
         self.live.insert(id, handoff);
     }
 }

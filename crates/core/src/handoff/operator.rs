@@ -41,7 +41,7 @@ impl Handoffs {
         let ids: Vec<_> = self.live.values().filter(waits).map(|h| h.id).collect();
         for id in ids {
             self.with(id, turn, |h, _, turn| {
-                target::hear(h, Pass::Refused { reason: Reason::Unreachable }, turn)
+                target::hear(h, Pass::Refused { reason: Reason::Unreachable, detail: None }, turn)
             });
         }
     }

@@ -178,7 +178,7 @@ impl Handoffs {
             // Of what no record tells, what is seen does: whether it is on its way.
             Question::Reserved => match sight.presence {
                 Presence::Running | Presence::Paused | Presence::Defined | Presence::Absent => {
-                    Pass::Refused { reason: Reason::TimedOut }
+                    Pass::Refused { reason: Reason::TimedOut, detail: None }
                 }
                 Presence::Leaving | Presence::Stranded | Presence::Incoming | Presence::Held => {
                     return;

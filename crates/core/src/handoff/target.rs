@@ -19,7 +19,51 @@ use super::turn::Turn;
 use super::{Limits, Next, RETRY_MIN, backoff};
 use crate::decision::Reason;
 use crate::message::{PROTOCOL, Pass};
-use crate::port::{Commit, Failure, FailureKind, Presence, Sight, Stamp};
+use crate::model::DiskPlace;
+use crate::port::{Commit, Failure, FailureKind, Presence, Sight, Stamp, Unfit};
+
+/// Promises the source that there is room, and that the machine can run here.
+pub(super) fn promise(h: &mut Handoff, disks: Vec<DiskPlace>, turn: &mut Turn<'_>) {
+    h.examined = true;
+    turn.persist(h);
+    turn.send(h, reserved(h, disks));
+}
+
+/// Room is kept.
+fn reserved(h: &Handoff, disks: Vec<DiskPlace>) -> Pass {
+    let disks = (!disks.is_empty()).then_some(disks);
+    let (protocol, machine) = (Some(PROTOCOL), Some(h.machine.clone()));
+    Pass::Reserved { uri: h.uri.clone(), protocol, ticket: h.ticket, disks, machine }
+}
+
+/// The hypervisor has said whether the machine can run here.
+pub(super) fn examined(
+    h: &mut Handoff,
+    verdict: Result<Vec<DiskPlace>, Unfit>,
+    turn: &mut Turn<'_>,
+) -> Next {
+    if h.phase != Phase::Reserved || h.examined {
+        return Next::Stay;
+    }
+    let unfit = match verdict {
+        Ok(disks) => {
+            promise(h, disks, turn);
+            return Next::Stay;
+        }
+        Err(unfit) => unfit,
+    };
+    h.decision.detail = unfit.to_string();
+    let reason = match unfit {
+        Unfit::Lacks(missing) => {
+            let reason = missing.reason();
+            turn.host.unfit.learn(&h.machine, &h.needs, missing, turn.now);
+            reason
+        }
+        Unfit::NotTold(_) => Reason::FitUnknown,
+    };
+    turn.send(h, Pass::Refused { reason, detail: Some(h.decision.detail.clone()) });
+    Next::Cancelled(reason)
+}
 
 /// The source said something.
 pub(super) fn hear(h: &mut Handoff, pass: Pass, turn: &mut Turn<'_>) -> Next {
@@ -50,12 +94,6 @@ pub(super) fn hear(h: &mut Handoff, pass: Pass, turn: &mut Turn<'_>) -> Next {
         _ => {}
     }
     Next::Stay
-}
-
-/// Room is kept.
-pub(super) fn reserved(h: &Handoff) -> Pass {
-    let machine = Some(h.machine.clone());
-    Pass::Reserved { uri: h.uri.clone(), protocol: Some(PROTOCOL), ticket: h.ticket, machine }
 }
 
 /// Whether what was seen is the copy that this handoff brought. A source of an earlier version
@@ -124,8 +162,8 @@ fn looked_before_claim(
             let expired = turn.now.since(h.since) >= limits.reservation_time;
             // Nobody else may have its seat before the source has said that nothing will come.
             let told = h.cancelled_for.is_some();
-            if expired && h.needs_seat() && !told {
-                turn.send(h, reserved(h));
+            if expired && h.needs_seat() && h.examined && !told {
+                turn.send(h, reserved(h, Vec::new()));
             } else if expired || told {
                 h.decision.detail = "nothing arrived".to_owned();
                 return Next::Cancelled(Reason::ReservationExpired);
@@ -289,7 +327,7 @@ pub(super) fn recover(h: &Handoff, turn: &mut Turn<'_>) {
 pub(super) fn store_failed(h: &mut Handoff, why: String, turn: &mut Turn<'_>) -> Next {
     h.last_error.clone_from(&why);
     let Some(before) = h.before.take() else {
-        turn.send(h, Pass::Refused { reason: Reason::StoreFailed });
+        turn.send(h, Pass::Refused { reason: Reason::StoreFailed, detail: None });
         h.decision.detail = why;
         return Next::Cancelled(Reason::StoreFailed);
     };

@@ -6,10 +6,10 @@ use super::{Host, Toward};
 use crate::advantage::priced;
 use crate::ceiling::{Gauge, Measure};
 use crate::cost::{Prediction, Weight};
-use crate::decision::{Judged, Reason};
+use crate::decision::{Judged, Reason, Refusal};
 use crate::load::{Basis, Machine};
 use crate::message::{Candidate, OFFER_MAX, Quote, Room, Tenant};
-use crate::model::{Entry, HostId, HostState, MachineId, Missing, Resources, Time};
+use crate::model::{Entry, HostId, HostState, MachineId, Requirements, Resources, Time};
 use crate::port::Presence;
 use crate::select::mean_aware::{Piece, Side};
 use crate::select::{LOAD_EPSILON, Pair, rounded};
@@ -49,6 +49,30 @@ impl Host {
         Some(self.candidate_of(measure, id, machine, toward, now).ok()?.1)
     }
 
+    /// The same for a machine that was looked up.
+    pub(super) fn candidate_for(
+        &self,
+        id: &MachineId,
+        machine: &Machine,
+        peer: &HostId,
+        now: Time,
+    ) -> Result<Candidate, Refusal> {
+        Ok(self.candidate_of(None, id, machine, &Toward::of(peer), now)?.1)
+    }
+
+    /// Why one of its machines may not go to `peer`, if so.
+    #[must_use]
+    pub fn refusal(
+        &self,
+        measure: Measure,
+        id: &MachineId,
+        peer: &HostId,
+        now: Time,
+    ) -> Option<Refusal> {
+        let machine = self.view.machines().get(id)?;
+        self.candidate_of(measure, id, machine, &Toward::of(peer), now).err()
+    }
+
     fn candidate_of<'m>(
         &self,
         measure: Measure,
@@ -56,13 +80,13 @@ impl Host {
         machine: &'m Machine,
         toward: &Toward<'_>,
         now: Time,
-    ) -> Result<(&'m Entry, Candidate), Reason> {
+    ) -> Result<(&'m Entry, Candidate), Refusal> {
         let mends = toward.mending.then(|| is_hard(&self.mended(now)));
         let entry = self.may_leave(id, machine, toward, self.is_pressing(measure, mends), now)?;
         let (basis, factors) = machine.factors(&self.profile).map_err(|_| Reason::UnknownLoad)?;
         // A load that was programmed says nothing of a single resource.
         if measure.is_some() && basis == Basis::Target {
-            return Err(Reason::NoImprovement);
+            return Err(Reason::NoImprovement.into());
         }
         let cost = self.affordable(machine, entry, &factors)?;
         let facts = &machine.facts;
@@ -73,7 +97,7 @@ impl Host {
             factors,
             at_donor: self.price(measure, &factors),
             memory_bytes: facts.memory_bytes,
-            needs: facts.needs.clone(),
+            needs: self.needs_of(machine),
             anti_affinity: entry.rules.anti_affinity.clone(),
             rules: judges_rules(toward.protocol).then(|| entry.rules.clone()),
             ties: judges_rules(toward.protocol).then(|| self.ties(id, &entry.rules)),
@@ -100,12 +124,17 @@ impl Host {
             memory_bytes: used.memory_bytes,
             cpu_cores: used.cpu_cores,
             dirty_bytes_per_s: machine.dirty_bytes_per_s,
+            disk_bytes: machine.facts.needs.copied_bytes(),
             correction: self.correction(&machine.facts.id, entry),
         };
         let (link, bounds) = (self.experience.link_bytes_per_s(), &self.costing);
         let cost = Prediction::of(&weight, link, bounds.downtime_max)
             .filter(|cost| cost.seconds <= bounds.time_max.as_secs_f64())
             .ok_or(Reason::NotConverging)?;
+        // Whoever goes must go, whatever it costs.
+        if self.state == HostState::Draining {
+            return Ok(Some(cost));
+        }
         let load = self.profile.price(factors);
         let core = Resources { cpu_cores: 1.0, ..Resources::ZERO };
         let price = cost.load_seconds(self.profile.price(&core), load);
@@ -164,6 +193,7 @@ impl Host {
                 movable: room.gauge.as_ref().is_none_or(admits),
                 seconds: cost.map_or(0.0, |cost| cost.seconds),
                 priority: entry.rules.priority,
+                starving: self.is_starving(id),
             });
             ids.push(id.clone());
         }
@@ -183,9 +213,10 @@ impl Host {
             memory_bytes: tenant.candidate.memory_bytes,
             at_home: tenant.origin.is_none(),
             homeward: tenant.origin.as_ref() == Some(self.id()),
-            movable: self.can_take(&tenant.candidate, own.as_ref(), None, pressing).is_ok(),
+            movable: self.can_take(&tenant.candidate, own.as_ref(), (None, pressing), now).is_ok(),
             seconds: tenant.candidate.cost.map_or(0.0, |cost| cost.seconds),
             priority: 0,
+            starving: false,
         };
         Side {
             load,
@@ -224,16 +255,21 @@ impl Host {
                 at_donor: known.map(|k| self.price(measure, &k.1)),
                 at_receiver: None,
                 verdict: Reason::Farther,
+                detail: String::new(),
             };
             match self.candidate_of(measure, id, machine, toward, now) {
-                Err(reason) => {
-                    judged.verdict = reason;
+                Err(refusal) => {
+                    (judged.verdict, judged.detail) = (refusal.reason, refusal.detail);
                     kept.push(judged);
                 }
                 Ok((_, candidate)) => offered.push((judged, candidate)),
             }
         }
-        let distance = |c: &Candidate| rounded((c.at_donor - pair.wanted()).abs());
+        // Largest first where everything has to go.
+        let distance = |c: &Candidate| match self.state {
+            HostState::Draining => -c.memory_bytes,
+            _ => rounded((c.at_donor - pair.wanted()).abs()),
+        };
         let priority = |c: &Candidate| c.rules.as_ref().map_or(0, |rules| rules.priority);
         offered.sort_by(|(_, a), (_, b)| {
             distance(a).total_cmp(&distance(b)).then(priority(a).cmp(&priority(b)))
@@ -255,35 +291,51 @@ impl Host {
         toward: &Toward<'_>,
         pressing: bool,
         now: Time,
-    ) -> Result<&'m Entry, Reason> {
+    ) -> Result<&'m Entry, Refusal> {
         let held = self.holds.outgoing.contains(id) || self.holds.settling.contains(id);
         if held || machine.presence == Presence::Leaving {
-            return Err(Reason::UnderWay);
+            return Err(Reason::UnderWay.into());
         }
         if self.holds.doubled.contains(id) {
-            return Err(Reason::RunsTwice);
+            return Err(Reason::RunsTwice.into());
         }
         let entry = machine.entry().ok_or(Reason::EntryInvalid)?;
         if machine.presence != Presence::Running {
-            return Err(Reason::NotRunning);
+            return Err(Reason::NotRunning.into());
         }
         if self.mode.choose(&machine.facts.locks).is_none() {
-            return Err(Reason::NoLocks);
+            return Err(Reason::NoLocks.into());
         }
+        machine.facts.needs.movable(self.may_copy())?;
         self.lets_go(id, &entry.rules, toward, pressing, now)?;
         if self.past.is_quarantined(id, &self.restraint, now) {
-            return Err(Reason::Quarantined);
+            return Err(Reason::Quarantined.into());
         }
         if self.state != HostState::Draining && !toward.mending {
             if machine.is_new {
-                return Err(Reason::WarmingUp);
+                return Err(Reason::WarmingUp.into());
             }
             let last = entry.last_move.as_ref();
             if last.is_some_and(|last| self.restraint.is_cooling(last, toward.peer, now)) {
-                return Err(Reason::CoolDown);
+                return Err(Reason::CoolDown.into());
             }
         }
         Ok(entry)
+    }
+
+    /// Whether disks of its machines that are on this host alone may be copied.
+    const fn may_copy(&self) -> bool {
+        self.copy_storage
+    }
+
+    /// What a machine of this host needs of another one. Local disks are told only where they may be
+    /// copied.
+    fn needs_of(&self, machine: &Machine) -> Requirements {
+        let mut needs = machine.facts.needs.clone();
+        if !self.may_copy() {
+            needs.local_disks = None;
+        }
+        needs
     }
 
     /// What a candidate of another host would load this one, and whether it could be taken. `donor`
@@ -300,11 +352,12 @@ impl Host {
         let free = candidate.memory_bytes <= self.free_memory_bytes();
         let refusal = if free {
             let pressing = pressing || measure.is_some() || candidate.mends == Some(true);
-            self.can_take(candidate, self.gauge(now).as_ref(), donor, pressing).err()
+            self.can_take(candidate, self.gauge(now).as_ref(), (donor, pressing), now).err()
         } else {
-            Some(Reason::NoMemory)
+            Some(Reason::NoMemory.into())
         };
-        Quote { at_receiver, refusal }
+        let detail = refusal.as_ref().map(|r| r.detail.clone()).filter(|words| !words.is_empty());
+        Quote { at_receiver, refusal: refusal.map(|refusal| refusal.reason), detail }
     }
 
     /// Whether it could take a machine, wherever its memory comes from.
@@ -312,17 +365,15 @@ impl Host {
         &self,
         candidate: &Candidate,
         own: Option<&Gauge>,
-        donor: Option<&Gauge>,
-        pressing: bool,
-    ) -> Result<(), Reason> {
+        (donor, pressing): (Option<&Gauge>, bool),
+        now: Time,
+    ) -> Result<(), Refusal> {
         if let Some(own) = own {
             own.admits(&candidate.factors, &candidate.margin.unwrap_or_default(), donor)?;
         }
-        self.view.provides().meets(&candidate.needs).map_err(|missing| match missing {
-            Missing::Cpu => Reason::NoCpuModel,
-            Missing::Storage => Reason::NoStorage,
-        })?;
+        self.view.provides().meets(&candidate.needs)?;
+        self.unfit.recall(&candidate.machine, &candidate.needs, now)?;
         self.lets_come(candidate, pressing)?;
-        self.seats_are_free(&candidate.machine, &candidate.anti_affinity)
+        Ok(self.seats_are_free(&candidate.machine, &candidate.anti_affinity)?)
     }
 }

@@ -1,6 +1,7 @@
 //! The commands that need hosts: the agent, its clients and the lab.
 
 mod cluster;
+mod drain;
 pub(crate) mod lab;
 mod report;
 pub(crate) mod snapshot;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use evenkeel_agent::{Client, Config};
-use evenkeel_core::model::{HostId, MachineId, TARGET_LOAD_MAX};
+use evenkeel_core::model::{HostId, HostState, MachineId, TARGET_LOAD_MAX};
 use evenkeel_net::{EnrolError, JoinToken, Limits, enrol};
 use tracing_subscriber::EnvFilter;
 
@@ -27,8 +28,10 @@ pub(crate) enum HostCommand {
     /// Make a cluster, or let hosts into it
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
-    /// Show this host's load, schedule and handoffs
-    #[command(after_help = "Example:\n  evenkeel status --format json | jq .load")]
+    /// Show this host's load, schedule and handoffs, or another's
+    #[command(
+        after_help = "Examples:\n  evenkeel status --format json | jq .load\n  evenkeel status --host kvm2"
+    )]
     Status(AskArgs),
     /// Show the newest decisions of this host, and why each ended as it did
     #[command(after_help = "Example:\n  evenkeel history --limit 5 --format json")]
@@ -58,6 +61,23 @@ pub(crate) enum HostCommand {
         #[command(flatten)]
         ask: AskArgs,
     },
+    /// Empty a host for maintenance: every machine goes to another one
+    #[command(after_help = "Examples:\n  \
+        evenkeel drain kvm2                          empty it and wait until it is\n  \
+        evenkeel drain --until-boot --timeout 15m    this host, before it is booted anew\n\n\
+        It begins only if the rest can hold the machines and then still do without any one of \
+        them, or with\n--force. `evenkeel uncordon` ends it, also once the host is empty.")]
+    Drain(drain::DrainArgs),
+    /// Have a host take no machines
+    #[command(after_help = "Example:\n  evenkeel cordon kvm2")]
+    Cordon(drain::HostArgs),
+    /// Have a host take part again that was cordoned or emptied
+    #[command(after_help = "Example:\n  evenkeel uncordon kvm2")]
+    Uncordon(drain::HostArgs),
+    /// Say where a new machine fits best
+    #[command(after_help = "Example:\n  \
+        evenkeel place --memory 4GiB --cpu 2 --format json | jq -r '.hosts[0].host'")]
+    Place(drain::PlaceArgs),
     /// Let a machine run here that waits for the word of a host which is lost for good
     #[command(after_help = "Example:\n  evenkeel claim web-1 --i-have-fenced kvm3\n\n\
         A machine that has arrived waits, paused, until its source has let go of it. If that host \
@@ -106,9 +126,20 @@ pub(crate) struct AskArgs {
     /// The agent's socket
     #[arg(long, value_name = "PATH", default_value = AGENT_SOCKET)]
     socket: PathBuf,
+    /// The host to ask, by way of this one's agent; this host itself otherwise
+    #[arg(long, value_name = "HOST")]
+    host: Option<HostId>,
     /// How to print it
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+}
+
+impl AskArgs {
+    /// A client of the agent that is asked.
+    fn client(&self) -> Client {
+        let client = Client::new(&self.socket);
+        self.host.as_ref().map_or_else(|| client.clone(), |host| client.of(host))
+    }
 }
 
 /// Writes what agents and the lab say of themselves to standard error.
@@ -128,16 +159,20 @@ pub(crate) fn run(command: HostCommand) -> Result<(), Failure> {
         HostCommand::Agent(args) => block_on(agent(args)),
         HostCommand::Cluster(command) => cluster::run(command),
         HostCommand::Status(ask) => block_on(async {
-            let status = Client::new(&ask.socket).status().await?;
+            let status = ask.client().status().await?;
             output::print(ask.format, &status, || report::status(&status))
         }),
         HostCommand::History { limit, ask } => block_on(async {
-            let decisions = Client::new(&ask.socket).decisions(limit).await?;
+            let decisions = ask.client().decisions(limit).await?;
             output::print(ask.format, &decisions, || report::history(&decisions))
         }),
         HostCommand::Target { machine, load: Target(load), ask } => {
             block_on(target(&machine, load, &ask))
         }
+        HostCommand::Drain(args) => block_on(drain::drain(&args)),
+        HostCommand::Cordon(args) => block_on(drain::set_state(&args, HostState::Cordoned)),
+        HostCommand::Uncordon(args) => block_on(drain::set_state(&args, HostState::Active)),
+        HostCommand::Place(args) => block_on(drain::place(&args)),
         HostCommand::Claim { machine, i_have_fenced, ask } => {
             block_on(claim(&machine, &i_have_fenced, &ask))
         }
@@ -214,7 +249,7 @@ fn target_load(text: &str) -> Result<Target, String> {
 }
 
 async fn target(machine: &str, target: Option<f64>, ask: &AskArgs) -> Result<(), Failure> {
-    let client = Client::new(&ask.socket);
+    let client = ask.client();
     let status = client.status().await?;
     let named =
         |m: &&evenkeel_agent::status::MachineStatus| m.name == machine || m.id.as_str() == machine;
@@ -232,7 +267,7 @@ async fn target(machine: &str, target: Option<f64>, ask: &AskArgs) -> Result<(),
 }
 
 async fn claim(machine: &str, fenced: &HostId, ask: &AskArgs) -> Result<(), Failure> {
-    let client = Client::new(&ask.socket);
+    let client = ask.client();
     let status = client.status().await?;
     let named = |name: &str, id: &MachineId| name == machine || id.as_str() == machine;
     // One that is on its way first: it need not be in the schedule.

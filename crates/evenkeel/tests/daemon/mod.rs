@@ -107,6 +107,7 @@ impl Site {
         let libvirt = format!("qemu+unix:///session?socket={}/libvirt.sock", dir.display());
         Place {
             name: name.to_owned(),
+            program: EVENKEEL.into(),
             socket: dir.join("agent.sock"),
             dir,
             listen: free_address(),
@@ -125,6 +126,8 @@ impl Site {
 #[derive(Clone)]
 pub struct Place {
     pub name: String,
+    /// The agent's program.
+    pub program: PathBuf,
     pub dir: PathBuf,
     /// The local API.
     pub socket: PathBuf,
@@ -295,7 +298,9 @@ impl Daemon {
         // Beyond its limit of size a file is to fail to be written, as on a full disk, and not to
         // end the agent.
         let mut child = Command::new("sh")
-            .args(["-c", "trap '' XFSZ && exec \"$0\" \"$@\"", EVENKEEL, "agent", "--config"])
+            .args(["-c", "trap '' XFSZ && exec \"$0\" \"$@\""])
+            .arg(&place.program)
+            .args(["agent", "--config"])
             .arg(place.config())
             .args(arguments)
             .env("NOTIFY_SOCKET", &notify)

@@ -11,6 +11,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use rustix::process::{Pid, Signal};
 
 use crate::chaos::links::{self, Link};
 use crate::chaos::{self, Events};
-use crate::daemon::{Daemon, Place, Site, free_address};
+use crate::daemon::{Daemon, EVENKEEL, Place, Site, free_address};
 use crate::support::{Cluster, LIMIT, alike, balance, idle};
 
 const NAMESPACE: &str = "https://evenkeel.dev/schedule/1";
@@ -101,16 +102,27 @@ impl Swing {
     /// Brings up so many hosts, with these guests on the first, and starts their agents. `more` ends
     /// their configuration and begins within `[balance]`.
     pub fn up(hosts: usize, guests: Vec<GuestSpec>, more: &str) -> Self {
-        Self::bring_up(hosts, guests, Some(more), true)
+        Self::bring_up(hosts, guests, Some(more), true, Path::new(EVENKEEL))
+    }
+
+    /// The same with links that cannot be cut and agents that are another program.
+    pub fn with_program(hosts: usize, guests: Vec<GuestSpec>, more: &str, program: &Path) -> Self {
+        Self::bring_up(hosts, guests, Some(more), false, program)
     }
 
     /// The same with two hosts and links that cannot be cut; without agents if there is nothing for
     /// their configuration to end with.
     pub fn direct(guests: Vec<GuestSpec>, more: Option<&str>) -> Self {
-        Self::bring_up(2, guests, more, false)
+        Self::bring_up(2, guests, more, false, Path::new(EVENKEEL))
     }
 
-    fn bring_up(hosts: usize, guests: Vec<GuestSpec>, more: Option<&str>, linked: bool) -> Self {
+    fn bring_up(
+        hosts: usize,
+        guests: Vec<GuestSpec>,
+        more: Option<&str>,
+        linked: bool,
+        program: &Path,
+    ) -> Self {
         let names: Vec<String> = guests.iter().map(|guest| guest.name.clone()).collect();
         let anchors = (1..=hosts).map(|n| idle(&format!("anchor{n}"), &format!("h{n}")));
         let all = guests.into_iter().chain(anchors).collect();
@@ -125,6 +137,7 @@ impl Swing {
             .replace("stale_after = '30s'", "stale_after = '10s'\nreservation_time = '2s'");
         let places = cluster.hosts().iter().map(|host| {
             let mut place = site.host(host);
+            place.program = program.to_owned();
             place.socket = cluster.lab().agent_socket(host);
             place.libvirt = cluster.lab().uri(host).expect("a host of the lab");
             if linked {
@@ -199,6 +212,13 @@ impl Swing {
                 });
             }
         }
+    }
+
+    /// Stops the agent of a host as a service manager does: what is under way is finished.
+    pub fn stop(&mut self, host: &str) {
+        let daemon = self.daemons.insert(host.to_owned(), None).flatten();
+        let ended = daemon.expect("it was started").stop();
+        assert_eq!(ended, Some(0), "the agent of {host}");
     }
 
     /// The process of a host that is meant, if it runs.

@@ -184,8 +184,13 @@ fn a_source_answers_a_target_that_holds_a_machine_by_its_records() {
 
 #[test]
 fn a_target_that_cannot_hold_a_machine_back_is_given_none_that_needs_it() {
-    let uri = || "qemu:///target".to_owned();
-    let old = || Pass::Reserved { uri: uri(), protocol: None, ticket: None, machine: None };
+    let old = || Pass::Reserved {
+        uri: "qemu:///target".to_owned(),
+        protocol: None,
+        ticket: None,
+        disks: None,
+        machine: None,
+    };
     let out = offered(Commit::Strict, false).hear(old());
     assert_eq!(ending(&out), Some(Reason::Version));
     assert!(orders(&out).is_empty());
@@ -251,7 +256,7 @@ fn a_source_that_knows_nothing_of_a_reservation_says_whether_anything_is_on_its_
     use Presence::{Absent, Defined, Held, Leaving, Paused, Running, Stranded};
     let unknown = Some(Ticket { life: LIFE + 9, number: 1 });
     let Pass::Reserved { uri, protocol, machine, .. } = reserved_by_peer() else { unreachable!() };
-    let asked = Pass::Reserved { uri, protocol, machine, ticket: unknown };
+    let asked = Pass::Reserved { uri, protocol, machine, ticket: unknown, disks: None };
     for (presence, says) in [
         (Running, true),
         (Paused, true),
@@ -264,7 +269,7 @@ fn a_source_that_knows_nothing_of_a_reservation_says_whether_anything_is_on_its_
         let mut side = Side::new("source");
         assert!(looks(&side.hear(asked.clone())));
         let out = side.looked(presence);
-        let refused = Pass::Refused { reason: Reason::TimedOut };
+        let refused = Pass::Refused { reason: Reason::TimedOut, detail: None };
         let expected = if says { vec![&refused] } else { Vec::new() };
         assert_eq!(said(&out), expected, "{presence:?}");
     }

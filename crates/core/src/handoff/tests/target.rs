@@ -201,11 +201,11 @@ fn a_reservation_that_keeps_others_away_does_not_end_by_time_alone() {
         assert_eq!(side.phase(), Some(Phase::Reserved));
     }
     // The source knows nothing of it, and what it says is looked into once more.
-    assert!(looks(&side.hear(Pass::Refused { reason: Reason::TimedOut })));
+    assert!(looks(&side.hear(Pass::Refused { reason: Reason::TimedOut, detail: None })));
     assert_eq!(ending(&side.looked(Presence::Absent)), Some(Reason::ReservationExpired));
 
     let mut side = reserved_with_a_seat();
-    side.hear(Pass::Refused { reason: Reason::TimedOut });
+    side.hear(Pass::Refused { reason: Reason::TimedOut, detail: None });
     let out = side.looked(Presence::Held);
     assert!(matches!(said(&out)[..], [Pass::Holding { .. }]), "what has arrived is not given up");
 
