@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use common::*;
 use evenkeel_core::decision::Reason;
+use evenkeel_core::effect::Input;
 use evenkeel_core::message::{Message, Verdict, Witness};
-use evenkeel_core::model::{Entry, HostId, MachineFacts};
+use evenkeel_core::model::{Entry, HostId, MachineFacts, Rules};
 use evenkeel_hypervisor::memory::Workload;
 use evenkeel_sim::generate::{Recipe, generate};
 use evenkeel_sim::{Cluster, HostSpec, Invariant};
@@ -150,4 +151,56 @@ fn witnesses_that_always_say_yes_let_rules_be_broken() {
     let broken = cluster.violations().iter().filter(broken).count();
     println!("{broken} violations of {} migrations", cluster.tally().migrations);
     assert!(broken > 0, "a test that cannot fail shows nothing");
+}
+
+/// Hosts in these racks, and on each of the first ones a machine of the group and one that stays.
+fn webs(racks: &[&str], machines: usize) -> Cluster {
+    let mut cluster = Cluster::new(7);
+    for (index, rack) in racks.iter().enumerate() {
+        let mut profile = profile(index);
+        profile.labels.insert("rack".to_owned(), (*rack).to_owned());
+        cluster.add_host(HostSpec::new(profile, eager())).unwrap();
+    }
+    let web = Rules { anti_affinity: vec!["web@rack".parse().unwrap()], ..Rules::default() };
+    let stays = Rules { ignore: true, ..Rules::default() };
+    for index in 0..machines {
+        let (name, rest) = (format!("web{index}"), format!("rest{index}"));
+        cluster
+            .place(&host_id(index), with_rules(&name, web.clone()), work(2.0, 1.0, 0.0))
+            .unwrap();
+        cluster
+            .place(&host_id(index), with_rules(&rest, stays.clone()), work(3.0, 1.0, 0.0))
+            .unwrap();
+    }
+    cluster.keep_records();
+    cluster.start();
+    cluster
+}
+
+#[test]
+fn a_dead_host_keeps_its_rack_closed_until_an_operator_removes_it() {
+    let mut cluster = webs(&["r0", "r1", "r1"], 1);
+    cluster.run_until(at(5));
+    cluster.kill(&host_id(2));
+    cluster.run_until(at(300));
+    assert_eq!(home(&cluster, "web0"), host_id(0));
+    let silent = |d: &&evenkeel_core::decision::Decision| d.ending == Reason::WitnessSilent;
+    let why = &cluster.records().iter().find(silent).unwrap().detail;
+    assert!(why.contains("`n002`"), "{why}");
+    // Told anywhere, it is known everywhere.
+    cluster.input(&host_id(0), Input::Removed(host_id(2)));
+    cluster.run_until(at(400));
+    assert_eq!(home(&cluster, "web0"), host_id(1));
+    assert_sound(&mut cluster);
+}
+
+#[test]
+fn of_two_machines_that_somebody_has_put_into_one_rack_one_makes_room() {
+    let mut cluster = webs(&["r0", "r0", "r1", "r2"], 2);
+    cluster.run_until(at(1200));
+    let racks = ["r0", "r0", "r1", "r2"];
+    let rack = |machine| racks[(0..4).find(|i| host_id(*i) == home(&cluster, machine)).unwrap()];
+    assert_ne!(rack("web0"), rack("web1"));
+    assert!(cluster.tally().migrations >= 1);
+    assert_sound(&mut cluster);
 }
