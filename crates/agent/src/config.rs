@@ -17,8 +17,8 @@ use evenkeel_core::handoff::{Limits, Mode};
 use evenkeel_core::model::{
     HostId, HostProfile, IdError, PerResource, ProfileError, Resources, Weights, WeightsError,
 };
-use evenkeel_store::Retention;
 use evenkeel_libvirt::{carried_uri, socket_of};
+use evenkeel_store::Retention;
 use serde::Deserialize;
 
 use crate::access::Members;

@@ -160,7 +160,11 @@ fn migration_ports(facts: &Facts) -> Finding {
     let ((first, last), (free, tried)) = (facts.migration.ports, facts.migration.free);
     let (host, check) = (&facts.host, Check::MigrationPorts);
     if facts.migration.carried {
-        return Finding::ok(check, host, "none are needed: agents carry machines by their own link");
+        return Finding::ok(
+            check,
+            host,
+            "none are needed: agents carry machines by their own link",
+        );
     }
     match free {
         0 => Finding::error(
