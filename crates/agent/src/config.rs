@@ -15,10 +15,12 @@ use evenkeel_config::{
 use evenkeel_core::balancer;
 use evenkeel_core::handoff::{Limits, Mode};
 use evenkeel_core::model::{
-    HostId, HostProfile, IdError, PerResource, ProfileError, Resources, Weights, WeightsError,
+    HostId, HostProfile, IdError, PerResource, ProfileError, Resources, RuleError, Weights,
+    WeightsError, check_label,
 };
-use evenkeel_store::Retention;
+use evenkeel_core::rules::Labels;
 use evenkeel_libvirt::{carried_uri, socket_of};
+use evenkeel_store::Retention;
 use serde::Deserialize;
 
 use crate::access::Members;
@@ -63,6 +65,9 @@ pub enum ConfigError {
     /// The weights cannot be used.
     #[error("`weights`: {0}")]
     Weights(#[from] WeightsError),
+    /// A label cannot be used.
+    #[error("`labels`: {0}")]
+    Label(#[from] RuleError),
     /// The host cannot be reckoned with.
     #[error(transparent)]
     Profile(#[from] ProfileError),
@@ -111,6 +116,8 @@ pub struct Config {
     pub history: HistoryConfig,
     /// Paths on storage that other hosts reach too, and the id under which they know it.
     pub storage: BTreeMap<PathBuf, String>,
+    /// Labels of this host, for rules that go across one.
+    pub labels: Labels,
 }
 
 /// `[api]`.
@@ -278,6 +285,7 @@ impl Default for Config {
             handoff: HandoffConfig::default(),
             migration: MigrationConfig::default(),
             storage: BTreeMap::new(),
+            labels: Labels::new(),
         }
     }
 }
@@ -411,8 +419,10 @@ impl Config {
             cpu_speed: self.capacity.cpu_speed.unwrap_or(1.0),
             weights: Weights::new(PerResource { cpu, memory, io })?,
             reserved_memory_bytes: self.capacity.reserved_memory.map_or(0.0, |b| b.as_u64() as f64),
+            labels: self.labels.clone(),
             ..HostProfile::new(id, capacity)
         };
+        self.labels.iter().try_for_each(|(label, value)| check_label(label, value))?;
         profile.check()?;
         Ok(profile)
     }
@@ -497,7 +507,8 @@ mod tests {
         let config = evenkeel_config::parse::<Config>(
             "host = 'kvm1'\nlisten = '127.0.0.1:7001'\nseeds = ['127.0.0.1:7002']\n\
              [capacity]\ncpu_cores = 0.5\nmemory = '4GiB'\nio_per_s = '100MB'\ncpu_speed = 1.5\n\
-             [weights]\ncpu = 2\n[balance]\nround = '1m 30s'\n[storage]\n'/srv/vm' = 'nfs1'\n",
+             [weights]\ncpu = 2\n[balance]\nround = '1m 30s'\n[storage]\n'/srv/vm' = 'nfs1'\n\
+             [labels]\nrack = 'r7'\n",
         )
         .unwrap();
         config.check().unwrap();
