@@ -15,7 +15,8 @@ use evenkeel_config::{
 use evenkeel_core::balancer;
 use evenkeel_core::handoff::{Limits, Mode};
 use evenkeel_core::model::{
-    HostId, HostProfile, IdError, PerResource, ProfileError, Resources, Weights, WeightsError,
+    HostId, HostProfile, IdError, PerResource, ProfileError, Resources, RuleError, Weights,
+    WeightsError, check_label,
 };
 use serde::Deserialize;
 
@@ -23,6 +24,9 @@ use crate::access::Members;
 
 /// The port that agents listen on unless told otherwise.
 pub const PORT: u16 = 7946;
+
+/// Most labels of a host.
+const LABELS_MAX: usize = 64;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +61,9 @@ pub enum ConfigError {
     /// The host's name is no host id.
     #[error("`host`: {0}")]
     Host(#[from] IdError),
+    /// A label of the host is none.
+    #[error("`labels`: {0}")]
+    Label(#[from] RuleError),
     /// The weights cannot be used.
     #[error("`weights`: {0}")]
     Weights(#[from] WeightsError),
@@ -104,6 +111,24 @@ pub struct Config {
     pub handoff: HandoffConfig,
     /// Paths on storage that other hosts reach too, and the id under which they know it.
     pub storage: BTreeMap<PathBuf, String>,
+    /// What rules name this host by, such as `rack = "r7"`.
+    pub labels: BTreeMap<String, String>,
+    /// What becomes of broken rules.
+    pub rules: RulesConfig,
+}
+
+/// `[rules]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RulesConfig {
+    /// Whether machines that break a rule where they are, by somebody else's doing, are moved.
+    pub repair: bool,
+}
+
+impl Default for RulesConfig {
+    fn default() -> Self {
+        Self { repair: true }
+    }
 }
 
 /// `[api]`.
@@ -200,6 +225,8 @@ impl Default for Config {
             balance: BalanceConfig::default(),
             handoff: HandoffConfig::default(),
             storage: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            rules: RulesConfig::default(),
         }
     }
 }
@@ -253,6 +280,11 @@ impl Config {
         let in_range = (SPAN_MIN..=SPAN_MAX).contains(&doubt);
         let want = "at least 100ms and at most 8760h";
         check(in_range, "handoff.doubt_time_max", &format!("{doubt:?}"), want)?;
+        let many = format!("{} labels", self.labels.len());
+        check(self.labels.len() <= LABELS_MAX, "labels", &many, "at most 64")?;
+        for (label, value) in &self.labels {
+            check_label(label, value)?;
+        }
         let advertised = self.advertised();
         let reachable = !advertised.ip().is_unspecified();
         let want = "an address that the other hosts can reach: set `advertise`";
@@ -299,6 +331,7 @@ impl Config {
             cpu_speed: self.capacity.cpu_speed.unwrap_or(1.0),
             weights: Weights::new(PerResource { cpu, memory, io })?,
             reserved_memory_bytes: self.capacity.reserved_memory.map_or(0.0, |b| b.as_u64() as f64),
+            labels: self.labels.clone(),
             ..HostProfile::new(id, capacity)
         };
         profile.check()?;
@@ -312,7 +345,8 @@ impl Config {
         let limits = Limits { doubt_time_max: self.handoff.doubt_time_max, ..balance.limits };
         let HandoffConfig { mode: commit, copy_storage, .. } = self.handoff;
         let ceilings = self.ceilings.ceilings();
-        balancer::Config { ceilings, limits, commit, copy_storage, ..balance }
+        let repair = self.rules.repair;
+        balancer::Config { ceilings, limits, commit, copy_storage, repair, ..balance }
     }
 }
 
@@ -352,6 +386,8 @@ mod tests {
         check("listen = '0.0.0.0:7946'\n", &["`listen` is 0.0.0.0:7946", "advertise"]);
         check("listen = '127.0.0.1:1'\n[capacity]\ncpu_cores = 0\n", &["capacity of 0 for cpu"]);
         check("listen = '127.0.0.1:1'\n[weights]\ncpu = -1\n", &["weights", "cpu is -1"]);
+        check("[labels]\nrack = 'a?'\n", &["`labels`", "a?"]);
+        check("[rules]\nrepare = true\n", &["did you mean `repair`"]);
         check("not toml", &["agent.toml", "line 1"]);
     }
 
