@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `GET /healthz` | `ok` while the driver answers |
 //! | `GET /api/v1/status` | [`Status`](crate::Status) |
-//! | `GET /api/v1/decisions?limit=N` | the newest decision records, newest first |
+//! | `GET /api/v1/decisions`, `GET /api/v1/explain/…` | why things are as they are (`insight.rs`) |
 //! | `GET /metrics` | the same status for Prometheus |
 //! | `POST /api/v1/machines/ID/claim` | takes a machine for this host's, whose other host was fenced |
 //! | `PUT /api/v1/machines/ID/target` | programs a target load, or with `null` removes it |
@@ -24,14 +24,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use axum::extract::{Extension, Path as UrlPath, Query, State};
+use axum::extract::{Extension, Path as UrlPath, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use evenkeel_core::appraisal::Wish;
-use evenkeel_core::decision::Decision;
 use evenkeel_core::model::{HostId, HostState, MachineId, Rules};
 use evenkeel_net::Net;
 use serde::{Deserialize, Serialize};
@@ -43,11 +42,10 @@ use crate::AgentError;
 use crate::access::{self, Caller, Members, Need};
 use crate::emptying::{self, Waiter};
 use crate::forward::{self, Forward};
+use crate::insight::{self, Question};
 use crate::metrics;
 use crate::status::Status;
 
-/// Most decision records in one answer.
-const DECISIONS_MAX: u32 = 10_000;
 /// Requests that may wait for the driver.
 const REQUESTS_MAX: usize = 32;
 
@@ -55,7 +53,8 @@ const REQUESTS_MAX: usize = 32;
 #[derive(Debug)]
 pub(crate) enum Request {
     Status(Reply<Status>),
-    Decisions(u32, Reply<Vec<Decision>>),
+    /// Why things are as they are.
+    Insight(Question),
     SetTarget(MachineId, Option<f64>, Reply<()>),
     SetRules(MachineId, Box<Rules>, Reply<()>),
     RemoveHost(HostId, Reply<()>),
@@ -76,7 +75,7 @@ impl Request {
     pub(crate) fn refuse(self, why: &str) {
         match self {
             Self::Status(reply) => drop(reply.send(Err(why.to_owned()))),
-            Self::Decisions(_, reply) => drop(reply.send(Err(why.to_owned()))),
+            Self::Insight(question) => question.refuse(why),
             Self::SetTarget(_, _, reply)
             | Self::SetRules(_, _, reply)
             | Self::Claim(_, _, reply)
@@ -156,8 +155,8 @@ fn routes() -> Router<Driver> {
     let read = Router::new()
         .route("/healthz", get(healthz))
         .route("/api/v1/status", get(status))
-        .route("/api/v1/decisions", get(decisions))
         .route("/api/v1/place", post(emptying::place))
+        .merge(insight::routes())
         .route("/metrics", get(metrics))
         .route_layer(needs(Need::Read));
     let operate = Router::new()
@@ -243,20 +242,6 @@ async fn healthz(State(driver): State<Driver>) -> Result<&'static str, Failed> {
 
 async fn status(State(driver): State<Driver>) -> Result<Json<Status>, Failed> {
     ask(&driver, StatusCode::SERVICE_UNAVAILABLE, Request::Status).await.map(Json)
-}
-
-#[derive(Deserialize)]
-struct Newest {
-    limit: Option<u32>,
-}
-
-async fn decisions(
-    State(driver): State<Driver>,
-    Query(newest): Query<Newest>,
-) -> Result<Json<Vec<Decision>>, Failed> {
-    let limit = newest.limit.unwrap_or(50).min(DECISIONS_MAX);
-    let failed = StatusCode::INTERNAL_SERVER_ERROR;
-    ask(&driver, failed, |answer| Request::Decisions(limit, answer)).await.map(Json)
 }
 
 async fn set_target(

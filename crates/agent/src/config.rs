@@ -18,6 +18,7 @@ use evenkeel_core::model::{
     HostId, HostProfile, IdError, PerResource, ProfileError, Resources, RuleError, Weights,
     WeightsError, check_label,
 };
+use evenkeel_store::Retention;
 use serde::Deserialize;
 
 use crate::access::Members;
@@ -109,6 +110,10 @@ pub struct Config {
     pub balance: BalanceConfig,
     /// How machines are handed over.
     pub handoff: HandoffConfig,
+    /// By which way they come.
+    pub migration: MigrationConfig,
+    /// How long decision records are kept.
+    pub history: HistoryConfig,
     /// Paths on storage that other hosts reach too, and the id under which they know it.
     pub storage: BTreeMap<PathBuf, String>,
     /// What rules name this host by, such as `rack = "r7"`.
@@ -137,6 +142,38 @@ impl Default for RulesConfig {
 pub struct ApiConfig {
     /// What other members of the cluster may ask for.
     pub members: Members,
+}
+
+/// `[history]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HistoryConfig {
+    /// Days for which decision records are kept.
+    pub days: u32,
+    /// Most decision records kept.
+    pub records: u32,
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        let Retention { days, records } = Retention::default();
+        Self { days, records }
+    }
+}
+
+impl HistoryConfig {
+    /// As the store knows it.
+    #[must_use]
+    pub const fn retention(&self) -> Retention {
+        Retention { days: self.days, records: self.records }
+    }
+
+    fn check(&self) -> Result<(), ValueError> {
+        let Self { days, records } = *self;
+        check((1..=36_500).contains(&days), "history.days", &days, "from 1 to 36500")?;
+        let in_range = (1000..=10_000_000).contains(&records);
+        check(in_range, "history.records", &records, "from 1000 to 10000000")
+    }
 }
 
 /// `[libvirt]`.
@@ -197,6 +234,41 @@ pub struct HandoffConfig {
     pub copy_storage: bool,
 }
 
+/// `[migration]`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MigrationConfig {
+    /// Who connects other hosts' libvirt and QEMU to those of this host.
+    pub carrier: Option<CarrierKind>,
+    /// Most that all machines together that leave through agents may send per second.
+    pub bandwidth_max: Option<ByteSize>,
+    /// Where the sockets of migrations through agents are: the same on every host.
+    pub socket_dir: PathBuf,
+    /// Where libvirt listens on this host, if not where its connection says.
+    pub libvirt_socket: Option<PathBuf>,
+}
+
+/// Who carries machines to a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CarrierKind {
+    /// The agents, through their own link.
+    Agents,
+    /// libvirt and QEMU, through links of their own.
+    Direct,
+}
+
+impl Default for MigrationConfig {
+    fn default() -> Self {
+        Self {
+            carrier: None,
+            bandwidth_max: None,
+            socket_dir: PathBuf::from("/run/evenkeel/handoffs"),
+            libvirt_socket: None,
+        }
+    }
+}
+
 impl Default for HandoffConfig {
     fn default() -> Self {
         let limits = Limits::default();
@@ -222,8 +294,10 @@ impl Default for Config {
             capacity: CapacityConfig::default(),
             weights: WeightsConfig::default(),
             ceilings: CeilingsConfig::default(),
+            history: HistoryConfig::default(),
             balance: BalanceConfig::default(),
             handoff: HandoffConfig::default(),
+            migration: MigrationConfig::default(),
             storage: BTreeMap::new(),
             labels: BTreeMap::new(),
             rules: RulesConfig::default(),
@@ -274,6 +348,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         self.balance.check()?;
         self.ceilings.check()?;
+        self.history.check()?;
         let grace = format!("{:?}", self.stop_grace);
         check(self.stop_grace <= SPAN_MAX, "stop_grace", &grace, "at most 8760h")?;
         let doubt = self.handoff.doubt_time_max;
@@ -285,6 +360,12 @@ impl Config {
         for (label, value) in &self.labels {
             check_label(label, value)?;
         }
+        let absolute = self.migration.socket_dir.is_absolute();
+        let dir = self.migration.socket_dir.display();
+        check(absolute, "migration.socket_dir", &dir, "an absolute path")?;
+        // A handoff's own directory and the longest name in it, within what a socket's name may have.
+        let short = dir.to_string().len() <= 80;
+        check(short, "migration.socket_dir", &dir, "a path of at most 80 bytes")?;
         let advertised = self.advertised();
         let reachable = !advertised.ip().is_unspecified();
         let want = "an address that the other hosts can reach: set `advertise`";
@@ -295,6 +376,16 @@ impl Config {
             self.declared_or(Resources { cpu_cores: 1.0, memory_bytes: 1.0, io_bytes_per_s: 1.0 }),
         )?;
         Ok(())
+    }
+
+    /// Who carries machines to this host: the agents, unless a way for libvirt is configured.
+    #[must_use]
+    pub fn carrier(&self) -> CarrierKind {
+        let otherwise = match self.libvirt.migration_uri {
+            Some(_) => CarrierKind::Direct,
+            None => CarrierKind::Agents,
+        };
+        self.migration.carrier.unwrap_or(otherwise)
     }
 
     /// The address at which other hosts reach this agent.
@@ -379,6 +470,8 @@ mod tests {
         check("listen = '127.0.0.1:1'\nhost = 'a b'\n", &["`host`", "a b"]);
         check("[balance]\nround = 'soon'\n", &["`soon` is no duration", "30s"]);
         check("[handoff]\nmode = 'quick'\n", &["quick", "strict"]);
+        check("[migration]\ncarrier = 'pigeon'\n", &["pigeon", "agents", "direct"]);
+        check("[migration]\nsocket_dir = 'run'\n", &["migration.socket_dir", "absolute"]);
         check("[api]\nmembers = 'all'\n", &["all", "none", "read", "operate"]);
         check("[handoff]\ndoubt_time_max = '1ms'\n", &["handoff.doubt_time_max", "100ms"]);
         check("[balance]\njitter = 1.5\n", &["balance.jitter", "1.5", "below 1"]);
@@ -389,6 +482,22 @@ mod tests {
         check("[labels]\nrack = 'a?'\n", &["`labels`", "a?"]);
         check("[rules]\nrepare = true\n", &["did you mean `repair`"]);
         check("not toml", &["agent.toml", "line 1"]);
+    }
+
+    #[test]
+    fn agents_carry_machines_unless_a_way_for_libvirt_is_configured() {
+        for (text, carrier) in [
+            ("", CarrierKind::Agents),
+            ("[libvirt]\nmigration_uri = 'qemu+tls://a/system'\n", CarrierKind::Direct),
+            ("[migration]\ncarrier = 'direct'\n", CarrierKind::Direct),
+            (
+                "[libvirt]\nmigration_uri = 'x'\n[migration]\ncarrier = 'agents'\n",
+                CarrierKind::Agents,
+            ),
+        ] {
+            let config = evenkeel_config::parse::<Config>(text).unwrap();
+            assert_eq!(config.carrier(), carrier, "{text}");
+        }
     }
 
     #[test]

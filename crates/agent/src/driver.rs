@@ -15,7 +15,7 @@ use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::handoff::Handoff;
 use evenkeel_core::message::{Message, Talk};
 use evenkeel_core::model::{HostId, MachineId};
-use evenkeel_core::port::{Event, Failure, HandoffId, Order, Progress};
+use evenkeel_core::port::{Event, Failure, FailureKind, HandoffId, Migration, Order, Progress};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_membership::{self as membership, Change, Membership, Output};
 use evenkeel_net::{Net, NetEvent};
@@ -28,6 +28,7 @@ use tracing::{debug, error, info, warn};
 use crate::alarms::Alarms;
 use crate::api::{Reply, Request};
 use crate::authority;
+use crate::carrier::Carrier;
 use crate::clock::Clock;
 use crate::emptying::Wishes;
 use crate::status::Status;
@@ -63,6 +64,7 @@ pub(crate) struct Driver {
     pub(crate) net: Net,
     pub(crate) membership: Membership,
     pub(crate) hypervisor: Box<dyn Hypervisor>,
+    pub(crate) carrier: Carrier,
     pub(crate) timers: Timers,
     /// Where other hosts were last reached, also those that seem dead.
     pub(crate) addresses: BTreeMap<HostId, SocketAddr>,
@@ -212,6 +214,8 @@ impl Driver {
         while let Some(input) = inputs.pop_front() {
             let mut effects = Vec::new();
             self.balancer.handle(input, self.clock.now(), &mut self.rng, &mut effects);
+            // Before anybody is told that a machine may come.
+            self.carrier.expect(self.balancer.handoffs());
             let mut effects = effects.into_iter();
             while let Some(effect) = effects.next() {
                 let record = match &effect {
@@ -247,7 +251,15 @@ impl Driver {
                 }
             }
             Effect::SetTimer(timer, at) => self.timers.set(timer, at),
-            Effect::Order(order) => self.hypervisor.submit(order),
+            Effect::Order(order) => {
+                if let Order::Migrate(migration) = &order
+                    && let Err(failure) = self.carry(migration)
+                {
+                    let ended = Event::MigrationEnded(migration.handoff, Err(failure));
+                    return Some(Input::Hypervisor(ended));
+                }
+                self.hypervisor.submit(order);
+            }
             Effect::Record(decision) => self.record(&decision),
             Effect::Answer(id, answer) => return self.answered(id, answer),
             Effect::Stopped => self.stopped = true,
@@ -259,6 +271,15 @@ impl Driver {
         let known = self.addresses.get(to);
         let addr = known.ok_or_else(|| format!("the address of host `{to}` is not known"))?;
         self.net.send(to, *addr, encode(message)).map_err(|why| why.to_string())
+    }
+
+    /// Makes ready for a migration.
+    fn carry(&mut self, migration: &Migration) -> Result<(), Failure> {
+        let addr = self.addresses.get(&migration.to).copied();
+        self.carrier.depart(migration, addr).map_err(|error| {
+            let why = format!("machine `{}` cannot be carried: {error}", migration.machine);
+            Failure::new(FailureKind::Other, why)
+        })
     }
 
     fn record(&mut self, decision: &Decision) {
@@ -334,7 +355,13 @@ impl Driver {
         }
     }
 
-    fn hypervisor_event(&mut self, event: Event) {
+    fn hypervisor_event(&mut self, mut event: Event) {
+        if let Event::MigrationEnded(handoff, result) = &mut event
+            && let Some(why) = self.carrier.departed(*handoff)
+            && let Err(failure) = result
+        {
+            failure.detail = format!("{} ({why})", failure.detail);
+        }
         match &event {
             // A late one would stay for good.
             Event::Progress(handoff, progress)
@@ -374,9 +401,7 @@ impl Driver {
                 let status = Status::of(&self.balancer, &self.progress, self.clock.now());
                 let _ = answer.send(Ok(status));
             }
-            Request::Decisions(limit, answer) => {
-                let _ = answer.send(self.store.decisions(limit).map_err(|e| e.to_string()));
-            }
+            Request::Insight(question) => self.tell_why(question),
             Request::SetState(state, answer) => {
                 let _ = answer.send(self.set_state(state));
             }

@@ -4,12 +4,14 @@ mod access;
 mod alarms;
 mod api;
 mod authority;
+mod carrier;
 pub mod client;
 mod clock;
 pub mod config;
 mod driver;
 mod emptying;
 mod forward;
+mod insight;
 mod metrics;
 pub mod status;
 mod timers;
@@ -23,7 +25,7 @@ use evenkeel_core::balancer::Balancer;
 use evenkeel_core::model::{HostId, Resources};
 use evenkeel_core::port::{Event, Failure, HostSample, Order};
 use evenkeel_hypervisor::Hypervisor;
-use evenkeel_libvirt::{LibvirtConfig, LibvirtHypervisor, SharedStorage};
+use evenkeel_libvirt::{LibvirtConfig, LibvirtHypervisor, SharedStorage, carried_uri, socket_of};
 use evenkeel_membership::{Config as MembershipConfig, Member, Membership};
 use evenkeel_net::{DialError, Identity, Limits, Net, NetError, PkiError};
 use evenkeel_store::{Store, StoreError};
@@ -39,14 +41,17 @@ pub use crate::access::Members;
 use crate::alarms::Alarms;
 pub use crate::api::Problem;
 use crate::api::Request;
+use crate::carrier::Carrier;
 pub use crate::client::{Client, ClientError};
 use crate::clock::Clock;
+use crate::config::CarrierKind;
 pub use crate::config::{Config, ConfigError};
 use crate::driver::{Driver, Refusals, Sources};
 use crate::emptying::Wishes;
 pub use crate::emptying::{DrainRequest, PlaceRequest, Placement};
 pub use crate::status::Status;
 use crate::timers::Timers;
+pub use evenkeel_store::Wanted;
 
 /// Events that may wait for the driver; the hypervisor's threads wait beyond that.
 const EVENTS_MAX: usize = 1024;
@@ -97,6 +102,20 @@ pub enum AgentError {
          host; stop that one first, or give this one another `api_socket`"
     )]
     ApiInUse(PathBuf),
+    /// The sockets of migrations cannot be made.
+    #[error("cannot make the sockets of migrations in `{path}`: {source}")]
+    Carrier {
+        /// Their directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Nobody knows where libvirt listens.
+    #[error(
+        "machines are to come through this agent, and where libvirt listens is not known from \
+         `{0}`: set `migration.libvirt_socket`"
+    )]
+    NoLibvirtSocket(String),
     /// The signals cannot be watched.
     #[error("cannot watch signals: {0}")]
     Signals(std::io::Error),
@@ -115,12 +134,14 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let identity = identity(&config)?;
     let host = identity.host().clone();
     let mut store = Store::open(&config.state_dir)?;
+    store.retain(config.history.retention());
     let enroller = authority::enroller(&config, &store)?;
     let (net, net_events) = Net::bind(config.listen, &identity, Limits::default(), enroller)?;
     let peers = api::Peers { here: host.clone(), net: net.clone(), may: config.api.members };
     let (_socket, mut requests) = api::serve(&config.api_socket, peers)?;
     let mut stop = stop_signals()?;
 
+    let carrier = carrier(&config, &net).await?;
     let (events, mut hypervisor_events) = mpsc::channel(EVENTS_MAX);
     let mut hypervisor = connect(&config, events, clock)?;
     let addr = config.advertised();
@@ -155,6 +176,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         store,
         net: net.clone(),
         hypervisor: Box::new(hypervisor),
+        carrier,
         timers: Timers::default(),
         progress: BTreeMap::new(),
         wishes,
@@ -192,6 +214,23 @@ fn identity(config: &Config) -> Result<Identity, AgentError> {
     }
 }
 
+/// Makes ready to carry machines.
+async fn carrier(config: &Config, net: &Net) -> Result<Carrier, AgentError> {
+    let migration = &config.migration;
+    let path = &migration.socket_dir;
+    let bandwidth = migration.bandwidth_max.map(|bytes| bytes.as_u64());
+    let mut carrier = Carrier::new(net.clone(), path.clone(), bandwidth);
+    if config.carrier() == CarrierKind::Agents {
+        let uri = &config.libvirt.uri;
+        let libvirt = migration.libvirt_socket.clone().or_else(|| socket_of(uri));
+        let libvirt = libvirt.ok_or_else(|| AgentError::NoLibvirtSocket(uri.clone()))?;
+        carrier
+            .let_in(net.listen_streams().await?, libvirt)
+            .map_err(|source| AgentError::Carrier { path: path.clone(), source })?;
+    }
+    Ok(carrier)
+}
+
 /// Connects to libvirt; the only place that names it.
 fn connect(
     config: &Config,
@@ -199,15 +238,18 @@ fn connect(
     clock: Clock,
 ) -> Result<LibvirtHypervisor, AgentError> {
     let libvirt = &config.libvirt;
-    let reached = libvirt.migration_uri.clone().unwrap_or_else(|| match config.advertised().ip() {
-        IpAddr::V4(ip) => format!("qemu+tls://{ip}/system"),
-        IpAddr::V6(ip) => format!("qemu+tls://[{ip}]/system"),
-    });
+    let reached = match (config.carrier(), &libvirt.migration_uri, config.advertised().ip()) {
+        (CarrierKind::Agents, ..) => carried_uri(&libvirt.uri),
+        (CarrierKind::Direct, Some(uri), _) => uri.clone(),
+        (CarrierKind::Direct, None, IpAddr::V4(ip)) => format!("qemu+tls://{ip}/system"),
+        (CarrierKind::Direct, None, IpAddr::V6(ip)) => format!("qemu+tls://[{ip}]/system"),
+    };
     let shared =
         |(path, id): (&PathBuf, &String)| SharedStorage { path: path.clone(), id: id.clone() };
     let settings = LibvirtConfig {
         migrate_uri: libvirt.migrate_address.clone(),
         listen_address: libvirt.listen_address.clone(),
+        carried: config.migration.socket_dir.clone(),
         storage: config.storage.iter().map(shared).collect(),
         lock_manager: config.handoff.lock_manager.clone(),
         ..LibvirtConfig::new(libvirt.uri.clone(), reached)

@@ -90,7 +90,9 @@ impl Balancer {
         host.tentative = config.tentative;
         (host.mode, host.repair) = (config.commit, config.repair);
         host.copy_storage = config.copy_storage;
-        host.starving = config.starving.filter(|_| !config.tentative);
+        // Half-difference keeps to its rule, and in plans nobody waits for anything.
+        let helps = matches!(config.policy, Policy::MeanAware(_)) && !config.tentative;
+        host.starving = config.starving.filter(|_| helps);
         Self {
             handoffs: Handoffs::new(config.limits.clone()),
             config,
@@ -279,7 +281,13 @@ impl Balancer {
                 if let Some(survey) = self.survey.as_mut().filter(|s| s.id() == id) {
                     survey.close();
                 }
-                self.owed.take_if(|owed| owed.exchange == id && owed.overdue);
+                if let Some(owed) = self.owed.take_if(|owed| owed.exchange == id && owed.overdue)
+                    && self.handoffs.has_just_moved(owed.after)
+                {
+                    let detail = "what was to come back in return has not come";
+                    let record = owed.unpaid(&self.host, Reason::TimedOut, detail, now);
+                    out.push(Effect::Record(record));
+                }
                 if let Some(index) = self.appraising.iter().position(|(_, a)| a.id == id) {
                     let (purpose, asked) = self.appraising.remove(index);
                     self.conclude(purpose, asked, now, out);
@@ -598,11 +606,14 @@ impl Balancer {
         };
         let uri = self.migration_uri.clone();
         if let Some(owed) = self.owed.take_if(|owed| owed.is(exchange, from, &machine)) {
-            match owed.take(entry, &self.host, now) {
+            match owed.clone().take(entry, &self.host, now) {
                 Ok(agreement) => self.hand(now, out, |handoffs, turn| {
                     handoffs.take(id, offer(agreement), uri, turn);
                 }),
-                Err(reason) => out.push(refused(reason)),
+                Err(reason) => {
+                    out.push(refused(reason));
+                    out.push(Effect::Record(owed.unpaid(&self.host, reason, "", now)));
+                }
             }
             return;
         }

@@ -299,7 +299,9 @@ impl View {
         }
         self.background = sample.background.unwrap_or(Resources::ZERO);
         self.meter.press(sample.at, sample.pressure);
-        let mut waiting: Option<Waiting> = None;
+        let runs = sample.machines.iter().any(|machine| machine.presence.is_resident());
+        // Where nothing runs nobody waits.
+        let mut waiting = (!runs).then(Waiting::default);
         let mut before = std::mem::take(&mut self.series);
         self.machines.clear();
         for machine in sample.machines {

@@ -16,6 +16,7 @@
 //! a sample is one call, however many domains there are.
 
 mod answer;
+mod carried;
 mod copies;
 mod emulator;
 mod examine;
@@ -32,6 +33,7 @@ mod surroundings;
 mod worker;
 mod xml;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex};
@@ -46,6 +48,7 @@ use answer::{Answer, Outlet, Question, Slot};
 use migrate::Migrations;
 use worker::{Changed, Task};
 
+pub use carried::{Filter, NotAllowed, Sockets, carried_uri, is_carried, socket_of};
 pub use emulator::{Emulator, EmulatorError, QemuVersion, check_emulator};
 pub use storage::SharedStorage;
 
@@ -68,6 +71,9 @@ pub struct LibvirtConfig {
     pub migrate_uri: Option<String>,
     /// The address at which QEMU on the other host listens, if not at all of them.
     pub listen_address: Option<String>,
+    /// Where the sockets are of migrations to hosts that are reached through a carrier
+    /// ([`carried_uri`]): absolute, and the same on every host.
+    pub carried: PathBuf,
     /// Storage that is the same on every host that lists the id.
     pub storage: Vec<SharedStorage>,
     /// The lock manager that leases every disk of a machine, on storage that all hosts reach, if
@@ -93,6 +99,7 @@ impl LibvirtConfig {
             migration_uri: migration_uri.into(),
             migrate_uri: None,
             listen_address: None,
+            carried: PathBuf::from("/run/evenkeel/handoffs"),
             storage: Vec::new(),
             lock_manager: None,
             auto_converge: true,

@@ -19,6 +19,7 @@ use evenkeel_core::port::{
 
 use crate::Shared;
 use crate::answer::{Answer, lock};
+use crate::carried::{Sockets, is_carried};
 use crate::emulator::QemuVersion;
 use crate::failure::{classify, of_machine};
 use crate::ffi::{CallError, Connection, Domain, Job, MigrateCall, State};
@@ -307,9 +308,6 @@ impl Carrier {
             None
         };
         let call = MigrateCall {
-            destination: self.order.uri.clone(),
-            migrate_uri: config.migrate_uri.clone(),
-            listen_address: config.listen_address.clone(),
             live_xml: edited(&xml)?,
             persistent_xml,
             // libvirt counts in MiB per second, and takes 0 for no limit.
@@ -317,6 +315,7 @@ impl Carrier {
             auto_converge: config.auto_converge,
             paused,
             disks: self.order.disks.iter().map(|place| place.name.clone()).collect(),
+            ..self.way()
         };
         Ok((domain, call))
     }
@@ -348,6 +347,26 @@ impl Carrier {
                 );
                 Err(of_machine(FailureKind::PeerRefused, machine, &what))
             }
+        }
+    }
+
+    /// By which ways the other host's libvirt and QEMU are reached.
+    fn way(&self) -> MigrateCall {
+        let (order, config) = (&self.order, &self.shared.config);
+        if !is_carried(&order.uri) {
+            return MigrateCall {
+                destination: order.uri.clone(),
+                migrate_uri: config.migrate_uri.clone(),
+                listen_address: config.listen_address.clone(),
+                ..MigrateCall::default()
+            };
+        }
+        let sockets = Sockets::of(&config.carried, order.handoff);
+        MigrateCall {
+            destination: sockets.destination(&order.uri),
+            migrate_uri: Some(sockets.migrate_uri()),
+            disks_uri: (!order.disks.is_empty()).then(|| sockets.disks_uri()),
+            ..MigrateCall::default()
         }
     }
 

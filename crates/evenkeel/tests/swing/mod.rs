@@ -67,9 +67,9 @@ pub struct Swing {
 pub struct Links {
     /// From agent to agent.
     pub agents: Link,
-    /// From libvirt to libvirt.
+    /// From libvirt to libvirt; where agents carry machines, from the target's agent to its libvirt.
     pub libvirts: Link,
-    /// From QEMU to QEMU.
+    /// From QEMU to QEMU; where agents carry machines, everything that they carry.
     pub memory: Link,
 }
 
@@ -80,6 +80,12 @@ impl Links {
         let dir = cluster.lab().dir().join(host);
         let proxy = dir.join("proxy.sock");
         links::unix(&proxy, dir.join("run/libvirt/libvirt-sock"), &self.libvirts);
+        if place.lab.is_some() {
+            // Everything that agents carry comes by the TCP port with the number of the UDP port.
+            links::tcp(place.address(), place.listen, &self.memory);
+            place.libvirt_socket = Some(proxy);
+            return;
+        }
         place.reached = Some(format!("qemu+unix:///session?socket={}", proxy.display()));
         // Two addresses of this machine: QEMU listens at the one, and is sent to at the other.
         let port = free_address().port();
@@ -138,8 +144,12 @@ impl Swing {
         let places = cluster.hosts().iter().map(|host| {
             let mut place = site.host(host);
             place.program = program.to_owned();
-            place.socket = cluster.lab().agent_socket(host);
-            place.libvirt = cluster.lab().uri(host).expect("a host of the lab");
+            if program == Path::new(EVENKEEL) {
+                place.put_on(cluster.lab(), host);
+            } else {
+                // An earlier one carries nothing.
+                place.put_apart_on(cluster.lab(), host);
+            }
             if linked {
                 links.run_through(&mut place, &cluster, host);
             }

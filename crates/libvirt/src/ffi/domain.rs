@@ -114,6 +114,8 @@ pub(crate) struct MigrateCall {
     pub(crate) migrate_uri: Option<String>,
     /// Where the other host's QEMU listens, if libvirt shall not choose.
     pub(crate) listen_address: Option<String>,
+    /// Where QEMU copies disks to, if libvirt shall not choose.
+    pub(crate) disks_uri: Option<String>,
     /// The domain as it shall be on the other host.
     pub(crate) live_xml: String,
     /// Its definition there; `None` for a domain that has none.
@@ -185,7 +187,8 @@ impl Domain {
         unsafe { take_text(sys::virDomainGetXMLDesc(self.as_ptr(), flags)) }
     }
 
-    /// The size of a disk as the domain sees it, and what of it is in use on its host, in bytes.
+    /// The size of a disk as the domain sees it, and the size of what holds it on its host, in bytes.
+    /// (What libvirt calls its allocation is, while it runs, only how far it has been written to.)
     pub(crate) fn disk_size(&self, disk: &str) -> Result<(u64, u64), CallError> {
         let disk = text("a disk", disk)?;
         // SAFETY: integers only.
@@ -195,7 +198,7 @@ impl Domain {
             sys::virDomainGetBlockInfo(self.as_ptr(), disk.as_ptr(), &raw mut info, 0)
         })?;
         #[allow(clippy::useless_conversion, reason = "narrower on some systems")]
-        Ok((info.capacity.into(), info.allocation.into()))
+        Ok((info.capacity.into(), info.physical.into()))
     }
 
     /// Has its virtual CPUs execute.
@@ -296,6 +299,7 @@ impl Domain {
         for (name, value) in [
             (sys::VIR_MIGRATE_PARAM_URI, &call.migrate_uri),
             (sys::VIR_MIGRATE_PARAM_LISTEN_ADDRESS, &call.listen_address),
+            (sys::VIR_MIGRATE_PARAM_DISKS_URI, &call.disks_uri),
             (sys::VIR_MIGRATE_PARAM_PERSIST_XML, &call.persistent_xml),
         ] {
             if let Some(value) = value {
