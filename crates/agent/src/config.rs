@@ -18,6 +18,7 @@ use evenkeel_core::model::{
     HostId, HostProfile, IdError, PerResource, ProfileError, Resources, RuleError, Weights,
     WeightsError, check_label,
 };
+use evenkeel_core::rules::Labels;
 use evenkeel_store::Retention;
 use serde::Deserialize;
 
@@ -62,12 +63,12 @@ pub enum ConfigError {
     /// The host's name is no host id.
     #[error("`host`: {0}")]
     Host(#[from] IdError),
-    /// A label of the host is none.
-    #[error("`labels`: {0}")]
-    Label(#[from] RuleError),
     /// The weights cannot be used.
     #[error("`weights`: {0}")]
     Weights(#[from] WeightsError),
+    /// A label cannot be used.
+    #[error("`labels`: {0}")]
+    Label(#[from] RuleError),
     /// The host cannot be reckoned with.
     #[error(transparent)]
     Profile(#[from] ProfileError),
@@ -116,8 +117,8 @@ pub struct Config {
     pub history: HistoryConfig,
     /// Paths on storage that other hosts reach too, and the id under which they know it.
     pub storage: BTreeMap<PathBuf, String>,
-    /// What rules name this host by, such as `rack = "r7"`.
-    pub labels: BTreeMap<String, String>,
+    /// Labels of this host, such as `rack = "r7"`, by which rules name it and go across.
+    pub labels: Labels,
     /// What becomes of broken rules.
     pub rules: RulesConfig,
 }
@@ -299,7 +300,7 @@ impl Default for Config {
             handoff: HandoffConfig::default(),
             migration: MigrationConfig::default(),
             storage: BTreeMap::new(),
-            labels: BTreeMap::new(),
+            labels: Labels::new(),
             rules: RulesConfig::default(),
         }
     }
@@ -357,9 +358,6 @@ impl Config {
         check(in_range, "handoff.doubt_time_max", &format!("{doubt:?}"), want)?;
         let many = format!("{} labels", self.labels.len());
         check(self.labels.len() <= LABELS_MAX, "labels", &many, "at most 64")?;
-        for (label, value) in &self.labels {
-            check_label(label, value)?;
-        }
         let absolute = self.migration.socket_dir.is_absolute();
         let dir = self.migration.socket_dir.display();
         check(absolute, "migration.socket_dir", &dir, "an absolute path")?;
@@ -425,6 +423,7 @@ impl Config {
             labels: self.labels.clone(),
             ..HostProfile::new(id, capacity)
         };
+        self.labels.iter().try_for_each(|(label, value)| check_label(label, value))?;
         profile.check()?;
         Ok(profile)
     }
@@ -511,7 +510,8 @@ mod tests {
         let config = evenkeel_config::parse::<Config>(
             "host = 'kvm1'\nlisten = '127.0.0.1:7001'\nseeds = ['127.0.0.1:7002']\n\
              [capacity]\ncpu_cores = 0.5\nmemory = '4GiB'\nio_per_s = '100MB'\ncpu_speed = 1.5\n\
-             [weights]\ncpu = 2\n[balance]\nround = '1m 30s'\n[storage]\n'/srv/vm' = 'nfs1'\n",
+             [weights]\ncpu = 2\n[balance]\nround = '1m 30s'\n[storage]\n'/srv/vm' = 'nfs1'\n\
+             [labels]\nrack = 'r7'\n",
         )
         .unwrap();
         config.check().unwrap();

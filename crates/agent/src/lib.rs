@@ -53,6 +53,8 @@ pub use crate::status::Status;
 use crate::timers::Timers;
 pub use evenkeel_store::Wanted;
 
+/// Removed hosts of which the driver has not heard yet.
+const REMOVED_MAX: usize = 16;
 /// Events that may wait for the driver; the hypervisor's threads wait beyond that.
 const EVENTS_MAX: usize = 1024;
 /// I/O capacity of a host that declares none: a common 10 Gbit/s link, in bytes per second.
@@ -165,6 +167,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let profile = config.profile_of(host.clone(), config.declared_or(found))?;
 
     let mut rng: ChaCha12Rng = rand::make_rng();
+    let (removing, removed) = mpsc::channel(REMOVED_MAX);
     let me = Member { host, addr, generation: clock.now().unix_ms() };
     let (wishes, standing) = Wishes::recover(&mut store, boot_id())?;
     let mut driver = Driver {
@@ -178,6 +181,8 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         hypervisor: Box::new(hypervisor),
         carrier,
         timers: Timers::default(),
+        unremembered: BTreeMap::new(),
+        removed: removing,
         progress: BTreeMap::new(),
         wishes,
         writers: BTreeMap::new(),
@@ -195,7 +200,8 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     // One list of seeds may serve all hosts: this one is no news to itself.
     let others = config.seeds.iter().copied().filter(|seed| *seed != addr).collect();
     let seeds = find_seeds(&net, others);
-    let sources = Sources { net: net_events, hypervisor: hypervisor_events, requests, seeds, stop };
+    let hypervisor = hypervisor_events;
+    let sources = Sources { net: net_events, hypervisor, requests, seeds, removed, stop };
     driver.run(sources).await;
     info!("agent has stopped");
     Ok(())
