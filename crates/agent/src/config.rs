@@ -4,7 +4,7 @@
 //! error that names the nearest known one. `docs/configuration.md` describes each key.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,9 +20,11 @@ use evenkeel_core::model::{
 };
 use evenkeel_core::rules::Labels;
 use evenkeel_store::Retention;
+use evenkeel_libvirt::{carried_uri, socket_of};
 use serde::Deserialize;
 
 use crate::access::Members;
+use crate::tcp::TcpConfig;
 
 /// The port that agents listen on unless told otherwise.
 pub const PORT: u16 = 7946;
@@ -138,11 +140,13 @@ impl Default for RulesConfig {
 }
 
 /// `[api]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ApiConfig {
     /// What other members of the cluster may ask for.
     pub members: Members,
+    /// How it is served over TCP, if at all.
+    pub tcp: Option<TcpConfig>,
 }
 
 /// `[history]`.
@@ -392,6 +396,23 @@ impl Config {
         self.advertise.unwrap_or(self.listen)
     }
 
+    /// By which URI other hosts' libvirt reaches the one of this host.
+    #[must_use]
+    pub fn migration_uri(&self) -> String {
+        match (self.carrier(), &self.libvirt.migration_uri, self.advertised().ip()) {
+            (CarrierKind::Agents, ..) => carried_uri(&self.libvirt.uri),
+            (CarrierKind::Direct, Some(uri), _) => uri.clone(),
+            (CarrierKind::Direct, None, IpAddr::V4(ip)) => format!("qemu+tls://{ip}/system"),
+            (CarrierKind::Direct, None, IpAddr::V6(ip)) => format!("qemu+tls://[{ip}]/system"),
+        }
+    }
+
+    /// Where libvirt listens on this host for what agents carry to it, if that is known.
+    #[must_use]
+    pub fn libvirt_socket(&self) -> Option<PathBuf> {
+        self.migration.libvirt_socket.clone().or_else(|| socket_of(&self.libvirt.uri))
+    }
+
     /// The capacity declared, and of what is not declared, what was `found`.
     #[must_use]
     pub fn declared_or(&self, found: Resources) -> Resources {
@@ -471,6 +492,7 @@ mod tests {
         check("[handoff]\nmode = 'quick'\n", &["quick", "strict"]);
         check("[migration]\ncarrier = 'pigeon'\n", &["pigeon", "agents", "direct"]);
         check("[migration]\nsocket_dir = 'run'\n", &["migration.socket_dir", "absolute"]);
+        check("[api.tcp]\nlisten = '127.0.0.1:1'\n", &["missing field `certificate`"]);
         check("[api]\nmembers = 'all'\n", &["all", "none", "read", "operate"]);
         check("[handoff]\ndoubt_time_max = '1ms'\n", &["handoff.doubt_time_max", "100ms"]);
         check("[balance]\njitter = 1.5\n", &["balance.jitter", "1.5", "below 1"]);
