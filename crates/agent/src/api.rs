@@ -50,11 +50,8 @@ use crate::forward::{self, Forward};
 use crate::insight::{self, Question};
 use crate::metrics;
 use crate::status::Status;
-<<<<<<< HEAD
 use crate::tcp::Tcp;
-=======
 use crate::{AgentError, Config};
->>>>>>> feasible
 
 /// Requests that may wait for the driver.
 const REQUESTS_MAX: usize = 32;
@@ -145,14 +142,8 @@ pub(crate) fn serve(
     let listener = listen(path).map_err(failed)?;
     let socket = Socket(path.to_owned());
     let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-<<<<<<< HEAD
     let Peers { here, net, may, tcp } = peers;
-    let own = routes().with_state(requests.clone());
-    let local = own.clone().layer(Extension(Caller::Local));
-=======
-    let Peers { here, net, may } = peers;
     let routes = routes().layer(Extension(Arc::new(config.clone()))).with_state(requests.clone());
->>>>>>> feasible
     let calls = net.calls();
     let local = routes.clone().layer(Extension(Caller::Local));
     let forward = Forward::new(here.clone(), net, requests, local);

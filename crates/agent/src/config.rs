@@ -19,8 +19,8 @@ use evenkeel_core::model::{
     WeightsError, check_label,
 };
 use evenkeel_core::rules::Labels;
-use evenkeel_store::Retention;
 use evenkeel_libvirt::{carried_uri, socket_of};
+use evenkeel_store::Retention;
 use serde::Deserialize;
 
 use crate::access::Members;

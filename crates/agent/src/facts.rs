@@ -21,8 +21,8 @@ use evenkeel_libvirt::{inspect, mounted_at, reaches};
 use evenkeel_net::Identity;
 
 use crate::Config;
-use crate::config::CarrierKind;
 use crate::api::{Driver, Failed, Request, ask, problem};
+use crate::config::CarrierKind;
 use crate::forward::Forward;
 use crate::status::Status;
 

@@ -18,11 +18,8 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-<<<<<<< HEAD
-use tokio::io::{AsyncRead, AsyncWrite};
-=======
 use serde::de::DeserializeOwned;
->>>>>>> feasible
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tower::ServiceExt;

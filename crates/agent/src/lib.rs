@@ -146,17 +146,12 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     store.retain(config.history.retention());
     let enroller = authority::enroller(&config, &store)?;
     let (net, net_events) = Net::bind(config.listen, &identity, Limits::default(), enroller)?;
-<<<<<<< HEAD
     let tcp = match &config.api.tcp {
         Some(tcp) => Some(Tcp::open(tcp).await?),
         None => None,
     };
     let peers = api::Peers { here: host.clone(), net: net.clone(), may: config.api.members, tcp };
-    let (_socket, mut requests) = api::serve(&config.api_socket, peers)?;
-=======
-    let peers = api::Peers { here: host.clone(), net: net.clone(), may: config.api.members };
     let (_socket, mut requests) = api::serve(&config, peers)?;
->>>>>>> feasible
     let mut stop = stop_signals()?;
 
     let carrier = carrier(&config, &net).await?;

@@ -109,7 +109,7 @@ reasons! {
     #[cbor(73)] NoNetwork = "NO_NETWORK": "The other host has not the virtual network, bridge or interface that it is connected to.", "Define the network on that host under the same name and start it.";
     #[cbor(74)] NoHugePages = "NO_HUGE_PAGES": "The other host has not enough free huge pages of the size that its memory is made of.", "Reserve more huge pages on that host (`vm.nr_hugepages`).";
     #[cbor(75)] NoNumaNode = "NO_NUMA_NODE": "It is bound to NUMA nodes or CPUs that the other host does not have.", "Take the binding out of its definition, or bind it to what all hosts have.";
-    #[cbor(76)] LocalDisk = "LOCAL_DISK": "A disk of it is on its host alone, and may not or cannot be copied.", "Put the disk on shared storage, or let it be copied: `copy_storage` under `[handoff]`.";
+    #[cbor(76)] LocalDisk = "LOCAL_DISK": "A disk of it is on its host alone, and may not or cannot be copied.", "Put the disk on shared storage, or let it be copied: `copy-storage` in its schedule entry, or `copy_storage` under `[handoff]`.";
     #[cbor(77)] NoDiskRoom = "NO_DISK_ROOM": "The other host has no place for the copy of a disk: no pool of that name, no room in it, or a file in the way.", "Make a pool of that name on that host with room enough, and clear away what an earlier move left there.";
     #[cbor(78)] NeedsChanged = "NEEDS_CHANGED": "What it needs of a host has changed since the two hosts agreed on it, so its migration was not begun.", "Nothing; the next round offers it as it is now.";
     #[cbor(79)] FitUnknown = "FIT_UNKNOWN": "The other host's hypervisor could not say whether it can run it.", "The detail holds its words; see that libvirt answers there.";

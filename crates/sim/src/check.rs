@@ -6,7 +6,7 @@ use std::fmt;
 use evenkeel_core::decision::{Decision, Judged, Reason};
 use evenkeel_core::handoff::{Mark, MarkKind, Recovered};
 use evenkeel_core::model::{Entry, Epoch, HostId, HostProfile, MachineId, Place, Time};
-use evenkeel_core::port::{Order, Presence};
+use evenkeel_core::port::{HandoffId, Order, Presence};
 use evenkeel_core::select::Price;
 use evenkeel_core::witness::Seat;
 use evenkeel_hypervisor::memory::MemoryCloud;
@@ -111,6 +111,8 @@ pub(crate) struct Checker {
     /// Machines that keep apart across a label: since when each is on a host, counted, and whether a
     /// handoff brought it there.
     seated: BTreeMap<(MachineId, HostId), (u64, bool)>,
+    /// Where each handoff was to bring its machine.
+    sent: BTreeMap<HandoffId, HostId>,
     violations: Vec<Violation>,
 }
 
@@ -202,6 +204,9 @@ impl Checker {
 
     /// An order that a host gives, by what is durable on all of them before it is carried out.
     pub(crate) fn check_order(&mut self, at: Time, host: &HostId, order: &Order, own: &Recovered) {
+        if let Order::Migrate(migration) = order {
+            self.sent.insert(migration.handoff, migration.to.clone());
+        }
         let (Order::Resume(machine, stamp) | Order::Discard(machine, stamp)) = order else {
             return;
         };
@@ -285,7 +290,8 @@ impl Checker {
             return;
         };
         let next = 1 + self.seated.values().map(|(since, _)| *since).max().unwrap_or(0);
-        let own = (next, entry.handoff.is_some());
+        let sent = entry.handoff.and_then(|handoff| self.sent.get(&handoff));
+        let own = (next, sent == Some(&host.id));
         let own = *self.seated.entry(key(machine, &host.id)).or_insert(own);
         for other in hosts {
             if !seats.iter().any(|seat| seat.is_on(&other.labels)) {

@@ -587,7 +587,7 @@ impl Cluster {
             self.ordered.insert(migration.handoff, Moved { at: self.now, machine, from, to });
         }
         let host = &self.agents[index].id;
-        if matches!(order, Order::Resume(..) | Order::Discard(..)) {
+        if matches!(order, Order::Migrate(_) | Order::Resume(..) | Order::Discard(..)) {
             self.checker.check_order(self.now, host, &order, &self.agents[index].store);
         }
         if let Ok(mut hypervisor) = self.cloud.on(host) {
