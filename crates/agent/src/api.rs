@@ -9,6 +9,9 @@
 //! | `GET /healthz` | `ok` while the driver answers |
 //! | `GET /api/v1/status` | [`Status`](crate::Status) |
 //! | `GET /api/v1/decisions`, `GET /api/v1/explain/…` | why things are as they are (`insight.rs`) |
+//! | `GET /api/v1/facts` | [`Facts`](evenkeel_doctor::Facts) about this host, for whoever judges it |
+//! | `GET /api/v1/migration_uri` | by which URI other hosts' libvirt reaches this one; `null`: agents carry |
+//! | `GET /api/v1/reach/HOST` | why this host does not reach that one's libvirt, or `null` |
 //! | `GET /metrics` | the same status for Prometheus |
 //! | `POST /api/v1/machines/ID/claim` | takes a machine for this host's, whose other host was fenced |
 //! | `PUT /api/v1/machines/ID/target` | programs a target load, or with `null` removes it |
@@ -22,6 +25,7 @@ use std::io;
 use std::net::SocketAddr as HostAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::extract::{Extension, Path as UrlPath, State};
@@ -38,14 +42,15 @@ use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::AgentError;
 use crate::access::{self, Caller, Members, Need};
 use crate::emptying::{self, Waiter};
+use crate::facts;
 use crate::forward::{self, Forward};
 use crate::insight::{self, Question};
 use crate::metrics;
 use crate::status::Status;
 use crate::tcp::Tcp;
+use crate::{AgentError, Config};
 
 /// Requests that may wait for the driver.
 const REQUESTS_MAX: usize = 32;
@@ -123,9 +128,10 @@ pub(crate) struct Peers {
 /// # Errors
 /// When the socket cannot be made, or another agent serves it: that one is not disturbed.
 pub(crate) fn serve(
-    path: &Path,
+    config: &Config,
     peers: Peers,
 ) -> Result<(Socket, mpsc::Receiver<Request>), AgentError> {
+    let path = config.api_socket.as_path();
     let failed = |source| AgentError::Api { path: path.to_owned(), source };
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(AgentError::ApiInUse(path.to_owned()));
@@ -134,10 +140,15 @@ pub(crate) fn serve(
     let socket = Socket(path.to_owned());
     let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
     let Peers { here, net, may, tcp } = peers;
-    let own = routes().with_state(requests.clone());
-    let local = own.clone().layer(Extension(Caller::Local));
+    let routes = routes().layer(Extension(Arc::new(config.clone()))).with_state(requests.clone());
     let calls = net.calls();
-    let forward = Forward::new(here.clone(), net, requests, local.clone()).routes();
+    let local = routes.clone().layer(Extension(Caller::Local));
+    let forward = Forward::new(here.clone(), net, requests, local);
+    let ways = Router::new().route("/api/v1/reach/{host}", get(facts::reach));
+    let ways = ways.route_layer(from_fn_with_state(Need::Read, access::check));
+    let own = routes.merge(ways.with_state(forward.clone()));
+    let local = own.clone().layer(Extension(Caller::Local));
+    let forward = forward.routes();
     let needs_own = from_fn_with_state(Need::Own, access::check);
     let for_peers = own.merge(forward.clone().route_layer(needs_own));
     let local = local.merge(forward);
@@ -157,6 +168,8 @@ fn routes() -> Router<Driver> {
     let read = Router::new()
         .route("/healthz", get(healthz))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/facts", get(facts::answer))
+        .route("/api/v1/migration_uri", get(facts::migration_uri))
         .route("/api/v1/place", post(emptying::place))
         .merge(insight::routes())
         .route("/metrics", get(metrics))

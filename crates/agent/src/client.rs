@@ -7,6 +7,7 @@ use evenkeel_core::appraisal::Fit;
 use evenkeel_core::decision::Decision;
 use evenkeel_core::explain::{HostExplained, MachineExplained};
 use evenkeel_core::model::{HostId, HostState, MachineId};
+use evenkeel_doctor::Facts;
 use evenkeel_store::Wanted;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -89,6 +90,22 @@ impl Client {
     pub async fn decisions(&self, limit: u32) -> Result<Vec<Decision>, ClientError> {
         let path = format!("/api/v1/decisions?limit={limit}");
         self.call(Method::GET, &path, Bytes::new()).await
+    }
+
+    /// What there is to know about the host for whoever judges it.
+    ///
+    /// # Errors
+    /// When it is not reached, or its libvirt takes too long.
+    pub async fn facts(&self) -> Result<Facts, ClientError> {
+        self.call(Method::GET, "/api/v1/facts", Bytes::new()).await
+    }
+
+    /// Why the host does not reach the libvirt of another one, if it does not.
+    ///
+    /// # Errors
+    /// When it is not reached, or that other one is not.
+    pub async fn reach(&self, other: &HostId) -> Result<Option<String>, ClientError> {
+        self.call(Method::GET, &format!("/api/v1/reach/{other}"), Bytes::new()).await
     }
 
     /// The decision records that are wanted, newest first.

@@ -18,6 +18,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
@@ -57,6 +58,30 @@ impl Forward {
     /// The routes that name a host.
     pub(crate) fn routes(self) -> Router {
         Router::new().route("/api/v1/hosts/{host}/{*what}", routing::any(forward)).with_state(self)
+    }
+
+    /// What the agent of another host answers to this, or that of this host itself.
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        host: &HostId,
+        path: &'static str,
+    ) -> Result<T, Failed> {
+        let broken = |why: String| problem(StatusCode::BAD_GATEWAY, why);
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = Uri::from_static(path);
+        let response = if *host == self.here {
+            self.local.clone().oneshot(request).await.into_response()
+        } else {
+            self.ask(host, request).await?
+        };
+        let status = response.status();
+        let body = to_bytes(response.into_body(), ANSWER_BYTES_MAX).await;
+        let body = body.map_err(|error| broken(error.to_string()))?;
+        if !status.is_success() {
+            let why = format!("host `{host}`: {}", String::from_utf8_lossy(&body));
+            return Err(problem(status, why));
+        }
+        serde_json::from_slice(&body).map_err(|error| broken(error.to_string()))
     }
 
     async fn ask(&self, host: &HostId, request: Request) -> Result<Response, Failed> {

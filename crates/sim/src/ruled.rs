@@ -126,11 +126,7 @@ impl Ruled {
         Ok(tally)
     }
 
-    fn furnish(
-        &self,
-        seed: u64,
-        rng: &mut impl Rng,
-    ) -> Result<(Cluster, Truth), RuledError> {
+    fn furnish(&self, seed: u64, rng: &mut impl Rng) -> Result<(Cluster, Truth), RuledError> {
         let config = Config {
             round: Duration::from_secs(10),
             sample: Duration::from_secs(5),
@@ -221,11 +217,7 @@ impl Ruled {
 }
 
 /// Somebody else moves a machine, wherever that is.
-fn meddle(
-    cluster: &mut Cluster,
-    truth: &Truth,
-    rng: &mut impl Rng,
-) -> Result<bool, CloudError> {
+fn meddle(cluster: &mut Cluster, truth: &Truth, rng: &mut impl Rng) -> Result<bool, CloudError> {
     let machine = truth.rules.keys().nth(rng.random_range(0..truth.rules.len().max(1)));
     let host = truth.racks.keys().nth(rng.random_range(0..truth.racks.len().max(1)));
     let (Some(machine), Some(host)) = (machine, host) else { return Ok(false) };

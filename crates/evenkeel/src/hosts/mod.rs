@@ -1,6 +1,7 @@
 //! The commands that need hosts: the agent, its clients and the lab.
 
 mod cluster;
+mod doctor;
 mod drain;
 mod explain;
 mod history;
@@ -47,6 +48,13 @@ pub(crate) enum HostCommand {
         evenkeel history --since 12h --vm web-1\n  \
         evenkeel history --host kvm2 --all --limit 50 --format json")]
     History(history::HistoryArgs),
+    /// Look for what will be trouble on this host, or in the cluster, and say what to do about it
+    #[command(after_help = "Examples:\n  \
+        evenkeel doctor                                      this host, by its agent\n  \
+        evenkeel doctor --config /etc/evenkeel/agent.toml    without an agent\n  \
+        evenkeel doctor --cluster --format json\n\n\
+        It changes nothing. Exits with 1 if anything is an error.")]
+    Doctor(doctor::DoctorArgs),
     /// Write what the cluster looks like now, as `evenkeel plan` reads it
     #[command(after_help = "Examples:\n  \
         evenkeel snapshot -c qemu+ssh://kvm1/system -c qemu+ssh://kvm2/system > now.json\n  \
@@ -188,6 +196,7 @@ pub(crate) fn run(command: HostCommand) -> Result<(), Failure> {
         HostCommand::Claim { machine, i_have_fenced, ask } => {
             block_on(claim(&machine, &i_have_fenced, &ask))
         }
+        HostCommand::Doctor(args) => block_on(doctor::doctor(args)),
         HostCommand::Snapshot(args) => snapshot::run(&args),
         HostCommand::Lab(command) => lab::run(command),
     }

@@ -9,7 +9,7 @@ use evenkeel_core::effect::Input;
 use evenkeel_core::handoff::Mode;
 use evenkeel_core::message::{Message, Talk, Watch};
 use evenkeel_core::model::{
-    Entry, HostState, LastMove, Locks, PerResource, Requirements, Resources, Rules, Weights,
+    Entry, HostState, LastMove, Locks, PerResource, Resources, Rules, Weights,
 };
 use evenkeel_core::port::{Failure, FailureKind};
 use evenkeel_hypervisor::memory::{Aftermath, Fault, Workload};
@@ -25,12 +25,6 @@ pub(crate) const SITUATIONS: &[Situation] = &[
     (Reason::NoImprovement, no_improvement, Told::First),
     (Reason::GainSmall, gain_small, Told::First),
     (Reason::NoMemory, no_memory, Told::First),
-    (Reason::NoCpuModel, no_cpu_model, Told::First),
-    (Reason::NoStorage, no_storage, Told::First),
-    (Reason::RulePinned, rule_pinned, Told::First),
-    (Reason::RuleIgnored, rule_ignored, Told::First),
-    (Reason::RuleAffinity, rule_affinity, Told::First),
-    (Reason::RuleAntiAffinity, rule_anti_affinity, Told::First),
     (Reason::NotRunning, not_running, Told::First),
     (Reason::EntryInvalid, entry_invalid, Told::First),
     (Reason::UnderWay, under_way, Told::First),
@@ -84,49 +78,6 @@ fn gain_small() -> Cluster {
 
 fn no_memory() -> Cluster {
     Stage::new().edit(|s| s.there.profile.reserved_memory_bytes = 127.0 * GIB).minute()
-}
-
-fn needing(needs: Requirements) -> Cluster {
-    let stage = Stage::new().edit(|s| s.m.needs = needs);
-    stage.there_has(|facts| facts.provides.arch = "x86_64".to_owned()).minute()
-}
-
-fn no_cpu_model() -> Cluster {
-    needing(Requirements { arch: "aarch64".to_owned(), ..Requirements::default() })
-}
-
-fn no_storage() -> Cluster {
-    needing(Requirements { local_storage: true, ..Requirements::default() })
-}
-
-fn rule_pinned() -> Cluster {
-    let text = serde_json::json!({ "pinned_to": ["n000"] });
-    Stage::new().ruled(serde_json::from_value(text).unwrap()).minute()
-}
-
-fn rule_ignored() -> Cluster {
-    Stage::new().ruled(Rules { ignore: true, ..Rules::default() }).minute()
-}
-
-/// Rules from JSON: a form that outlives the types behind it.
-fn group(kind: &str) -> Rules {
-    serde_json::from_value(serde_json::json!({ kind: ["web"] })).unwrap()
-}
-
-fn rule_affinity() -> Cluster {
-    let mate = Rules { ignore: true, ..group("affinity") };
-    Stage::new()
-        .ruled(group("affinity"))
-        .edit(|s| s.others.push((0, 0.1, with_rules("mate", mate))))
-        .minute()
-}
-
-fn rule_anti_affinity() -> Cluster {
-    let rival = Rules { ignore: true, ..group("anti_affinity") };
-    Stage::new()
-        .ruled(group("anti_affinity"))
-        .edit(|s| s.others.push((1, 0.1, with_rules("rival", rival))))
-        .minute()
 }
 
 fn not_running() -> Cluster {
