@@ -1,4 +1,5 @@
-//! The local API: HTTP over a UNIX socket that only the agent's own user can open.
+//! The local API: HTTP over a UNIX socket that only the agent's own user can open, and where so
+//! configured [over TCP](crate::tcp).
 //!
 //! `/api/v1/hosts/HOST/…` asks the agent of another host for `/api/v1/…`, as far as that host's
 //! configuration [grants](crate::access) it.
@@ -48,6 +49,7 @@ use crate::forward::{self, Forward};
 use crate::insight::{self, Question};
 use crate::metrics;
 use crate::status::Status;
+use crate::tcp::Tcp;
 use crate::{AgentError, Config};
 
 /// Requests that may wait for the driver.
@@ -116,6 +118,8 @@ pub(crate) struct Peers {
     pub(crate) here: HostId,
     pub(crate) net: Net,
     pub(crate) may: Members,
+    /// Whoever knows the token.
+    pub(crate) tcp: Option<Tcp>,
 }
 
 /// Serves the API on the socket, and other hosts as far as they `may` ask, until the agent ends.
@@ -135,7 +139,7 @@ pub(crate) fn serve(
     let listener = listen(path).map_err(failed)?;
     let socket = Socket(path.to_owned());
     let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-    let Peers { here, net, may } = peers;
+    let Peers { here, net, may, tcp } = peers;
     let routes = routes().layer(Extension(Arc::new(config.clone()))).with_state(requests.clone());
     let calls = net.calls();
     let local = routes.clone().layer(Extension(Caller::Local));
@@ -148,6 +152,7 @@ pub(crate) fn serve(
     let needs_own = from_fn_with_state(Need::Own, access::check);
     let for_peers = own.merge(forward.clone().route_layer(needs_own));
     let local = local.merge(forward);
+    tcp.map(|tcp| tokio::spawn(tcp.serve(local.clone())));
     tokio::spawn(async move {
         if let Err(error) = axum::serve(Guarded(listener), local).await {
             tracing::error!(%error, "the local API ended");

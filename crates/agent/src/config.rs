@@ -15,13 +15,16 @@ use evenkeel_config::{
 use evenkeel_core::balancer;
 use evenkeel_core::handoff::{Limits, Mode};
 use evenkeel_core::model::{
-    HostId, HostProfile, IdError, PerResource, ProfileError, Resources, Weights, WeightsError,
+    HostId, HostProfile, IdError, PerResource, ProfileError, Resources, RuleError, Weights,
+    WeightsError, check_label,
 };
+use evenkeel_core::rules::Labels;
 use evenkeel_libvirt::{carried_uri, socket_of};
 use evenkeel_store::Retention;
 use serde::Deserialize;
 
 use crate::access::Members;
+use crate::tcp::TcpConfig;
 
 /// The port that agents listen on unless told otherwise.
 pub const PORT: u16 = 7946;
@@ -62,6 +65,9 @@ pub enum ConfigError {
     /// The weights cannot be used.
     #[error("`weights`: {0}")]
     Weights(#[from] WeightsError),
+    /// A label cannot be used.
+    #[error("`labels`: {0}")]
+    Label(#[from] RuleError),
     /// The host cannot be reckoned with.
     #[error(transparent)]
     Profile(#[from] ProfileError),
@@ -110,14 +116,18 @@ pub struct Config {
     pub history: HistoryConfig,
     /// Paths on storage that other hosts reach too, and the id under which they know it.
     pub storage: BTreeMap<PathBuf, String>,
+    /// Labels of this host, for rules that go across one.
+    pub labels: Labels,
 }
 
 /// `[api]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ApiConfig {
     /// What other members of the cluster may ask for.
     pub members: Members,
+    /// How it is served over TCP, if at all.
+    pub tcp: Option<TcpConfig>,
 }
 
 /// `[history]`.
@@ -275,6 +285,7 @@ impl Default for Config {
             handoff: HandoffConfig::default(),
             migration: MigrationConfig::default(),
             storage: BTreeMap::new(),
+            labels: Labels::new(),
         }
     }
 }
@@ -408,8 +419,10 @@ impl Config {
             cpu_speed: self.capacity.cpu_speed.unwrap_or(1.0),
             weights: Weights::new(PerResource { cpu, memory, io })?,
             reserved_memory_bytes: self.capacity.reserved_memory.map_or(0.0, |b| b.as_u64() as f64),
+            labels: self.labels.clone(),
             ..HostProfile::new(id, capacity)
         };
+        self.labels.iter().try_for_each(|(label, value)| check_label(label, value))?;
         profile.check()?;
         Ok(profile)
     }
@@ -456,6 +469,7 @@ mod tests {
         check("[handoff]\nmode = 'quick'\n", &["quick", "strict"]);
         check("[migration]\ncarrier = 'pigeon'\n", &["pigeon", "agents", "direct"]);
         check("[migration]\nsocket_dir = 'run'\n", &["migration.socket_dir", "absolute"]);
+        check("[api.tcp]\nlisten = '127.0.0.1:1'\n", &["missing field `certificate`"]);
         check("[api]\nmembers = 'all'\n", &["all", "none", "read", "operate"]);
         check("[handoff]\ndoubt_time_max = '1ms'\n", &["handoff.doubt_time_max", "100ms"]);
         check("[balance]\njitter = 1.5\n", &["balance.jitter", "1.5", "below 1"]);
@@ -493,7 +507,8 @@ mod tests {
         let config = evenkeel_config::parse::<Config>(
             "host = 'kvm1'\nlisten = '127.0.0.1:7001'\nseeds = ['127.0.0.1:7002']\n\
              [capacity]\ncpu_cores = 0.5\nmemory = '4GiB'\nio_per_s = '100MB'\ncpu_speed = 1.5\n\
-             [weights]\ncpu = 2\n[balance]\nround = '1m 30s'\n[storage]\n'/srv/vm' = 'nfs1'\n",
+             [weights]\ncpu = 2\n[balance]\nround = '1m 30s'\n[storage]\n'/srv/vm' = 'nfs1'\n\
+             [labels]\nrack = 'r7'\n",
         )
         .unwrap();
         config.check().unwrap();

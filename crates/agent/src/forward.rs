@@ -19,6 +19,7 @@ use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tower::ServiceExt;
@@ -28,9 +29,9 @@ use crate::api::{self, Driver, Failed, problem};
 
 /// How long a request may take, from the first byte to the last of its answer. Less than a client
 /// waits, who is then told which host did not answer.
-const TIME_MAX: Duration = Duration::from_secs(30);
+pub(crate) const TIME_MAX: Duration = Duration::from_secs(30);
 /// Largest request that is passed on or taken from another host, in bytes.
-const REQUEST_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// Largest answer that is passed on, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Requests of this host that may be under way at others, and of others here.
@@ -186,11 +187,7 @@ pub(crate) async fn serve(
             let answered = timeout(TIME_MAX, async {
                 let _own = own.acquire().await;
                 let _room = room.acquire().await;
-                hyper::server::conn::http1::Builder::new()
-                    .keep_alive(false)
-                    .max_buf_size(REQUEST_BYTES_MAX)
-                    .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
-                    .await
+                answer(stream, service).await
             });
             match answered.await {
                 Ok(Ok(())) => {}
@@ -199,6 +196,18 @@ pub(crate) async fn serve(
             }
         });
     }
+}
+
+/// Answers one request on a stream.
+pub(crate) async fn answer(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    service: Router,
+) -> Result<(), hyper::Error> {
+    hyper::server::conn::http1::Builder::new()
+        .keep_alive(false)
+        .max_buf_size(REQUEST_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+        .await
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod forward;
 mod insight;
 mod metrics;
 pub mod status;
+mod tcp;
 mod timers;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -51,9 +52,13 @@ use crate::driver::{Driver, Refusals, Sources};
 use crate::emptying::Wishes;
 pub use crate::emptying::{DrainRequest, PlaceRequest, Placement};
 pub use crate::status::Status;
+use crate::tcp::Tcp;
+pub use crate::tcp::{TcpConfig, TcpError};
 use crate::timers::Timers;
 pub use evenkeel_store::Wanted;
 
+/// Removed hosts of which the driver has not heard yet.
+const REMOVED_MAX: usize = 16;
 /// Events that may wait for the driver; the hypervisor's threads wait beyond that.
 const EVENTS_MAX: usize = 1024;
 /// I/O capacity of a host that declares none: a common 10 Gbit/s link, in bytes per second.
@@ -76,6 +81,9 @@ pub enum AgentError {
     /// The network cannot be used.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// The API cannot be served over TCP.
+    #[error(transparent)]
+    Tcp(#[from] TcpError),
     /// The configuration and the certificate name different hosts.
     #[error(
         "the configuration names host `{configured}`, and the certificate in `{directory}` host \
@@ -138,7 +146,11 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     store.retain(config.history.retention());
     let enroller = authority::enroller(&config, &store)?;
     let (net, net_events) = Net::bind(config.listen, &identity, Limits::default(), enroller)?;
-    let peers = api::Peers { here: host.clone(), net: net.clone(), may: config.api.members };
+    let tcp = match &config.api.tcp {
+        Some(tcp) => Some(Tcp::open(tcp).await?),
+        None => None,
+    };
+    let peers = api::Peers { here: host.clone(), net: net.clone(), may: config.api.members, tcp };
     let (_socket, mut requests) = api::serve(&config, peers)?;
     let mut stop = stop_signals()?;
 
@@ -166,6 +178,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let profile = config.profile_of(host.clone(), config.declared_or(found))?;
 
     let mut rng: ChaCha12Rng = rand::make_rng();
+    let (removing, removed) = mpsc::channel(REMOVED_MAX);
     let me = Member { host, addr, generation: clock.now().unix_ms() };
     let (wishes, standing) = Wishes::recover(&mut store, boot_id())?;
     let mut driver = Driver {
@@ -179,6 +192,8 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         hypervisor: Box::new(hypervisor),
         carrier,
         timers: Timers::default(),
+        unremembered: BTreeMap::new(),
+        removed: removing,
         progress: BTreeMap::new(),
         wishes,
         writers: BTreeMap::new(),
@@ -196,7 +211,8 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     // One list of seeds may serve all hosts: this one is no news to itself.
     let others = config.seeds.iter().copied().filter(|seed| *seed != addr).collect();
     let seeds = find_seeds(&net, others);
-    let sources = Sources { net: net_events, hypervisor: hypervisor_events, requests, seeds, stop };
+    let hypervisor = hypervisor_events;
+    let sources = Sources { net: net_events, hypervisor, requests, seeds, removed, stop };
     driver.run(sources).await;
     info!("agent has stopped");
     Ok(())

@@ -363,6 +363,12 @@ impl View {
         self.series.insert(machine, series);
     }
 
+    /// Whether what it knows is of now: it has been measured, and since the schedule changed last.
+    #[must_use]
+    pub const fn is_measured(&self) -> bool {
+        matches!(self.measured, Measured::At(_))
+    }
+
     /// Every machine in this host's schedule.
     #[must_use]
     pub const fn machines(&self) -> &BTreeMap<MachineId, Machine> {

@@ -8,7 +8,8 @@
 //! | `life` | every opening of this store, and how many handoffs it has numbered | no |
 //! | `decision` | decision records, as many as [`Retention`] says | yes |
 //! | `judged` | of every machine the last of those that judged it | yes |
-//! | `member` | the other hosts and where they were last reached | yes |
+//! | `member` | the other hosts and where they were last reached | no |
+//! | `acquaintance` | what other hosts have said of themselves and of each other | no |
 //! | `admission` | hosts brought into the cluster, and with which join token | no |
 //! | `host_key` | every key that has had a certificate, and whether its host was removed | no |
 //!
@@ -16,6 +17,7 @@
 //! and is on disk when [`Store::persist`] returns. A store that was lost or restored from a backup
 //! misses lives, or numbers of a life, that other hosts know of: by that it is found out.
 
+mod acquaintances;
 mod admissions;
 mod history;
 
@@ -92,6 +94,10 @@ const SCHEMA: &[&str] = &[
     CREATE INDEX decision_ended ON decision (ended_ms);
     CREATE INDEX decision_machine ON decision (machine) WHERE machine IS NOT NULL;
     CREATE TABLE judged (machine TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT;
+    ",
+    // What other hosts have said of themselves, for rules across a label.
+    "
+    CREATE TABLE acquaintance (host TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
     ",
 ];
 
@@ -295,6 +301,7 @@ impl Store {
             lives: self.lives()?,
             life: self.life,
             boot,
+            acquaintances: self.acquaintances()?,
         })
     }
 

@@ -5,6 +5,7 @@ use evenkeel_core::load::Basis;
 use evenkeel_core::message::Candidate;
 use evenkeel_core::model::{Entry, Epoch, ExchangeId, MachineId, Requirements, Resources};
 use evenkeel_core::port::HandoffId;
+use evenkeel_core::witness::Acquaintance;
 
 use super::*;
 
@@ -71,6 +72,23 @@ fn handoffs_under_way_are_there_after_a_restart_and_ended_ones_are_not() {
     let store = Store::open(directory.path()).unwrap();
     assert_eq!(store.recovered(String::new()).unwrap().handoffs, [handoff(1, Phase::Transferring)]);
     assert_eq!(store.identity().unwrap(), identity);
+}
+
+#[test]
+fn whom_a_host_knows_is_there_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(directory.path()).unwrap();
+    let host = |name| HostId::new(name).unwrap();
+    let labels = Some([("rack".to_owned(), "r1".to_owned())].into());
+    let heard = Acquaintance { host: host("b"), labels, told: Some(u64::MAX), removed: false };
+    store.remember(&host("z"), "192.0.2.1:7".parse().unwrap()).unwrap();
+    store.remember(&host("a"), "192.0.2.2:7".parse().unwrap()).unwrap();
+    store.acquaint(&Acquaintance { told: None, ..heard.clone() }).unwrap();
+    store.acquaint(&heard).unwrap();
+    drop(store);
+    let known = Store::open(directory.path()).unwrap().recovered(String::new()).unwrap();
+    assert_eq!(*known.acquaintances.members, [host("a"), host("z")]);
+    assert_eq!(*known.acquaintances.met, [(host("b"), heard)].into());
 }
 
 #[test]

@@ -373,6 +373,7 @@ impl Host {
         }
         self.view.provides().meets(&candidate.needs)?;
         self.unfit.recall(&candidate.machine, &candidate.needs, now)?;
-        Ok(self.lets_come(candidate, pressing)?)
+        self.lets_come(candidate, pressing)?;
+        Ok(self.seats_are_free(&candidate.machine, &candidate.anti_affinity)?)
     }
 }
