@@ -10,11 +10,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use evenkeel_core::balancer::Balancer;
-use evenkeel_core::decision::{Decision, Reason};
+use evenkeel_core::control::{Pause, PauseRegister};
+use evenkeel_core::decision::{Decision, Reason, Role};
 use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::handoff::Handoff;
 use evenkeel_core::message::{Message, Talk};
-use evenkeel_core::model::{HostId, MachineId};
+use evenkeel_core::model::{HostId, MachineId, Time};
 use evenkeel_core::port::{Event, Failure, HandoffId, Progress};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_membership::{self as membership, Change, Membership, Output};
@@ -246,6 +247,7 @@ impl Driver {
             Effect::SetTimer(timer, at) => self.timers.set(timer, at),
             Effect::Order(order) => self.hypervisor.submit(order),
             Effect::Record(decision) => self.record(&decision),
+            Effect::Keep(register) => self.keep(&register),
             Effect::Stopped => self.stopped = true,
         }
         None
@@ -255,6 +257,18 @@ impl Driver {
         let known = self.addresses.get(to);
         let addr = known.ok_or_else(|| format!("the address of host `{to}` is not known"))?;
         self.net.send(to, *addr, encode(message)).map_err(|why| why.to_string())
+    }
+
+    fn keep(&mut self, register: &PauseRegister) {
+        match &register.pause {
+            Some(Pause { until, by, reason }) => {
+                warn!(on = %register.on, by, until = %instant(*until), reason, "the cluster is paused");
+            }
+            None => info!(on = %register.on, "the pause of the cluster is ended"),
+        }
+        if let Err(error) = self.store.keep(register) {
+            warn!(%error, "a restart of this agent forgets the pause until another host tells of it");
+        }
     }
 
     fn record(&mut self, decision: &Decision) {
@@ -439,6 +453,12 @@ async fn sleep_until(wake: Option<Instant>) {
     }
 }
 
+/// A point in time as people read it.
+fn instant(time: Time) -> jiff::Timestamp {
+    let ms = i64::try_from(time.unix_ms()).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::MAX)
+}
+
 fn log(decision: &Decision) {
     let peer = decision.peer.as_ref().map_or("-", HostId::as_str);
     let Decision { exchange, ending, detail, .. } = decision;
@@ -446,6 +466,10 @@ fn log(decision: &Decision) {
         (Reason::Moved, Some(machine)) => {
             let downtime_ms = decision.stats.map_or(0, |stats| stats.downtime_ms);
             info!(%exchange, peer, role = ?decision.role, machine = machine.name, downtime_ms, "moved");
+        }
+        (Reason::Observing | Reason::AwaitsApproval, Some(machine)) => {
+            let to = matches!(decision.role, Some(Role::Donor));
+            info!(%exchange, peer, %ending, machine = machine.name, to, "would be moved");
         }
         (_, Some(machine)) => {
             warn!(%exchange, peer, machine = machine.name, %ending, detail, "not moved");

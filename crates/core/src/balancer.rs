@@ -6,6 +6,9 @@
 
 mod config;
 mod crowded;
+mod directed;
+mod pausing;
+mod recommending;
 mod seeking;
 mod watching;
 
@@ -16,8 +19,9 @@ use rand::{Rng, RngExt};
 
 pub use self::config::Config;
 use self::crowded::Crowded;
+use crate::control::{Authority, Control};
 use crate::cost::Experience;
-use crate::decision::{Decision, Reason};
+use crate::decision::{Decision, Reason, Role};
 use crate::effect::{Effect, Input, Timer};
 use crate::exchange::{Agreement, Answer, Exchange, Offered, Step};
 use crate::handoff::{Choice, Handoff, Handoffs, Offer, Recovered, Terms, Turn};
@@ -28,8 +32,12 @@ use crate::port::{Commit, Event, HandoffId, Order, Stamp};
 use crate::select::Policy;
 use crate::survey::Survey;
 use crate::swap::{Owed, Promise};
+use directed::DirectedMoves;
+use recommending::Recommendations;
 use watching::Watching;
 
+pub use directed::{Directed, MoveOrder, Outcome, Stage};
+pub use recommending::Recommendation;
 pub use watching::Twin;
 
 /// One host's balancer.
@@ -58,6 +66,8 @@ pub struct Balancer {
     sampling: bool,
     stopping: bool,
     watching: Watching,
+    directed: DirectedMoves,
+    recommendations: Recommendations,
 }
 
 impl Balancer {
@@ -70,6 +80,7 @@ impl Balancer {
         host.experience = Experience::new(&config.costing);
         host.tentative = config.tentative;
         host.mode = config.commit;
+        host.control = Control { mode: config.mode, closed: false, pause: recovered.pause.clone() };
         Self {
             handoffs: Handoffs::new(config.limits.clone()),
             config,
@@ -88,6 +99,8 @@ impl Balancer {
             sampling: false,
             stopping: false,
             watching: Watching::default(),
+            directed: DirectedMoves::default(),
+            recommendations: Recommendations::default(),
         }
     }
 
@@ -145,22 +158,23 @@ impl Balancer {
     /// Takes what happened at `now`, which must not lie before the `now` of an earlier call, and
     /// appends what to do about it to `out`.
     pub fn handle(&mut self, input: Input, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
+        let first = out.len();
         match input {
             Input::Start => self.start(now, rng, out),
             Input::Members(mut members) => {
                 members.retain(|m| m != self.host.id());
                 members.sort_unstable();
                 members.dedup();
-                self.members = members.into();
+                self.meet(members.into(), out);
             }
-            Input::Acquaint(members) => self.members = members,
+            Input::Acquaint(members) => self.meet(members, out),
             Input::Message(from, Message::Exchange(id, talk)) => {
                 self.talk(id, &from, talk, now, rng, out);
             }
             Input::Message(from, Message::Handoff(id, pass)) => {
                 self.pass(id, &from, pass, now, out);
             }
-            Input::Message(from, Message::Watch(watch)) => self.watch(&from, watch, now, out),
+            Input::Message(from, Message::Watch(watch)) => self.watch(&from, watch, now, rng, out),
             Input::Undelivered(to, why) => self.undelivered(&to, &why, now, out),
             Input::Timer(timer) => self.timer(timer, now, rng, out),
             Input::Hypervisor(event) => self.event(event, now, out),
@@ -171,13 +185,26 @@ impl Balancer {
                 self.hand(now, out, |handoffs, turn| handoffs.claim(&machine, &fenced, turn));
             }
             Input::SetState(state) => self.host.state = state,
+            Input::Pause(pause) => self.set_pause(pause, now, out),
+            Input::Migrate(order) => {
+                self.begin_directed(order, Authority::Told, (None, None), now);
+            }
+            Input::Approve(id) => self.approve(id, now),
+            Input::Skip(id) => self.recommendations.skip(id),
+            Input::Closed(closed) => self.host.control.closed = closed,
             Input::Stop | Input::StopNow => self.stop(input == Input::StopNow, now, out),
         }
         self.swap(now, rng, out);
+        self.direct(first, now, rng, out);
         self.pursue(now, rng, out);
         if self.stopping && !self.handoffs.hold_up_stop() {
             out.push(Effect::Stopped);
         }
+    }
+
+    fn meet(&mut self, members: Arc<[HostId]>, out: &mut Vec<Effect>) {
+        let before = std::mem::replace(&mut self.members, members);
+        self.tell_newcomers(&before, out);
     }
 
     fn start(&mut self, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
@@ -227,6 +254,9 @@ impl Balancer {
                 if let Some(survey) = self.survey.as_mut().filter(|s| s.id() == id) {
                     survey.close();
                 }
+                if let Some(survey) = self.directed.survey(id) {
+                    survey.close();
+                }
                 self.owed.take_if(|owed| owed.exchange == id && owed.overdue);
                 if let Some(exchange) = self.exchange.take_if(|e| e.id() == id) {
                     let detail = format!("`{}` did not answer in time", exchange.peer());
@@ -235,6 +265,8 @@ impl Balancer {
                 }
             }
             Timer::Watch => self.watch_timer(now, rng, out),
+            // Gone on with after every input.
+            Timer::Directed => {}
             Timer::Handoff(id) => {
                 self.hand(now, out, |handoffs, turn| handoffs.timer(id, turn));
             }
@@ -258,6 +290,7 @@ impl Balancer {
                         self.notice(&sample, now, out);
                         self.host.observe(sample);
                         self.host.take_stock(now);
+                        self.forget_recommendations(now);
                     }
                     Err(failure) => self.host.view.fail(failure.detail),
                 }
@@ -292,13 +325,19 @@ impl Balancer {
 
     /// Draws another host at random (claims 4, 17, 27) and asks it for its load.
     fn round(&mut self, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
-        if self.is_busy() || self.stopping {
+        if self.is_busy() || self.stopping || self.directed.is_waiting() {
             return;
         }
         let id = ExchangeId(rng.next_u64());
         let Some(own) = self.own_report(id, now, out) else {
             return;
         };
+        // One that knows the mean goes on learning.
+        let stands_still = self.host.control.permits(Role::Donor, own.authority(), now).err();
+        if let (Policy::HalfDifference, Some(reason)) = (&self.config.policy, stands_still) {
+            let record = self.lonely(id, reason, String::new(), now);
+            return out.push(Effect::Record(record));
+        }
         let peers = self.draw(1, rng);
         if peers.is_empty() {
             let record = self.lonely(id, Reason::NoPeer, String::new(), now);
@@ -357,11 +396,17 @@ impl Balancer {
             predicted: None,
             measure: None,
             commit: None,
+            authority: self.host.authority(),
         }
     }
 
-    /// A host is in one exchange at a time, and in no more handoffs than it may be.
+    /// Whether it neither begins an exchange nor takes part in one.
     fn is_busy(&self) -> bool {
+        self.is_engaged() || self.directed.is_looking()
+    }
+
+    /// A host is in one exchange at a time, and in no more handoffs than it may be.
+    fn is_engaged(&self) -> bool {
         self.exchange.is_some()
             || self.owed.is_some()
             || self.handoffs.engaged() >= self.config.handoffs_max.max(1)
@@ -396,6 +441,14 @@ impl Balancer {
             }
             return;
         }
+        let standing = match &talk {
+            Talk::Standing(standing) => Some(standing.clone()),
+            _ => None,
+        };
+        if self.hear_standing(id, from, standing) {
+            return;
+        }
+        self.remind_of_pause(from, &talk, now, out);
         let refuse = |reason| Talk::Decline { reason, detail: String::new(), report: None };
         let reply = |talk| Effect::Send(from.clone(), Message::Exchange(id, talk));
         match talk {
@@ -413,8 +466,8 @@ impl Balancer {
                     out.push(Effect::Record(record));
                 }
             },
-            Talk::Offer { report, candidates, measure, gauge } => {
-                let offered = Offered { report, candidates, measure, gauge };
+            Talk::Offer { report, candidates, measure, gauge, authority } => {
+                let offered = Offered { report, candidates, measure, gauge, authority };
                 let step = Exchange::take_offer(id, from, offered, &self.host, now);
                 self.step(step, from, id, now, rng, out);
             }
@@ -446,7 +499,11 @@ impl Balancer {
                 out.push(Effect::Record(record));
             }
             Step::Agree(agreement) => {
+                if let Some(reason) = self.withheld(&agreement, now) {
+                    return self.withhold(*agreement, reason, now, out);
+                }
                 let handoff = HandoffId(rng.next_u64());
+                self.directed.agreed(id, handoff);
                 if let Some(survey) = &mut self.survey {
                     survey.fruitful = true;
                 }
@@ -560,6 +617,7 @@ impl Balancer {
         if let Some(survey) = &mut self.survey {
             survey.miss(to);
         }
+        self.directed.missed(to);
         if let Some(exchange) = self.exchange.take_if(|e| e.peer() == to) {
             let record = exchange.abandon(&self.host, Reason::Unreachable, why.to_owned(), now);
             out.push(Effect::Record(record));

@@ -15,13 +15,16 @@
 //! An answer to an inquiry is a statement, not a promise: only an offer engages its receiver. Every
 //! phase has the same limit of time, and every way out of it ends in a [`Decision`].
 
+mod ordered;
 mod record;
 mod surveyed;
 
+pub use ordered::Ordered;
 use record::{apply, judged};
 use surveyed::Surveyed;
 
 use crate::ceiling::{Gauge, Measure};
+use crate::control::{Authority, Autonomy};
 use crate::decision::{Decision, Judged, Reason, Role};
 use crate::host::Host;
 use crate::load::Basis;
@@ -40,8 +43,12 @@ pub struct Exchange {
     phase: Phase,
     /// What loads and prices are of.
     measure: Measure,
+    /// On whose word the donor gives.
+    authority: Authority,
     /// Donor, mean-aware: what room the receiver said it has.
     survey: Option<Box<Surveyed>>,
+    /// Donor: the machine that an operator has ordered to be moved.
+    ordered: Option<Box<Ordered>>,
 }
 
 #[derive(Clone, Debug)]
@@ -65,6 +72,8 @@ pub struct Offered {
     pub measure: Measure,
     /// How full the donor is.
     pub gauge: Option<Gauge>,
+    /// On whose word they are to move, where that is not plain from the report.
+    pub authority: Option<Authority>,
 }
 
 /// What both hosts agreed on: the machine to hand over.
@@ -99,12 +108,21 @@ pub enum Step {
     Agree(Box<Agreement>),
 }
 
-/// Why a host takes no machine, whatever the loads.
-const fn unwilling(receiver: HostState) -> Option<Reason> {
-    match receiver {
-        HostState::Active => None,
+/// Why a host takes no machine, as far as the other can tell from its report.
+fn unwilling(receiver: &Report, authority: Authority) -> Option<Reason> {
+    let observes = receiver.mode == Some(Autonomy::Observe);
+    match receiver.state {
         HostState::Cordoned => Some(Reason::Cordoned),
         HostState::Draining => Some(Reason::Draining),
+        HostState::Active if authority.is_operators() || !observes => None,
+        HostState::Active => (authority > Authority::Observe).then_some(Reason::Observing),
+    }
+}
+
+impl Offered {
+    /// On whose word they are to move.
+    fn authority(&self) -> Authority {
+        self.authority.unwrap_or_else(|| self.report.authority())
     }
 }
 
@@ -118,7 +136,9 @@ impl Exchange {
             began: now,
             phase: Phase::Inquiring,
             measure: None,
+            authority: Authority::default(),
             survey: None,
+            ordered: None,
         }
     }
 
@@ -141,7 +161,9 @@ impl Exchange {
     ) -> Step {
         let Answered { peer, report, room } = to;
         let survey = Some(Box::new(Surveyed { room, value_max }));
-        let exchange = Self { measure, survey, ..Self::begin(id, peer, host.id().clone(), now) };
+        let authority = host.authority();
+        let begun = Self::begin(id, peer, host.id().clone(), now);
+        let exchange = Self { measure, survey, authority, ..begun };
         match host.report(measure, now) {
             Ok(own) => exchange.offer(host, own, report, now),
             Err(unknown) => {
@@ -154,7 +176,7 @@ impl Exchange {
     /// Answers the inquiry of `from`: with an offer if this host is the more loaded one.
     #[must_use]
     pub fn answer(id: ExchangeId, from: &HostId, theirs: Report, host: &Host, now: Time) -> Answer {
-        let exchange = Self::begin(id, from.clone(), from.clone(), now);
+        let mut exchange = Self::begin(id, from.clone(), from.clone(), now);
         let own = match host.report(None, now) {
             Ok(own) => own,
             Err(unknown) => {
@@ -180,8 +202,9 @@ impl Exchange {
             let reason = Reason::WithinDeadBand;
             return exchange.decline(host, reason, String::new(), known, Some(own), now);
         }
-        let limit = || host.past.may(role, &host.restraint, now).err();
-        if let Some(reason) = unwilling(receiver.state).or_else(limit) {
+        exchange.authority = if gives { own.authority() } else { theirs.authority() };
+        let limit = || host.may(role, exchange.authority, now).err();
+        if let Some(reason) = unwilling(&receiver, exchange.authority).or_else(limit) {
             return exchange.decline(host, reason, String::new(), known, Some(own), now);
         }
         if role == Role::Receiver {
@@ -243,8 +266,9 @@ impl Exchange {
     pub fn hear(self, talk: Talk, host: &Host, now: Time) -> Step {
         match (self.phase.clone(), talk) {
             (Phase::Inquiring, Talk::Accept(theirs)) => self.accepted(theirs, host, now),
-            (Phase::Inquiring, Talk::Offer { report, candidates, measure, gauge }) => {
-                self.price(Offered { report, candidates, measure, gauge }, host, now)
+            (Phase::Inquiring, Talk::Offer { report, candidates, measure, gauge, authority }) => {
+                let offered = Offered { report, candidates, measure, gauge, authority };
+                self.price(offered, host, now)
             }
             (Phase::Offering { own, judged, candidates }, Talk::Quotes { report, quotes })
                 if quotes.len() == candidates.len() =>
@@ -299,10 +323,15 @@ impl Exchange {
             return Err(Box::new(decision));
         };
         let candidate = &candidates[index];
-        let quote = host.quote(measure, candidate, offered.gauge.as_ref(), now);
+        let word = (offered.gauge.as_ref(), self.authority);
+        let quote = host.quote(measure, candidate, word, now);
         let price = Price { at_donor: candidate.at_donor, at_receiver: quotes[index].at_receiver };
-        let returned = in_return.and_then(|id| host.candidate(measure, id, &self.peer, now));
+        let back = (&self.peer, self.authority);
+        let returned = in_return.and_then(|id| host.candidate(measure, id, back, now).ok());
+        let willing = host.takes(self.authority, now).err();
         let kept = match &returned {
+            // Loads do not matter.
+            None if self.authority == Authority::Told => None,
             // A host that is being emptied gives whatever there is room for.
             None if in_return.is_none() && offered.report.state == HostState::Draining => None,
             // What the other loads the donor only the donor knows; this side must end below it.
@@ -310,7 +339,6 @@ impl Exchange {
             None if in_return.is_none() => improves(&pair, price, &Calm::NONE).err(),
             _ => Some(Reason::NoImprovement),
         };
-        let willing = unwilling(host.state);
         if let Some(back) = &returned {
             decision.candidates.push(judged(back, None, Reason::Returned));
         }
@@ -349,13 +377,14 @@ impl Exchange {
         let pair = Pair { donor: own.load, receiver: theirs.load };
         let is_calm = !pair.exceeds(&host.calm) && own.state != HostState::Draining;
         let calm = is_calm.then_some(Reason::WithinDeadBand);
-        let limit = || host.past.may(Role::Donor, &host.restraint, now).err();
-        if let Some(reason) = calm.or_else(|| unwilling(theirs.state)).or_else(limit) {
+        let authority = host.authority();
+        let limit = || host.may(Role::Donor, authority, now).err();
+        if let Some(reason) = calm.or_else(|| unwilling(&theirs, authority)).or_else(limit) {
             let mut record = self.record(host, reason, String::new(), now);
             (record.pair, record.role) = (Some(pair), Some(Role::Donor));
             return Step::End(None, record);
         }
-        self.offer(host, own, theirs, now)
+        Self { authority, ..self }.offer(host, own, theirs, now)
     }
 
     /// Donor: offers what could go, if anything.
@@ -365,7 +394,10 @@ impl Exchange {
         let (judged, candidates) = host.candidates(measure, &self.peer, &pair, now);
         let nothing = candidates.is_empty();
         let gauge = host.gauge(now);
-        let talk = Talk::Offer { report: own, candidates: candidates.clone(), measure, gauge };
+        let authority = Some(self.authority).filter(|word| *word != own.authority());
+        let candidates_said = candidates.clone();
+        let talk =
+            Talk::Offer { report: own, candidates: candidates_said, measure, gauge, authority };
         self.phase = Phase::Offering { own, judged, candidates };
         if nothing {
             let mut record = self.record(host, Reason::NoCandidate, String::new(), now);
@@ -377,7 +409,7 @@ impl Exchange {
 
     /// Receiver: prices what is offered by its own capacity and weights (claims 8, 20, 31).
     fn price(mut self, offered: Offered, host: &Host, now: Time) -> Step {
-        self.measure = offered.measure;
+        (self.measure, self.authority) = (offered.measure, offered.authority());
         let refuse = |exchange: Self, reason: Reason, detail: String, report: Option<Report>| {
             let talk = Talk::Decline { reason, detail: detail.clone(), report };
             Step::End(Some(talk), exchange.record(host, reason, detail, now))
@@ -386,12 +418,12 @@ impl Exchange {
             Ok(own) => own,
             Err(unknown) => return refuse(self, Reason::UnknownLoad, unknown.to_string(), None),
         };
-        let limit = || host.past.may(Role::Receiver, &host.restraint, now).err();
-        if let Some(reason) = unwilling(own.state).or_else(limit) {
+        if let Err(reason) = host.takes(self.authority, now) {
             return refuse(self, reason, String::new(), Some(own));
         }
         let (candidates, donor) = (&offered.candidates, offered.gauge.as_ref());
-        let quote = |c: &Candidate| host.quote(self.measure, c, donor, now);
+        let word = (donor, self.authority);
+        let quote = |c: &Candidate| host.quote(self.measure, c, word, now);
         let quotes: Vec<_> = candidates.iter().map(quote).collect();
         let judged = candidates.iter().zip(&quotes).map(|(candidate, quote)| Judged {
             machine: candidate.machine.clone(),
@@ -431,10 +463,11 @@ impl Exchange {
             })
             .collect();
         let emptied = own.state == HostState::Draining;
-        let (verdicts, in_return) = match &self.survey {
-            None if emptied => (emptying::nearest(&pair, &prices), None),
-            None => (half_difference(&pair, &prices, &host.calm), None),
-            Some(surveyed) => {
+        let (verdicts, in_return) = match (&self.survey, &self.ordered) {
+            (_, Some(ordered)) => ordered.choose(&pair, (self.measure, &prices), host),
+            (None, None) if emptied => (emptying::nearest(&pair, &prices), None),
+            (None, None) => (half_difference(&pair, &prices, &host.calm), None),
+            (Some(surveyed), None) => {
                 let offer = (self.measure, &candidates[..], &prices[..]);
                 surveyed.choose(&pair, &self.peer, offer, host, now)
             }
@@ -449,10 +482,9 @@ impl Exchange {
                 .map(|(back, at_donor)| self::judged(back, Some(*at_donor), Reason::Returned)),
         );
         let chosen = verdicts.iter().position(|&v| v == Reason::Chosen);
+        let by_difference = self.survey.is_none() && self.ordered.is_none() && !emptied;
         let ending = match chosen {
-            _ if self.survey.is_none() && !emptied && !pair.exceeds(&host.calm) => {
-                Reason::WithinDeadBand
-            }
+            _ if by_difference && !pair.exceeds(&host.calm) => Reason::WithinDeadBand,
             None => Reason::NoCandidate,
             Some(_) => Reason::Moved,
         };
@@ -471,6 +503,7 @@ impl Exchange {
             let close = Talk::Close { reason: Reason::Ended, verdicts };
             return Step::End(Some(close), decision);
         };
+        decision.authority = self.authority.within(theirs.mode.unwrap_or_default());
         Step::Agree(Box::new(Agreement {
             exchange: self.id,
             peer: self.peer,
@@ -534,6 +567,7 @@ pub(crate) fn entry_there(
             from: from.clone(),
             moves: Some(host.restraint.moves_with(entry.last_move.as_ref(), now)),
             cost_percent: percent(host.correction(&candidate.machine, entry)),
+            others: None,
         }),
         handoff: None,
     })

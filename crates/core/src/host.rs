@@ -5,6 +5,7 @@ mod candidates;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ceiling::{Ceilings, Gauge, Measure};
+use crate::control::{Authority, Autonomy, Control};
 use crate::cost::{Costing, Experience};
 use crate::decision::{Reason, Role};
 use crate::estimate::{Averaging, Stock};
@@ -46,6 +47,8 @@ pub struct Host {
     pub tentative: bool,
     /// By which commit point it hands machines over.
     pub mode: Mode,
+    /// What operators have said of how much it does by itself.
+    pub control: Control,
 }
 
 /// What handoffs under way hold of a host.
@@ -59,6 +62,8 @@ pub struct Holds {
     pub settling: BTreeSet<MachineId>,
     /// Machines that were seen running on another host, too.
     pub doubled: BTreeSet<MachineId>,
+    /// Machines that this host would move, and why it does not.
+    pub recommended: BTreeMap<MachineId, Reason>,
 }
 
 /// Room kept for a machine on its way here.
@@ -92,6 +97,7 @@ impl Host {
             averaging: Averaging::default(),
             tentative: false,
             mode: Mode::default(),
+            control: Control::default(),
         }
     }
 
@@ -115,13 +121,21 @@ impl Host {
     /// # Errors
     /// When the load of the host or of one of its machines is not known.
     pub fn load(&self, now: Time) -> Result<f64, Unknown> {
-        self.amount(None, now)
+        // Sums of what comes and goes leave a rounding error behind.
+        Ok(self.price(None, &self.usage(now)?).max(0.0))
     }
 
-    /// The same in a measure.
+    /// What it reckons with, in a measure: on a host that does not act by itself, as if what it
+    /// recommends had happened.
     fn amount(&self, measure: Measure, now: Time) -> Result<f64, Unknown> {
-        // Sums of what comes and goes leave a rounding error behind.
-        Ok(self.price(measure, &self.usage(now)?).max(0.0))
+        let mut usage = self.usage(now)?;
+        if self.control.mode != Autonomy::Automatic {
+            let gone = self.holds.recommended.keys().filter_map(|id| self.view.machines().get(id));
+            for (_, factors) in gone.filter_map(|m| m.factors(&self.profile).ok()) {
+                usage = usage - factors;
+            }
+        }
+        Ok(self.price(measure, &usage).max(0.0))
     }
 
     /// What its machines and it itself use, with machines on their way counted where they are going.
@@ -162,7 +176,26 @@ impl Host {
     /// # Errors
     /// When its load is not known.
     pub fn report(&self, measure: Measure, now: Time) -> Result<Report, Unknown> {
-        Ok(Report { load: self.amount(measure, now)?, state: self.state })
+        let mode = Some(self.control.mode).filter(|mode| *mode != Autonomy::Automatic);
+        Ok(Report { load: self.amount(measure, now)?, state: self.state, mode })
+    }
+
+    /// On whose word it gives machines.
+    #[must_use]
+    pub fn authority(&self) -> Authority {
+        self.control.authority(self.state)
+    }
+
+    /// Whether it takes part in another move on such a word.
+    ///
+    /// # Errors
+    /// What keeps it.
+    pub fn may(&self, role: Role, authority: Authority, now: Time) -> Result<(), Reason> {
+        self.control.permits(role, authority, now)?;
+        if authority.is_operators() {
+            return Ok(());
+        }
+        self.past.may(role, &self.restraint, now)
     }
 
     /// Brings what this host itself has and uses into its estimate of the cluster. A host that is
@@ -276,7 +309,7 @@ impl Host {
         if !self.past.has_held(&self.restraint) {
             return Err(Reason::Held);
         }
-        self.past.may(Role::Donor, &self.restraint, now)
+        self.may(Role::Donor, self.authority(), now)
     }
 
     /// A handoff of this host has ended: remembers what that says for the next one.
@@ -315,22 +348,40 @@ impl Host {
         peer: &HostId,
         probe: &Probe,
         now: Time,
-    ) -> Result<(Report, Option<Room>), Unknown> {
+    ) -> Result<(Report, Result<Room, Option<Reason>>), Unknown> {
         let measure = probe.measure;
         let report = self.report(measure, now)?;
+        let authority = probe.authority.unwrap_or_default();
+        if !probe.giving {
+            return Ok((report, Err(None)));
+        }
+        if let Err(reason) = self.takes(authority, now) {
+            return Ok((report, Err(Some(reason))));
+        }
         let known = self.target(measure).zip(self.limit(measure));
-        let takes = probe.giving
-            && self.state == HostState::Active
-            && self.past.may(Role::Receiver, &self.restraint, now).is_ok();
-        let room = known.filter(|_| takes).map(|(target, limit)| Room {
+        // Who was told to give a machine away asks for room, not for what is fair.
+        let told = known.or((authority == Authority::Told).then_some((report.load, report.load)));
+        let room = told.map(|(target, limit)| Room {
             target,
             limit,
             rates: self.rates(measure),
             free_memory_bytes: self.free_memory_bytes(),
-            tenants: self.tenants(measure, peer, now),
+            tenants: self.tenants(measure, peer, authority, now),
             gauge: self.gauge(now),
         });
-        Ok((report, room))
+        Ok((report, room.ok_or(Some(Reason::Learning))))
+    }
+
+    /// Whether it takes machines on such a word.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn takes(&self, authority: Authority, now: Time) -> Result<(), Reason> {
+        match self.state {
+            HostState::Active => self.may(Role::Receiver, authority, now),
+            HostState::Cordoned => Err(Reason::Cordoned),
+            HostState::Draining => Err(Reason::Draining),
+        }
     }
 
     /// What one unit of each resource loads it.

@@ -7,6 +7,7 @@
 pub mod advantage;
 pub mod balancer;
 pub mod ceiling;
+pub mod control;
 pub mod cost;
 pub mod decision;
 pub mod effect;

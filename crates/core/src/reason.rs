@@ -67,6 +67,10 @@ reasons! {
     #[cbor(18)] Held = "HELD": "This host is above its limit, but has not been for long enough to act.", "Nothing; a smaller `hold` acts sooner.";
     #[cbor(19)] MoveLimit = "MOVE_LIMIT": "A host has taken part in as many moves within an hour as it may.", "Nothing; see `given_per_hour_max` and `taken_per_hour_max`.";
     #[cbor(20)] Learning = "LEARNING": "This host does not know its fair share of the cluster's load yet.", "Nothing; it takes some rounds, more in larger clusters.";
+    #[cbor(21)] Paused = "PAUSED": "An operator has paused the whole cluster.", "`evenkeel resume` ends the pause before its time; `evenkeel status` says until when it holds, and who wanted it.";
+    #[cbor(22)] OutsideHours = "OUTSIDE_HOURS": "A host moves machines by itself only in certain hours, and this was outside them.", "Nothing; `windows` and `blackouts` under `[operation]` say which.";
+    #[cbor(23)] Observing = "OBSERVING": "A host or the machine only observes: this is what would have been done.", "Set `mode` under `[operation]`, or of the machine, to `approve` or `automatic` when it may move machines.";
+    #[cbor(24)] AwaitsApproval = "AWAITS_APPROVAL": "It is recommended, and waits for an operator.", "`evenkeel recommendations` lists what waits; `evenkeel approve` does it, `evenkeel skip` drops it.";
     // Verdicts on machines.
     #[cbor(32)] Chosen = "CHOSEN": "It fits best: by half-difference, its load is nearest to half the difference.", "Nothing.";
     #[cbor(33)] Farther = "FARTHER": "It would help, but another machine fits better.", "Nothing.";
@@ -91,6 +95,7 @@ reasons! {
     #[cbor(54)] CostHigh = "COST_HIGH": "Moving it is predicted to cost more than levelling its load gains for as long as that load is expected to last.", "Nothing; a longer `payback` counts on loads lasting longer.";
     #[cbor(55)] NoLocks = "NO_LOCKS": "Nothing keeps two copies of it apart, and `handoff.mode` is `fast`.", "Set `handoff.mode` to `auto` or `strict`, or put its disks on storage whose locks hold on all hosts.";
     #[cbor(56)] RunsTwice = "RUNS_TWICE": "It was seen running on another host, too, and nobody moves it.", "Stop the copy that is wrong, and look at its disks after that.";
+    #[cbor(25)] OtherMover = "OTHER_MOVER": "Somebody else has moved it here not long ago, so it is left alone for a while.", "Nothing; a smaller `cool_down` lets it move sooner. If another program balances these hosts, too, let only one of them.";
     #[cbor(48)] Returned = "RETURNED": "It goes the other way, in return for the machine chosen.", "Nothing.";
     #[cbor(47)] NotOffered = "NOT_OFFERED": "There were more machines than one exchange offers, and it was among the farthest.", "Nothing.";
 }

@@ -11,10 +11,12 @@
 use std::collections::BTreeSet;
 
 use crate::ceiling::Measure;
+use crate::control::Authority;
 use crate::estimate::Estimate;
 use crate::host::Host;
 use crate::message::{Probe, Report, Room, Standing, Talk};
-use crate::model::{ExchangeId, HostId, Time};
+use crate::model::{ExchangeId, HostId, MachineId, Time};
+use crate::reason::Reason;
 use crate::select::mean_aware::Score;
 
 /// One survey of one host.
@@ -26,6 +28,7 @@ pub struct Survey {
     waiting: BTreeSet<HostId>,
     told: Option<(HostId, Estimate)>,
     answers: Vec<Answer>,
+    refusals: Vec<(HostId, Reason)>,
     fresh_until: Time,
     /// Whether anybody has answered that it has room.
     pub answered: bool,
@@ -49,7 +52,7 @@ impl Survey {
     pub fn open(
         id: ExchangeId,
         peers: &[HostId],
-        (giving, measure): (bool, Measure),
+        (giving, measure, authority): (bool, Measure, Authority),
         estimate: Estimate,
         fresh_until: Time,
     ) -> (Self, impl Iterator<Item = (HostId, Talk)>) {
@@ -60,13 +63,15 @@ impl Survey {
             waiting: peers.iter().cloned().collect(),
             told: peers.first().map(|peer| (peer.clone(), estimate)),
             answers: Vec::new(),
+            refusals: Vec::new(),
             fresh_until,
             answered: false,
             fruitful: false,
         };
         let probes = peers.iter().enumerate().map(move |(index, peer)| {
             let estimate = (index == 0).then_some(estimate);
-            (peer.clone(), Talk::Probe(Probe { estimate, giving, measure }))
+            let authority = Some(authority).filter(|word| *word != Authority::Automatic);
+            (peer.clone(), Talk::Probe(Probe { estimate, giving, measure, authority }))
         });
         (survey, probes)
     }
@@ -114,7 +119,15 @@ impl Survey {
         if let Some(room) = standing.room {
             self.answered = true;
             self.answers.push(Answer { peer: from.clone(), report: standing.report, room });
+        } else if let Some(reason) = standing.refusal {
+            self.refusals.push((from.clone(), reason));
         }
+    }
+
+    /// Who takes nothing, and why.
+    #[must_use]
+    pub fn refusals(&self) -> &[(HostId, Reason)] {
+        &self.refusals
     }
 
     /// One of those asked will not answer.
@@ -125,6 +138,29 @@ impl Survey {
     /// It has been long enough: whoever has not answered does not.
     pub fn close(&mut self) {
         self.waiting.clear();
+    }
+
+    /// Takes out the answer of the host that has this machine the least loaded, within its ceilings
+    /// if any is. Whoever cannot take it has refused from then on.
+    pub fn roomiest(&mut self, host: &Host, machine: &MachineId, now: Time) -> Option<Answer> {
+        let mut best: Option<(usize, (bool, f64))> = None;
+        let mut index = 0;
+        while let Some(answer) = self.answers.get(index) {
+            match host.fit(self.measure, machine, answer, now) {
+                Ok((load, within)) => {
+                    let rank = (!within, load);
+                    if best.is_none_or(|(_, least)| rank < least) {
+                        best = Some((index, rank));
+                    }
+                    index += 1;
+                }
+                Err(reason) => {
+                    let refused = self.answers.remove(index);
+                    self.refusals.push((refused.peer, reason));
+                }
+            }
+        }
+        best.map(|(index, _)| self.answers.remove(index))
     }
 
     /// Takes out the answer that promises the best move, if one costs at most `value_max` more

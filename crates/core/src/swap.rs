@@ -12,6 +12,7 @@
 //! A promise is no more than that. If it is not kept (an agent dies, room is gone), every machine is
 //! still on exactly one host, and the pair is a pair like any other.
 
+use crate::control::Authority;
 use crate::decision::{Decision, Judged, Reason, Role};
 use crate::exchange::{Agreement, entry_there};
 use crate::host::Host;
@@ -89,7 +90,7 @@ impl Owed {
     /// # Errors
     /// Why it cannot be taken.
     pub fn take(self, entry: Entry, host: &Host, now: Time) -> Result<Agreement, Reason> {
-        let quote = host.quote(None, &self.candidate, None, now);
+        let quote = host.quote(None, &self.candidate, (None, Authority::Ordered), now);
         if let Some(reason) = quote.refusal {
             return Err(reason);
         }
@@ -146,5 +147,6 @@ fn record(
         predicted: candidate.cost,
         measure: None,
         commit: None,
+        authority: Authority::Automatic,
     }
 }

@@ -100,6 +100,9 @@ impl fmt::Display for Brief<'_> {
             },
             Message::Watch(Watch::Running(machines)) => write!(f, "running {}", machines.len()),
             Message::Watch(Watch::Runs(machine)) => write!(f, "runs {machine}"),
+            Message::Watch(Watch::Pause(register)) => {
+                write!(f, "pause {}", if register.pause.is_some() { "on" } else { "off" })
+            }
             Message::Handoff(id, pass) => match pass {
                 Pass::Reserve { machine, in_return: None, .. } => {
                     write!(f, "{id} reserve {machine}")

@@ -39,7 +39,8 @@ fn offer(
     let smallest = candidates.iter().map(|c| c.at_donor / 2.0).fold(f64::INFINITY, f64::min);
     let helps = candidates.iter().any(|candidate| {
         let gauge = giving.gauge(cluster.now());
-        let quote = taking.quote(None, candidate, gauge.as_ref(), cluster.now());
+        let word = (gauge.as_ref(), giving.authority());
+        let quote = taking.quote(None, candidate, word, cluster.now());
         let price = Price { at_donor: candidate.at_donor, at_receiver: quote.at_receiver };
         let emptied = giving.state == HostState::Draining;
         quote.refusal.is_none() && (emptied || improves(&pair, price, &Calm::NONE).is_ok())

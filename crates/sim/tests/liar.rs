@@ -100,7 +100,7 @@ impl Honest {
     /// Takes the liar's machine as far as a promise, whose answer this returns.
     fn ask_for_room(&mut self, number: u64, memory_gib: f64) -> Pass {
         let (exchange, report) =
-            (ExchangeId(number), Report { load: 1000.0, state: HostState::Active });
+            (ExchangeId(number), Report { load: 1000.0, state: HostState::Active, mode: None });
         let machine = machine_id(&format!("m{number}"));
         let candidate = Candidate {
             machine: machine.clone(),
@@ -117,7 +117,8 @@ impl Honest {
         let say = |talk| Message::Exchange(exchange, talk);
         let accepted = self.hear(say(Talk::Inquire(report)));
         assert!(matches!(accepted, Some(Message::Exchange(_, Talk::Accept(_)))), "{accepted:?}");
-        let offer = Talk::Offer { report, candidates: vec![candidate], gauge: None, measure: None };
+        let candidates = vec![candidate];
+        let offer = Talk::Offer { report, candidates, gauge: None, measure: None, authority: None };
         let quoted = self.hear(say(offer));
         assert!(matches!(quoted, Some(Message::Exchange(_, Talk::Quotes { .. }))), "{quoted:?}");
         let reserve = Pass::Reserve {

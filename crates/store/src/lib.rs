@@ -7,6 +7,7 @@
 //! | `mark` | of every machine, to whom it was released and from whom it was claimed last | no |
 //! | `life` | every opening of this store, and how many handoffs it has numbered | no |
 //! | `decision` | decision records, the newest [`DECISIONS_MAX`] | yes |
+//! | `pause` | what is known of pauses, in one row | yes |
 //! | `member` | the other hosts and where they were last reached | yes |
 //! | `admission` | hosts brought into the cluster, and with which join token | no |
 //! | `host_key` | every key that has had a certificate, and whether its host was removed | no |
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use evenkeel_core::control::PauseRegister;
 use evenkeel_core::decision::{Decision, Role};
 use evenkeel_core::handoff::{Handoff, MarkKind, Recovered, Ticket};
 use evenkeel_core::model::{HostId, Time};
@@ -80,6 +82,10 @@ const SCHEMA: &[&str] = &[
         kind TEXT NOT NULL, machine TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (kind, machine)
     ) STRICT;
     CREATE TABLE life (life TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT;
+    ",
+    // What an operator has said to the whole cluster.
+    "
+    CREATE TABLE pause (one INTEGER PRIMARY KEY CHECK (one = 1), record TEXT NOT NULL) STRICT;
     ",
 ];
 
@@ -247,6 +253,7 @@ impl Store {
             lives: self.lives()?,
             life: self.life,
             boot,
+            pause: self.records("a pause", "SELECT record FROM pause", [])?.pop(),
         })
     }
 
@@ -265,6 +272,17 @@ impl Store {
             }
         }
         Ok(lives)
+    }
+
+    /// Keeps what is known of pauses, in place of what was kept before.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    pub fn keep(&mut self, register: &PauseRegister) -> Result<(), StoreError> {
+        let record = self.json("a pause", serde_json::to_string(register))?;
+        let insert = "INSERT OR REPLACE INTO pause VALUES (1, ?1)";
+        self.connection.execute(insert, [record]).map_err(|e| self.error("write a pause", e))?;
+        Ok(())
     }
 
     /// Keeps a decision record.

@@ -7,6 +7,7 @@
 //! bounded. It is never trustworthy in content.
 
 use evenkeel_core::ceiling::Gauge;
+use evenkeel_core::control::Pause;
 use evenkeel_core::cost::Prediction;
 use evenkeel_core::estimate::Estimate;
 use evenkeel_core::message::{
@@ -117,6 +118,11 @@ fn check(message: &Message) -> Result<(), WireError> {
             within(machines.len() <= RUNNING_MAX, "the number of machines that run")
         }
         Message::Watch(Watch::Runs(_)) => Ok(()),
+        Message::Watch(Watch::Pause(register)) => {
+            let Some(Pause { by, reason, .. }) = &register.pause else { return Ok(()) };
+            text(by, "who pauses")?;
+            text(reason, "why it is paused")
+        }
     }
 }
 
@@ -243,11 +249,12 @@ fn texts(values: &[String], what: &'static str) -> Result<(), WireError> {
 
 #[cfg(test)]
 mod tests {
+    use evenkeel_core::control::{Authority, Autonomy, PauseRegister};
     use evenkeel_core::decision::Reason;
     use evenkeel_core::handoff::Ticket;
     use evenkeel_core::load::Basis;
     use evenkeel_core::message::{Probe, Standing, Tenant};
-    use evenkeel_core::model::{HostState, MachineId};
+    use evenkeel_core::model::{HostId, HostState, MachineId, Time};
     use evenkeel_core::port::{Commit, HandoffId, MigrationStats};
     use proptest::prelude::*;
 
@@ -255,7 +262,7 @@ mod tests {
     use evenkeel_core::model::PerResource;
 
     fn report(load: f64) -> Report {
-        Report { load, state: HostState::Active }
+        Report { load, state: HostState::Active, mode: Some(Autonomy::Approve) }
     }
 
     fn candidate() -> Candidate {
@@ -283,7 +290,8 @@ mod tests {
     }
 
     fn offer(report: Report, candidates: Vec<Candidate>) -> Talk {
-        Talk::Offer { report, candidates, measure: None, gauge: Some(gauge()) }
+        let authority = Some(Authority::Told);
+        Talk::Offer { report, candidates, measure: None, gauge: Some(gauge()), authority }
     }
 
     fn messages() -> Vec<Message> {
@@ -305,6 +313,7 @@ mod tests {
                 estimate: Some(Estimate::default()),
                 giving: true,
                 measure: Some(Resource::Cpu),
+                authority: Some(Authority::Ordered),
             }),
             Talk::Standing(Standing {
                 report: report(0.5),
@@ -317,6 +326,7 @@ mod tests {
                     tenants: vec![Tenant { candidate: candidate(), origin: None }],
                     gauge: Some(gauge()),
                 }),
+                refusal: Some(Reason::Busy),
             }),
         ];
         let passes = [
@@ -350,8 +360,22 @@ mod tests {
             Pass::Arriving,
         ];
         let talks = talks.into_iter().map(|t| Message::Exchange(ExchangeId(u64::MAX), t));
-        let watches =
-            [Watch::Running(vec![0, u64::MAX]), Watch::Runs(MachineId::new("m-1").unwrap())];
+        let pause = |until| Pause {
+            until: Time::from_unix_ms(until),
+            by: "eve".to_owned(),
+            reason: "ü".to_owned(),
+        };
+        let register = |pause| PauseRegister {
+            at: Time::from_unix_ms(1),
+            on: HostId::new("h1").unwrap(),
+            pause,
+        };
+        let watches = [
+            Watch::Running(vec![0, u64::MAX]),
+            Watch::Runs(MachineId::new("m-1").unwrap()),
+            Watch::Pause(register(Some(pause(u64::MAX)))),
+            Watch::Pause(register(None)),
+        ];
         talks
             .chain(passes.into_iter().map(|p| Message::Handoff(HandoffId(9), p)))
             .chain(watches.map(Message::Watch))
@@ -385,7 +409,8 @@ mod tests {
         e.array(2).unwrap().u32(0).unwrap();
         e.array(1).unwrap();
         e.array(3).unwrap().f64(0.5).unwrap().encode(HostState::Active).unwrap().f64(7.0).unwrap();
-        let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(report(0.5)));
+        let inquiry =
+            Message::Exchange(ExchangeId(5), Talk::Inquire(Report { mode: None, ..report(0.5) }));
         assert_eq!(decode(&frame), Ok(inquiry));
     }
 

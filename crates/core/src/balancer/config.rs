@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use super::recommending::RECOMMENDATION_TIME;
 use crate::ceiling::Ceilings;
+use crate::control::Autonomy;
 use crate::cost::Costing;
 use crate::handoff::{Limits, Mode};
 use crate::load::Metering;
@@ -40,6 +42,10 @@ pub struct Config {
     pub tentative: bool,
     /// By which commit point machines are handed over.
     pub commit: Mode,
+    /// How much it does by itself.
+    pub mode: Autonomy,
+    /// How long what it recommends holds.
+    pub recommendation_time: Duration,
 }
 
 impl Default for Config {
@@ -58,6 +64,8 @@ impl Default for Config {
             policy: Policy::MeanAware(MeanAware::at_work()),
             tentative: false,
             commit: Mode::default(),
+            mode: Autonomy::default(),
+            recommendation_time: RECOMMENDATION_TIME,
         }
     }
 }

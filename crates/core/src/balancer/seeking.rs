@@ -66,7 +66,9 @@ impl Balancer {
         peers.truncate(count);
         let told = self.host.averaging.told();
         let fresh_until = now + self.config.round;
-        let (survey, probes) = Survey::open(id, &peers, (giving, measure), told, fresh_until);
+        let authority = self.host.authority();
+        let what = (giving, measure, authority);
+        let (survey, probes) = Survey::open(id, &peers, what, told, fresh_until);
         out.extend(probes.map(|(to, talk)| Effect::Send(to, Message::Exchange(id, talk))));
         let limit = now + self.config.limits.reply_time_max.min(self.config.round / 2);
         out.push(Effect::SetTimer(Timer::Exchange(id), limit));
@@ -86,11 +88,13 @@ impl Balancer {
             // It has more than it wants to have, however much that is.
             self.crowded.hear(from, f64::INFINITY, now);
         }
-        let probe = Probe { giving: probe.giving && !self.is_busy(), ..probe };
-        match self.host.standing(from, &probe, now) {
+        let busy = probe.giving && self.is_busy();
+        match self.host.standing(from, &Probe { giving: probe.giving && !busy, ..probe }, now) {
             Ok((report, room)) => {
                 let estimate = probe.estimate.map(|theirs| self.host.averaging.answer(theirs));
-                Talk::Standing(Standing { report, estimate, room })
+                let refusal = room.as_ref().err().copied().flatten();
+                let refusal = if busy { Some(Reason::Busy) } else { refusal };
+                Talk::Standing(Standing { report, estimate, room: room.ok(), refusal })
             }
             Err(unknown) => {
                 let (reason, detail) = (Reason::UnknownLoad, unknown.to_string());

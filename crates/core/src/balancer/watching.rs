@@ -81,14 +81,25 @@ impl Balancer {
         let runs = |machine: &MachineId| Message::Watch(Watch::Runs(machine.clone()));
         out.extend(twins.iter().map(|(id, twin)| Effect::Send(twin.peer.clone(), runs(id))));
         let running: Vec<u64> = here.iter().map(digest).take(RUNNING_MAX).collect();
-        if let Some(peer) = self.draw(1, rng).pop().filter(|_| !running.is_empty()) {
-            out.push(Effect::Send(peer, Message::Watch(Watch::Running(running))));
+        if let Some(peer) = self.draw(1, rng).pop() {
+            self.tell_of_pause(&peer, out);
+            if !running.is_empty() {
+                out.push(Effect::Send(peer, Message::Watch(Watch::Running(running))));
+            }
         }
     }
 
     /// Another host says what it runs.
-    pub(super) fn watch(&mut self, from: &HostId, watch: Watch, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn watch(
+        &mut self,
+        from: &HostId,
+        watch: Watch,
+        now: Time,
+        rng: &mut impl Rng,
+        out: &mut Vec<Effect>,
+    ) {
         match watch {
+            Watch::Pause(register) => self.hear_of_pause(from, register, rng, out),
             Watch::Running(theirs) => {
                 let theirs: BTreeSet<u64> = theirs.into_iter().collect();
                 let both = self.running().filter(|id| theirs.contains(&digest(id)));
@@ -153,7 +164,13 @@ impl Balancer {
             let entry = Entry {
                 epoch: entry.epoch.next(),
                 handoff: None,
-                last_move: Some(LastMove { at: now, from, moves, cost_percent }),
+                last_move: Some(LastMove {
+                    at: now,
+                    from,
+                    moves,
+                    cost_percent,
+                    others: Some(true),
+                }),
                 ..entry.clone()
             };
             out.push(Effect::Order(Order::WriteEntry(facts.id.clone(), entry)));

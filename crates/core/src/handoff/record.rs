@@ -6,6 +6,7 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use super::commit::Choice;
+use crate::control::PauseRegister;
 use crate::decision::{Decision, Reason, Role};
 use crate::exchange::Agreement;
 use crate::model::{Entry, Epoch, HostId, MachineId, Resources, Time};
@@ -338,6 +339,8 @@ pub struct Recovered {
     pub life: u64,
     /// Which boot of the host this is.
     pub boot: String,
+    /// What was known of pauses.
+    pub pause: Option<PauseRegister>,
 }
 
 impl Recovered {

@@ -4,21 +4,34 @@
 use super::Host;
 use crate::advantage::priced;
 use crate::ceiling::{Gauge, Measure};
+use crate::control::{Authority, Autonomy};
 use crate::cost::{Prediction, Weight};
 use crate::decision::{Judged, Reason};
 use crate::load::{Basis, Machine};
 use crate::message::{Candidate, OFFER_MAX, Quote, Room, Tenant};
-use crate::model::{Entry, HostId, HostState, MachineId, Missing, Resources, Time};
+use crate::model::{Entry, HostId, LastMove, MachineId, Missing, Resources, Time};
 use crate::port::Presence;
 use crate::select::mean_aware::{Piece, Side};
 use crate::select::{LOAD_EPSILON, Pair, rounded};
+use crate::survey::Answer;
 
 impl Host {
     /// Its machines that could go to `peer` in return for another.
-    pub(super) fn tenants(&self, measure: Measure, peer: &HostId, now: Time) -> Vec<Tenant> {
+    pub(super) fn tenants(
+        &self,
+        measure: Measure,
+        peer: &HostId,
+        authority: Authority,
+        now: Time,
+    ) -> Vec<Tenant> {
         let machines = self.view.machines().iter();
         let tenant = machines.filter_map(|(id, machine)| {
-            let (entry, candidate) = self.candidate_of(measure, id, machine, peer, now).ok()?;
+            let judged = self.candidate_of(measure, id, machine, (peer, authority), now);
+            let (entry, candidate) = judged.ok()?;
+            // A machine that nobody has ordered to move does not go by another one's word.
+            if Authority::Automatic.within(entry.mode()) < authority.min(Authority::Automatic) {
+                return None;
+            }
             // What it would be programmed to load there, only the other side could say.
             if candidate.basis == Basis::Target {
                 return None;
@@ -28,17 +41,19 @@ impl Host {
         tenant.take(OFFER_MAX).collect()
     }
 
-    /// One of its machines as a candidate, if it may go to `peer`.
-    #[must_use]
+    /// One of its machines as a candidate, if it may go to `peer` on such a word.
+    ///
+    /// # Errors
+    /// Why not.
     pub fn candidate(
         &self,
         measure: Measure,
         id: &MachineId,
-        peer: &HostId,
+        (peer, authority): (&HostId, Authority),
         now: Time,
-    ) -> Option<Candidate> {
-        let machine = self.view.machines().get(id)?;
-        Some(self.candidate_of(measure, id, machine, peer, now).ok()?.1)
+    ) -> Result<Candidate, Reason> {
+        let machine = self.view.machines().get(id).ok_or(Reason::Ended)?;
+        Ok(self.candidate_of(measure, id, machine, (peer, authority), now)?.1)
     }
 
     fn candidate_of<'m>(
@@ -46,16 +61,19 @@ impl Host {
         measure: Measure,
         id: &MachineId,
         machine: &'m Machine,
-        peer: &HostId,
+        (peer, authority): (&HostId, Authority),
         now: Time,
     ) -> Result<(&'m Entry, Candidate), Reason> {
-        let entry = self.may_leave(id, machine, peer, now)?;
+        let entry = self.may_leave(id, machine, (peer, authority), now)?;
         let (basis, factors) = machine.factors(&self.profile).map_err(|_| Reason::UnknownLoad)?;
         // A load that was programmed says nothing of a single resource.
         if measure.is_some() && basis == Basis::Target {
             return Err(Reason::NoImprovement);
         }
-        let cost = self.affordable(machine, entry, &factors)?;
+        let cost = match self.affordable(machine, entry, &factors) {
+            Err(_) if authority == Authority::Told => None,
+            judged => judged?,
+        };
         let facts = &machine.facts;
         let candidate = Candidate {
             machine: facts.id.clone(),
@@ -126,7 +144,9 @@ impl Host {
         let mut pieces = Vec::with_capacity(self.view.machines().len());
         let mut ids = Vec::with_capacity(pieces.capacity());
         for (id, machine) in self.view.machines() {
-            let Ok(entry) = self.may_leave(id, machine, peer, now) else { continue };
+            let Ok(entry) = self.may_leave(id, machine, (peer, self.authority()), now) else {
+                continue;
+            };
             let Ok((_, factors)) = machine.factors(&self.profile) else { continue };
             let Ok(cost) = self.affordable(machine, entry, &factors) else { continue };
             let origin = self.origin(entry);
@@ -184,17 +204,8 @@ impl Host {
         let mut offered = Vec::new();
         let mut kept = Vec::new();
         for (id, machine) in self.view.machines() {
-            let known = machine.factors(&self.profile).ok();
-            let mut judged = Judged {
-                machine: id.clone(),
-                name: machine.facts.name.to_string(),
-                basis: known.map(|k| k.0),
-                factors: known.map(|k| k.1),
-                at_donor: known.map(|k| self.price(measure, &k.1)),
-                at_receiver: None,
-                verdict: Reason::Farther,
-            };
-            match self.candidate_of(measure, id, machine, peer, now) {
+            let mut judged = self.judged(measure, id, machine);
+            match self.candidate_of(measure, id, machine, (peer, self.authority()), now) {
                 Err(reason) => {
                     judged.verdict = reason;
                     kept.push(judged);
@@ -213,12 +224,50 @@ impl Host {
         (judged, candidates)
     }
 
-    /// Whether a machine of this host may go to `peer` at all; its entry if so.
+    /// A machine of this host as it is judged, with the verdict still open.
+    pub(crate) fn judged(&self, measure: Measure, id: &MachineId, machine: &Machine) -> Judged {
+        let known = machine.factors(&self.profile).ok();
+        Judged {
+            machine: id.clone(),
+            name: machine.facts.name.to_string(),
+            basis: known.map(|k| k.0),
+            factors: known.map(|k| k.1),
+            at_donor: known.map(|k| self.price(measure, &k.1)),
+            at_receiver: None,
+            verdict: Reason::Farther,
+        }
+    }
+
+    /// What a host that has answered would be loaded with this machine, and whether that is within
+    /// its ceilings.
+    ///
+    /// # Errors
+    /// Why it cannot go there.
+    pub fn fit(
+        &self,
+        measure: Measure,
+        machine: &MachineId,
+        answer: &Answer,
+        now: Time,
+    ) -> Result<(f64, bool), Reason> {
+        let word = (&answer.peer, Authority::Told);
+        let candidate = self.candidate(measure, machine, word, now)?;
+        if candidate.memory_bytes > answer.room.free_memory_bytes {
+            return Err(Reason::NoMemory);
+        }
+        let (factors, margin) = (&candidate.factors, candidate.margin.unwrap_or_default());
+        let own = self.gauge(now);
+        let within = answer.room.gauge.as_ref();
+        let within = within.is_none_or(|g| g.admits(factors, &margin, own.as_ref()).is_ok());
+        Ok((answer.report.load + priced(factors, &answer.room.rates), within))
+    }
+
+    /// Whether a machine of this host may go to `peer` on such a word at all; its entry if so.
     fn may_leave<'m>(
         &self,
         id: &MachineId,
         machine: &'m Machine,
-        peer: &HostId,
+        (peer, authority): (&HostId, Authority),
         now: Time,
     ) -> Result<&'m Entry, Reason> {
         let held = self.holds.outgoing.contains(id) || self.holds.settling.contains(id);
@@ -236,23 +285,14 @@ impl Host {
             return Err(Reason::NoLocks);
         }
         let rules = &entry.rules;
-        if rules.ignore {
+        if rules.ignore && authority != Authority::Told {
             return Err(Reason::RuleIgnored);
         }
         if !rules.pinned_to.is_empty() && !rules.pinned_to.contains(peer) {
             return Err(Reason::RulePinned);
         }
-        if self.past.is_quarantined(id, &self.restraint, now) {
-            return Err(Reason::Quarantined);
-        }
-        if self.state != HostState::Draining {
-            if machine.is_new {
-                return Err(Reason::WarmingUp);
-            }
-            let last = entry.last_move.as_ref();
-            if last.is_some_and(|last| self.restraint.is_cooling(last, peer, now)) {
-                return Err(Reason::CoolDown);
-            }
+        if authority != Authority::Told {
+            self.is_left_alone(id, machine, entry, (peer, authority), now)?;
         }
         let has_mate = |(other, m): (&MachineId, &Machine)| {
             other != id
@@ -264,6 +304,38 @@ impl Host {
         Ok(entry)
     }
 
+    /// What keeps a machine here unless an operator has said that it goes.
+    fn is_left_alone(
+        &self,
+        id: &MachineId,
+        machine: &Machine,
+        entry: &Entry,
+        (peer, authority): (&HostId, Authority),
+        now: Time,
+    ) -> Result<(), Reason> {
+        if self.past.is_quarantined(id, &self.restraint, now) {
+            return Err(Reason::Quarantined);
+        }
+        if authority.is_operators() {
+            return Ok(());
+        }
+        if let Some(reason) = self.holds.recommended.get(id) {
+            return Err(*reason);
+        }
+        if entry.mode() == Autonomy::Observe && authority > Authority::Observe {
+            return Err(Reason::Observing);
+        }
+        if machine.is_new {
+            return Err(Reason::WarmingUp);
+        }
+        let cooling = |last: &&LastMove| self.restraint.is_cooling(last, peer, now);
+        match entry.last_move.as_ref().filter(cooling) {
+            Some(last) if last.is_others() => Err(Reason::OtherMover),
+            Some(_) => Err(Reason::CoolDown),
+            None => Ok(()),
+        }
+    }
+
     /// What a candidate of another host would load this one, and whether it could be taken. `donor`
     /// is how full the other is.
     #[must_use]
@@ -271,13 +343,15 @@ impl Host {
         &self,
         measure: Measure,
         candidate: &Candidate,
-        donor: Option<&Gauge>,
+        (donor, authority): (Option<&Gauge>, Authority),
         now: Time,
     ) -> Quote {
         let at_receiver = self.price(measure, &candidate.factors);
         let free = candidate.memory_bytes <= self.free_memory_bytes();
+        // Who was told to move it need not mind how busy this host is.
+        let own = self.gauge(now).filter(|_| authority != Authority::Told);
         let refusal = if free {
-            self.can_take(candidate, self.gauge(now).as_ref(), donor).err()
+            self.can_take(candidate, own.as_ref(), donor).err()
         } else {
             Some(Reason::NoMemory)
         };

@@ -207,6 +207,7 @@ pub(super) fn full_entry(epoch: u64) -> Entry {
             from: host("h3"),
             moves: Some(3),
             cost_percent: Some(125),
+            others: Some(true),
         }),
         handoff: Some(HandoffId(epoch.rotate_left(60))),
     }

@@ -82,13 +82,16 @@ fn element(entry: &Entry, prefix: &str, declared: &str) -> Result<String, Unwrit
             out.push_str(&format!("<{prefix}{name} group=\"{group}\"/>"));
         }
     }
-    if let Some(LastMove { at, from, moves, cost_percent }) = last_move {
+    if let Some(LastMove { at, from, moves, cost_percent, others }) = last_move {
         let at = written_time(*at);
         out.push_str(&format!("<{prefix}last-move at=\"{at}\" from=\"{from}\""));
         for (name, number) in [("moves", moves), ("cost-percent", cost_percent)] {
             if let Some(number) = number {
                 out.push_str(&format!(" {name}=\"{number}\""));
             }
+        }
+        if *others == Some(true) {
+            out.push_str(" by=\"others\"");
         }
         out.push_str("/>");
     }
@@ -193,6 +196,7 @@ fn read(element: &Element) -> Result<Entry, String> {
                     from: read_host(child, "from")?,
                     moves: read_number(child, "moves")?,
                     cost_percent: read_number(child, "cost-percent")?,
+                    others: child.attribute("by").map(|by| by == "others").filter(|others| *others),
                 });
             }
             _ => {}
@@ -395,7 +399,7 @@ mod tests {
         let host = "[a-z0-9][a-zA-Z0-9._-]{0,20}".prop_map(|id| HostId::new(&id).unwrap());
         let groups = || prop::collection::vec(any::<String>(), 0..4);
         let rules = (prop::collection::vec(host.clone(), 0..4), groups(), groups(), any::<bool>());
-        let numbers = any::<(Option<u32>, Option<u32>)>();
+        let numbers = (any::<Option<u32>>(), any::<Option<u32>>(), prop::option::of(Just(true)));
         let last = prop::option::of((any::<u64>(), host, numbers));
         let stamp = (any::<u64>(), prop::option::of(any::<u64>().prop_map(HandoffId)));
         (stamp, prop::option::of(any::<f64>()), rules, last).prop_map(
@@ -409,11 +413,12 @@ mod tests {
                 handoff,
                 target_load,
                 rules: Rules { pinned_to, affinity, anti_affinity, ignore },
-                last_move: last.map(|(at, from, (moves, cost_percent))| LastMove {
+                last_move: last.map(|(at, from, (moves, cost_percent, others))| LastMove {
                     at: Time::from_unix_ms(at),
                     from,
                     moves,
                     cost_percent,
+                    others,
                 }),
             },
         )
