@@ -1,5 +1,8 @@
 //! The local API: HTTP over a UNIX socket that only the agent's own user can open.
 //!
+//! `/api/v1/hosts/HOST/…` asks the agent of another host for `/api/v1/…`, as far as that host's
+//! configuration [grants](crate::access) it.
+//!
 //! | request | answer |
 //! | --- | --- |
 //! | `GET /healthz` | `ok` while the driver answers |
@@ -12,23 +15,28 @@
 //! | `POST /api/v1/certificate` | renews this host's certificate; when the new one expires |
 
 use std::io;
+use std::net::SocketAddr as HostAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use axum::extract::{Path as UrlPath, Query, State};
+use axum::extract::{Extension, Path as UrlPath, Query, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use evenkeel_core::decision::Decision;
 use evenkeel_core::model::{HostId, MachineId};
+use evenkeel_net::Net;
 use serde::{Deserialize, Serialize};
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::AgentError;
+use crate::access::{self, Caller, Members, Need};
+use crate::forward::{self, Forward};
 use crate::metrics;
 use crate::status::Status;
 
@@ -45,6 +53,8 @@ pub(crate) enum Request {
     SetTarget(MachineId, Option<f64>, Reply<()>),
     RemoveHost(HostId, Reply<()>),
     RenewCertificate(Reply<SystemTime>),
+    /// Where the agent of another host is reached.
+    Address(HostId, Reply<HostAddr>),
     /// The machine, and the host that was fenced.
     Claim(MachineId, HostId, Reply<()>),
 }
@@ -62,6 +72,7 @@ impl Request {
             | Self::Claim(_, _, reply)
             | Self::RemoveHost(_, reply) => drop(reply.send(Err(why.to_owned()))),
             Self::RenewCertificate(reply) => drop(reply.send(Err(why.to_owned()))),
+            Self::Address(_, reply) => drop(reply.send(Err(why.to_owned()))),
         }
     }
 }
@@ -73,8 +84,8 @@ pub struct Problem {
     pub error: String,
 }
 
-type Failed = (StatusCode, Json<Problem>);
-type Driver = mpsc::Sender<Request>;
+pub(crate) type Failed = (StatusCode, Json<Problem>);
+pub(crate) type Driver = mpsc::Sender<Request>;
 
 /// The API's socket in the file system, which goes with the agent: one that nobody serves would
 /// only puzzle.
@@ -87,11 +98,22 @@ impl Drop for Socket {
     }
 }
 
-/// Serves the API on the socket until the agent ends. Requests arrive at the receiver returned.
+/// Who is served besides the users of the socket.
+pub(crate) struct Peers {
+    pub(crate) here: HostId,
+    pub(crate) net: Net,
+    pub(crate) may: Members,
+}
+
+/// Serves the API on the socket, and other hosts as far as they `may` ask, until the agent ends.
+/// Requests arrive at the receiver returned.
 ///
 /// # Errors
 /// When the socket cannot be made, or another agent serves it: that one is not disturbed.
-pub(crate) fn serve(path: &Path) -> Result<(Socket, mpsc::Receiver<Request>), AgentError> {
+pub(crate) fn serve(
+    path: &Path,
+    peers: Peers,
+) -> Result<(Socket, mpsc::Receiver<Request>), AgentError> {
     let failed = |source| AgentError::Api { path: path.to_owned(), source };
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(AgentError::ApiInUse(path.to_owned()));
@@ -99,22 +121,41 @@ pub(crate) fn serve(path: &Path) -> Result<(Socket, mpsc::Receiver<Request>), Ag
     let listener = listen(path).map_err(failed)?;
     let socket = Socket(path.to_owned());
     let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-    let router = Router::new()
+    let Peers { here, net, may } = peers;
+    let own = routes().with_state(requests.clone());
+    let local = own.clone().layer(Extension(Caller::Local));
+    let calls = net.calls();
+    let forward = Forward::new(here.clone(), net, requests, local.clone()).routes();
+    let needs_own = from_fn_with_state(Need::Own, access::check);
+    let for_peers = own.merge(forward.clone().route_layer(needs_own));
+    let local = local.merge(forward);
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(Guarded(listener), local).await {
+            tracing::error!(%error, "the local API ended");
+        }
+    });
+    tokio::spawn(forward::serve(here, may, for_peers, calls));
+    Ok((socket, receiver))
+}
+
+/// What may be asked, by what that takes of another host.
+fn routes() -> Router<Driver> {
+    let needs = |need| from_fn_with_state(need, access::check);
+    let read = Router::new()
         .route("/healthz", get(healthz))
         .route("/api/v1/status", get(status))
         .route("/api/v1/decisions", get(decisions))
         .route("/metrics", get(metrics))
+        .route_layer(needs(Need::Read));
+    let operate = Router::new()
         .route("/api/v1/machines/{id}/target", put(set_target))
+        .route_layer(needs(Need::Operate));
+    let own = Router::new()
         .route("/api/v1/hosts/{id}", delete(remove_host))
         .route("/api/v1/certificate", post(renew_certificate))
         .route("/api/v1/machines/{id}/claim", post(claim))
-        .with_state(requests);
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(Guarded(listener), router).await {
-            tracing::error!(%error, "the local API ended");
-        }
-    });
-    Ok((socket, receiver))
+        .route_layer(needs(Need::Own));
+    read.merge(operate).merge(own)
 }
 
 /// Takes connections of the agent's own user, and of root, only: whatever became of the socket's
@@ -165,7 +206,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Asks the driver and waits for its answer; `otherwise` is the status of its refusal.
-async fn ask<T>(
+pub(crate) async fn ask<T>(
     driver: &Driver,
     otherwise: StatusCode,
     make: impl FnOnce(Reply<T>) -> Request,
@@ -176,7 +217,7 @@ async fn ask<T>(
     answered.await.map_err(|_| gone())?.map_err(|why| problem(otherwise, why))
 }
 
-fn problem(status: StatusCode, error: String) -> Failed {
+pub(crate) fn problem(status: StatusCode, error: String) -> Failed {
     (status, Json(Problem { error }))
 }
 

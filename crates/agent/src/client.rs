@@ -48,17 +48,26 @@ pub enum ClientError {
     Refused(String),
 }
 
-/// A client of one agent's local API. Every call is a connection of its own.
+/// A client of one agent's local API, and by it of any other host's agent. Every call is a connection
+/// of its own.
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
+    /// Whose agent is asked, where it is not the one that listens.
+    host: Option<HostId>,
 }
 
 impl Client {
     /// A client of the agent that listens on `socket`.
     #[must_use]
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned() }
+        Self { socket: socket.to_owned(), host: None }
+    }
+
+    /// The same for the agent of a host, which the one that listens asks.
+    #[must_use]
+    pub fn of(&self, host: &HostId) -> Self {
+        Self { socket: self.socket.clone(), host: Some(host.clone()) }
     }
 
     /// What the agent says of itself.
@@ -124,7 +133,7 @@ impl Client {
         self.call(Method::POST, &path, body.into()).await
     }
 
-    async fn call<T: DeserializeOwned>(
+    pub(crate) async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
@@ -148,6 +157,10 @@ impl Client {
         let (mut sender, connection) = handshake.map_err(|e| self.broken(&e))?;
         // Ends with the request, whose error says what went wrong.
         tokio::spawn(connection);
+        let path = match &self.host {
+            Some(host) => path.replacen("/api/v1", &format!("/api/v1/hosts/{host}"), 1),
+            None => path.to_owned(),
+        };
         let request = Request::builder()
             .method(method)
             .uri(path)

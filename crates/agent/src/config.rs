@@ -19,6 +19,8 @@ use evenkeel_core::model::{
 };
 use serde::Deserialize;
 
+use crate::access::Members;
+
 /// The port that agents listen on unless told otherwise.
 pub const PORT: u16 = 7946;
 
@@ -83,6 +85,8 @@ pub struct Config {
     pub seeds: Vec<SocketAddr>,
     /// UNIX socket of the local API.
     pub api_socket: PathBuf,
+    /// Who may ask it what, besides its own user.
+    pub api: ApiConfig,
     /// How long a stopping agent waits for migrations under way before it aborts them.
     #[serde(deserialize_with = "duration")]
     pub stop_grace: Duration,
@@ -100,6 +104,14 @@ pub struct Config {
     pub handoff: HandoffConfig,
     /// Paths on storage that other hosts reach too, and the id under which they know it.
     pub storage: BTreeMap<PathBuf, String>,
+}
+
+/// `[api]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ApiConfig {
+    /// What other members of the cluster may ask for.
+    pub members: Members,
 }
 
 /// `[libvirt]`.
@@ -177,6 +189,7 @@ impl Default for Config {
             advertise: None,
             seeds: Vec::new(),
             api_socket: PathBuf::from("/run/evenkeel/agent.sock"),
+            api: ApiConfig::default(),
             stop_grace: Duration::from_secs(60),
             libvirt: LibvirtConfig::default(),
             capacity: CapacityConfig::default(),
@@ -329,6 +342,7 @@ mod tests {
         check("listen = '127.0.0.1:1'\nhost = 'a b'\n", &["`host`", "a b"]);
         check("[balance]\nround = 'soon'\n", &["`soon` is no duration", "30s"]);
         check("[handoff]\nmode = 'quick'\n", &["quick", "strict"]);
+        check("[api]\nmembers = 'all'\n", &["all", "none", "read", "operate"]);
         check("[handoff]\ndoubt_time_max = '1ms'\n", &["handoff.doubt_time_max", "100ms"]);
         check("[balance]\njitter = 1.5\n", &["balance.jitter", "1.5", "below 1"]);
         check("[balance]\nsample = '60s'\n", &["stale_after", "longer than balance.sample"]);

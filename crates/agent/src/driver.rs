@@ -387,6 +387,12 @@ impl Driver {
             Request::Decisions(limit, answer) => {
                 let _ = answer.send(self.store.decisions(limit).map_err(|e| e.to_string()));
             }
+            Request::Address(host, answer) => {
+                let known = self.addresses.get(&host).copied();
+                let _ = answer.send(known.ok_or_else(|| {
+                    format!("host `{host}` has never been seen here: `evenkeel status` names the members")
+                }));
+            }
             Request::RemoveHost(host, answer) => {
                 let net = self.net.clone();
                 tokio::spawn(async move {

@@ -1,5 +1,6 @@
 //! The daemon: one driver of the core over real time, libvirt, QUIC and SQLite.
 
+mod access;
 mod alarms;
 mod api;
 mod authority;
@@ -7,6 +8,7 @@ pub mod client;
 mod clock;
 pub mod config;
 mod driver;
+mod forward;
 mod metrics;
 pub mod status;
 mod timers;
@@ -32,6 +34,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tracing::{info, warn};
 
+pub use crate::access::Members;
 use crate::alarms::Alarms;
 pub use crate::api::Problem;
 use crate::api::Request;
@@ -111,7 +114,8 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let store = Store::open(&config.state_dir)?;
     let enroller = authority::enroller(&config, &store)?;
     let (net, net_events) = Net::bind(config.listen, &identity, Limits::default(), enroller)?;
-    let (_socket, mut requests) = api::serve(&config.api_socket)?;
+    let peers = api::Peers { here: host.clone(), net: net.clone(), may: config.api.members };
+    let (_socket, mut requests) = api::serve(&config.api_socket, peers)?;
     let mut stop = stop_signals()?;
 
     let (events, mut hypervisor_events) = mpsc::channel(EVENTS_MAX);

@@ -20,9 +20,13 @@
 //! was not. A datagram is sent or dropped. Connections are made when something is to be sent, used
 //! in both directions, and kept until they have been idle for a while.
 //!
-//! Bidirectional streams are free for what may come: a carrier of byte streams between hosts.
+//! # Requests and calls
+//!
+//! A bidirectional stream begins with a byte that says what it is for: comparing lists of removed
+//! hosts, a new certificate ([`Net::renew`]), or a [`Call`], on which the agents speak as they like.
 
 mod ca;
+mod calls;
 mod enrol;
 mod enroller;
 mod files;
@@ -41,6 +45,7 @@ mod tls;
 mod token;
 
 pub use ca::{CA_KEY_FILE, ClusterCa};
+pub use calls::{Call, Stream};
 pub use enrol::{EnrolError, enrol};
 pub use enroller::{Admission, AdmissionRefused, Enroller, Registrar};
 pub use files::PkiError;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use crate::peers::Peers;
 use crate::revocations::Revoked;
 use crate::throttle::Throttle;
 use crate::tls::{self, Credentials, PeerRefused, Refusal};
-use crate::{incoming, name::Name};
+use crate::{calls, incoming, name::Name};
 
 /// Codes with which connections are closed and streams are stopped.
 pub(crate) mod code {
@@ -192,6 +192,8 @@ pub(crate) struct Inner {
     pub(crate) dir: Option<PathBuf>,
     pub(crate) revoked: Revoked,
     pub(crate) removing: tokio::sync::Mutex<()>,
+    /// Who hears of calls.
+    pub(crate) listener: Mutex<Option<mpsc::Sender<calls::Call>>>,
     credentials: RwLock<Credentials>,
     transport: Arc<TransportConfig>,
     refusals: Throttle,
@@ -238,6 +240,7 @@ impl Net {
             dir: identity.dir.clone(),
             revoked,
             removing: tokio::sync::Mutex::new(()),
+            listener: Mutex::new(None),
             credentials: RwLock::new(credentials),
             transport,
             refusals: Throttle::new(10, Duration::from_secs(10)),

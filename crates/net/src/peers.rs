@@ -266,7 +266,7 @@ impl Inner {
     }
 
     /// A connection that stands, or a new one.
-    async fn link_to(
+    pub(crate) async fn link_to(
         self: &Arc<Self>,
         host: &HostId,
         addr: SocketAddr,

@@ -27,6 +27,8 @@ pub(crate) const REQUESTS_MAX: u32 = 4;
 const LIST: u8 = 1;
 /// A certificate for another key.
 const RENEW: u8 = 2;
+/// A call, which lasts as long as both sides like.
+pub(crate) const CALL: u8 = 4;
 
 /// Why a host could not be removed from the cluster.
 #[derive(Debug, thiserror::Error)]
@@ -167,6 +169,7 @@ impl Inner {
             return;
         }
         let answer = match what[0] {
+            CALL => return self.called(host, send, recv),
             LIST => match recv.read_to_end(LIST_BYTES_MAX).await {
                 Ok(theirs) => self.compare(&host, &theirs).await,
                 Err(_) => return,

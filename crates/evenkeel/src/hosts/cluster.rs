@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
-use evenkeel_agent::Client;
 use evenkeel_core::model::HostId;
 use evenkeel_net::ClusterCa;
 
@@ -92,11 +91,11 @@ pub(crate) fn run(command: ClusterCommand) -> Result<(), Failure> {
             anstream::println!("{}", token.to_text());
         }
         ClusterCommand::Remove { host, ask } => block_on(async {
-            Client::new(&ask.socket).remove_host(&host).await?;
+            ask.client().remove_host(&host).await?;
             output::print(ask.format, &host, || format!("host `{host}` is removed"))
         })?,
         ClusterCommand::Renew { ask } => block_on(async {
-            let expires = Client::new(&ask.socket).renew_certificate().await?;
+            let expires = ask.client().renew_certificate().await?;
             output::print(ask.format, &expires, || format!("the certificate expires {expires}"))
         })?,
     }

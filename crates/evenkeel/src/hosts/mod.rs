@@ -27,8 +27,10 @@ pub(crate) enum HostCommand {
     /// Make a cluster, or let hosts into it
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
-    /// Show this host's load, schedule and handoffs
-    #[command(after_help = "Example:\n  evenkeel status --format json | jq .load")]
+    /// Show this host's load, schedule and handoffs, or another's
+    #[command(
+        after_help = "Examples:\n  evenkeel status --format json | jq .load\n  evenkeel status --host kvm2"
+    )]
     Status(AskArgs),
     /// Show the newest decisions of this host, and why each ended as it did
     #[command(after_help = "Example:\n  evenkeel history --limit 5 --format json")]
@@ -106,9 +108,20 @@ pub(crate) struct AskArgs {
     /// The agent's socket
     #[arg(long, value_name = "PATH", default_value = AGENT_SOCKET)]
     socket: PathBuf,
+    /// The host to ask, by way of this one's agent; this host itself otherwise
+    #[arg(long, value_name = "HOST")]
+    host: Option<HostId>,
     /// How to print it
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+}
+
+impl AskArgs {
+    /// A client of the agent that is asked.
+    fn client(&self) -> Client {
+        let client = Client::new(&self.socket);
+        self.host.as_ref().map_or_else(|| client.clone(), |host| client.of(host))
+    }
 }
 
 /// Writes what agents and the lab say of themselves to standard error.
@@ -128,11 +141,11 @@ pub(crate) fn run(command: HostCommand) -> Result<(), Failure> {
         HostCommand::Agent(args) => block_on(agent(args)),
         HostCommand::Cluster(command) => cluster::run(command),
         HostCommand::Status(ask) => block_on(async {
-            let status = Client::new(&ask.socket).status().await?;
+            let status = ask.client().status().await?;
             output::print(ask.format, &status, || report::status(&status))
         }),
         HostCommand::History { limit, ask } => block_on(async {
-            let decisions = Client::new(&ask.socket).decisions(limit).await?;
+            let decisions = ask.client().decisions(limit).await?;
             output::print(ask.format, &decisions, || report::history(&decisions))
         }),
         HostCommand::Target { machine, load: Target(load), ask } => {
@@ -214,7 +227,7 @@ fn target_load(text: &str) -> Result<Target, String> {
 }
 
 async fn target(machine: &str, target: Option<f64>, ask: &AskArgs) -> Result<(), Failure> {
-    let client = Client::new(&ask.socket);
+    let client = ask.client();
     let status = client.status().await?;
     let named =
         |m: &&evenkeel_agent::status::MachineStatus| m.name == machine || m.id.as_str() == machine;
@@ -232,7 +245,7 @@ async fn target(machine: &str, target: Option<f64>, ask: &AskArgs) -> Result<(),
 }
 
 async fn claim(machine: &str, fenced: &HostId, ask: &AskArgs) -> Result<(), Failure> {
-    let client = Client::new(&ask.socket);
+    let client = ask.client();
     let status = client.status().await?;
     let named = |name: &str, id: &MachineId| name == machine || id.as_str() == machine;
     // One that is on its way first: it need not be in the schedule.

@@ -1,0 +1,180 @@
+//! Requests between agents: what is asked here of another host is asked there, over the mutually
+//! authenticated link, as HTTP on a [call](evenkeel_net::Call).
+//!
+//! One request is spoken on a call. It is passed on once, never from host to host.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{DefaultBodyLimit, Extension, Path as UrlPath, Request, State};
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Router, routing};
+use evenkeel_core::model::HostId;
+use evenkeel_net::{Call, Net, Stream};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+use tower::ServiceExt;
+
+use crate::access::{Caller, Member, Members};
+use crate::api::{self, Driver, Failed, problem};
+
+/// How long a request may take, from the first byte to the last of its answer. Less than a client
+/// waits, who is then told which host did not answer.
+const TIME_MAX: Duration = Duration::from_secs(30);
+/// Largest request that is passed on or taken from another host, in bytes.
+const REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// Largest answer that is passed on, in bytes.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Requests of this host that may be under way at others, and of others here.
+const REQUESTS_MAX: usize = 32;
+/// Requests of one other host that may be under way here; more wait, as long as a request may take.
+const REQUESTS_OF_PEER_MAX: usize = 4;
+
+/// Passes on what is asked of other hosts.
+#[derive(Clone)]
+pub(crate) struct Forward {
+    here: HostId,
+    net: Net,
+    driver: Driver,
+    local: Router,
+    room: Arc<Semaphore>,
+}
+
+impl Forward {
+    /// For a host whose own API is `local`.
+    pub(crate) fn new(here: HostId, net: Net, driver: Driver, local: Router) -> Self {
+        Self { here, net, driver, local, room: Arc::new(Semaphore::new(REQUESTS_MAX)) }
+    }
+
+    /// The routes that name a host.
+    pub(crate) fn routes(self) -> Router {
+        Router::new().route("/api/v1/hosts/{host}/{*what}", routing::any(forward)).with_state(self)
+    }
+
+    async fn ask(&self, host: &HostId, request: Request) -> Result<Response, Failed> {
+        let _room = self.room.try_acquire().map_err(|_| {
+            let why = format!("{REQUESTS_MAX} requests to other hosts are under way: try again");
+            problem(StatusCode::SERVICE_UNAVAILABLE, why)
+        })?;
+        let address = |reply| api::Request::Address(host.clone(), reply);
+        let addr = api::ask(&self.driver, StatusCode::NOT_FOUND, address).await?;
+        let (parts, body) = request.into_parts();
+        let body = to_bytes(body, REQUEST_BYTES_MAX).await.map_err(|_| {
+            let why = format!("a request to host `{host}` may have {REQUEST_BYTES_MAX} bytes");
+            problem(StatusCode::PAYLOAD_TOO_LARGE, why)
+        })?;
+        let request = hyper::Request::builder()
+            .method(parts.method)
+            .uri(parts.uri)
+            .header(header::HOST, "evenkeel")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|e| problem(StatusCode::BAD_REQUEST, e.to_string()))?;
+        let unreachable = |why: String| {
+            let why = format!(
+                "host `{host}` does not answer for its agent at {addr}: {why}; see that its agent \
+                 runs and is of this version, or run the command there"
+            );
+            problem(StatusCode::BAD_GATEWAY, why)
+        };
+        let stream = self.net.call(host, addr).await.map_err(|e| unreachable(e.to_string()))?;
+        converse(stream, request).await.map_err(unreachable)
+    }
+}
+
+/// One request and its answer.
+async fn converse(
+    stream: Stream,
+    request: hyper::Request<Full<Bytes>>,
+) -> Result<Response, String> {
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|e| e.to_string())?;
+    // Ends with the request, whose error says what went wrong.
+    tokio::spawn(connection);
+    let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+    let (parts, body) = response.into_parts();
+    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|e| e.to_string())?;
+    let kind = parts.headers.get(header::CONTENT_TYPE).cloned();
+    let mut answer = (parts.status, Body::from(body.to_bytes())).into_response();
+    if let Some(kind) = kind {
+        answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+    }
+    Ok(answer)
+}
+
+async fn forward(
+    State(forward): State<Forward>,
+    UrlPath((host, _)): UrlPath<(HostId, String)>,
+    mut request: Request,
+) -> Response {
+    let Some(uri) = beyond_host(request.uri()) else {
+        return problem(StatusCode::NOT_FOUND, "no such request".to_owned()).into_response();
+    };
+    *request.uri_mut() = uri;
+    if host == forward.here {
+        return forward.local.oneshot(request).await.into_response();
+    }
+    match timeout(TIME_MAX, forward.ask(&host, request)).await {
+        Ok(answer) => answer.into_response(),
+        Err(_) => {
+            let why = format!(
+                "host `{host}` has not answered within {TIME_MAX:?}: whether it did what it was \
+                 asked is not known; ask again, or on that host"
+            );
+            problem(StatusCode::GATEWAY_TIMEOUT, why).into_response()
+        }
+    }
+}
+
+/// `/api/v1/hosts/HOST/status?x` as that host knows it: `/api/v1/status?x`.
+fn beyond_host(uri: &Uri) -> Option<Uri> {
+    let text = uri.path_and_query()?.as_str().strip_prefix("/api/v1/hosts/")?;
+    let (_, what) = text.split_once('/')?;
+    format!("/api/v1/{what}").parse().ok()
+}
+
+/// Answers other hosts until nothing comes any more.
+pub(crate) async fn serve(
+    here: HostId,
+    may: Members,
+    router: Router,
+    mut calls: mpsc::Receiver<Call>,
+) {
+    let router = router.layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX));
+    let room = Arc::new(Semaphore::new(REQUESTS_MAX));
+    // As many as the cluster has hosts.
+    let mut of_peers: BTreeMap<HostId, Arc<Semaphore>> = BTreeMap::new();
+    while let Some(Call { from, stream }) = calls.recv().await {
+        let of_peer = || Arc::new(Semaphore::new(REQUESTS_OF_PEER_MAX));
+        let own = of_peers.entry(from.clone()).or_insert_with(of_peer).clone();
+        let member = Member { host: from.clone(), here: here.clone(), may };
+        let service = router.clone().layer(Extension(Caller::Member(member)));
+        let room = room.clone();
+        tokio::spawn(async move {
+            let answered = timeout(TIME_MAX, async {
+                let _own = own.acquire().await;
+                let _room = room.acquire().await;
+                hyper::server::conn::http1::Builder::new()
+                    .keep_alive(false)
+                    .max_buf_size(REQUEST_BYTES_MAX)
+                    .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+                    .await
+            });
+            match answered.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(host = %from, %error, "a request broke off"),
+                Err(_) => tracing::debug!(host = %from, "a request took too long"),
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;
