@@ -11,8 +11,8 @@ use crate::decision::{Reason, Role};
 use crate::estimate::{Averaging, Stock};
 use crate::handoff::{Handoff, Mode};
 use crate::load::{Machine, Metering, Unknown, View};
-use crate::message::{Probe, Report, Room};
-use crate::model::{Entry, HostId, HostProfile, HostState, MachineId, Resources, Time};
+use crate::message::{PROTOCOL, Probe, Report, Room};
+use crate::model::{Entry, Group, HostId, HostProfile, HostState, MachineId, Resources, Time};
 use crate::port::{HandoffId, HostSample};
 use crate::restraint::{Past, Restraint};
 use crate::select::mean_aware::{self, Choice, Side};
@@ -76,7 +76,7 @@ pub struct Incoming {
     /// What it uses.
     pub usage: Resources,
     /// Its anti-affinity groups.
-    pub anti_affinity: Vec<String>,
+    pub anti_affinity: Vec<Group>,
 }
 
 impl Host {
@@ -177,7 +177,8 @@ impl Host {
     /// When its load is not known.
     pub fn report(&self, measure: Measure, now: Time) -> Result<Report, Unknown> {
         let mode = Some(self.control.mode).filter(|mode| *mode != Autonomy::Automatic);
-        Ok(Report { load: self.amount(measure, now)?, state: self.state, mode })
+        let load = self.amount(measure, now)?;
+        Ok(Report { load, state: self.state, protocol: Some(PROTOCOL), mode })
     }
 
     /// On whose word it gives machines.

@@ -42,7 +42,9 @@ use crate::decision::Reason;
 use crate::estimate::Estimate;
 use crate::handoff::Ticket;
 use crate::load::Basis;
-use crate::model::{Entry, ExchangeId, HostId, HostState, MachineId, Requirements, Resources};
+use crate::model::{
+    Entry, ExchangeId, Group, HostId, HostState, MachineId, Requirements, Resources, Rules,
+};
 use crate::port::{Commit, HandoffId, MigrationStats};
 
 /// What one host says to another.
@@ -85,6 +87,9 @@ pub struct Report {
     /// Whether it gives and takes.
     #[n(1)]
     pub state: HostState,
+    /// [`PROTOCOL`] of the agent; none is 2 or earlier.
+    #[n(2)]
+    pub protocol: Option<u16>,
     /// How much it does by itself; everything if it does not say.
     #[n(3)]
     pub mode: Option<Autonomy>,
@@ -265,15 +270,19 @@ pub struct Candidate {
     /// What it needs of a host besides room.
     #[n(6)]
     pub needs: Requirements,
-    /// Groups whose members must not share a host.
+    /// Groups whose members must not share a host: all that a receiver of an earlier version judges.
     #[n(7)]
-    pub anti_affinity: Vec<String>,
+    pub anti_affinity: Vec<Group>,
     /// How much more it may come to use.
     #[n(8)]
     pub margin: Option<Resources>,
     /// What its migration is predicted to cost.
     #[n(9)]
     pub cost: Option<Prediction>,
+    /// Its rules, of which the receiver judges what only it can know; not for one of an earlier
+    /// version.
+    #[n(10)]
+    pub rules: Option<Rules>,
 }
 
 /// The receiver's answer to one candidate.
@@ -287,8 +296,9 @@ pub struct Quote {
     pub refusal: Option<Reason>,
 }
 
-/// The protocol of handoffs that this version speaks: 2 has a commit point of its own.
-pub const PROTOCOL: u16 = 2;
+/// What this version understands within the frames that all versions read: 2 has a commit point of
+/// its own, 3 judges all [`Rules`].
+pub const PROTOCOL: u16 = 3;
 
 /// What is said in a handoff.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]

@@ -256,7 +256,7 @@ impl Peer {
 }
 
 fn inquiry(id: u64) -> Vec<u8> {
-    let report = Report { load: 0.5, state: HostState::Active, mode: None };
+    let report = Report { load: 0.5, state: HostState::Active, protocol: None, mode: None };
     evenkeel_wire::encode(&Message::Exchange(ExchangeId(id), Talk::Inquire(report)))
 }
 

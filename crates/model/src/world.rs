@@ -465,6 +465,7 @@ fn agreement(me: usize, peer: usize, epoch: Epoch) -> Agreement {
             memory_bytes: 0.0,
             needs: Requirements::default(),
             anti_affinity: Vec::new(),
+            rules: None,
             margin: None,
             cost: None,
         },

@@ -236,7 +236,7 @@ impl Checker {
                     broken.push(format!("`{}` is pinned elsewhere than `{id}`", facts.id));
                 }
                 for group in &entry.rules.anti_affinity {
-                    if let Some(other) = groups.insert(group, &facts.id) {
+                    if let Some(other) = groups.insert(group.name(), &facts.id) {
                         broken.push(format!("`{}` and `{other}` share `{id}`", facts.id));
                     }
                 }
@@ -291,5 +291,5 @@ impl Checker {
 fn is_misplaced(entry: &Entry, host: &HostId) -> bool {
     // A machine may have been started where it is not pinned to; balancing must not bring it there.
     let pinned = &entry.rules.pinned_to;
-    entry.last_move.is_some() && !pinned.is_empty() && !pinned.contains(host)
+    entry.last_move.is_some() && !pinned.is_empty() && !pinned.contains(&host.clone().into())
 }

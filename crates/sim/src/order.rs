@@ -54,7 +54,7 @@ impl<'a> Place<'a> {
         let groups = groups.chain(machine.rules.affinity.iter().map(|group| (group, false)));
         for (group, apart) in groups {
             let members = if apart { &mut self.apart } else { &mut self.together };
-            let count = members.entry(group).or_default();
+            let count = members.entry(group.name()).or_default();
             *count = if comes { *count + 1 } else { count.saturating_sub(1) };
         }
     }
@@ -134,8 +134,8 @@ impl<'a> Problem<'a> {
         // Whoever has gone from a draining host is on a host that is none.
         if lifts && !self.draining[leap.from]
             || leap.machine.promised_memory_bytes() > there.free_bytes
-            || rules.anti_affinity.iter().any(|g| there.apart.get(g.as_str()) > Some(&0))
-            || rules.affinity.iter().any(|g| here.together.get(g.as_str()) > Some(&1))
+            || rules.anti_affinity.iter().any(|g| there.apart.get(g.name()) > Some(&0))
+            || rules.affinity.iter().any(|g| here.together.get(g.name()) > Some(&1))
         {
             return false;
         }

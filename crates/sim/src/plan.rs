@@ -13,8 +13,8 @@ use evenkeel_core::ceiling::Ceilings;
 use evenkeel_core::decision::Reason;
 use evenkeel_core::effect::Input;
 use evenkeel_core::model::{
-    Entry, HostId, HostProfile, HostState, Locks, MachineFacts, MachineId, Requirements, Resources,
-    Rules, Time,
+    Entry, Group, HostId, HostProfile, HostState, Locks, MachineFacts, MachineId, Requirements,
+    Resources, Rules, Time,
 };
 use evenkeel_core::restraint::Restraint;
 use evenkeel_core::select::{Calm, MeanAware, Policy};
@@ -426,7 +426,7 @@ fn moves(snapshot: &Snapshot, targets: &[HostId], steps: &[usize], options: &Opt
 
 /// Machines that rules keep where they are.
 fn kept(snapshot: &Snapshot) -> Vec<Kept> {
-    let mut groups: BTreeMap<(&HostId, &String), u32> = BTreeMap::new();
+    let mut groups: BTreeMap<(&HostId, &Group), u32> = BTreeMap::new();
     for vm in &snapshot.vms {
         for group in BTreeSet::from_iter(&vm.rules.affinity) {
             *groups.entry((&vm.host, group)).or_default() += 1;
@@ -434,10 +434,10 @@ fn kept(snapshot: &Snapshot) -> Vec<Kept> {
     }
     let reason = |vm: &SnapshotMachine| {
         let rules = &vm.rules;
-        let mate = |group: &String| groups.get(&(&vm.host, group)).is_some_and(|&n| n > 1);
+        let mate = |group: &Group| groups.get(&(&vm.host, group)).is_some_and(|&n| n > 1);
         if rules.ignore || !vm.movable {
             Some(Reason::RuleIgnored)
-        } else if rules.pinned_to == [vm.host.clone()] {
+        } else if rules.pinned_to == [vm.host.clone().into()] {
             Some(Reason::RulePinned)
         } else {
             rules.affinity.iter().any(mate).then_some(Reason::RuleAffinity)

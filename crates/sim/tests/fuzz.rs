@@ -58,7 +58,13 @@ fn pause() -> impl Strategy<Value = Option<Pause>> {
 fn report() -> impl Strategy<Value = Report> {
     let state =
         prop_oneof![Just(HostState::Active), Just(HostState::Cordoned), Just(HostState::Draining)];
-    (number(), state, mode()).prop_map(|(load, state, mode)| Report { load, state, mode })
+    let protocol = prop::option::of(1..5u16);
+    (number(), state, protocol, mode()).prop_map(|(load, state, protocol, mode)| Report {
+        load,
+        state,
+        protocol,
+        mode,
+    })
 }
 
 fn reason() -> impl Strategy<Value = Reason> {
@@ -75,7 +81,8 @@ fn candidate() -> impl Strategy<Value = Candidate> {
             at_donor,
             memory_bytes: memory,
             needs: Requirements::default(),
-            anti_affinity: vec!["g".to_owned()],
+            anti_affinity: vec!["g".parse().unwrap()],
+            rules: None,
             margin: Some(Resources { cpu_cores: at_donor, ..Resources::ZERO }),
             cost: Some(Prediction { bytes: memory, seconds: cpu, ..Prediction::default() }),
         }

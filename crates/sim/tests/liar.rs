@@ -99,8 +99,8 @@ impl Honest {
 
     /// Takes the liar's machine as far as a promise, whose answer this returns.
     fn ask_for_room(&mut self, number: u64, memory_gib: f64) -> Pass {
-        let (exchange, report) =
-            (ExchangeId(number), Report { load: 1000.0, state: HostState::Active, mode: None });
+        let report = Report { load: 1000.0, state: HostState::Active, protocol: None, mode: None };
+        let exchange = ExchangeId(number);
         let machine = machine_id(&format!("m{number}"));
         let candidate = Candidate {
             machine: machine.clone(),
@@ -111,6 +111,7 @@ impl Honest {
             memory_bytes: memory_gib * GIB,
             needs: Requirements::default(),
             anti_affinity: Vec::new(),
+            rules: None,
             margin: None,
             cost: None,
         };

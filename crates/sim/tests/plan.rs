@@ -24,12 +24,13 @@ fn ruled(seed: u64, mixed: bool, rules: &[u8]) -> Snapshot {
     for (vm, &rule) in snapshot.vms.iter_mut().zip(rules) {
         vm.rules = match rule {
             0 => Rules { ignore: true, ..Rules::default() },
-            1 => Rules { pinned_to: vec![vm.host.clone()], ..Rules::default() },
-            2 => Rules { affinity: vec!["pair".to_owned()], ..Rules::default() },
+            1 => Rules { pinned_to: vec![vm.host.clone().into()], ..Rules::default() },
+            2 => Rules { affinity: vec!["pair".parse().unwrap()], ..Rules::default() },
             // A group begins with at most one member on each host.
-            3 | 4 if group_on.insert((vm.host.clone(), rule), ()).is_none() => {
-                Rules { anti_affinity: vec![format!("g{rule}")], ..Rules::default() }
-            }
+            3 | 4 if group_on.insert((vm.host.clone(), rule), ()).is_none() => Rules {
+                anti_affinity: vec![format!("g{rule}").parse().unwrap()],
+                ..Rules::default()
+            },
             _ => Rules::default(),
         };
         vm.movable = rule != 5;
@@ -72,7 +73,7 @@ fn carry_out(snapshot: &Snapshot, plan: &Plan) -> Result<BTreeMap<HostId, f64>, 
         };
         prop_assert_eq!(snapshot.vms.iter().find(mate), None, "{} leaves a mate", vm.id);
         let pinned = &vm.rules.pinned_to;
-        prop_assert!(pinned.is_empty() || pinned.contains(&step.to));
+        prop_assert!(pinned.is_empty() || pinned.contains(&step.to.clone().into()));
         prop_assert_eq!(place.insert(vm.id.clone(), step.to.clone()), Some(step.from.clone()));
         let there: Vec<_> = snapshot.vms.iter().filter(|vm| place[&vm.id] == step.to).collect();
         let memory: f64 = there.iter().map(|vm| vm.promised_memory_bytes()).sum();
@@ -212,7 +213,7 @@ fn a_draining_host_is_emptied_where_rules_allow_and_a_cordoned_one_takes_nothing
         snapshot.hosts[1].state = HostState::Cordoned;
         let mut own = snapshot.vms.iter_mut().filter(|vm| vm.host == drained);
         let pinned = own.next().map(|vm| {
-            vm.rules.pinned_to = vec![drained.clone()];
+            vm.rules.pinned_to = vec![drained.clone().into()];
             vm.id.clone()
         });
         for policy in [Policy::default(), Policy::HalfDifference] {
@@ -259,7 +260,7 @@ fn no_step_of_a_plan_lifts_the_maximum_of_its_pair_or_overdraws_a_host() {
 fn what_rules_keep_is_named_with_its_rule() {
     let mut snapshot = generate(&Recipe::uniform(4, 20), 5).unwrap();
     let host = snapshot.vms[0].host.clone();
-    snapshot.vms[0].rules.pinned_to = vec![host];
+    snapshot.vms[0].rules.pinned_to = vec![host.into()];
     snapshot.vms[1].movable = false;
     let plan = plan(&snapshot, &Options::default()).unwrap();
     let kept: Vec<_> = plan.kept.iter().map(|k| (k.vm.as_str(), k.reason)).collect();
@@ -304,7 +305,7 @@ fn odd_clusters_are_planned_like_any_other() {
         ("no machines", |s| s.vms.clear()),
         ("idle machines", |s| s.vms.iter_mut().for_each(|vm| vm.usage = Resources::ZERO)),
         ("every machine pinned", |s| {
-            s.vms.iter_mut().for_each(|vm| vm.rules.pinned_to = vec![vm.host.clone()]);
+            s.vms.iter_mut().for_each(|vm| vm.rules.pinned_to = vec![vm.host.clone().into()]);
         }),
         ("every host cordoned", |s| {
             s.hosts.iter_mut().for_each(|host| host.state = HostState::Cordoned);

@@ -126,12 +126,12 @@ proptest! {
         let mut cluster = cluster(seed, 4, &eager());
         for (index, &(cpu, memory_gib, rule)) in machines.iter().enumerate() {
             let name = format!("v{index:03}");
-            let group = vec![format!("g{index}")];
+            let group = |name: String| vec![name.parse().unwrap()];
             let rules = match rule {
-                0 => Rules { pinned_to: vec![host_id(0), host_id(2)], ..Rules::default() },
+                0 => Rules { pinned_to: vec![host_id(0).into(), host_id(2).into()], ..Rules::default() },
                 1 => Rules { ignore: true, ..Rules::default() },
-                2 => Rules { anti_affinity: vec![format!("set{}", index / 4)], ..Rules::default() },
-                3 => Rules { affinity: group, ..Rules::default() },
+                2 => Rules { anti_affinity: group(format!("set{}", index / 4)), ..Rules::default() },
+                3 => Rules { affinity: group(format!("g{index}")), ..Rules::default() },
                 _ => Rules::default(),
             };
             let memory = f64::from(memory_gib).min(20.0);

@@ -43,6 +43,7 @@ fn handoff(id: u64, phase: Phase) -> Handoff {
             memory_bytes: 1e9,
             needs: Requirements::default(),
             anti_affinity: Vec::new(),
+            rules: None,
             margin: None,
             cost: None,
         },

@@ -13,7 +13,7 @@ use evenkeel_core::estimate::Estimate;
 use evenkeel_core::message::{
     Candidate, Message, OFFER_MAX, Pass, Quote, RUNNING_MAX, Report, Room, Talk, Watch,
 };
-use evenkeel_core::model::{Entry, ExchangeId, Requirements, Resource, Resources};
+use evenkeel_core::model::{Entry, ExchangeId, Requirements, Resource, Resources, Rules};
 use minicbor::{Decoder, Encoder};
 
 /// The version that this agent speaks.
@@ -218,16 +218,19 @@ fn check_candidate(candidate: &Candidate) -> Result<(), WireError> {
     let Requirements { arch, storage, .. } = &candidate.needs;
     text(arch, "an architecture")?;
     texts(storage, "a storage id")?;
-    texts(&candidate.anti_affinity, "a group")
+    within(candidate.anti_affinity.len() <= LIST_MAX, "the number of groups")?;
+    candidate.rules.as_ref().map_or(Ok(()), check_rules)
 }
 
 fn check_entry(entry: &Entry) -> Result<(), WireError> {
     if let Some(target) = entry.target_load {
         load(target, "a target load")?;
     }
-    within(entry.rules.pinned_to.len() <= LIST_MAX, "the number of hosts pinned to")?;
-    texts(&entry.rules.affinity, "a group")?;
-    texts(&entry.rules.anti_affinity, "a group")
+    check_rules(&entry.rules)
+}
+
+fn check_rules(rules: &Rules) -> Result<(), WireError> {
+    within(rules.check().is_ok(), "the rules of a machine")
 }
 
 fn within(holds: bool, what: &'static str) -> Result<(), WireError> {
@@ -262,7 +265,8 @@ mod tests {
     use evenkeel_core::model::PerResource;
 
     fn report(load: f64) -> Report {
-        Report { load, state: HostState::Active, mode: Some(Autonomy::Approve) }
+        let mode = Some(Autonomy::Approve);
+        Report { load, state: HostState::Active, protocol: Some(3), mode }
     }
 
     fn candidate() -> Candidate {
@@ -274,7 +278,13 @@ mod tests {
             at_donor: 0.25,
             memory_bytes: 2e9,
             needs: Requirements { arch: "x86_64".to_owned(), ..Requirements::default() },
-            anti_affinity: vec!["web".to_owned()],
+            anti_affinity: vec!["web".parse().unwrap()],
+            rules: Some(Rules {
+                pinned_to: vec!["!rack=r7?".parse().unwrap()],
+                max_share: Some(0.5),
+                priority: -3,
+                ..Rules::default()
+            }),
             margin: Some(Resources { cpu_cores: 0.1, ..Resources::ZERO }),
             cost: Some(Prediction { bytes: 1e9, seconds: 1.0, ..Prediction::default() }),
         }
@@ -400,7 +410,7 @@ mod tests {
 
     #[test]
     fn a_field_that_a_later_version_adds_is_skipped() {
-        // An inquiry whose report has a third field, as a later agent would send it.
+        // An inquiry whose report has one more field, as a later agent would send it.
         let mut frame = Vec::new();
         let mut e = Encoder::new(&mut frame);
         e.array(2).unwrap().u16(VERSION).unwrap();
@@ -408,9 +418,24 @@ mod tests {
         e.array(2).unwrap().u64(5).unwrap();
         e.array(2).unwrap().u32(0).unwrap();
         e.array(1).unwrap();
-        e.array(3).unwrap().f64(0.5).unwrap().encode(HostState::Active).unwrap().f64(7.0).unwrap();
-        let inquiry =
-            Message::Exchange(ExchangeId(5), Talk::Inquire(Report { mode: None, ..report(0.5) }));
+        e.array(5).unwrap().f64(0.5).unwrap().encode(HostState::Active).unwrap();
+        e.u16(3).unwrap().encode(Autonomy::Approve).unwrap().f64(7.0).unwrap();
+        let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(report(0.5)));
+        assert_eq!(decode(&frame), Ok(inquiry));
+    }
+
+    #[test]
+    fn an_inquiry_of_an_agent_that_says_no_protocol_is_understood() {
+        let mut frame = Vec::new();
+        let mut e = Encoder::new(&mut frame);
+        e.array(2).unwrap().u16(VERSION).unwrap();
+        e.array(2).unwrap().u32(0).unwrap();
+        e.array(2).unwrap().u64(5).unwrap();
+        e.array(2).unwrap().u32(0).unwrap();
+        e.array(1).unwrap();
+        e.array(2).unwrap().f64(0.5).unwrap().encode(HostState::Active).unwrap();
+        let report = Report { protocol: None, mode: None, ..report(0.5) };
+        let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(report));
         assert_eq!(decode(&frame), Ok(inquiry));
     }
 

@@ -9,7 +9,7 @@ use super::commit::Choice;
 use crate::control::PauseRegister;
 use crate::decision::{Decision, Reason, Role};
 use crate::exchange::Agreement;
-use crate::model::{Entry, Epoch, HostId, MachineId, Resources, Time};
+use crate::model::{Entry, Epoch, Group, HostId, MachineId, Resources, Time};
 use crate::port::{Commit, HandoffId, LookId, Presence, Stamp};
 
 /// How far a handoff is. Every phase but [`Phase::Offered`] is durable before anything is said or
@@ -121,7 +121,7 @@ pub struct Handoff {
     /// Memory that it may come to occupy, in bytes.
     pub memory_bytes: f64,
     /// Its anti-affinity groups.
-    pub anti_affinity: Vec<String>,
+    pub anti_affinity: Vec<Group>,
     /// The commit point.
     #[serde(default = "fast")]
     pub commit: Commit,

@@ -268,6 +268,7 @@ fn unknown_agreement(
             memory_bytes: 0.0,
             needs: Requirements::default(),
             anti_affinity: Vec::new(),
+            rules: None,
             margin: None,
             cost: None,
         },

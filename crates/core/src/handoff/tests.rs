@@ -123,6 +123,7 @@ fn agreement(host: &Host) -> Agreement {
             memory_bytes: 1e8,
             needs: Requirements::default(),
             anti_affinity: Vec::new(),
+            rules: None,
             margin: None,
             cost: None,
         },

@@ -9,7 +9,7 @@ use crate::cost::{Prediction, Weight};
 use crate::decision::{Judged, Reason};
 use crate::load::{Basis, Machine};
 use crate::message::{Candidate, OFFER_MAX, Quote, Room, Tenant};
-use crate::model::{Entry, HostId, LastMove, MachineId, Missing, Resources, Time};
+use crate::model::{Entry, Group, HostId, LastMove, MachineId, Missing, Resources, Time};
 use crate::port::Presence;
 use crate::select::mean_aware::{Piece, Side};
 use crate::select::{LOAD_EPSILON, Pair, rounded};
@@ -84,6 +84,7 @@ impl Host {
             memory_bytes: facts.memory_bytes,
             needs: facts.needs.clone(),
             anti_affinity: entry.rules.anti_affinity.clone(),
+            rules: Some(entry.rules.clone()),
             margin: (!self.tentative).then_some(machine.margin),
             cost,
         };
@@ -288,7 +289,7 @@ impl Host {
         if rules.ignore && authority != Authority::Told {
             return Err(Reason::RuleIgnored);
         }
-        if !rules.pinned_to.is_empty() && !rules.pinned_to.contains(peer) {
+        if !rules.pinned_to.is_empty() && !rules.pinned_to.contains(&peer.clone().into()) {
             return Err(Reason::RulePinned);
         }
         if authority != Authority::Told {
@@ -380,6 +381,6 @@ impl Host {
     }
 }
 
-fn shares_group(a: &[String], b: &[String]) -> bool {
-    a.iter().any(|group| b.contains(group))
+fn shares_group(a: &[Group], b: &[Group]) -> bool {
+    a.iter().any(|group| b.iter().any(|other| other.is(group)))
 }

@@ -5,27 +5,8 @@ use std::sync::Arc;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use super::{Epoch, HandoffId, HostId, MachineId, Rules, Time};
 use crate::control::Autonomy;
-
-use super::{Epoch, HandoffId, HostId, MachineId, Time};
-
-/// What may happen to a machine.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Rules {
-    /// Hosts it may run on; empty means any.
-    #[n(0)]
-    pub pinned_to: Vec<HostId>,
-    /// Groups whose members want to run on one host.
-    #[n(1)]
-    pub affinity: Vec<String>,
-    /// Groups whose members must not share a host.
-    #[n(2)]
-    pub anti_affinity: Vec<String>,
-    /// Never moved by the balancer.
-    #[n(3)]
-    pub ignore: bool,
-}
 
 /// A machine's last change of hosts.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
@@ -94,7 +75,7 @@ impl Entry {
     /// How much may be done with the machine without an operator.
     #[must_use]
     pub fn mode(&self) -> Autonomy {
-        Autonomy::default()
+        self.rules.mode.unwrap_or_default()
     }
 }
 

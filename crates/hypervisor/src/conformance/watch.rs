@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use evenkeel_core::control::Autonomy;
 use evenkeel_core::model::{Entry, Epoch, HostId, LastMove, MachineId, Rules, Time};
 use evenkeel_core::port::{
     Commit, Counters, Event, Failure, HandoffId, HostSample, LookId, MachineSample, Migration,
@@ -193,14 +194,21 @@ pub(super) const QUIET: Duration = Duration::from_millis(700);
 /// An entry in which nothing has its default.
 pub(super) fn full_entry(epoch: u64) -> Entry {
     let host = |name| HostId::new(name).unwrap_or_else(|error| panic!("{error}"));
+    let places = ["h1", "!h2.example.com", "rack=r \"7\"?"];
+    let place = |text: &str| text.parse().unwrap_or_else(|error| panic!("{error}"));
+    let group = |text: &str| text.parse().unwrap_or_else(|error| panic!("{error}"));
     Entry {
         epoch: Epoch(epoch),
         target_load: Some(0.25),
         rules: Rules {
-            pinned_to: vec![host("h1"), host("h2.example.com")],
-            affinity: vec!["web & <db>".to_owned()],
-            anti_affinity: vec!["\"quorum\" 'a'".to_owned(), "ünïcode".to_owned()],
+            pinned_to: places.map(place).to_vec(),
+            affinity: vec![group("web & <db>")],
+            anti_affinity: ["\"quorum\" 'a'@rack", "ünïcode?"].map(group).to_vec(),
             ignore: true,
+            never_live: true,
+            mode: Some(Autonomy::Approve),
+            priority: -3,
+            max_share: Some(0.5),
         },
         last_move: Some(LastMove {
             at: Time::from_unix_ms(1_700_000_000_123),

@@ -2,10 +2,13 @@
 //!
 //! ```xml
 //! <evenkeel:entry xmlns:evenkeel="https://evenkeel.dev/schedule/1"
-//!                 epoch="3" handoff="00c0ffee00c0ffee" target-load="0.25" ignore="yes">
+//!                 epoch="3" handoff="00c0ffee00c0ffee" target-load="0.25" ignore="yes"
+//!                 never-live="yes" priority="10" max-share="0.5" mode="approve">
 //!   <evenkeel:pinned-to host="h1"/>
+//!   <evenkeel:pinned-to label="room" value="r2" soft="yes"/>
+//!   <evenkeel:pinned-to host="h9" not="yes"/>
 //!   <evenkeel:affinity group="web"/>
-//!   <evenkeel:anti-affinity group="db"/>
+//!   <evenkeel:anti-affinity group="db" across="rack"/>
 //!   <evenkeel:last-move at="2026-11-23T02:03:18.250Z" from="h3" moves="2" cost-percent="120"/>
 //! </evenkeel:entry>
 //! ```
@@ -15,8 +18,10 @@
 //! known and makes no sense is an error, never a default: a rule that somebody mistyped must not
 //! silently cease to hold.
 
+use evenkeel_core::control::Autonomy;
 use evenkeel_core::model::{
-    Entry, Epoch, HandoffId, HostId, LastMove, Rules, TARGET_LOAD_MAX, Time,
+    Entry, Epoch, Group, HandoffId, HostId, Hosts, LastMove, Place, RuleError, Rules,
+    TARGET_LOAD_MAX, Time,
 };
 
 use super::tree::{Element, escaped};
@@ -27,25 +32,18 @@ pub(crate) const NAMESPACE: &str = "https://evenkeel.dev/schedule/1";
 /// The prefix that it is written with.
 pub(crate) const PREFIX: &str = "evenkeel";
 
-/// Most hosts or groups that an entry names, and most bytes of groups' names: what one machine's
-/// entry holds must not keep its host from offering the others to another host.
-const NAMES_MAX: usize = 64;
-const GROUP_BYTES_MAX: usize = 2048;
-
 /// Why an entry cannot be written.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub(crate) enum UnwritableEntry {
     /// The target load is none.
     #[error("the target load {0} is not between 0 and {TARGET_LOAD_MAX}")]
     TargetLoad(f64),
-    /// A group's name is blank or holds a control character.
-    #[error("the group {0:?} is blank or holds a character that cannot be written to XML")]
-    Group(String),
-    /// Too much of it.
-    #[error(
-        "it names more than {NAMES_MAX} hosts or groups, or groups in more than {GROUP_BYTES_MAX} bytes"
-    )]
-    Long,
+    /// A rule is none.
+    #[error(transparent)]
+    Rule(#[from] RuleError),
+    /// A name holds something that no XML can.
+    #[error("{0:?} holds a character that cannot be written to XML")]
+    Character(String),
 }
 
 /// The attribute of a copy that waits to be claimed by the host that it was sent to.
@@ -55,9 +53,7 @@ const HELD: &str = "held";
 /// in its start tag.
 fn element(entry: &Entry, prefix: &str, declared: &str) -> Result<String, UnwritableEntry> {
     let Entry { epoch, target_load, rules, last_move, handoff } = entry;
-    if names_too_much(rules) {
-        return Err(UnwritableEntry::Long);
-    }
+    rules.check()?;
     let mut out = format!("<{prefix}entry{declared} epoch=\"{epoch}\"");
     if let Some(handoff) = handoff {
         out.push_str(&format!(" handoff=\"{handoff}\""));
@@ -68,20 +64,7 @@ fn element(entry: &Entry, prefix: &str, declared: &str) -> Result<String, Unwrit
         }
         out.push_str(&format!(" target-load=\"{load}\""));
     }
-    if rules.ignore {
-        out.push_str(" ignore=\"yes\"");
-    }
-    out.push('>');
-    for host in &rules.pinned_to {
-        out.push_str(&format!("<{prefix}pinned-to host=\"{host}\"/>"));
-    }
-    for (name, groups) in [("affinity", &rules.affinity), ("anti-affinity", &rules.anti_affinity)] {
-        for group in groups {
-            let readable = escaped(group).filter(|_| !group.trim().is_empty());
-            let group = readable.ok_or_else(|| UnwritableEntry::Group(group.clone()))?;
-            out.push_str(&format!("<{prefix}{name} group=\"{group}\"/>"));
-        }
-    }
+    write_rules(&mut out, rules, prefix)?;
     if let Some(LastMove { at, from, moves, cost_percent, others }) = last_move {
         let at = written_time(*at);
         out.push_str(&format!("<{prefix}last-move at=\"{at}\" from=\"{from}\""));
@@ -97,6 +80,50 @@ fn element(entry: &Entry, prefix: &str, declared: &str) -> Result<String, Unwrit
     }
     out.push_str(&format!("</{prefix}entry>"));
     Ok(out)
+}
+
+/// The rest of the start tag, and an element for each place and group.
+fn write_rules(out: &mut String, rules: &Rules, prefix: &str) -> Result<(), UnwritableEntry> {
+    for (name, set) in [("ignore", rules.ignore), ("never-live", rules.never_live)] {
+        out.push_str(&flag(name, set));
+    }
+    if rules.priority != 0 {
+        out.push_str(&format!(" priority=\"{}\"", rules.priority));
+    }
+    if let Some(share) = rules.max_share {
+        out.push_str(&format!(" max-share=\"{share}\""));
+    }
+    if let Some(mode) = rules.mode {
+        out.push_str(&format!(" mode=\"{mode}\""));
+    }
+    out.push('>');
+    for place in &rules.pinned_to {
+        let hosts = match place.hosts() {
+            Hosts::One(host) => format!("host=\"{host}\""),
+            Hosts::Labelled { label, value } => {
+                format!("label=\"{label}\" value=\"{}\"", written(value)?)
+            }
+        };
+        let (not, soft) = (flag("not", place.is_not()), flag("soft", place.is_soft()));
+        out.push_str(&format!("<{prefix}pinned-to {hosts}{not}{soft}/>"));
+    }
+    for (name, groups) in [("affinity", &rules.affinity), ("anti-affinity", &rules.anti_affinity)] {
+        for group in groups {
+            let across = group.label().map(|label| format!(" across=\"{label}\""));
+            let (across, soft) = (across.unwrap_or_default(), flag("soft", group.is_soft()));
+            let group = written(group.name())?;
+            out.push_str(&format!("<{prefix}{name} group=\"{group}\"{across}{soft}/>"));
+        }
+    }
+    Ok(())
+}
+
+fn flag(name: &str, set: bool) -> String {
+    if set { format!(" {name}=\"yes\"") } else { String::new() }
+}
+
+fn written(text: &str) -> Result<String, UnwritableEntry> {
+    escaped(text).ok_or_else(|| UnwritableEntry::Character(text.to_owned()))
 }
 
 /// The entry as libvirt takes it for a domain's metadata: it adds the namespace itself.
@@ -180,11 +207,11 @@ fn read(element: &Element) -> Result<Entry, String> {
     };
     let handoff = element.attribute("handoff").map(read_handoff).transpose()?;
     let target_load = element.attribute("target-load").map(read_target_load).transpose()?;
-    let mut rules = Rules { ignore: read_ignore(element)?, ..Rules::default() };
+    let mut rules = read_figures(element)?;
     let mut last_move = None;
     for child in element.children.iter().filter(|child| child.namespace == NAMESPACE) {
         match child.name.as_str() {
-            "pinned-to" => rules.pinned_to.push(read_host(child, "host")?),
+            "pinned-to" => rules.pinned_to.push(read_place(child)?),
             "affinity" => rules.affinity.push(read_group(child)?),
             "anti-affinity" => rules.anti_affinity.push(read_group(child)?),
             "last-move" if last_move.is_some() => {
@@ -202,19 +229,36 @@ fn read(element: &Element) -> Result<Entry, String> {
             _ => {}
         }
     }
-    if names_too_much(&rules) {
-        return Err(format!(
-            "the schedule entry names more than {NAMES_MAX} hosts or groups, or groups in more \
-             than {GROUP_BYTES_MAX} bytes"
-        ));
-    }
+    rules.check().map_err(|error| in_entry(&error))?;
     Ok(Entry { epoch, target_load, rules, last_move, handoff })
 }
 
-fn names_too_much(rules: &Rules) -> bool {
-    let groups = || rules.affinity.iter().chain(&rules.anti_affinity);
-    rules.pinned_to.len() + groups().count() > NAMES_MAX
-        || groups().map(String::len).sum::<usize>() > GROUP_BYTES_MAX
+fn in_entry(error: &RuleError) -> String {
+    format!("in the schedule entry: {error}")
+}
+
+/// The rules that are attributes of the entry itself.
+fn read_figures(element: &Element) -> Result<Rules, String> {
+    let priority = element.attribute("priority").map(|text| {
+        let number = text.trim().parse::<i32>();
+        number.map_err(|_| wrong("entry", "priority", text, "a whole number, such as 10 or -5"))
+    });
+    let max_share = element.attribute("max-share").map(|text| {
+        let share = text.trim().parse::<f64>();
+        share.map_err(|_| wrong("entry", "max-share", text, "a share, such as 0.5 for half a host"))
+    });
+    let mode = element.attribute("mode").map(|text| {
+        let mode = text.trim().parse::<Autonomy>();
+        mode.map_err(|_| wrong("entry", "mode", text, "`observe`, `approve` or `automatic`"))
+    });
+    Ok(Rules {
+        ignore: read_flag(element, "ignore")?,
+        never_live: read_flag(element, "never-live")?,
+        priority: priority.transpose()?.unwrap_or_default(),
+        max_share: max_share.transpose()?,
+        mode: mode.transpose()?,
+        ..Rules::default()
+    })
 }
 
 fn wrong(element: &str, attribute: &str, value: &str, expected: &str) -> String {
@@ -242,11 +286,11 @@ fn read_handoff(text: &str) -> Result<HandoffId, String> {
         .map_err(|_| wrong("entry", "handoff", text, expected))
 }
 
-fn read_ignore(element: &Element) -> Result<bool, String> {
-    match element.attribute("ignore") {
+fn read_flag(element: &Element, name: &str) -> Result<bool, String> {
+    match element.attribute(name) {
         None | Some("no" | "false") => Ok(false),
         Some("yes" | "true") => Ok(true),
-        Some(text) => Err(wrong("entry", "ignore", text, "`yes` or `no`")),
+        Some(text) => Err(wrong(&element.name, name, text, "`yes` or `no`")),
     }
 }
 
@@ -262,12 +306,24 @@ fn read_number(element: &Element, attribute: &str) -> Result<Option<u32>, String
     number.map_err(|_| wrong(&element.name, attribute, text, "a whole number, 0 or more"))
 }
 
-fn read_group(element: &Element) -> Result<String, String> {
-    let group = required(element, "group")?;
-    if group.trim().is_empty() {
-        return Err(wrong(&element.name, "group", group, "the name of a group"));
-    }
-    Ok(group.to_owned())
+fn read_group(element: &Element) -> Result<Group, String> {
+    let (name, across) = (required(element, "group")?, element.attribute("across"));
+    Group::new(name, across, read_flag(element, "soft")?).map_err(|error| in_entry(&error))
+}
+
+fn read_place(element: &Element) -> Result<Place, String> {
+    let hosts = match (element.attribute("host"), element.attribute("label")) {
+        (_, None) => Hosts::One(read_host(element, "host")?),
+        (None, Some(label)) => {
+            let value = required(element, "value")?;
+            Hosts::Labelled { label: label.to_owned(), value: value.to_owned() }
+        }
+        (Some(_), Some(label)) => {
+            return Err(wrong(&element.name, "label", label, "either `host` or `label`, not both"));
+        }
+    };
+    let (not, soft) = (read_flag(element, "not")?, read_flag(element, "soft")?);
+    Place::new(hosts, not, soft).map_err(|error| in_entry(&error))
 }
 
 /// A time for people, or the bare number where their calendar ends.
@@ -316,7 +372,8 @@ mod tests {
         }
         let by_hand = with(" target-load = ' 0.25 ' >\n <e:affinity group='web'/>\n</e:entry>");
         let entry = read_from(&by_hand).unwrap();
-        assert_eq!((entry.target_load, entry.rules.affinity), (Some(0.25), vec!["web".to_owned()]));
+        let web = "web".parse().unwrap();
+        assert_eq!((entry.target_load, entry.rules.affinity), (Some(0.25), vec![web]));
     }
 
     #[test]
@@ -334,7 +391,19 @@ mod tests {
             ("ignore='maybe'/>", ["ignore", "maybe"]),
             ("><e:pinned-to host='a b'/></e:entry>", ["host", "a b"]),
             ("><e:pinned-to/></e:entry>", ["pinned-to", "host"]),
-            ("><e:affinity group=' '/></e:entry>", ["affinity", "group"]),
+            ("><e:pinned-to label='rack'/></e:entry>", ["pinned-to", "value"]),
+            ("><e:pinned-to host='h' label='rack'/></e:entry>", ["label", "not both"]),
+            ("><e:pinned-to host='h' not='never'/></e:entry>", ["not", "never"]),
+            ("><e:affinity group=' '/></e:entry>", ["group", "schedule entry"]),
+            ("><e:affinity group='a@b'/></e:entry>", ["group", "a@b"]),
+            ("><e:anti-affinity group='a' across='b c'/></e:entry>", ["label", "b c"]),
+            ("><e:anti-affinity group='a' soft='a bit'/></e:entry>", ["soft", "a bit"]),
+            ("never-live='once'/>", ["never-live", "once"]),
+            ("priority='high'/>", ["priority", "high"]),
+            ("priority='100000'/>", ["priority", "100000"]),
+            ("max-share='half'/>", ["max-share", "half"]),
+            ("mode='manual'/>", ["mode", "manual"]),
+            ("max-share='50'/>", ["largest share", "50"]),
             ("><e:last-move at='yesterday' from='h'/></e:entry>", ["at", "yesterday"]),
             ("><e:last-move at='1' from='h' moves='many'/></e:entry>", ["moves", "many"]),
             ("><e:last-move at='1' /></e:entry>", ["last-move", "from"]),
@@ -347,8 +416,8 @@ mod tests {
 
     #[test]
     fn an_entry_that_names_too_much_is_an_error_and_the_rest_of_the_host_can_be_offered() {
-        let many = "<e:anti-affinity group='g'/>".repeat(NAMES_MAX + 1);
-        let long = format!("<e:affinity group='{}'/>", "g".repeat(GROUP_BYTES_MAX + 1));
+        let many = "<e:anti-affinity group='g'/>".repeat(65);
+        let long = format!("<e:affinity group='{}'/>", "g".repeat(250)).repeat(13);
         for names in [many, long] {
             let text = read_from(&with(&format!(">{names}</e:entry>"))).unwrap_err();
             assert!(text.contains("names more than 64"), "{text}");
@@ -397,22 +466,49 @@ mod tests {
 
     fn entries() -> impl Strategy<Value = Entry> {
         let host = "[a-z0-9][a-zA-Z0-9._-]{0,20}".prop_map(|id| HostId::new(&id).unwrap());
-        let groups = || prop::collection::vec(any::<String>(), 0..4);
-        let rules = (prop::collection::vec(host.clone(), 0..4), groups(), groups(), any::<bool>());
+        let label = || "[a-z/._-]{1,8}".prop_map(|label| label.to_owned());
+        let group = (any::<String>(), prop::option::of(label()), any::<bool>())
+            .prop_filter_map("no group", |(name, label, soft)| {
+                Group::new(&name, label.as_deref(), soft).ok()
+            });
+        let groups = || prop::collection::vec(group.clone(), 0..4);
+        let labelled = (label(), any::<String>());
+        let hosts = prop_oneof![
+            host.clone().prop_map(Hosts::One),
+            labelled.prop_map(|(label, value)| Hosts::Labelled { label, value }),
+        ];
+        let place = (hosts, any::<(bool, bool)>())
+            .prop_filter_map("no place", |(hosts, (not, soft))| Place::new(hosts, not, soft).ok());
+        let modes = prop::option::of(prop::sample::select(Autonomy::ALL.to_vec()));
+        let figures = (any::<(bool, bool)>(), -1100..1100, prop::option::of(-0.1..1.1f64), modes);
+        let rules = (prop::collection::vec(place, 0..4), groups(), groups(), figures).prop_map(
+            |(
+                pinned_to,
+                affinity,
+                anti_affinity,
+                ((ignore, never_live), priority, max_share, mode),
+            )| {
+                Rules {
+                    pinned_to,
+                    affinity,
+                    anti_affinity,
+                    ignore,
+                    never_live,
+                    priority,
+                    max_share,
+                    mode,
+                }
+            },
+        );
         let numbers = (any::<Option<u32>>(), any::<Option<u32>>(), prop::option::of(Just(true)));
         let last = prop::option::of((any::<u64>(), host, numbers));
         let stamp = (any::<u64>(), prop::option::of(any::<u64>().prop_map(HandoffId)));
         (stamp, prop::option::of(any::<f64>()), rules, last).prop_map(
-            |(
-                (epoch, handoff),
-                target_load,
-                (pinned_to, affinity, anti_affinity, ignore),
-                last,
-            )| Entry {
+            |((epoch, handoff), target_load, rules, last)| Entry {
                 epoch: Epoch(epoch),
                 handoff,
                 target_load,
-                rules: Rules { pinned_to, affinity, anti_affinity, ignore },
+                rules,
                 last_move: last.map(|(at, from, (moves, cost_percent, others))| LastMove {
                     at: Time::from_unix_ms(at),
                     from,

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use evenkeel_config::{duration, duration_or_none};
-use evenkeel_core::model::{HostId, HostState, MachineId, Resources, Rules};
+use evenkeel_core::control::Autonomy;
+use evenkeel_core::model::{Group, HostId, HostState, MachineId, Place, Resources, Rules};
 use serde::Deserialize;
 
 /// `[faults]`: how often each goes wrong somewhere in the cluster, on average an hour.
@@ -296,20 +297,29 @@ impl From<Factors> for Resources {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RulesTable {
-    /// Hosts it may run on; empty means any.
-    pub pinned_to: Vec<HostId>,
-    /// Groups whose members want to run on one host.
-    pub affinity: Vec<String>,
-    /// Groups whose members must not share a host.
-    pub anti_affinity: Vec<String>,
+    /// Where it may run; empty means anywhere.
+    pub pinned_to: Vec<Place>,
+    /// Groups whose members stay together.
+    pub affinity: Vec<Group>,
+    /// Groups whose members stay apart.
+    pub anti_affinity: Vec<Group>,
     /// Never moved by the balancer.
     pub ignore: bool,
+    /// Never migrated live.
+    pub never_live: bool,
+    /// Higher is helped first and moved last.
+    pub priority: i32,
+    /// Largest share of a host that it may come to load.
+    pub max_share: Option<f64>,
+    /// How much may be done with it without an operator.
+    pub mode: Option<Autonomy>,
 }
 
 impl From<RulesTable> for Rules {
     fn from(table: RulesTable) -> Self {
-        let RulesTable { pinned_to, affinity, anti_affinity, ignore } = table;
-        Self { pinned_to, affinity, anti_affinity, ignore }
+        let RulesTable { pinned_to, affinity, anti_affinity, .. } = table;
+        let RulesTable { ignore, never_live, priority, max_share, mode, .. } = table;
+        Self { pinned_to, affinity, anti_affinity, ignore, never_live, priority, max_share, mode }
     }
 }
 
