@@ -11,6 +11,13 @@
 //! | `GET /metrics` | the same status for Prometheus |
 //! | `POST /api/v1/machines/ID/claim` | takes a machine for this host's, whose other host was fenced |
 //! | `PUT /api/v1/machines/ID/target` | programs a target load, or with `null` removes it |
+//! | `POST /api/v1/machines/ID/move` | moves a machine to the host named, or with `null` to the best |
+//! | `GET /api/v1/moves/ID` | [`MoveStatus`](crate::operating::MoveStatus) |
+//! | `GET /api/v1/recommendations` | what waits for an operator |
+//! | `POST /api/v1/recommendations/ID/approve` | judges one anew, and moves the machine if it still helps |
+//! | `DELETE /api/v1/recommendations/ID` | drops one |
+//! | `PUT /api/v1/pause` | pauses the whole cluster |
+//! | `DELETE /api/v1/pause` | ends the pause |
 //! | `DELETE /api/v1/hosts/ID` | removes a host from the cluster |
 //! | `POST /api/v1/certificate` | renews this host's certificate; when the new one expires |
 
@@ -38,6 +45,7 @@ use crate::AgentError;
 use crate::access::{self, Caller, Members, Need};
 use crate::forward::{self, Forward};
 use crate::metrics;
+use crate::operating::{self, Operation};
 use crate::status::Status;
 
 /// Most decision records in one answer.
@@ -55,6 +63,8 @@ pub(crate) enum Request {
     RenewCertificate(Reply<SystemTime>),
     /// Where the agent of another host is reached.
     Address(HostId, Reply<HostAddr>),
+    /// What operators say about moving machines.
+    Operate(Operation),
     /// The machine, and the host that was fenced.
     Claim(MachineId, HostId, Reply<()>),
 }
@@ -73,6 +83,7 @@ impl Request {
             | Self::RemoveHost(_, reply) => drop(reply.send(Err(why.to_owned()))),
             Self::RenewCertificate(reply) => drop(reply.send(Err(why.to_owned()))),
             Self::Address(_, reply) => drop(reply.send(Err(why.to_owned()))),
+            Self::Operate(operation) => operation.refuse(why),
         }
     }
 }
@@ -146,9 +157,11 @@ fn routes() -> Router<Driver> {
         .route("/api/v1/status", get(status))
         .route("/api/v1/decisions", get(decisions))
         .route("/metrics", get(metrics))
+        .merge(operating::reading())
         .route_layer(needs(Need::Read));
     let operate = Router::new()
         .route("/api/v1/machines/{id}/target", put(set_target))
+        .merge(operating::acting())
         .route_layer(needs(Need::Operate));
     let own = Router::new()
         .route("/api/v1/hosts/{id}", delete(remove_host))

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use evenkeel_config::{
-    BalanceConfig, CeilingsConfig, SPAN_MAX, SPAN_MIN, ValueError, check, duration,
+    BalanceConfig, CeilingsConfig, OperationConfig, SPAN_MAX, SPAN_MIN, ValueError, check, duration,
 };
 use evenkeel_core::balancer;
 use evenkeel_core::handoff::{Limits, Mode};
@@ -100,6 +100,8 @@ pub struct Config {
     pub ceilings: CeilingsConfig,
     /// How this host balances.
     pub balance: BalanceConfig,
+    /// How much it does by itself, and when.
+    pub operation: OperationConfig,
     /// How machines are handed over.
     pub handoff: HandoffConfig,
     /// Paths on storage that other hosts reach too, and the id under which they know it.
@@ -196,6 +198,7 @@ impl Default for Config {
             weights: WeightsConfig::default(),
             ceilings: CeilingsConfig::default(),
             balance: BalanceConfig::default(),
+            operation: OperationConfig::default(),
             handoff: HandoffConfig::default(),
             storage: BTreeMap::new(),
         }
@@ -245,6 +248,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         self.balance.check()?;
         self.ceilings.check()?;
+        self.operation.check()?;
         let grace = format!("{:?}", self.stop_grace);
         check(self.stop_grace <= SPAN_MAX, "stop_grace", &grace, "at most 8760h")?;
         let doubt = self.handoff.doubt_time_max;
@@ -309,7 +313,9 @@ impl Config {
         let balance = self.balance.balancer();
         let limits = Limits { doubt_time_max: self.handoff.doubt_time_max, ..balance.limits };
         let (ceilings, commit) = (self.ceilings.ceilings(), self.handoff.mode);
-        balancer::Config { ceilings, limits, commit, ..balance }
+        let OperationConfig { mode, recommendation_time, .. } = &self.operation;
+        let (mode, recommendation_time) = (*mode, *recommendation_time);
+        balancer::Config { ceilings, limits, commit, mode, recommendation_time, ..balance }
     }
 }
 
@@ -341,6 +347,9 @@ mod tests {
         check("stop_grace = '99999999h'\n", &["`stop_grace`", "at most 8760h"]);
         check("listen = '127.0.0.1:1'\nhost = 'a b'\n", &["`host`", "a b"]);
         check("[balance]\nround = 'soon'\n", &["`soon` is no duration", "30s"]);
+        check("[operation]\nmode = 'manual'\n", &["manual", "observe", "automatic"]);
+        check("[operation]\ntime_zone = 'Mars/Olympus'\n", &["operation.time_zone", "Mars"]);
+        check("[operation]\nwindows = ['nights']\n", &["`nights`", "mon-fri 22:00-06:00"]);
         check("[handoff]\nmode = 'quick'\n", &["quick", "strict"]);
         check("[api]\nmembers = 'all'\n", &["all", "none", "read", "operate"]);
         check("[handoff]\ndoubt_time_max = '1ms'\n", &["handoff.doubt_time_max", "100ms"]);

@@ -30,6 +30,7 @@ use crate::alarms::Alarms;
 use crate::api::{Reply, Request};
 use crate::authority;
 use crate::clock::Clock;
+use crate::hours::OpenHours;
 use crate::status::Status;
 use crate::timers::{Due, Timers};
 
@@ -73,6 +74,7 @@ pub(crate) struct Driver {
     /// Records of handoffs that have ended which could not be written, in their order: tried again
     /// until they can.
     pub(crate) unclosed: VecDeque<Handoff>,
+    pub(crate) hours: OpenHours,
     pub(crate) alarms: Alarms,
     /// Why the last sample failed, if it did.
     pub(crate) unmeasured: Option<String>,
@@ -108,6 +110,7 @@ impl Stopping {
 impl Driver {
     /// Runs until the core says that nothing is under way any more.
     pub(crate) async fn run(mut self, mut sources: Sources) {
+        self.watch_hours();
         self.feed(Input::Start);
         let mut stopping: Option<Stopping> = None;
         while !self.stopped {
@@ -166,12 +169,21 @@ impl Driver {
             match due {
                 Due::Core(Timer::Sample) => {
                     self.close_records();
+                    self.watch_hours();
                     self.alarms.tell(self.balancer.handoffs(), self.clock.now());
                     self.feed(Input::Timer(Timer::Sample));
                 }
                 Due::Core(timer) => self.feed(Input::Timer(timer)),
                 Due::Membership(timer) => self.membership(membership::Input::Timer(timer)),
             }
+        }
+    }
+
+    /// Tells the core when the hours begin or end in which this host may move machines by itself.
+    fn watch_hours(&mut self) {
+        if let Some(closed) = self.hours.look(jiff::Timestamp::now()) {
+            info!(closed, "the hours in which this host moves machines by itself");
+            self.feed(Input::Closed(closed));
         }
     }
 
@@ -205,7 +217,7 @@ impl Driver {
     }
 
     /// Gives an input to the core and carries out the effects, and those of whatever failed.
-    fn feed(&mut self, input: Input) {
+    pub(crate) fn feed(&mut self, input: Input) {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             let mut effects = Vec::new();
@@ -381,12 +393,14 @@ impl Driver {
         // Whoever asked may have gone away; that is no error.
         match request {
             Request::Status(answer) => {
-                let status = Status::of(&self.balancer, &self.progress, self.clock.now());
+                let (change, now) = (self.hours.change, self.clock.now());
+                let status = Status::of(&self.balancer, &self.progress, change, now);
                 let _ = answer.send(Ok(status));
             }
             Request::Decisions(limit, answer) => {
                 let _ = answer.send(self.store.decisions(limit).map_err(|e| e.to_string()));
             }
+            Request::Operate(operation) => self.operate(operation),
             Request::Address(host, answer) => {
                 let known = self.addresses.get(&host).copied();
                 let _ = answer.send(known.ok_or_else(|| {

@@ -9,7 +9,9 @@ mod clock;
 pub mod config;
 mod driver;
 mod forward;
+mod hours;
 mod metrics;
+pub mod operating;
 pub mod status;
 mod timers;
 
@@ -42,6 +44,7 @@ pub use crate::client::{Client, ClientError};
 use crate::clock::Clock;
 pub use crate::config::{Config, ConfigError};
 use crate::driver::{Driver, Refusals, Sources};
+use crate::hours::OpenHours;
 pub use crate::status::Status;
 use crate::timers::Timers;
 
@@ -156,6 +159,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         writers: BTreeMap::new(),
         refusals: Refusals::default(),
         unclosed: VecDeque::new(),
+        hours: OpenHours::new(config.operation.hours()),
         alarms: Alarms::default(),
         unmeasured: None,
         identity_dir: config.identity_dir.clone(),

@@ -96,7 +96,8 @@ memory = '{memory_mib}MiB'
 io_per_s = '{io_bytes}B'
 cpu_speed = {cpu_speed:?}
 {weights}
-{extra}",
+{operation}{extra}",
+        operation = operation(&agents.extra_config),
         id = spec.id,
         listen = address(state, host_index),
         seeds = seeds.join(", "),
@@ -110,6 +111,12 @@ cpu_speed = {cpu_speed:?}
         cpu_speed = spec.cpu_speed,
         extra = agents.extra_config,
     )
+}
+
+/// In a lab agents act at once, unless told otherwise.
+fn operation(extra_config: &str) -> &'static str {
+    let told = extra_config.lines().any(|line| line.trim() == "[operation]");
+    if told { "" } else { "[operation]\nmode = 'automatic'\n\n" }
 }
 
 /// The arguments of the `evenkeel` program for the agent of this host.

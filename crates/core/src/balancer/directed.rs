@@ -41,6 +41,10 @@ pub struct Directed {
     pub id: MoveId,
     /// The machine.
     pub machine: MachineId,
+    /// Its name.
+    pub name: String,
+    /// The host that has it when it is ordered.
+    pub from: HostId,
     /// Where to; to wherever it fits best if `None`.
     pub to: Option<HostId>,
     /// On whose word: [`Authority::Told`], or [`Authority::Ordered`] where loads are judged.
@@ -229,9 +233,14 @@ impl Balancer {
         if self.can_migrate(&machine, to.as_ref()).is_err() {
             return;
         }
+        let known = self.host.view.machines().get(&machine);
+        let name = known.map_or_else(String::new, |m| m.facts.name.to_string());
+        let from = self.host.id().clone();
         self.directed.open.push(Directed {
             id,
             machine,
+            name,
+            from,
             to,
             authority,
             ordered: now,

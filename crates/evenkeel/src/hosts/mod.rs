@@ -2,6 +2,7 @@
 
 mod cluster;
 pub(crate) mod lab;
+mod operating;
 mod report;
 pub(crate) mod snapshot;
 
@@ -60,6 +61,8 @@ pub(crate) enum HostCommand {
         #[command(flatten)]
         ask: AskArgs,
     },
+    #[command(flatten)]
+    Operate(operating::OperateCommand),
     /// Let a machine run here that waits for the word of a host which is lost for good
     #[command(after_help = "Example:\n  evenkeel claim web-1 --i-have-fenced kvm3\n\n\
         A machine that has arrived waits, paused, until its source has let go of it. If that host \
@@ -154,6 +157,7 @@ pub(crate) fn run(command: HostCommand) -> Result<(), Failure> {
         HostCommand::Claim { machine, i_have_fenced, ask } => {
             block_on(claim(&machine, &i_have_fenced, &ask))
         }
+        HostCommand::Operate(command) => operating::run(command),
         HostCommand::Snapshot(args) => snapshot::run(&args),
         HostCommand::Lab(command) => lab::run(command),
     }

@@ -2,6 +2,8 @@
 
 use comfy_table::CellAlignment;
 use evenkeel_agent::Status;
+use evenkeel_agent::operating::OperationStatus;
+use evenkeel_core::control::Autonomy;
 use evenkeel_core::decision::{Decision, Role};
 use evenkeel_core::load::Basis;
 use evenkeel_core::model::{HostId, Time};
@@ -25,6 +27,7 @@ pub(super) fn status(status: &Status) -> String {
         [] => "\nno other member is alive".to_owned(),
         names => format!("\nmembers: {}", names.join(", ")),
     };
+    text += &operation(&status.operation);
     for handoff in &status.handoffs {
         let arrow = match handoff.role {
             Role::Donor => "to",
@@ -72,6 +75,37 @@ pub(super) fn status(status: &Status) -> String {
     format!("{text}\n{table}")
 }
 
+/// How much it does by itself, and what it was told.
+fn operation(operation: &OperationStatus) -> String {
+    let mut text = match operation.mode {
+        Autonomy::Automatic => String::new(),
+        Autonomy::Observe => {
+            "\nmode: observe; it says in its history what it would move".to_owned()
+        }
+        Autonomy::Approve => "\nmode: approve; it asks before it moves anything".to_owned(),
+    };
+    if let Some(pause) = &operation.pause {
+        let why = if pause.reason.is_empty() { "" } else { ": " };
+        let (until, by, reason) = (clock_time(pause.until), &pause.by, &pause.reason);
+        text += &format!("\nPAUSED until {until} by {by}{why}{reason}");
+    }
+    if operation.outside_hours {
+        let until = operation.hours_change.map(|at| format!(" until {}", clock_time(at)));
+        text += &format!("\noutside its hours{}", until.unwrap_or_default());
+    }
+    if operation.recommendations > 0 {
+        let count = operation.recommendations;
+        text += &format!("\nrecommended moves: {count}; `evenkeel recommendations` lists them");
+    }
+    for ordered in &operation.moves {
+        let to = ordered.to.as_ref().map_or("wherever it fits", HostId::as_str);
+        let stage = format!("{:?}", ordered.stage).to_lowercase();
+        let why = ordered.reason.map_or_else(String::new, |reason| format!(" ({reason})"));
+        text += &format!("\nordered: {} to {to}, {stage}{why}", ordered.name);
+    }
+    text
+}
+
 pub(super) fn history(decisions: &[Decision]) -> String {
     if decisions.is_empty() {
         return "nothing decided yet".to_owned();
@@ -114,7 +148,7 @@ pub(super) fn history(decisions: &[Decision]) -> String {
 }
 
 /// Local time of day, as far as the system knows where it is.
-fn clock_time(time: Time) -> String {
+pub(super) fn clock_time(time: Time) -> String {
     let ms = i64::try_from(time.unix_ms()).unwrap_or(i64::MAX);
     jiff::Timestamp::from_millisecond(ms).map_or_else(
         |_| time.to_string(),
