@@ -503,7 +503,8 @@ impl Exchange {
             let close = Talk::Close { reason: Reason::Ended, verdicts };
             return Step::End(Some(close), decision);
         };
-        decision.authority = self.authority.within(theirs.mode.unwrap_or_default());
+        let modes = [theirs.mode.unwrap_or_default(), entry.mode()];
+        decision.authority = modes.into_iter().fold(self.authority, Authority::within);
         Step::Agree(Box::new(Agreement {
             exchange: self.id,
             peer: self.peer,

@@ -130,6 +130,20 @@ impl Survey {
         &self.refusals
     }
 
+    /// Why nobody takes anything, if it is for more than a moment: the reason that all of them have,
+    /// and in words who has which.
+    #[must_use]
+    pub fn refused_for(&self) -> Option<(Reason, String)> {
+        let lasting = |reason| !matches!(reason, Reason::Busy | Reason::Learning);
+        let mut refusals = self.refusals.iter().filter(|(_, reason)| lasting(*reason));
+        let (_, first) = refusals.clone().next().filter(|_| !self.answered)?;
+        let same = refusals.all(|(_, reason)| reason == first);
+        let ending = if same { *first } else { Reason::NoCandidate };
+        let said: Vec<_> =
+            self.refusals.iter().map(|(host, why)| format!("{host}: {why}")).collect();
+        Some((ending, said.join(", ")))
+    }
+
     /// One of those asked will not answer.
     pub fn miss(&mut self, from: &HostId) {
         self.waiting.remove(from);

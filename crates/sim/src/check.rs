@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use evenkeel_core::control::Authority;
 use evenkeel_core::decision::{Decision, Reason};
 use evenkeel_core::handoff::{Mark, MarkKind, Recovered};
 use evenkeel_core::model::{Entry, Epoch, HostId, HostProfile, MachineId, Time};
@@ -254,9 +255,9 @@ impl Checker {
     }
 
     /// A record of a decision, by its own figures. A host that is being emptied gives to more loaded
-    /// ones, too.
+    /// ones, too, and who was told to go goes.
     pub(crate) fn check_record(&mut self, at: Time, decision: &Decision, is_emptied: bool) {
-        if is_emptied {
+        if is_emptied || decision.authority == Authority::Told {
             return;
         }
         let (Reason::Moved, Some(pair), Some(chosen)) =

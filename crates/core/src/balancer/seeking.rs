@@ -138,6 +138,9 @@ impl Balancer {
                     let record =
                         self.lonely(survey.id(), Reason::NoCandidate, detail.to_owned(), now);
                     out.push(Effect::Record(record));
+                } else if let Some((reason, detail)) = survey.refused_for() {
+                    let record = self.lonely(survey.id(), reason, detail, now);
+                    out.push(Effect::Record(record));
                 }
                 return;
             };
