@@ -7,6 +7,7 @@
 mod config;
 mod crowded;
 mod directed;
+mod mending;
 mod pausing;
 mod recommending;
 mod seeking;
@@ -19,6 +20,7 @@ use rand::{Rng, RngExt};
 
 pub use self::config::Config;
 use self::crowded::Crowded;
+use self::mending::Mending;
 use crate::control::{Authority, Control};
 use crate::cost::Experience;
 use crate::decision::{Decision, Reason, Role};
@@ -56,6 +58,7 @@ pub struct Balancer {
     /// Rounds in a row in which nobody was asked.
     silent_rounds: u32,
     crowded: Crowded,
+    mending: Mending,
     promise: Option<Promise>,
     owed: Option<Owed>,
     handoffs: Handoffs,
@@ -79,7 +82,7 @@ impl Balancer {
         (host.ceilings, host.costing) = (config.ceilings, config.costing);
         host.experience = Experience::new(&config.costing);
         host.tentative = config.tentative;
-        host.mode = config.commit;
+        (host.mode, host.repair) = (config.commit, config.repair);
         host.control = Control { mode: config.mode, closed: false, pause: recovered.pause.clone() };
         Self {
             handoffs: Handoffs::new(config.limits.clone()),
@@ -92,6 +95,7 @@ impl Balancer {
             unlucky_at: 0.0,
             silent_rounds: 0,
             crowded: Crowded::default(),
+            mending: Mending::default(),
             promise: None,
             owed: None,
             recovered,
@@ -329,7 +333,7 @@ impl Balancer {
             return;
         }
         let id = ExchangeId(rng.next_u64());
-        let Some(own) = self.own_report(id, now, out) else {
+        let Some(mut own) = self.own_report(id, now, out) else {
             return;
         };
         // One that knows the mean goes on learning.
@@ -347,6 +351,9 @@ impl Balancer {
         if let Policy::MeanAware(policy) = self.config.policy {
             return self.ask_around(id, &policy, now, rng, out);
         }
+        let belongs = self.mend(now);
+        own.mends = belongs.is_some().then_some(true);
+        let peers = belongs.into_iter().flatten().chain(peers);
         let Some(peer) = peers.into_iter().next() else { return };
         let (exchange, inquiry) = Exchange::open(id, peer, &self.host, own, now);
         self.say(exchange, inquiry, now, out);
@@ -441,11 +448,7 @@ impl Balancer {
             }
             return;
         }
-        let standing = match &talk {
-            Talk::Standing(standing) => Some(standing.clone()),
-            _ => None,
-        };
-        if self.hear_standing(id, from, standing) {
+        if self.hear_standing(id, from, &talk) {
             return;
         }
         self.remind_of_pause(from, &talk, now, out);
@@ -508,6 +511,7 @@ impl Balancer {
                     survey.fruitful = true;
                 }
                 self.unlucky = 0;
+                self.mending = Mending::default();
                 self.owed = Owed::of(&agreement, handoff);
                 self.give(handoff, *agreement, now, out);
             }

@@ -26,11 +26,11 @@ use surveyed::Surveyed;
 use crate::ceiling::{Gauge, Measure};
 use crate::control::{Authority, Autonomy};
 use crate::decision::{Decision, Judged, Reason, Role};
-use crate::host::Host;
+use crate::host::{Host, Toward};
 use crate::load::Basis;
 use crate::message::{Candidate, Quote, Report, Talk};
 use crate::model::{Entry, ExchangeId, HostId, HostState, LastMove, MachineId, Time};
-use crate::select::{Calm, Pair, Price, emptying, half_difference, improves};
+use crate::select::{Calm, Pair, Price, emptying, half_difference, improves, mending};
 use crate::survey::Answer as Answered;
 
 /// One conversation with one other host.
@@ -49,6 +49,8 @@ pub struct Exchange {
     survey: Option<Box<Surveyed>>,
     /// Donor: the machine that an operator has ordered to be moved.
     ordered: Option<Box<Ordered>>,
+    /// Donor: whether it gives what breaks a rule, whatever the loads.
+    mending: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -74,6 +76,14 @@ pub struct Offered {
     pub gauge: Option<Gauge>,
     /// On whose word they are to move, where that is not plain from the report.
     pub authority: Option<Authority>,
+}
+
+impl Offered {
+    /// How full the donor is, whether soft rules yield to it, and on whose word it gives.
+    fn donor(&self) -> (Option<&Gauge>, bool, Authority) {
+        let emptied = self.report.state == HostState::Draining;
+        (self.gauge.as_ref(), emptied, self.authority())
+    }
 }
 
 /// What both hosts agreed on: the machine to hand over.
@@ -139,13 +149,16 @@ impl Exchange {
             authority: Authority::default(),
             survey: None,
             ordered: None,
+            mending: false,
         }
     }
 
-    /// Opens a conversation with `peer`.
+    /// Opens a conversation with `peer`; if `own` says so, because a rule is to be mended here.
     #[must_use]
     pub fn open(id: ExchangeId, peer: HostId, host: &Host, own: Report, now: Time) -> (Self, Talk) {
-        (Self::begin(id, peer, host.id().clone(), now), Talk::Inquire(own))
+        let mending = own.mends == Some(true);
+        let exchange = Self { mending, ..Self::begin(id, peer, host.id().clone(), now) };
+        (exchange, Talk::Inquire(own))
     }
 
     /// Opens a conversation with the host that a survey found best: with an offer, since it is known
@@ -154,7 +167,7 @@ impl Exchange {
     pub fn propose(
         id: ExchangeId,
         to: Answered,
-        measure: Measure,
+        (measure, mending): (Measure, bool),
         value_max: i32,
         host: &Host,
         now: Time,
@@ -163,7 +176,7 @@ impl Exchange {
         let survey = Some(Box::new(Surveyed { room, value_max }));
         let authority = host.authority();
         let begun = Self::begin(id, peer, host.id().clone(), now);
-        let exchange = Self { measure, survey, authority, ..begun };
+        let exchange = Self { measure, survey, authority, mending, ..begun };
         match host.report(measure, now) {
             Ok(own) => exchange.offer(host, own, report, now),
             Err(unknown) => {
@@ -190,7 +203,8 @@ impl Exchange {
                 );
             }
         };
-        let emptied = [&own, &theirs].map(|report| report.state == HostState::Draining);
+        let emptied = [&own, &theirs]
+            .map(|report| report.state == HostState::Draining || report.mends == Some(true));
         let gives = if emptied[0] == emptied[1] { own.load > theirs.load } else { emptied[0] };
         let (pair, role, receiver) = if gives {
             (Pair { donor: own.load, receiver: theirs.load }, Role::Donor, theirs)
@@ -323,17 +337,22 @@ impl Exchange {
             return Err(Box::new(decision));
         };
         let candidate = &candidates[index];
-        let word = (offered.gauge.as_ref(), self.authority);
-        let quote = host.quote(measure, candidate, word, now);
+        // What will be here is what its entry says.
+        let candidate = &Candidate { rules: Some(entry.rules.clone()), ..candidate.clone() };
+        let authority = self.authority;
+        let quote = host.quote(measure, candidate, offered.donor(), now);
         let price = Price { at_donor: candidate.at_donor, at_receiver: quotes[index].at_receiver };
-        let back = (&self.peer, self.authority);
-        let returned = in_return.and_then(|id| host.candidate(measure, id, back, now).ok());
-        let willing = host.takes(self.authority, now).err();
+        let (peer, protocol) = (&self.peer, offered.report.protocol);
+        let toward = Toward { peer, protocol, labels: None, mending: false, authority };
+        let returned = in_return.and_then(|id| host.candidate(measure, id, &toward, now).ok());
+        let willing = host.takes(authority, now).err();
+        let emptied = offered.report.state == HostState::Draining;
         let kept = match &returned {
             // Loads do not matter.
-            None if self.authority == Authority::Told => None,
-            // A host that is being emptied gives whatever there is room for.
-            None if in_return.is_none() && offered.report.state == HostState::Draining => None,
+            None if authority == Authority::Told => None,
+            // A host that is being emptied gives whatever there is room for, and a rule weighs more
+            // than loads.
+            None if in_return.is_none() && (emptied || candidate.mends.is_some()) => None,
             // What the other loads the donor only the donor knows; this side must end below it.
             Some(back) if pair.receiver + price.at_receiver - back.at_donor < pair.donor => None,
             None if in_return.is_none() => improves(&pair, price, &Calm::NONE).err(),
@@ -375,7 +394,8 @@ impl Exchange {
             }
         };
         let pair = Pair { donor: own.load, receiver: theirs.load };
-        let is_calm = !pair.exceeds(&host.calm) && own.state != HostState::Draining;
+        let urgent = own.state == HostState::Draining || self.mending;
+        let is_calm = !pair.exceeds(&host.calm) && !urgent;
         let calm = is_calm.then_some(Reason::WithinDeadBand);
         let authority = host.authority();
         let limit = || host.may(Role::Donor, authority, now).err();
@@ -391,7 +411,8 @@ impl Exchange {
     fn offer(mut self, host: &Host, own: Report, theirs: Report, now: Time) -> Step {
         let pair = Pair { donor: own.load, receiver: theirs.load };
         let measure = self.measure;
-        let (judged, candidates) = host.candidates(measure, &self.peer, &pair, now);
+        let toward = self.toward(&theirs);
+        let (judged, candidates) = host.candidates(measure, &toward, &pair, now);
         let nothing = candidates.is_empty();
         let gauge = host.gauge(now);
         let authority = Some(self.authority).filter(|word| *word != own.authority());
@@ -421,9 +442,8 @@ impl Exchange {
         if let Err(reason) = host.takes(self.authority, now) {
             return refuse(self, reason, String::new(), Some(own));
         }
-        let (candidates, donor) = (&offered.candidates, offered.gauge.as_ref());
-        let word = (donor, self.authority);
-        let quote = |c: &Candidate| host.quote(self.measure, c, word, now);
+        let (candidates, donor) = (&offered.candidates, offered.donor());
+        let quote = |c: &Candidate| host.quote(self.measure, c, donor, now);
         let quotes: Vec<_> = candidates.iter().map(quote).collect();
         let judged = candidates.iter().zip(&quotes).map(|(candidate, quote)| Judged {
             machine: candidate.machine.clone(),
@@ -463,15 +483,24 @@ impl Exchange {
             })
             .collect();
         let emptied = own.state == HostState::Draining;
-        let (verdicts, in_return) = match (&self.survey, &self.ordered) {
+        let (mut verdicts, in_return) = match (&self.survey, &self.ordered) {
             (_, Some(ordered)) => ordered.choose(&pair, (self.measure, &prices), host),
+            (None, None) if self.mending => {
+                let priority = |c: &Candidate| c.rules.as_ref().map_or(0, |rules| rules.priority);
+                let ranked: Vec<_> = candidates.iter().map(priority).zip(prices).collect();
+                (mending::first(&pair, &ranked), None)
+            }
             (None, None) if emptied => (emptying::nearest(&pair, &prices), None),
             (None, None) => (half_difference(&pair, &prices, &host.calm), None),
             (Some(surveyed), None) => {
                 let offer = (self.measure, &candidates[..], &prices[..]);
-                surveyed.choose(&pair, &self.peer, offer, host, now)
+                surveyed.choose(&pair, &self.toward(&theirs), offer, host, now)
             }
         };
+        let chosen = verdicts.iter().position(|&v| v == Reason::Chosen);
+        if let Some(index) = chosen.filter(|_| self.mending) {
+            verdicts[index] = Reason::RuleRepaired;
+        }
         for ((judged, quote), verdict) in judged.iter_mut().zip(quotes).zip(&verdicts) {
             judged.at_receiver = Some(quote.at_receiver);
             judged.verdict = *verdict;
@@ -481,8 +510,8 @@ impl Exchange {
                 .as_ref()
                 .map(|(back, at_donor)| self::judged(back, Some(*at_donor), Reason::Returned)),
         );
-        let chosen = verdicts.iter().position(|&v| v == Reason::Chosen);
-        let by_difference = self.survey.is_none() && self.ordered.is_none() && !emptied;
+        let by_loads = !emptied && !self.mending;
+        let by_difference = by_loads && self.survey.is_none() && self.ordered.is_none();
         let ending = match chosen {
             _ if by_difference && !pair.exceeds(&host.calm) => Reason::WithinDeadBand,
             None => Reason::NoCandidate,
@@ -515,6 +544,18 @@ impl Exchange {
             decision,
             in_return: in_return.map(|(back, _)| back),
         }))
+    }
+
+    /// Whom the machines of this host would go to.
+    const fn toward(&self, theirs: &Report) -> Toward<'_> {
+        let Self { peer, mending, authority, .. } = self;
+        Toward {
+            peer,
+            protocol: theirs.protocol,
+            labels: None,
+            mending: *mending,
+            authority: *authority,
+        }
     }
 
     fn decline(

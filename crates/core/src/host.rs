@@ -1,6 +1,9 @@
 //! One host as a partner in an exchange: what it could give, what it could take, at what price.
 
 mod candidates;
+mod ruling;
+
+pub use ruling::{Misplaced, Toward};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +12,15 @@ use crate::control::{Authority, Autonomy, Control};
 use crate::cost::{Costing, Experience};
 use crate::decision::{Reason, Role};
 use crate::estimate::{Averaging, Stock};
+use crate::flocks::Flocks;
 use crate::handoff::{Handoff, Mode};
 use crate::load::{Machine, Metering, Unknown, View};
 use crate::message::{PROTOCOL, Probe, Report, Room};
-use crate::model::{Entry, Group, HostId, HostProfile, HostState, MachineId, Resources, Time};
+use crate::model::{Entry, HostId, HostProfile, HostState, MachineId, Resources, Rules, Time};
 use crate::port::{HandoffId, HostSample};
 use crate::restraint::{Past, Restraint};
 use crate::select::mean_aware::{self, Choice, Side};
-use crate::select::{Calm, LOAD_EPSILON, emptying, relief};
+use crate::select::{Calm, LOAD_EPSILON, emptying, mending, relief};
 
 /// A host: what it has, what it knows of itself, and what its handoffs hold.
 #[derive(Clone, Debug)]
@@ -49,6 +53,10 @@ pub struct Host {
     pub mode: Mode,
     /// What operators have said of how much it does by itself.
     pub control: Control,
+    /// Whether it gives away what breaks a rule.
+    pub repair: bool,
+    /// Where others of its machines' groups are.
+    pub flocks: Flocks,
 }
 
 /// What handoffs under way hold of a host.
@@ -75,8 +83,8 @@ pub struct Incoming {
     pub memory_bytes: f64,
     /// What it uses.
     pub usage: Resources,
-    /// Its anti-affinity groups.
-    pub anti_affinity: Vec<Group>,
+    /// Its rules.
+    pub rules: Rules,
 }
 
 impl Host {
@@ -98,6 +106,8 @@ impl Host {
             tentative: false,
             mode: Mode::default(),
             control: Control::default(),
+            repair: true,
+            flocks: Flocks::default(),
         }
     }
 
@@ -178,7 +188,7 @@ impl Host {
     pub fn report(&self, measure: Measure, now: Time) -> Result<Report, Unknown> {
         let mode = Some(self.control.mode).filter(|mode| *mode != Autonomy::Automatic);
         let load = self.amount(measure, now)?;
-        Ok(Report { load, state: self.state, protocol: Some(PROTOCOL), mode })
+        Ok(Report { load, state: self.state, protocol: Some(PROTOCOL), mends: None, mode })
     }
 
     /// On whose word it gives machines.
@@ -244,10 +254,18 @@ impl Host {
     /// The best move from this host's side to another's: of entries while only they move, or of
     /// memory.
     #[must_use]
-    pub fn choose(&self, donor: &Side, receiver: &Side, value_max: i32) -> Option<Choice> {
+    pub fn choose(
+        &self,
+        donor: &Side,
+        receiver: &Side,
+        value_max: i32,
+        mending: bool,
+    ) -> Option<Choice> {
         let mean = f64::midpoint(donor.load, receiver.load).max(0.0);
         let gain_min = self.calm.gain_min * mean;
-        if self.state == HostState::Draining {
+        if mending {
+            mending::choose(donor, receiver)
+        } else if self.state == HostState::Draining {
             emptying::choose(donor, receiver)
         } else if self.tentative {
             mean_aware::choose(donor, receiver, value_max, gain_min)
@@ -360,15 +378,16 @@ impl Host {
             return Ok((report, Err(Some(reason))));
         }
         let known = self.target(measure).zip(self.limit(measure));
-        // Who was told to give a machine away asks for room, not for what is fair.
-        let told = known.or((authority == Authority::Told).then_some((report.load, report.load)));
-        let room = told.map(|(target, limit)| Room {
+        // What an operator has ordered needs room, and not what is fair.
+        let room = known.or(authority.is_operators().then_some((report.load, report.load)));
+        let room = room.map(|(target, limit)| Room {
             target,
             limit,
             rates: self.rates(measure),
             free_memory_bytes: self.free_memory_bytes(),
-            tenants: self.tenants(measure, peer, authority, now),
+            tenants: self.tenants(measure, peer, (probe.protocol, authority), now),
             gauge: self.gauge(now),
+            labels: Some(self.profile.labels.clone()),
         });
         Ok((report, room.ok_or(Some(Reason::Learning))))
     }

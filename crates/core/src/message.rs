@@ -40,12 +40,14 @@ use crate::control::{Authority, Autonomy, PauseRegister};
 use crate::cost::Prediction;
 use crate::decision::Reason;
 use crate::estimate::Estimate;
+use crate::flocks::Flock;
 use crate::handoff::Ticket;
 use crate::load::Basis;
 use crate::model::{
     Entry, ExchangeId, Group, HostId, HostState, MachineId, Requirements, Resources, Rules,
 };
 use crate::port::{Commit, HandoffId, MigrationStats};
+use crate::rules::{Labels, Tie};
 
 /// What one host says to another.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -64,12 +66,16 @@ pub enum Message {
 /// Most machines that one message names as running.
 pub const RUNNING_MAX: usize = 4096;
 
+/// Most groups that one message tells of.
+pub const FLOCKS_MAX: usize = 64;
+
 /// What hosts tell each other of what they run.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub enum Watch {
-    /// "This is what I run", each machine by a digest of its id; at most [`RUNNING_MAX`].
+    /// "This is what I run", each machine by a digest of its id; at most [`RUNNING_MAX`]. And of which
+    /// groups; at most [`FLOCKS_MAX`].
     #[n(0)]
-    Running(#[n(0)] Vec<u64>),
+    Running(#[n(0)] Vec<u64>, #[n(1)] Option<Vec<Flock>>),
     /// "I run this one. Do you?" Said back if so, the first time.
     #[n(1)]
     Runs(#[n(0)] MachineId),
@@ -90,8 +96,11 @@ pub struct Report {
     /// [`PROTOCOL`] of the agent; none is 2 or earlier.
     #[n(2)]
     pub protocol: Option<u16>,
-    /// How much it does by itself; everything if it does not say.
+    /// Whether it asks because a rule is broken there, and wants to give whatever the loads.
     #[n(3)]
+    pub mends: Option<bool>,
+    /// How much it does by itself; everything if it does not say.
+    #[n(4)]
     pub mode: Option<Autonomy>,
 }
 
@@ -187,8 +196,11 @@ pub struct Probe {
     /// The resource that the answer is to be given in, if not in loads.
     #[n(2)]
     pub measure: Measure,
-    /// On whose word the surveyor gives; a balancer's own if it does not say.
+    /// [`PROTOCOL`] of the surveyor; none is 2 or earlier.
     #[n(3)]
+    pub protocol: Option<u16>,
+    /// On whose word the surveyor gives; a balancer's own if it does not say.
+    #[n(4)]
     pub authority: Option<Authority>,
 }
 
@@ -230,6 +242,9 @@ pub struct Room {
     /// How full it is.
     #[n(5)]
     pub gauge: Option<Gauge>,
+    /// Its labels.
+    #[n(6)]
+    pub labels: Option<Labels>,
 }
 
 /// A machine of a host that has room, which could go to the surveyor in return for another.
@@ -283,6 +298,12 @@ pub struct Candidate {
     /// version.
     #[n(10)]
     pub rules: Option<Rules>,
+    /// What it leaves of each of its affinity groups, in the order of its rules.
+    #[n(11)]
+    pub ties: Option<Vec<Tie>>,
+    /// Whether it breaks a rule where it is, and is given because of that: a hard one, or a soft one.
+    #[n(12)]
+    pub mends: Option<bool>,
 }
 
 /// The receiver's answer to one candidate.

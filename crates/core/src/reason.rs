@@ -55,7 +55,7 @@ reasons! {
     #[cbor(6)] Draining = "DRAINING": "The less loaded host is being emptied.", "Nothing.";
     #[cbor(7)] Stopping = "STOPPING": "One of the two agents is being stopped.", "Nothing.";
     #[cbor(8)] UnknownLoad = "UNKNOWN_LOAD": "A load is not known, and nothing is decided on the unknown.", "The detail names what could not be measured; a host just started is known after two samples.";
-    #[cbor(9)] Version = "VERSION": "The two agents share no version of the protocol.", "Upgrade the older agent; one version back is understood.";
+    #[cbor(9)] Version = "VERSION": "The two agents share no version of the protocol; of a machine: the other agent is too old to judge its rules.", "Upgrade the older agent; one version back is understood.";
     #[cbor(10)] TimedOut = "TIMED_OUT": "The other host did not answer in time.", "Check its agent and the network between the two.";
     #[cbor(11)] Unreachable = "UNREACHABLE": "A message to the other host could not be delivered.", "Check its agent, its address and the UDP port between the two.";
     #[cbor(12)] Protocol = "PROTOCOL": "The other host said something out of turn.", "Harmless once, after a restart; otherwise report it, with both agents' versions.";
@@ -79,10 +79,10 @@ reasons! {
     #[cbor(36)] NoMemory = "NO_MEMORY": "The other host has not enough free memory for it.", "Free memory there, or lower `reserved_memory`.";
     #[cbor(37)] NoCpuModel = "NO_CPU_MODEL": "The other host cannot run its CPU model or architecture.", "Define it with a CPU model that both hosts have.";
     #[cbor(38)] NoStorage = "NO_STORAGE": "A disk of it is not within reach of the other host.", "Put its disks on shared storage and tell both agents its id under `[storage]`.";
-    #[cbor(39)] RulePinned = "RULE_PINNED": "It is pinned to other hosts.", "Change `pinned-to` in its schedule entry.";
+    #[cbor(39)] RulePinned = "RULE_PINNED": "The other host is none that it may run on, or one that it must not.", "See `evenkeel rule` and the labels of that host.";
     #[cbor(40)] RuleIgnored = "RULE_IGNORED": "It is to be left alone.", "Remove `ignore` from its schedule entry.";
-    #[cbor(41)] RuleAffinity = "RULE_AFFINITY": "A machine of its affinity group would stay behind.", "Change `affinity` in its schedule entry.";
-    #[cbor(42)] RuleAntiAffinity = "RULE_ANTI_AFFINITY": "A machine of its anti-affinity group is on the other host.", "Change `anti-affinity` in its schedule entry.";
+    #[cbor(41)] RuleAffinity = "RULE_AFFINITY": "More machines of its affinity group would stay behind than are on the other host, or the group would leave what it shares a label with.", "Nothing; to move the group as a whole, make the rule soft for that time (see `evenkeel rule`).";
+    #[cbor(42)] RuleAntiAffinity = "RULE_ANTI_AFFINITY": "A machine of its anti-affinity group is on the other host.", "Nothing; `evenkeel rule` shows and changes its groups.";
     #[cbor(43)] NotRunning = "NOT_RUNNING": "It does not run, so it loads nothing.", "Nothing.";
     #[cbor(44)] EntryInvalid = "ENTRY_INVALID": "Its schedule entry cannot be read, so it is left alone.", "Mend the entry in its libvirt metadata; the detail says what is wrong.";
     #[cbor(45)] UnderWay = "UNDER_WAY": "It is being moved already.", "Nothing.";
@@ -96,6 +96,12 @@ reasons! {
     #[cbor(55)] NoLocks = "NO_LOCKS": "Nothing keeps two copies of it apart, and `handoff.mode` is `fast`.", "Set `handoff.mode` to `auto` or `strict`, or put its disks on storage whose locks hold on all hosts.";
     #[cbor(56)] RunsTwice = "RUNS_TWICE": "It was seen running on another host, too, and nobody moves it.", "Stop the copy that is wrong, and look at its disks after that.";
     #[cbor(25)] OtherMover = "OTHER_MOVER": "Somebody else has moved it here not long ago, so it is left alone for a while.", "Nothing; a smaller `cool_down` lets it move sooner. If another program balances these hosts, too, let only one of them.";
+    #[cbor(57)] RuleSoft = "RULE_SOFT": "A soft rule would not hold on the other host, and nothing presses.", "Nothing; soft rules yield when a host is emptied or over a ceiling.";
+    #[cbor(58)] RuleNeverLive = "RULE_NEVER_LIVE": "It is never to be migrated live.", "Move it while it is shut down, or remove the rule with `evenkeel rule`.";
+    #[cbor(59)] RuleMaxShare = "RULE_MAX_SHARE": "It would take a larger share of the other host than it may.", "Nothing; larger hosts take it, or raise its `max-share`.";
+    #[cbor(60)] RuleNoLabel = "RULE_NO_LABEL": "A rule of it goes across a label that the other host does not have.", "Give that host the label under `[labels]`.";
+    #[cbor(61)] RuleRepaired = "RULE_REPAIRED": "It broke a rule where it was and goes to where it breaks none, whatever the loads.", "Nothing; find out who put it there, or set `repair = false` under `[rules]`.";
+    #[cbor(62)] RuleUnrepaired = "RULE_UNREPAIRED": "A rule is broken here, and no host asked can take the machine such that its rules hold.", "See the rules of the machine named in the detail: they may contradict each other, or hosts that are right for it may be full.";
     #[cbor(48)] Returned = "RETURNED": "It goes the other way, in return for the machine chosen.", "Nothing.";
     #[cbor(47)] NotOffered = "NOT_OFFERED": "There were more machines than one exchange offers, and it was among the farthest.", "Nothing.";
 }

@@ -13,8 +13,8 @@ use std::collections::BTreeSet;
 use crate::ceiling::Measure;
 use crate::control::Authority;
 use crate::estimate::Estimate;
-use crate::host::Host;
-use crate::message::{Probe, Report, Room, Standing, Talk};
+use crate::host::{Host, Toward};
+use crate::message::{PROTOCOL, Probe, Report, Room, Standing, Talk};
 use crate::model::{ExchangeId, HostId, MachineId, Time};
 use crate::reason::Reason;
 use crate::select::mean_aware::Score;
@@ -25,6 +25,7 @@ pub struct Survey {
     id: ExchangeId,
     giving: bool,
     measure: Measure,
+    mending: bool,
     waiting: BTreeSet<HostId>,
     told: Option<(HostId, Estimate)>,
     answers: Vec<Answer>,
@@ -47,12 +48,26 @@ pub struct Answer {
     pub room: Room,
 }
 
+impl Answer {
+    /// It, as one whom a machine may be given to on such a word.
+    #[must_use]
+    pub const fn toward(&self, authority: Authority) -> Toward<'_> {
+        Toward {
+            peer: &self.peer,
+            protocol: self.report.protocol,
+            labels: self.room.labels.as_ref(),
+            mending: false,
+            authority,
+        }
+    }
+}
+
 impl Survey {
     /// Asks `peers`, the first of which is also averaged with. Answers what to say to each.
     pub fn open(
         id: ExchangeId,
         peers: &[HostId],
-        (giving, measure, authority): (bool, Measure, Authority),
+        (giving, measure, authority, mending): (bool, Measure, Authority, bool),
         estimate: Estimate,
         fresh_until: Time,
     ) -> (Self, impl Iterator<Item = (HostId, Talk)>) {
@@ -60,6 +75,7 @@ impl Survey {
             id,
             giving,
             measure,
+            mending,
             waiting: peers.iter().cloned().collect(),
             told: peers.first().map(|peer| (peer.clone(), estimate)),
             answers: Vec::new(),
@@ -70,8 +86,10 @@ impl Survey {
         };
         let probes = peers.iter().enumerate().map(move |(index, peer)| {
             let estimate = (index == 0).then_some(estimate);
-            let authority = Some(authority).filter(|word| *word != Authority::Automatic);
-            (peer.clone(), Talk::Probe(Probe { estimate, giving, measure, authority }))
+            let said = Some(authority).filter(|word| *word != Authority::Automatic);
+            let protocol = Some(PROTOCOL);
+            let probe = Probe { estimate, giving, measure, protocol, authority: said };
+            (peer.clone(), Talk::Probe(probe))
         });
         (survey, probes)
     }
@@ -92,6 +110,12 @@ impl Survey {
     #[must_use]
     pub const fn measure(&self) -> Measure {
         self.measure
+    }
+
+    /// Whether it looks for somebody to take what breaks a rule, whatever the loads.
+    #[must_use]
+    pub const fn is_mending(&self) -> bool {
+        self.mending
     }
 
     /// Whether nobody is waited for any more.
@@ -144,6 +168,13 @@ impl Survey {
         Some((ending, said.join(", ")))
     }
 
+    /// One of those asked says no.
+    pub fn refused(&mut self, from: &HostId, reason: Reason) {
+        if self.waiting.remove(from) {
+            self.refusals.push((from.clone(), reason));
+        }
+    }
+
     /// One of those asked will not answer.
     pub fn miss(&mut self, from: &HostId) {
         self.waiting.remove(from);
@@ -156,11 +187,16 @@ impl Survey {
 
     /// Takes out the answer of the host that has this machine the least loaded, within its ceilings
     /// if any is. Whoever cannot take it has refused from then on.
-    pub fn roomiest(&mut self, host: &Host, machine: &MachineId, now: Time) -> Option<Answer> {
+    pub fn roomiest(
+        &mut self,
+        host: &Host,
+        (machine, authority): (&MachineId, Authority),
+        now: Time,
+    ) -> Option<Answer> {
         let mut best: Option<(usize, (bool, f64))> = None;
         let mut index = 0;
         while let Some(answer) = self.answers.get(index) {
-            match host.fit(self.measure, machine, answer, now) {
+            match host.fit(self.measure, machine, (answer, authority), now) {
                 Ok((load, within)) => {
                     let rank = (!within, load);
                     if best.is_none_or(|(_, least)| rank < least) {
@@ -184,11 +220,12 @@ impl Survey {
     pub fn best(&mut self, host: &Host, value_max: i32, now: Time) -> Option<Answer> {
         let mut best: Option<(usize, Score)> = None;
         for (index, answer) in self.answers.iter().enumerate() {
-            let Some((donor, _)) = host.side(self.measure, &answer.peer, &answer.room, now) else {
+            let toward = Toward { mending: self.mending, ..answer.toward(host.authority()) };
+            let Some((donor, _)) = host.side(self.measure, &toward, &answer.room, now) else {
                 continue;
             };
             let receiver = host.side_of(self.measure, answer.report.load, &answer.room, now);
-            let choice = host.choose(&donor, &receiver, value_max);
+            let choice = host.choose(&donor, &receiver, value_max, self.mending);
             if let Some(choice) = choice
                 && !(self.fruitful && (choice.score.overfills || choice.score.swaps))
                 && best.is_none_or(|(_, score)| choice.score.rank() < score.rank())

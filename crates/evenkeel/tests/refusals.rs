@@ -256,7 +256,8 @@ impl Peer {
 }
 
 fn inquiry(id: u64) -> Vec<u8> {
-    let report = Report { load: 0.5, state: HostState::Active, protocol: None, mode: None };
+    let (protocol, mends, mode) = (None, None, None);
+    let report = Report { load: 0.5, state: HostState::Active, protocol, mends, mode };
     evenkeel_wire::encode(&Message::Exchange(ExchangeId(id), Talk::Inquire(report)))
 }
 

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use evenkeel_core::control::Authority;
-use evenkeel_core::decision::{Decision, Reason};
+use evenkeel_core::decision::{Decision, Judged, Reason};
 use evenkeel_core::handoff::{Mark, MarkKind, Recovered};
-use evenkeel_core::model::{Entry, Epoch, HostId, HostProfile, MachineId, Time};
+use evenkeel_core::model::{Entry, Epoch, HostId, HostProfile, MachineId, Place, Time};
 use evenkeel_core::port::{Order, Presence};
 use evenkeel_core::select::Price;
 use evenkeel_hypervisor::memory::MemoryCloud;
@@ -225,7 +225,7 @@ impl Checker {
     pub(crate) fn check_host(&mut self, at: Time, host: &HostProfile, cloud: &MemoryCloud) {
         let id = &host.id;
         let mut committed = 0.0;
-        let mut groups: BTreeMap<&str, &MachineId> = BTreeMap::new();
+        let mut groups: BTreeMap<_, (&MachineId, bool)> = BTreeMap::new();
         let mut broken = Vec::new();
         for (facts, presence) in cloud.machines_on(id) {
             if !presence.is_resident() {
@@ -233,11 +233,14 @@ impl Checker {
             }
             committed += facts.memory_bytes;
             if let Ok(entry) = &facts.entry {
-                if is_misplaced(entry, id) {
+                if is_misplaced(entry, host) {
                     broken.push(format!("`{}` is pinned elsewhere than `{id}`", facts.id));
                 }
                 for group in &entry.rules.anti_affinity {
-                    if let Some(other) = groups.insert(group.name(), &facts.id) {
+                    let (key, soft) = ((group.name(), group.label()), group.is_soft());
+                    if let Some((other, yields)) = groups.insert(key, (&facts.id, soft))
+                        && !(soft && yields)
+                    {
                         broken.push(format!("`{}` and `{other}` share `{id}`", facts.id));
                     }
                 }
@@ -255,9 +258,11 @@ impl Checker {
     }
 
     /// A record of a decision, by its own figures. A host that is being emptied gives to more loaded
-    /// ones, too, and who was told to go goes.
+    /// ones, too, so does one where a rule is broken, and who was told to go goes.
     pub(crate) fn check_record(&mut self, at: Time, decision: &Decision, is_emptied: bool) {
-        if is_emptied || decision.authority == Authority::Told {
+        let repaired = |of: &Judged| of.verdict == Reason::RuleRepaired;
+        let told = decision.authority == Authority::Told;
+        if told || is_emptied || decision.candidates.iter().any(repaired) {
             return;
         }
         let (Reason::Moved, Some(pair), Some(chosen)) =
@@ -289,8 +294,12 @@ impl Checker {
     }
 }
 
-fn is_misplaced(entry: &Entry, host: &HostId) -> bool {
+fn is_misplaced(entry: &Entry, host: &HostProfile) -> bool {
     // A machine may have been started where it is not pinned to; balancing must not bring it there.
-    let pinned = &entry.rules.pinned_to;
-    entry.last_move.is_some() && !pinned.is_empty() && !pinned.contains(&host.clone().into())
+    let hard = || entry.rules.pinned_to.iter().filter(|place| !place.is_soft());
+    let named = |place: &&Place| place.names(&host.id, &host.labels);
+    let mut wanted = hard().filter(|place| !place.is_not()).peekable();
+    let right = wanted.peek().is_none() || wanted.any(|place| named(&place));
+    let avoided = hard().filter(|place| place.is_not()).any(|place| named(&place));
+    entry.last_move.is_some() && (!right || avoided)
 }

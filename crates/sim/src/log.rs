@@ -98,7 +98,7 @@ impl fmt::Display for Brief<'_> {
                     write!(f, "{id} standing {:.4} room {}", s.report.load, s.room.is_some())
                 }
             },
-            Message::Watch(Watch::Running(machines)) => write!(f, "running {}", machines.len()),
+            Message::Watch(Watch::Running(machines, _)) => write!(f, "running {}", machines.len()),
             Message::Watch(Watch::Runs(machine)) => write!(f, "runs {machine}"),
             Message::Watch(Watch::Pause(register)) => {
                 write!(f, "pause {}", if register.pause.is_some() { "on" } else { "off" })

@@ -63,6 +63,7 @@ fn report() -> impl Strategy<Value = Report> {
         load,
         state,
         protocol,
+        mends: None,
         mode,
     })
 }
@@ -83,6 +84,8 @@ fn candidate() -> impl Strategy<Value = Candidate> {
             needs: Requirements::default(),
             anti_affinity: vec!["g".parse().unwrap()],
             rules: None,
+            ties: None,
+            mends: None,
             margin: Some(Resources { cpu_cores: at_donor, ..Resources::ZERO }),
             cost: Some(Prediction { bytes: memory, seconds: cpu, ..Prediction::default() }),
         }
@@ -119,7 +122,7 @@ fn talk() -> impl Strategy<Value = Talk> {
             }
         ),
         (any::<bool>(), measure(), authority()).prop_map(|(giving, measure, authority)| {
-            Talk::Probe(Probe { estimate: None, giving, measure, authority })
+            Talk::Probe(Probe { estimate: None, giving, measure, protocol: None, authority })
         }),
         (report(), prop::option::of(reason())).prop_map(|(report, refusal)| {
             Talk::Standing(Standing { report, estimate: None, room: None, refusal })

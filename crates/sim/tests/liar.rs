@@ -99,7 +99,8 @@ impl Honest {
 
     /// Takes the liar's machine as far as a promise, whose answer this returns.
     fn ask_for_room(&mut self, number: u64, memory_gib: f64) -> Pass {
-        let report = Report { load: 1000.0, state: HostState::Active, protocol: None, mode: None };
+        let (protocol, mends, mode) = (None, None, None);
+        let report = Report { load: 1000.0, state: HostState::Active, protocol, mends, mode };
         let exchange = ExchangeId(number);
         let machine = machine_id(&format!("m{number}"));
         let candidate = Candidate {
@@ -112,6 +113,8 @@ impl Honest {
             needs: Requirements::default(),
             anti_affinity: Vec::new(),
             rules: None,
+            ties: None,
+            mends: None,
             margin: None,
             cost: None,
         };

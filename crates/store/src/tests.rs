@@ -44,6 +44,8 @@ fn handoff(id: u64, phase: Phase) -> Handoff {
             needs: Requirements::default(),
             anti_affinity: Vec::new(),
             rules: None,
+            ties: None,
+            mends: None,
             margin: None,
             cost: None,
         },

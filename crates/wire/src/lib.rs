@@ -11,7 +11,7 @@ use evenkeel_core::control::Pause;
 use evenkeel_core::cost::Prediction;
 use evenkeel_core::estimate::Estimate;
 use evenkeel_core::message::{
-    Candidate, Message, OFFER_MAX, Pass, Quote, RUNNING_MAX, Report, Room, Talk, Watch,
+    Candidate, FLOCKS_MAX, Message, OFFER_MAX, Pass, Quote, RUNNING_MAX, Report, Room, Talk, Watch,
 };
 use evenkeel_core::model::{Entry, ExchangeId, Requirements, Resource, Resources, Rules};
 use minicbor::{Decoder, Encoder};
@@ -114,8 +114,12 @@ fn check(message: &Message) -> Result<(), WireError> {
     match message {
         Message::Exchange(_, talk) => check_talk(talk),
         Message::Handoff(_, pass) => check_pass(pass),
-        Message::Watch(Watch::Running(machines)) => {
-            within(machines.len() <= RUNNING_MAX, "the number of machines that run")
+        Message::Watch(Watch::Running(machines, flocks)) => {
+            within(machines.len() <= RUNNING_MAX, "the number of machines that run")?;
+            let flocks = flocks.as_deref().unwrap_or_default();
+            within(flocks.len() <= FLOCKS_MAX, "the number of groups")?;
+            let mut values = flocks.iter().filter_map(|flock| flock.value.as_ref());
+            values.try_for_each(|value| text(value, "the value of a label"))
         }
         Message::Watch(Watch::Runs(_)) => Ok(()),
         Message::Watch(Watch::Pause(register)) => {
@@ -202,6 +206,10 @@ fn check_room(room: &Room) -> Result<(), WireError> {
     within(room.rates.is_plausible(), "a price per unit")?;
     within(room.free_memory_bytes.is_finite(), "a host's free memory")?;
     room.gauge.as_ref().map_or(Ok(()), check_gauge)?;
+    if let Some(labels) = &room.labels {
+        within(labels.len() <= LIST_MAX, "the number of labels")?;
+        labels.iter().flat_map(|(a, b)| [a, b]).try_for_each(|of| text(of, "a label"))?;
+    }
     within(room.tenants.len() <= OFFER_MAX, "the number of tenants")?;
     room.tenants.iter().try_for_each(|tenant| check_candidate(&tenant.candidate))
 }
@@ -219,6 +227,10 @@ fn check_candidate(candidate: &Candidate) -> Result<(), WireError> {
     text(arch, "an architecture")?;
     texts(storage, "a storage id")?;
     within(candidate.anti_affinity.len() <= LIST_MAX, "the number of groups")?;
+    let ties = candidate.ties.as_deref().unwrap_or_default();
+    within(ties.len() <= LIST_MAX, "the number of affinity groups")?;
+    let mut values = ties.iter().filter_map(|tie| tie.value.as_ref());
+    values.try_for_each(|value| text(value, "the value of a label"))?;
     candidate.rules.as_ref().map_or(Ok(()), check_rules)
 }
 
@@ -254,19 +266,21 @@ fn texts(values: &[String], what: &'static str) -> Result<(), WireError> {
 mod tests {
     use evenkeel_core::control::{Authority, Autonomy, PauseRegister};
     use evenkeel_core::decision::Reason;
+    use evenkeel_core::flocks::Flock;
     use evenkeel_core::handoff::Ticket;
     use evenkeel_core::load::Basis;
     use evenkeel_core::message::{Probe, Standing, Tenant};
     use evenkeel_core::model::{HostId, HostState, MachineId, Time};
     use evenkeel_core::port::{Commit, HandoffId, MigrationStats};
+    use evenkeel_core::rules::Tie;
     use proptest::prelude::*;
 
     use super::*;
     use evenkeel_core::model::PerResource;
 
     fn report(load: f64) -> Report {
-        let mode = Some(Autonomy::Approve);
-        Report { load, state: HostState::Active, protocol: Some(3), mode }
+        let (protocol, mends, mode) = (Some(3), Some(true), Some(Autonomy::Approve));
+        Report { load, state: HostState::Active, protocol, mends, mode }
     }
 
     fn candidate() -> Candidate {
@@ -285,6 +299,8 @@ mod tests {
                 priority: -3,
                 ..Rules::default()
             }),
+            ties: Some(vec![Tie { mates: 2, value: Some("r7".to_owned()) }]),
+            mends: Some(false),
             margin: Some(Resources { cpu_cores: 0.1, ..Resources::ZERO }),
             cost: Some(Prediction { bytes: 1e9, seconds: 1.0, ..Prediction::default() }),
         }
@@ -323,6 +339,7 @@ mod tests {
                 estimate: Some(Estimate::default()),
                 giving: true,
                 measure: Some(Resource::Cpu),
+                protocol: Some(3),
                 authority: Some(Authority::Ordered),
             }),
             Talk::Standing(Standing {
@@ -335,6 +352,7 @@ mod tests {
                     free_memory_bytes: 1e9,
                     tenants: vec![Tenant { candidate: candidate(), origin: None }],
                     gauge: Some(gauge()),
+                    labels: Some([("rack".to_owned(), "r7".to_owned())].into()),
                 }),
                 refusal: Some(Reason::Busy),
             }),
@@ -370,6 +388,8 @@ mod tests {
             Pass::Arriving,
         ];
         let talks = talks.into_iter().map(|t| Message::Exchange(ExchangeId(u64::MAX), t));
+        let group = "web@rack".parse().unwrap();
+        let flock = Flock { group, members: 2, value: Some("r7".to_owned()) };
         let pause = |until| Pause {
             until: Time::from_unix_ms(until),
             by: "eve".to_owned(),
@@ -381,7 +401,7 @@ mod tests {
             pause,
         };
         let watches = [
-            Watch::Running(vec![0, u64::MAX]),
+            Watch::Running(vec![0, u64::MAX], Some(vec![flock])),
             Watch::Runs(MachineId::new("m-1").unwrap()),
             Watch::Pause(register(Some(pause(u64::MAX)))),
             Watch::Pause(register(None)),
@@ -418,8 +438,9 @@ mod tests {
         e.array(2).unwrap().u64(5).unwrap();
         e.array(2).unwrap().u32(0).unwrap();
         e.array(1).unwrap();
-        e.array(5).unwrap().f64(0.5).unwrap().encode(HostState::Active).unwrap();
-        e.u16(3).unwrap().encode(Autonomy::Approve).unwrap().f64(7.0).unwrap();
+        e.array(6).unwrap().f64(0.5).unwrap().encode(HostState::Active).unwrap();
+        e.u16(3).unwrap().bool(true).unwrap().encode(Autonomy::Approve).unwrap();
+        e.f64(7.0).unwrap();
         let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(report(0.5)));
         assert_eq!(decode(&frame), Ok(inquiry));
     }
@@ -434,7 +455,7 @@ mod tests {
         e.array(2).unwrap().u32(0).unwrap();
         e.array(1).unwrap();
         e.array(2).unwrap().f64(0.5).unwrap().encode(HostState::Active).unwrap();
-        let report = Report { protocol: None, mode: None, ..report(0.5) };
+        let report = Report { protocol: None, mends: None, mode: None, ..report(0.5) };
         let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(report));
         assert_eq!(decode(&frame), Ok(inquiry));
     }

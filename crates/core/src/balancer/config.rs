@@ -46,6 +46,8 @@ pub struct Config {
     pub mode: Autonomy,
     /// How long what it recommends holds.
     pub recommendation_time: Duration,
+    /// Whether machines that break a rule where they are, by somebody else's doing, are moved.
+    pub repair: bool,
 }
 
 impl Default for Config {
@@ -66,6 +68,7 @@ impl Default for Config {
             commit: Mode::default(),
             mode: Autonomy::default(),
             recommendation_time: RECOMMENDATION_TIME,
+            repair: true,
         }
     }
 }

@@ -17,10 +17,10 @@ use rand::{Rng, RngExt};
 use super::Balancer;
 use crate::ceiling::Measure;
 use crate::control::Authority;
-use crate::decision::{Decision, Reason};
+use crate::decision::{Decision, Judged, Reason};
 use crate::effect::{Effect, Timer};
 use crate::exchange::{Exchange, Ordered};
-use crate::message::{Candidate, Message, Standing};
+use crate::message::{Candidate, Message, Talk};
 use crate::model::{ExchangeId, HostId, MachineId, MoveId, Time};
 use crate::port::{HandoffId, MigrationStats, Presence};
 use crate::survey::Survey;
@@ -78,7 +78,7 @@ pub enum Stage {
         /// The other host.
         peer: HostId,
         /// Others that could take it, if this one does not.
-        others: Option<Survey>,
+        others: Survey,
     },
     /// It is being handed over.
     Moving {
@@ -327,7 +327,8 @@ impl Balancer {
         if let Stage::Asking { peer, others, .. } = std::mem::replace(&mut directed.stage, waiting)
         {
             directed.refusals.push((peer, reason));
-            if let Some(others) = others {
+            // Others are asked; who was named may be asked again.
+            if directed.to.is_none() {
                 directed.stage = Stage::Looking(others);
                 return;
             }
@@ -361,43 +362,32 @@ impl Balancer {
         rng: &mut impl Rng,
         out: &mut Vec<Effect>,
     ) {
-        let (machine, authority) =
-            (self.directed.open[index].machine.clone(), self.directed.open[index].authority);
+        let directed = &mut self.directed.open[index];
+        let (machine, authority) = (directed.machine.clone(), directed.authority);
         let waiting = Stage::Waiting { at: now, why: None };
-        let stage = std::mem::replace(&mut self.directed.open[index].stage, waiting);
-        let (peer, others) = match (stage, self.directed.open[index].to.clone()) {
-            (_, Some(to)) => (to, None),
-            (Stage::Looking(mut survey), None) => {
-                match survey.roomiest(&self.host, &machine, now) {
-                    Some(best) => (best.peer, Some(survey)),
-                    None => return self.nobody_takes(index, &survey, now, rng, out),
-                }
-            }
-            (_, None) => return self.look_around(index, authority, now, rng, out),
+        let Stage::Looking(mut survey) = std::mem::replace(&mut directed.stage, waiting) else {
+            return self.look_around(index, now, rng, out);
+        };
+        let Some(best) = survey.roomiest(&self.host, (&machine, authority), now) else {
+            return self.nobody_takes(index, &survey, now, rng, out);
         };
         let exchange = ExchangeId(rng.next_u64());
         let directed = &mut self.directed.open[index];
-        directed.stage = Stage::Asking { exchange, peer: peer.clone(), others };
+        let (peer, others) = (best.peer.clone(), survey);
+        directed.stage = Stage::Asking { exchange, peer, others };
         let order = Ordered { machine, authority, in_return: directed.in_return.clone() };
-        let step =
-            Exchange::order(exchange, peer.clone(), order, directed.measure, &self.host, now);
-        self.step(step, &peer, exchange, now, rng, out);
+        let step = Exchange::order(exchange, &best, order, directed.measure, &self.host, now);
+        self.step(step, &best.peer, exchange, now, rng, out);
     }
 
-    /// Asks others where a machine could go.
-    fn look_around(
-        &mut self,
-        index: usize,
-        authority: Authority,
-        now: Time,
-        rng: &mut impl Rng,
-        out: &mut Vec<Effect>,
-    ) {
-        let peers = self.draw(ASKED_MAX, rng);
+    /// Asks who was named, or others, whether a machine could go there.
+    fn look_around(&mut self, index: usize, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
+        let named = self.directed.open[index].to.clone();
+        let peers = named.map_or_else(|| self.draw(ASKED_MAX, rng), |to| vec![to]);
         let (id, told) = (ExchangeId(rng.next_u64()), self.host.averaging.told());
         let directed = &mut self.directed.open[index];
         directed.refusals.clear();
-        let what = (true, directed.measure, authority);
+        let what = (true, directed.measure, directed.authority, false);
         let (survey, probes) = Survey::open(id, &peers, what, told, now + PATIENCE);
         directed.stage = Stage::Looking(survey);
         out.extend(probes.map(|(to, talk)| Effect::Send(to, Message::Exchange(id, talk))));
@@ -420,26 +410,36 @@ impl Balancer {
         if let Some((_, why)) = all.iter().find(|(_, reason)| is_transient(*reason)) {
             return self.try_later(index, *why, now, rng, out);
         }
-        let said: Vec<_> = all.iter().map(|(host, reason)| format!("{host}: {reason}")).collect();
-        let detail = match said.as_slice() {
-            [] => "no other host has answered".to_owned(),
-            said => said.join(", "),
+        let named = self.directed.open[index].to.clone();
+        let (ending, detail) = match (all.as_slice(), &named) {
+            ([], _) => (Reason::TimedOut, "no other host has answered".to_owned()),
+            ([.., (_, reason)], Some(_)) => (*reason, String::new()),
+            (all, None) => {
+                let said = all.iter().map(|(host, reason)| format!("{host}: {reason}"));
+                (Reason::NoCandidate, said.collect::<Vec<_>>().join(", "))
+            }
         };
-        let ending = Reason::NoCandidate;
-        self.directed.end(index, Outcome { at: now, ending, detail, peer: None, stats: None });
+        let directed = &mut self.directed.open[index];
+        directed.refusals = all;
+        let (machine, authority) = (directed.machine.clone(), directed.authority);
+        let outcome =
+            Outcome { at: now, ending, detail: detail.clone(), peer: named.clone(), stats: None };
+        self.directed.end(index, outcome);
+        let known = self.host.view.machines().get(&machine);
+        let judged = known.map(|known| self.host.judged(None, &machine, known));
+        let judged = judged.map(|judged| Judged { verdict: ending, ..judged });
+        let lonely = self.lonely(survey.id(), ending, detail, now);
+        let candidates = judged.into_iter().collect();
+        out.push(Effect::Record(Decision { peer: named, candidates, authority, ..lonely }));
     }
 
     /// A host asked where a machine could go has answered.
-    pub(super) fn hear_standing(
-        &mut self,
-        survey: ExchangeId,
-        from: &HostId,
-        standing: Option<Standing>,
-    ) -> bool {
+    pub(super) fn hear_standing(&mut self, survey: ExchangeId, from: &HostId, said: &Talk) -> bool {
         let Some(survey) = self.directed.survey(survey) else { return false };
-        match standing {
-            Some(standing) => survey.hear(from, standing, &mut self.host),
-            None => survey.miss(from),
+        match said {
+            Talk::Standing(standing) => survey.hear(from, standing.clone(), &mut self.host),
+            Talk::Decline { reason, .. } => survey.refused(from, *reason),
+            _ => survey.miss(from),
         }
         true
     }

@@ -6,8 +6,9 @@ use crate::control::Authority;
 use crate::decision::Reason;
 use crate::host::Host;
 use crate::message::{Candidate, Talk};
-use crate::model::{ExchangeId, HostId, MachineId, Time};
+use crate::model::{ExchangeId, MachineId, Time};
 use crate::select::{Pair, Price, improves};
+use crate::survey::Answer as Answered;
 
 /// What an operator has ordered.
 #[derive(Clone, Debug)]
@@ -25,14 +26,14 @@ impl Exchange {
     #[must_use]
     pub fn order(
         id: ExchangeId,
-        to: HostId,
+        to: &Answered,
         ordered: Ordered,
         measure: Measure,
         host: &Host,
         now: Time,
     ) -> Step {
         let Ordered { machine, authority, .. } = ordered.clone();
-        let begun = Self::begin(id, to, host.id().clone(), now);
+        let begun = Self::begin(id, to.peer.clone(), host.id().clone(), now);
         let mut exchange = Self { measure, authority, ordered: Some(Box::new(ordered)), ..begun };
         let own = match host.report(measure, now) {
             Ok(own) => own,
@@ -46,7 +47,7 @@ impl Exchange {
             return Step::End(None, exchange.record(host, Reason::Ended, why, now));
         };
         let mut judged = host.judged(measure, &machine, known);
-        let candidate = host.candidate(measure, &machine, (&exchange.peer, authority), now);
+        let candidate = host.candidate(measure, &machine, &to.toward(authority), now);
         judged.verdict = candidate.as_ref().err().copied().unwrap_or(judged.verdict);
         let candidates: Vec<_> = candidate.into_iter().collect();
         let nothing = candidates.is_empty();

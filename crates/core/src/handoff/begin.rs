@@ -107,7 +107,7 @@ pub(super) fn hold(host: &mut Host, handoff: &Handoff) {
                 machine: handoff.machine.clone(),
                 memory_bytes: handoff.memory_bytes,
                 usage: handoff.usage,
-                anti_affinity: handoff.anti_affinity.clone(),
+                rules: handoff.entry.rules.clone(),
             };
             host.holds.incoming.insert(handoff.id, incoming);
         }

@@ -120,7 +120,7 @@ pub struct Handoff {
     pub load: f64,
     /// Memory that it may come to occupy, in bytes.
     pub memory_bytes: f64,
-    /// Its anti-affinity groups.
+    /// Its anti-affinity groups, for an agent of an earlier version; the entry holds all rules.
     pub anti_affinity: Vec<Group>,
     /// The commit point.
     #[serde(default = "fast")]

@@ -124,6 +124,8 @@ fn agreement(host: &Host) -> Agreement {
             needs: Requirements::default(),
             anti_affinity: Vec::new(),
             rules: None,
+            ties: None,
+            mends: None,
             margin: None,
             cost: None,
         },

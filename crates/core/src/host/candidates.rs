@@ -1,7 +1,8 @@
 //! Machines of a host as they are judged one by one: which may leave, which could come, and at what
 //! price.
 
-use super::Host;
+use super::ruling::{is_hard, judges_rules};
+use super::{Host, Toward};
 use crate::advantage::priced;
 use crate::ceiling::{Gauge, Measure};
 use crate::control::{Authority, Autonomy};
@@ -9,7 +10,7 @@ use crate::cost::{Prediction, Weight};
 use crate::decision::{Judged, Reason};
 use crate::load::{Basis, Machine};
 use crate::message::{Candidate, OFFER_MAX, Quote, Room, Tenant};
-use crate::model::{Entry, Group, HostId, LastMove, MachineId, Missing, Resources, Time};
+use crate::model::{Entry, HostId, LastMove, MachineId, Missing, Resources, Time};
 use crate::port::Presence;
 use crate::select::mean_aware::{Piece, Side};
 use crate::select::{LOAD_EPSILON, Pair, rounded};
@@ -21,13 +22,13 @@ impl Host {
         &self,
         measure: Measure,
         peer: &HostId,
-        authority: Authority,
+        (protocol, authority): (Option<u16>, Authority),
         now: Time,
     ) -> Vec<Tenant> {
+        let toward = Toward { peer, protocol, labels: None, mending: false, authority };
         let machines = self.view.machines().iter();
         let tenant = machines.filter_map(|(id, machine)| {
-            let judged = self.candidate_of(measure, id, machine, (peer, authority), now);
-            let (entry, candidate) = judged.ok()?;
+            let (entry, candidate) = self.candidate_of(measure, id, machine, &toward, now).ok()?;
             // A machine that nobody has ordered to move does not go by another one's word.
             if Authority::Automatic.within(entry.mode()) < authority.min(Authority::Automatic) {
                 return None;
@@ -41,7 +42,7 @@ impl Host {
         tenant.take(OFFER_MAX).collect()
     }
 
-    /// One of its machines as a candidate, if it may go to `peer` on such a word.
+    /// One of its machines as a candidate, if it may go there.
     ///
     /// # Errors
     /// Why not.
@@ -49,11 +50,11 @@ impl Host {
         &self,
         measure: Measure,
         id: &MachineId,
-        (peer, authority): (&HostId, Authority),
+        toward: &Toward<'_>,
         now: Time,
     ) -> Result<Candidate, Reason> {
         let machine = self.view.machines().get(id).ok_or(Reason::Ended)?;
-        Ok(self.candidate_of(measure, id, machine, (peer, authority), now)?.1)
+        Ok(self.candidate_of(measure, id, machine, toward, now)?.1)
     }
 
     fn candidate_of<'m>(
@@ -61,17 +62,20 @@ impl Host {
         measure: Measure,
         id: &MachineId,
         machine: &'m Machine,
-        (peer, authority): (&HostId, Authority),
+        toward: &Toward<'_>,
         now: Time,
     ) -> Result<(&'m Entry, Candidate), Reason> {
-        let entry = self.may_leave(id, machine, (peer, authority), now)?;
+        let mends = toward.mending.then(|| is_hard(&self.mended(now)));
+        let told = toward.authority == Authority::Told;
+        let pressing = told || self.is_pressing(measure, mends);
+        let entry = self.may_leave(id, machine, toward, pressing, now)?;
         let (basis, factors) = machine.factors(&self.profile).map_err(|_| Reason::UnknownLoad)?;
         // A load that was programmed says nothing of a single resource.
         if measure.is_some() && basis == Basis::Target {
             return Err(Reason::NoImprovement);
         }
         let cost = match self.affordable(machine, entry, &factors) {
-            Err(_) if authority == Authority::Told => None,
+            Err(_) if told => None,
             judged => judged?,
         };
         let facts = &machine.facts;
@@ -84,7 +88,9 @@ impl Host {
             memory_bytes: facts.memory_bytes,
             needs: facts.needs.clone(),
             anti_affinity: entry.rules.anti_affinity.clone(),
-            rules: Some(entry.rules.clone()),
+            rules: judges_rules(toward.protocol).then(|| entry.rules.clone()),
+            ties: judges_rules(toward.protocol).then(|| self.ties(id, &entry.rules)),
+            mends,
             margin: (!self.tentative).then_some(machine.margin),
             cost,
         };
@@ -136,7 +142,7 @@ impl Host {
     pub fn side(
         &self,
         measure: Measure,
-        peer: &HostId,
+        toward: &Toward<'_>,
         room: &Room,
         now: Time,
     ) -> Option<(Side, Vec<MachineId>)> {
@@ -144,10 +150,19 @@ impl Host {
         let own = self.gauge(now);
         let mut pieces = Vec::with_capacity(self.view.machines().len());
         let mut ids = Vec::with_capacity(pieces.capacity());
-        for (id, machine) in self.view.machines() {
-            let Ok(entry) = self.may_leave(id, machine, (peer, self.authority()), now) else {
+        let mended = toward.mending.then(|| self.mended(now));
+        let mends = mended.as_ref().map(is_hard);
+        let pressing = self.is_pressing(measure, mends);
+        let toward = Toward { labels: room.labels.as_ref(), ..*toward };
+        let priority = |m: &Machine| m.entry().map_or(0, |entry| entry.rules.priority);
+        let mut machines: Vec<_> = self.view.machines().iter().collect();
+        // Of equal choices the first is taken.
+        machines.sort_by_key(|(_, m)| priority(m));
+        for (id, machine) in machines {
+            if mended.as_ref().is_some_and(|mended| !mended.contains_key(id)) {
                 continue;
-            };
+            }
+            let Ok(entry) = self.may_leave(id, machine, &toward, pressing, now) else { continue };
             let Ok((_, factors)) = machine.factors(&self.profile) else { continue };
             let Ok(cost) = self.affordable(machine, entry, &factors) else { continue };
             let origin = self.origin(entry);
@@ -158,9 +173,10 @@ impl Host {
                 at_receiver: priced(&factors, &room.rates),
                 memory_bytes: machine.facts.memory_bytes,
                 at_home: origin.is_none(),
-                homeward: origin == Some(peer),
+                homeward: origin == Some(toward.peer),
                 movable: room.gauge.as_ref().is_none_or(admits),
                 seconds: cost.map_or(0.0, |cost| cost.seconds),
+                priority: entry.rules.priority,
             });
             ids.push(id.clone());
         }
@@ -173,14 +189,16 @@ impl Host {
     #[must_use]
     pub fn side_of(&self, measure: Measure, load: f64, room: &Room, now: Time) -> Side {
         let own = self.gauge(now);
+        let pressing = self.is_pressing(measure, None);
         let piece = |tenant: &Tenant| Piece {
             at_donor: self.price(measure, &tenant.candidate.factors),
             at_receiver: tenant.candidate.at_donor,
             memory_bytes: tenant.candidate.memory_bytes,
             at_home: tenant.origin.is_none(),
             homeward: tenant.origin.as_ref() == Some(self.id()),
-            movable: self.can_take(&tenant.candidate, own.as_ref(), None).is_ok(),
+            movable: self.can_take(&tenant.candidate, own.as_ref(), None, pressing).is_ok(),
             seconds: tenant.candidate.cost.map_or(0.0, |cost| cost.seconds),
+            priority: 0,
         };
         Side {
             load,
@@ -192,21 +210,26 @@ impl Host {
         }
     }
 
-    /// What it could give to `peer`: every machine judged, those on offer first and in the order of
-    /// the candidates. The verdict on those is still open and reads [`Reason::Farther`].
+    /// What it could give: every machine judged, or where a rule is to be mended every one that is
+    /// misplaced, those on offer first and in the order of the candidates. The verdict on those is
+    /// still open and reads [`Reason::Farther`].
     #[must_use]
     pub fn candidates(
         &self,
         measure: Measure,
-        peer: &HostId,
+        toward: &Toward<'_>,
         pair: &Pair,
         now: Time,
     ) -> (Vec<Judged>, Vec<Candidate>) {
         let mut offered = Vec::new();
         let mut kept = Vec::new();
+        let mended = toward.mending.then(|| self.mended(now));
         for (id, machine) in self.view.machines() {
+            if mended.as_ref().is_some_and(|mended| !mended.contains_key(id)) {
+                continue;
+            }
             let mut judged = self.judged(measure, id, machine);
-            match self.candidate_of(measure, id, machine, (peer, self.authority()), now) {
+            match self.candidate_of(measure, id, machine, toward, now) {
                 Err(reason) => {
                     judged.verdict = reason;
                     kept.push(judged);
@@ -215,7 +238,10 @@ impl Host {
             }
         }
         let distance = |c: &Candidate| rounded((c.at_donor - pair.wanted()).abs());
-        offered.sort_by(|(_, a), (_, b)| distance(a).total_cmp(&distance(b)));
+        let priority = |c: &Candidate| c.rules.as_ref().map_or(0, |rules| rules.priority);
+        offered.sort_by(|(_, a), (_, b)| {
+            distance(a).total_cmp(&distance(b)).then(priority(a).cmp(&priority(b)))
+        });
         for (mut judged, _) in offered.drain(offered.len().min(OFFER_MAX)..) {
             judged.verdict = Reason::NotOffered;
             kept.push(judged);
@@ -248,11 +274,10 @@ impl Host {
         &self,
         measure: Measure,
         machine: &MachineId,
-        answer: &Answer,
+        (answer, authority): (&Answer, Authority),
         now: Time,
     ) -> Result<(f64, bool), Reason> {
-        let word = (&answer.peer, Authority::Told);
-        let candidate = self.candidate(measure, machine, word, now)?;
+        let candidate = self.candidate(measure, machine, &answer.toward(authority), now)?;
         if candidate.memory_bytes > answer.room.free_memory_bytes {
             return Err(Reason::NoMemory);
         }
@@ -263,12 +288,13 @@ impl Host {
         Ok((answer.report.load + priced(factors, &answer.room.rates), within))
     }
 
-    /// Whether a machine of this host may go to `peer` on such a word at all; its entry if so.
+    /// Whether a machine of this host may go there at all; its entry if so.
     fn may_leave<'m>(
         &self,
         id: &MachineId,
         machine: &'m Machine,
-        (peer, authority): (&HostId, Authority),
+        toward: &Toward<'_>,
+        pressing: bool,
         now: Time,
     ) -> Result<&'m Entry, Reason> {
         let held = self.holds.outgoing.contains(id) || self.holds.settling.contains(id);
@@ -285,22 +311,9 @@ impl Host {
         if self.mode.choose(&machine.facts.locks).is_none() {
             return Err(Reason::NoLocks);
         }
-        let rules = &entry.rules;
-        if rules.ignore && authority != Authority::Told {
-            return Err(Reason::RuleIgnored);
-        }
-        if !rules.pinned_to.is_empty() && !rules.pinned_to.contains(&peer.clone().into()) {
-            return Err(Reason::RulePinned);
-        }
-        if authority != Authority::Told {
-            self.is_left_alone(id, machine, entry, (peer, authority), now)?;
-        }
-        let has_mate = |(other, m): (&MachineId, &Machine)| {
-            other != id
-                && m.entry().is_some_and(|e| shares_group(&e.rules.affinity, &rules.affinity))
-        };
-        if !rules.affinity.is_empty() && self.view.machines().iter().any(has_mate) {
-            return Err(Reason::RuleAffinity);
+        self.lets_go(id, &entry.rules, toward, pressing, now)?;
+        if toward.authority != Authority::Told {
+            self.is_left_alone(id, machine, entry, toward, now)?;
         }
         Ok(entry)
     }
@@ -311,9 +324,10 @@ impl Host {
         id: &MachineId,
         machine: &Machine,
         entry: &Entry,
-        (peer, authority): (&HostId, Authority),
+        toward: &Toward<'_>,
         now: Time,
     ) -> Result<(), Reason> {
+        let Toward { peer, authority, .. } = *toward;
         if self.past.is_quarantined(id, &self.restraint, now) {
             return Err(Reason::Quarantined);
         }
@@ -325,6 +339,9 @@ impl Host {
         }
         if entry.mode() == Autonomy::Observe && authority > Authority::Observe {
             return Err(Reason::Observing);
+        }
+        if toward.mending {
+            return Ok(());
         }
         if machine.is_new {
             return Err(Reason::WarmingUp);
@@ -338,13 +355,13 @@ impl Host {
     }
 
     /// What a candidate of another host would load this one, and whether it could be taken. `donor`
-    /// is how full the other is.
+    /// is how full the other is, and soft rules yield where something is `pressing` there.
     #[must_use]
     pub fn quote(
         &self,
         measure: Measure,
         candidate: &Candidate,
-        (donor, authority): (Option<&Gauge>, Authority),
+        (donor, pressing, authority): (Option<&Gauge>, bool, Authority),
         now: Time,
     ) -> Quote {
         let at_receiver = self.price(measure, &candidate.factors);
@@ -352,7 +369,9 @@ impl Host {
         // Who was told to move it need not mind how busy this host is.
         let own = self.gauge(now).filter(|_| authority != Authority::Told);
         let refusal = if free {
-            self.can_take(candidate, own.as_ref(), donor).err()
+            let told = authority == Authority::Told;
+            let pressing = pressing || told || measure.is_some() || candidate.mends == Some(true);
+            self.can_take(candidate, own.as_ref(), donor, pressing).err()
         } else {
             Some(Reason::NoMemory)
         };
@@ -365,6 +384,7 @@ impl Host {
         candidate: &Candidate,
         own: Option<&Gauge>,
         donor: Option<&Gauge>,
+        pressing: bool,
     ) -> Result<(), Reason> {
         if let Some(own) = own {
             own.admits(&candidate.factors, &candidate.margin.unwrap_or_default(), donor)?;
@@ -373,14 +393,6 @@ impl Host {
             Missing::Cpu => Reason::NoCpuModel,
             Missing::Storage => Reason::NoStorage,
         })?;
-        let groups = &candidate.anti_affinity;
-        let on_host = self.view.machines().values().filter_map(Machine::entry);
-        let clash = on_host.map(|e| &e.rules.anti_affinity).any(|g| shares_group(g, groups))
-            || self.holds.incoming.values().any(|i| shares_group(&i.anti_affinity, groups));
-        if clash { Err(Reason::RuleAntiAffinity) } else { Ok(()) }
+        self.lets_come(candidate, pressing)
     }
-}
-
-fn shares_group(a: &[Group], b: &[Group]) -> bool {
-    a.iter().any(|group| b.iter().any(|other| other.is(group)))
 }

@@ -210,6 +210,12 @@ impl Group {
         self.soft
     }
 
+    /// The same group, hard.
+    #[must_use]
+    pub fn hardened(&self) -> Self {
+        Self { soft: false, ..self.clone() }
+    }
+
     /// Whether both are the same group, however much their members insist.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
@@ -304,6 +310,15 @@ impl Place {
         match &self.hosts {
             Hosts::One(one) => one == host,
             Hosts::Labelled { label, value } => labels.get(label) == Some(value),
+        }
+    }
+
+    /// The label that it names hosts by, if it does.
+    #[must_use]
+    pub fn label(&self) -> Option<&str> {
+        match &self.hosts {
+            Hosts::One(_) => None,
+            Hosts::Labelled { label, .. } => Some(label),
         }
     }
 

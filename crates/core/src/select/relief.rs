@@ -75,6 +75,7 @@ mod tests {
             homeward: false,
             movable: true,
             seconds: 1.0,
+            priority: 0,
         }
     }
 
