@@ -18,6 +18,9 @@
 //! | `DELETE /api/v1/recommendations/ID` | drops one |
 //! | `PUT /api/v1/pause` | pauses the whole cluster |
 //! | `DELETE /api/v1/pause` | ends the pause |
+//! | `PUT /api/v1/state` | `"cordoned"`: the host takes nothing; `"active"`: it takes part again |
+//! | `POST /api/v1/drain` | empties the host if the rest can hold it; what of it fits |
+//! | `POST /api/v1/place` | where a new machine fits best |
 //! | `DELETE /api/v1/hosts/ID` | removes a host from the cluster |
 //! | `POST /api/v1/certificate` | renews this host's certificate; when the new one expires |
 
@@ -33,8 +36,9 @@ use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
+use evenkeel_core::appraisal::Wish;
 use evenkeel_core::decision::Decision;
-use evenkeel_core::model::{HostId, MachineId};
+use evenkeel_core::model::{HostId, HostState, MachineId};
 use evenkeel_net::Net;
 use serde::{Deserialize, Serialize};
 use tokio::net::unix::SocketAddr;
@@ -43,6 +47,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::AgentError;
 use crate::access::{self, Caller, Members, Need};
+use crate::emptying::{self, Waiter};
 use crate::forward::{self, Forward};
 use crate::metrics;
 use crate::operating::{self, Operation};
@@ -60,6 +65,8 @@ pub(crate) enum Request {
     Decisions(u32, Reply<Vec<Decision>>),
     SetTarget(MachineId, Option<f64>, Reply<()>),
     RemoveHost(HostId, Reply<()>),
+    SetState(HostState, Reply<()>),
+    Wish(Box<Wish>, Waiter),
     RenewCertificate(Reply<SystemTime>),
     /// Where the agent of another host is reached.
     Address(HostId, Reply<HostAddr>),
@@ -80,8 +87,10 @@ impl Request {
             Self::Decisions(_, reply) => drop(reply.send(Err(why.to_owned()))),
             Self::SetTarget(_, _, reply)
             | Self::Claim(_, _, reply)
+            | Self::SetState(_, reply)
             | Self::RemoveHost(_, reply) => drop(reply.send(Err(why.to_owned()))),
             Self::RenewCertificate(reply) => drop(reply.send(Err(why.to_owned()))),
+            Self::Wish(_, waiter) => waiter.refuse(why.to_owned()),
             Self::Address(_, reply) => drop(reply.send(Err(why.to_owned()))),
             Self::Operate(operation) => operation.refuse(why),
         }
@@ -156,12 +165,15 @@ fn routes() -> Router<Driver> {
         .route("/healthz", get(healthz))
         .route("/api/v1/status", get(status))
         .route("/api/v1/decisions", get(decisions))
+        .route("/api/v1/place", post(emptying::place))
         .route("/metrics", get(metrics))
         .merge(operating::reading())
         .route_layer(needs(Need::Read));
     let operate = Router::new()
         .route("/api/v1/machines/{id}/target", put(set_target))
         .merge(operating::acting())
+        .route("/api/v1/state", put(emptying::set_state))
+        .route("/api/v1/drain", post(emptying::drain))
         .route_layer(needs(Need::Operate));
     let own = Router::new()
         .route("/api/v1/hosts/{id}", delete(remove_host))

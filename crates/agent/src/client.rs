@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use evenkeel_core::appraisal::Fit;
 use evenkeel_core::decision::Decision;
-use evenkeel_core::model::{HostId, MachineId, MoveId};
+use evenkeel_core::model::{HostId, HostState, MachineId, MoveId};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request};
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::api::Problem;
+use crate::emptying::{DrainRequest, PlaceRequest, Placement};
 use crate::operating::{MoveStatus, PauseWish, RecommendationStatus};
 use crate::status::Status;
 
@@ -104,6 +106,34 @@ impl Client {
         let path = format!("/api/v1/machines/{machine}/target");
         let body = serde_json::to_vec(&target).map_err(|e| self.broken(&e))?;
         self.call(Method::PUT, &path, body.into()).await
+    }
+
+    /// Has the host take no machines from now on, or take part again.
+    ///
+    /// # Errors
+    /// When it is not reached, or cannot keep that in mind: then nothing has changed.
+    pub async fn set_state(&self, state: HostState) -> Result<(), ClientError> {
+        let body = serde_json::to_vec(&state).map_err(|e| self.broken(&e))?;
+        self.call(Method::PUT, "/api/v1/state", body.into()).await
+    }
+
+    /// Has the host be emptied, if the rest of the cluster can hold its machines and then spare
+    /// another host. The answer says whether it begins.
+    ///
+    /// # Errors
+    /// When it is not reached, or refuses: then nothing has changed.
+    pub async fn drain(&self, request: &DrainRequest) -> Result<Fit, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|e| self.broken(&e))?;
+        self.call(Method::POST, "/api/v1/drain", body.into()).await
+    }
+
+    /// Asks where a new machine fits best.
+    ///
+    /// # Errors
+    /// When it is not reached, or no machine can be like that.
+    pub async fn place(&self, wanted: &PlaceRequest) -> Result<Placement, ClientError> {
+        let body = serde_json::to_vec(wanted).map_err(|e| self.broken(&e))?;
+        self.call(Method::POST, "/api/v1/place", body.into()).await
     }
 
     /// Has the agent, which must hold the authority's key, remove a host from the cluster.

@@ -104,6 +104,8 @@ pub struct Config {
     pub operation: OperationConfig,
     /// How machines are handed over.
     pub handoff: HandoffConfig,
+    /// By which way they come.
+    pub migration: MigrationConfig,
     /// Paths on storage that other hosts reach too, and the id under which they know it.
     pub storage: BTreeMap<PathBuf, String>,
 }
@@ -170,13 +172,50 @@ pub struct HandoffConfig {
     /// before it runs on here.
     #[serde(deserialize_with = "duration")]
     pub doubt_time_max: Duration,
+    /// Whether disks that are on this host alone are copied when their machine moves.
+    pub copy_storage: bool,
+}
+
+/// `[migration]`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MigrationConfig {
+    /// Who connects other hosts' libvirt and QEMU to those of this host.
+    pub carrier: Option<CarrierKind>,
+    /// Most that all machines together that leave through agents may send per second.
+    pub bandwidth_max: Option<ByteSize>,
+    /// Where the sockets of migrations through agents are: the same on every host.
+    pub socket_dir: PathBuf,
+    /// Where libvirt listens on this host, if not where its connection says.
+    pub libvirt_socket: Option<PathBuf>,
+}
+
+/// Who carries machines to a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CarrierKind {
+    /// The agents, through their own link.
+    Agents,
+    /// libvirt and QEMU, through links of their own.
+    Direct,
+}
+
+impl Default for MigrationConfig {
+    fn default() -> Self {
+        Self {
+            carrier: None,
+            bandwidth_max: None,
+            socket_dir: PathBuf::from("/run/evenkeel/handoffs"),
+            libvirt_socket: None,
+        }
+    }
 }
 
 impl Default for HandoffConfig {
     fn default() -> Self {
         let limits = Limits::default();
         let doubt_time_max = limits.doubt_time_max;
-        Self { mode: Mode::default(), lock_manager: None, doubt_time_max }
+        Self { mode: Mode::default(), lock_manager: None, doubt_time_max, copy_storage: false }
     }
 }
 
@@ -200,6 +239,7 @@ impl Default for Config {
             balance: BalanceConfig::default(),
             operation: OperationConfig::default(),
             handoff: HandoffConfig::default(),
+            migration: MigrationConfig::default(),
             storage: BTreeMap::new(),
         }
     }
@@ -255,6 +295,12 @@ impl Config {
         let in_range = (SPAN_MIN..=SPAN_MAX).contains(&doubt);
         let want = "at least 100ms and at most 8760h";
         check(in_range, "handoff.doubt_time_max", &format!("{doubt:?}"), want)?;
+        let absolute = self.migration.socket_dir.is_absolute();
+        let dir = self.migration.socket_dir.display();
+        check(absolute, "migration.socket_dir", &dir, "an absolute path")?;
+        // A handoff's own directory and the longest name in it, within what a socket's name may have.
+        let short = dir.to_string().len() <= 80;
+        check(short, "migration.socket_dir", &dir, "a path of at most 80 bytes")?;
         let advertised = self.advertised();
         let reachable = !advertised.ip().is_unspecified();
         let want = "an address that the other hosts can reach: set `advertise`";
@@ -265,6 +311,16 @@ impl Config {
             self.declared_or(Resources { cpu_cores: 1.0, memory_bytes: 1.0, io_bytes_per_s: 1.0 }),
         )?;
         Ok(())
+    }
+
+    /// Who carries machines to this host: the agents, unless a way for libvirt is configured.
+    #[must_use]
+    pub fn carrier(&self) -> CarrierKind {
+        let otherwise = match self.libvirt.migration_uri {
+            Some(_) => CarrierKind::Direct,
+            None => CarrierKind::Agents,
+        };
+        self.migration.carrier.unwrap_or(otherwise)
     }
 
     /// The address at which other hosts reach this agent.
@@ -312,10 +368,11 @@ impl Config {
     pub fn balancer(&self) -> balancer::Config {
         let balance = self.balance.balancer();
         let limits = Limits { doubt_time_max: self.handoff.doubt_time_max, ..balance.limits };
-        let (ceilings, commit) = (self.ceilings.ceilings(), self.handoff.mode);
-        let OperationConfig { mode, recommendation_time, .. } = &self.operation;
-        let (mode, recommendation_time) = (*mode, *recommendation_time);
-        balancer::Config { ceilings, limits, commit, mode, recommendation_time, ..balance }
+        let HandoffConfig { mode: commit, copy_storage, .. } = self.handoff;
+        let ceilings = self.ceilings.ceilings();
+        let OperationConfig { mode, recommendation_time, .. } = self.operation;
+        let told = balancer::Config { mode, recommendation_time, ..balance };
+        balancer::Config { ceilings, limits, commit, copy_storage, ..told }
     }
 }
 
@@ -351,6 +408,8 @@ mod tests {
         check("[operation]\ntime_zone = 'Mars/Olympus'\n", &["operation.time_zone", "Mars"]);
         check("[operation]\nwindows = ['nights']\n", &["`nights`", "mon-fri 22:00-06:00"]);
         check("[handoff]\nmode = 'quick'\n", &["quick", "strict"]);
+        check("[migration]\ncarrier = 'pigeon'\n", &["pigeon", "agents", "direct"]);
+        check("[migration]\nsocket_dir = 'run'\n", &["migration.socket_dir", "absolute"]);
         check("[api]\nmembers = 'all'\n", &["all", "none", "read", "operate"]);
         check("[handoff]\ndoubt_time_max = '1ms'\n", &["handoff.doubt_time_max", "100ms"]);
         check("[balance]\njitter = 1.5\n", &["balance.jitter", "1.5", "below 1"]);
@@ -359,6 +418,22 @@ mod tests {
         check("listen = '127.0.0.1:1'\n[capacity]\ncpu_cores = 0\n", &["capacity of 0 for cpu"]);
         check("listen = '127.0.0.1:1'\n[weights]\ncpu = -1\n", &["weights", "cpu is -1"]);
         check("not toml", &["agent.toml", "line 1"]);
+    }
+
+    #[test]
+    fn agents_carry_machines_unless_a_way_for_libvirt_is_configured() {
+        for (text, carrier) in [
+            ("", CarrierKind::Agents),
+            ("[libvirt]\nmigration_uri = 'qemu+tls://a/system'\n", CarrierKind::Direct),
+            ("[migration]\ncarrier = 'direct'\n", CarrierKind::Direct),
+            (
+                "[libvirt]\nmigration_uri = 'x'\n[migration]\ncarrier = 'agents'\n",
+                CarrierKind::Agents,
+            ),
+        ] {
+            let config = evenkeel_config::parse::<Config>(text).unwrap();
+            assert_eq!(config.carrier(), carrier, "{text}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::handoff::Handoff;
 use evenkeel_core::message::{Message, Talk};
 use evenkeel_core::model::{HostId, MachineId, Time};
-use evenkeel_core::port::{Event, Failure, HandoffId, Progress};
+use evenkeel_core::port::{Event, Failure, FailureKind, HandoffId, Migration, Order, Progress};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_membership::{self as membership, Change, Membership, Output};
 use evenkeel_net::{Net, NetEvent};
@@ -29,7 +29,9 @@ use tracing::{debug, error, info, warn};
 use crate::alarms::Alarms;
 use crate::api::{Reply, Request};
 use crate::authority;
+use crate::carrier::Carrier;
 use crate::clock::Clock;
+use crate::emptying::Wishes;
 use crate::hours::OpenHours;
 use crate::status::Status;
 use crate::timers::{Due, Timers};
@@ -64,10 +66,13 @@ pub(crate) struct Driver {
     pub(crate) net: Net,
     pub(crate) membership: Membership,
     pub(crate) hypervisor: Box<dyn Hypervisor>,
+    pub(crate) carrier: Carrier,
     pub(crate) timers: Timers,
     /// Where other hosts were last reached, also those that seem dead.
     pub(crate) addresses: BTreeMap<HostId, SocketAddr>,
     pub(crate) progress: BTreeMap<HandoffId, Progress>,
+    /// What operators wish that is not answered yet.
+    pub(crate) wishes: Wishes,
     /// Who waits for a schedule entry to be written.
     pub(crate) writers: BTreeMap<MachineId, Reply<()>>,
     pub(crate) refusals: Refusals,
@@ -222,6 +227,8 @@ impl Driver {
         while let Some(input) = inputs.pop_front() {
             let mut effects = Vec::new();
             self.balancer.handle(input, self.clock.now(), &mut self.rng, &mut effects);
+            // Before anybody is told that a machine may come.
+            self.carrier.expect(self.balancer.handoffs());
             let mut effects = effects.into_iter();
             while let Some(effect) = effects.next() {
                 let record = match &effect {
@@ -257,9 +264,18 @@ impl Driver {
                 }
             }
             Effect::SetTimer(timer, at) => self.timers.set(timer, at),
-            Effect::Order(order) => self.hypervisor.submit(order),
+            Effect::Order(order) => {
+                if let Order::Migrate(migration) = &order
+                    && let Err(failure) = self.carry(migration)
+                {
+                    let ended = Event::MigrationEnded(migration.handoff, Err(failure));
+                    return Some(Input::Hypervisor(ended));
+                }
+                self.hypervisor.submit(order);
+            }
             Effect::Record(decision) => self.record(&decision),
             Effect::Keep(register) => self.keep(&register),
+            Effect::Answer(id, answer) => return self.answered(id, answer),
             Effect::Stopped => self.stopped = true,
         }
         None
@@ -281,6 +297,15 @@ impl Driver {
         if let Err(error) = self.store.keep(register) {
             warn!(%error, "a restart of this agent forgets the pause until another host tells of it");
         }
+    }
+
+    /// Makes ready for a migration.
+    fn carry(&mut self, migration: &Migration) -> Result<(), Failure> {
+        let addr = self.addresses.get(&migration.to).copied();
+        self.carrier.depart(migration, addr).map_err(|error| {
+            let why = format!("machine `{}` cannot be carried: {error}", migration.machine);
+            Failure::new(FailureKind::Other, why)
+        })
     }
 
     fn record(&mut self, decision: &Decision) {
@@ -356,7 +381,13 @@ impl Driver {
         }
     }
 
-    fn hypervisor_event(&mut self, event: Event) {
+    fn hypervisor_event(&mut self, mut event: Event) {
+        if let Event::MigrationEnded(handoff, result) = &mut event
+            && let Some(why) = self.carrier.departed(*handoff)
+            && let Err(failure) = result
+        {
+            failure.detail = format!("{} ({why})", failure.detail);
+        }
         match &event {
             // A late one would stay for good.
             Event::Progress(handoff, progress)
@@ -401,6 +432,10 @@ impl Driver {
                 let _ = answer.send(self.store.decisions(limit).map_err(|e| e.to_string()));
             }
             Request::Operate(operation) => self.operate(operation),
+            Request::SetState(state, answer) => {
+                let _ = answer.send(self.set_state(state));
+            }
+            Request::Wish(wish, waiter) => self.wish(*wish, waiter),
             Request::Address(host, answer) => {
                 let known = self.addresses.get(&host).copied();
                 let _ = answer.send(known.ok_or_else(|| {

@@ -13,7 +13,7 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Router, routing};
 use evenkeel_core::model::HostId;
-use evenkeel_net::{Call, Net, Stream};
+use evenkeel_net::{Call, CallStream, Net};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
@@ -91,7 +91,7 @@ impl Forward {
 
 /// One request and its answer.
 async fn converse(
-    stream: Stream,
+    stream: CallStream,
     request: hyper::Request<Full<Bytes>>,
 ) -> Result<Response, String> {
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;

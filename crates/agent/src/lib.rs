@@ -4,10 +4,12 @@ mod access;
 mod alarms;
 mod api;
 mod authority;
+mod carrier;
 pub mod client;
 mod clock;
 pub mod config;
 mod driver;
+mod emptying;
 mod forward;
 mod hours;
 mod metrics;
@@ -24,7 +26,7 @@ use evenkeel_core::balancer::Balancer;
 use evenkeel_core::model::{HostId, Resources};
 use evenkeel_core::port::{Event, Failure, HostSample, Order};
 use evenkeel_hypervisor::Hypervisor;
-use evenkeel_libvirt::{LibvirtConfig, LibvirtHypervisor, SharedStorage};
+use evenkeel_libvirt::{LibvirtConfig, LibvirtHypervisor, SharedStorage, carried_uri, socket_of};
 use evenkeel_membership::{Config as MembershipConfig, Member, Membership};
 use evenkeel_net::{DialError, Identity, Limits, Net, NetError, PkiError};
 use evenkeel_store::{Store, StoreError};
@@ -40,10 +42,14 @@ pub use crate::access::Members;
 use crate::alarms::Alarms;
 pub use crate::api::Problem;
 use crate::api::Request;
+use crate::carrier::Carrier;
 pub use crate::client::{Client, ClientError};
 use crate::clock::Clock;
+use crate::config::CarrierKind;
 pub use crate::config::{Config, ConfigError};
 use crate::driver::{Driver, Refusals, Sources};
+use crate::emptying::Wishes;
+pub use crate::emptying::{DrainRequest, PlaceRequest, Placement};
 use crate::hours::OpenHours;
 pub use crate::status::Status;
 use crate::timers::Timers;
@@ -97,6 +103,20 @@ pub enum AgentError {
          host; stop that one first, or give this one another `api_socket`"
     )]
     ApiInUse(PathBuf),
+    /// The sockets of migrations cannot be made.
+    #[error("cannot make the sockets of migrations in `{path}`: {source}")]
+    Carrier {
+        /// Their directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Nobody knows where libvirt listens.
+    #[error(
+        "machines are to come through this agent, and where libvirt listens is not known from \
+         `{0}`: set `migration.libvirt_socket`"
+    )]
+    NoLibvirtSocket(String),
     /// The signals cannot be watched.
     #[error("cannot watch signals: {0}")]
     Signals(std::io::Error),
@@ -114,13 +134,14 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let clock = Clock::start();
     let identity = identity(&config)?;
     let host = identity.host().clone();
-    let store = Store::open(&config.state_dir)?;
+    let mut store = Store::open(&config.state_dir)?;
     let enroller = authority::enroller(&config, &store)?;
     let (net, net_events) = Net::bind(config.listen, &identity, Limits::default(), enroller)?;
     let peers = api::Peers { here: host.clone(), net: net.clone(), may: config.api.members };
     let (_socket, mut requests) = api::serve(&config.api_socket, peers)?;
     let mut stop = stop_signals()?;
 
+    let carrier = carrier(&config, &net).await?;
     let (events, mut hypervisor_events) = mpsc::channel(EVENTS_MAX);
     let mut hypervisor = connect(&config, events, clock)?;
     let addr = config.advertised();
@@ -145,6 +166,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
 
     let mut rng: ChaCha12Rng = rand::make_rng();
     let me = Member { host, addr, generation: clock.now().unix_ms() };
+    let (wishes, standing) = Wishes::recover(&mut store, boot_id())?;
     let mut driver = Driver {
         membership: Membership::new(me, MembershipConfig::default(), rng.next_u64()),
         balancer: Balancer::new(config.balancer(), profile, store.recovered(boot_id())?),
@@ -154,8 +176,10 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         store,
         net: net.clone(),
         hypervisor: Box::new(hypervisor),
+        carrier,
         timers: Timers::default(),
         progress: BTreeMap::new(),
+        wishes,
         writers: BTreeMap::new(),
         refusals: Refusals::default(),
         unclosed: VecDeque::new(),
@@ -166,6 +190,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         stop_grace: config.stop_grace,
         stopped: false,
     };
+    standing.into_iter().for_each(|input| driver.feed(input));
     driver.join_remembered();
     tokio::spawn(authority::keep_renewed(net.clone(), config.identity_dir.clone()));
     // One list of seeds may serve all hosts: this one is no news to itself.
@@ -190,6 +215,23 @@ fn identity(config: &Config) -> Result<Identity, AgentError> {
     }
 }
 
+/// Makes ready to carry machines.
+async fn carrier(config: &Config, net: &Net) -> Result<Carrier, AgentError> {
+    let migration = &config.migration;
+    let path = &migration.socket_dir;
+    let bandwidth = migration.bandwidth_max.map(|bytes| bytes.as_u64());
+    let mut carrier = Carrier::new(net.clone(), path.clone(), bandwidth);
+    if config.carrier() == CarrierKind::Agents {
+        let uri = &config.libvirt.uri;
+        let libvirt = migration.libvirt_socket.clone().or_else(|| socket_of(uri));
+        let libvirt = libvirt.ok_or_else(|| AgentError::NoLibvirtSocket(uri.clone()))?;
+        carrier
+            .let_in(net.listen_streams().await?, libvirt)
+            .map_err(|source| AgentError::Carrier { path: path.clone(), source })?;
+    }
+    Ok(carrier)
+}
+
 /// Connects to libvirt; the only place that names it.
 fn connect(
     config: &Config,
@@ -197,15 +239,18 @@ fn connect(
     clock: Clock,
 ) -> Result<LibvirtHypervisor, AgentError> {
     let libvirt = &config.libvirt;
-    let reached = libvirt.migration_uri.clone().unwrap_or_else(|| match config.advertised().ip() {
-        IpAddr::V4(ip) => format!("qemu+tls://{ip}/system"),
-        IpAddr::V6(ip) => format!("qemu+tls://[{ip}]/system"),
-    });
+    let reached = match (config.carrier(), &libvirt.migration_uri, config.advertised().ip()) {
+        (CarrierKind::Agents, ..) => carried_uri(&libvirt.uri),
+        (CarrierKind::Direct, Some(uri), _) => uri.clone(),
+        (CarrierKind::Direct, None, IpAddr::V4(ip)) => format!("qemu+tls://{ip}/system"),
+        (CarrierKind::Direct, None, IpAddr::V6(ip)) => format!("qemu+tls://[{ip}]/system"),
+    };
     let shared =
         |(path, id): (&PathBuf, &String)| SharedStorage { path: path.clone(), id: id.clone() };
     let settings = LibvirtConfig {
         migrate_uri: libvirt.migrate_address.clone(),
         listen_address: libvirt.listen_address.clone(),
+        carried: config.migration.socket_dir.clone(),
         storage: config.storage.iter().map(shared).collect(),
         lock_manager: config.handoff.lock_manager.clone(),
         ..LibvirtConfig::new(libvirt.uri.clone(), reached)

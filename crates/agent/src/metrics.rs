@@ -17,6 +17,7 @@ pub(crate) fn render(status: &Status) -> String {
     gauge(&mut out, "members", "Other hosts that are alive.", [(String::new(), members)]);
     let machines = status.machines.len() as f64;
     gauge(&mut out, "machines", "Machines in this host's schedule.", [(String::new(), machines)]);
+    contention(&mut out, status);
     let mut phases: BTreeMap<String, f64> = BTreeMap::new();
     for handoff in &status.handoffs {
         let (role, phase) = (format!("{:?}", handoff.role), format!("{:?}", handoff.phase));
@@ -29,13 +30,42 @@ pub(crate) fn render(status: &Status) -> String {
     gauge(&mut out, "handoff_alarms", help, [(String::new(), alarms)]);
     let age = |handoff: &HandoffStatus| status.at.since(handoff.since).as_secs_f64();
     let ages = status.handoffs.iter().filter(|h| h.alarm).map(|handoff| {
-        // Names hold what their users like.
-        let machine = handoff.name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let machine = escaped(&handoff.name);
         (format!("{{machine=\"{machine}\",peer=\"{}\"}}", handoff.peer), age(handoff))
     });
     let help = "How long an alarming handoff has been in its phase, in seconds.";
     gauge(&mut out, "handoff_alarm_age_seconds", help, ages);
     out
+}
+
+/// Scores of contention, and the shares of time that they are made of.
+fn contention(out: &mut String, status: &Status) {
+    let alone = |score: Option<u8>| score.map(|score| (String::new(), f64::from(score)));
+    let help = "Contention on this host, from 0 to 100. Missing while unknown.";
+    gauge(out, "contention", help, alone(status.contention_score));
+    let cluster = status.cluster_contention.as_ref().map(|cluster| cluster.score);
+    let help = "Mean contention of the hosts heard of, from 0 to 100. Missing while unknown.";
+    gauge(out, "cluster_contention", help, alone(cluster));
+    let own = &status.contention;
+    let lost = [("cpu", own.cpu), ("memory", own.memory), ("io", own.io)];
+    let lost = lost
+        .into_iter()
+        .filter_map(|(name, share)| Some((format!("{{resource=\"{name}\"}}"), share?)));
+    let help = "Share of time lost on this host for want of a resource. Missing while unknown.";
+    gauge(out, "contention_lost", help, lost);
+    let swapped = own.swapped_bytes.map(|bytes| (String::new(), bytes));
+    gauge(out, "swapped_bytes", "Memory of this host that is swapped out, in bytes.", swapped);
+    let machines = status.machines.iter().filter_map(|machine| {
+        let name = escaped(&machine.name);
+        Some((format!("{{machine=\"{name}\"}}"), f64::from(machine.contention_score?)))
+    });
+    let help = "Contention of a machine, from 0 to 100. Missing while unknown.";
+    gauge(out, "machine_contention", help, machines);
+}
+
+/// A name as a label. Names hold what their users like.
+fn escaped(name: &str) -> String {
+    name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 fn gauge(

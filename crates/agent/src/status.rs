@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use evenkeel_core::balancer::Balancer;
+use evenkeel_core::balancer::{Balancer, ClusterContention, Drain};
+use evenkeel_core::contention::Contention;
 use evenkeel_core::decision::Role;
 use evenkeel_core::handoff::{Handoff, Phase};
 use evenkeel_core::load::{Basis, Machine};
@@ -27,12 +28,24 @@ pub struct Status {
     pub at: Time,
     /// Whether the host takes part.
     pub state: HostState,
+    /// How far it is, if it is being emptied.
+    #[serde(default)]
+    pub drain: Option<Drain>,
     /// Its load; 1.0 is the whole host. Missing while it is not known.
     pub load: Option<f64>,
     /// Why the load is not known.
     pub unknown: Option<String>,
     /// The share of each resource in use, where known.
     pub shares: Option<PerResource>,
+    /// How much of what is wanted of it it cannot give, where known.
+    #[serde(default)]
+    pub contention: Contention,
+    /// The same as a score, from 0 to 100.
+    #[serde(default)]
+    pub contention_score: Option<u8>,
+    /// The score of the cluster, as far as this host has heard of the others.
+    #[serde(default)]
+    pub cluster_contention: Option<ClusterContention>,
     /// What the host has.
     pub capacity: Resources,
     /// Speed of a core relative to the reference core.
@@ -84,6 +97,12 @@ pub struct MachineStatus {
     pub usage: Option<Resources>,
     /// Why its load is not known.
     pub unknown: Option<String>,
+    /// How much of what it wants it does not get, where known.
+    #[serde(default)]
+    pub contention: Contention,
+    /// The same as a score, from 0 to 100.
+    #[serde(default)]
+    pub contention_score: Option<u8>,
     /// How often it has changed hosts.
     pub epoch: Epoch,
     /// Its target load, where programmed.
@@ -159,9 +178,13 @@ impl Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             at: now,
             state: host.state,
+            drain: balancer.drain(now),
             load,
             unknown,
             shares: host.view.usage(profile, now).ok().map(|usage| profile.shares(&usage)),
+            contention: *host.view.contention(),
+            contention_score: host.view.contention().score(),
+            cluster_contention: balancer.cluster_contention(now),
             capacity: profile.capacity,
             cpu_speed: profile.cpu_speed,
             weights: profile.weights.get(),
@@ -194,6 +217,8 @@ impl MachineStatus {
             basis: priced.map(|(basis, _)| basis),
             usage: machine.measured().ok(),
             unknown,
+            contention: machine.contention,
+            contention_score: machine.contention.score(),
             epoch: entry.map_or(Epoch::default(), |e| e.epoch),
             target_load: entry.and_then(|e| e.target_load),
             entry_error: machine.facts.entry.as_ref().err().cloned(),

@@ -153,6 +153,11 @@ pub struct BalanceConfig {
     pub given_per_hour_max: usize,
     /// Most machines taken within an hour.
     pub taken_per_hour_max: usize,
+    /// For how long a host that has come back is filled gently.
+    #[serde(deserialize_with = "duration")]
+    pub return_time: Duration,
+    /// Most machines that it takes within a minute meanwhile.
+    pub return_per_minute_max: usize,
     /// How long another host may take to answer.
     #[serde(deserialize_with = "duration")]
     pub reply_time_max: Duration,
@@ -174,6 +179,8 @@ pub struct BalanceConfig {
     pub payback: Duration,
     /// Most handoffs at once, given and taken together.
     pub handoffs_max: usize,
+    /// From which score of contention on a machine is helped first; 0 helps none first.
+    pub starving: u8,
 }
 
 /// What a move must gain by half-difference.
@@ -204,6 +211,8 @@ impl Default for BalanceConfig {
             quarantine: restraint.quarantine,
             given_per_hour_max: restraint.given_per_hour_max,
             taken_per_hour_max: restraint.taken_per_hour_max,
+            return_time: restraint.return_time,
+            return_per_minute_max: restraint.return_per_minute_max,
             reply_time_max: core.limits.reply_time_max,
             reservation_time: core.limits.reservation_time,
             migration_time_max: core.limits.migration_time_max,
@@ -212,6 +221,7 @@ impl Default for BalanceConfig {
             migration_bandwidth: None,
             payback: core.costing.payback,
             handoffs_max: core.handoffs_max,
+            starving: core.starving.unwrap_or(0),
         }
     }
 }
@@ -266,6 +276,7 @@ impl BalanceConfig {
             ("balance.cool_down", self.cool_down),
             ("balance.cool_down_max", self.cool_down_max),
             ("balance.quarantine", self.quarantine),
+            ("balance.return_time", self.return_time),
             ("balance.migration_downtime_max", self.migration_downtime_max),
             ("balance.payback", self.payback),
         ];
@@ -281,6 +292,7 @@ impl BalanceConfig {
         let counts = [
             ("balance.handoffs_max", self.handoffs_max, 1, 64, "from 1 to 64"),
             ("balance.probes", self.probes, 1, 64, "from 1 to 64"),
+            ("balance.starving", self.starving.into(), 0, 100, "from 0 to 100"),
             ("balance.warm_up", self.warm_up as usize, 1, 1000, "from 1 to 1000"),
             ("balance.hold_of", self.hold_of as usize, 1, 32, "from 1 to 32"),
             (
@@ -293,6 +305,13 @@ impl BalanceConfig {
             (
                 "balance.taken_per_hour_max",
                 self.taken_per_hour_max,
+                1,
+                MOVES_KEPT_MAX,
+                "from 1 to 1000",
+            ),
+            (
+                "balance.return_per_minute_max",
+                self.return_per_minute_max,
                 1,
                 MOVES_KEPT_MAX,
                 "from 1 to 1000",
@@ -349,6 +368,8 @@ impl BalanceConfig {
                 quarantine: self.quarantine,
                 given_per_hour_max: self.given_per_hour_max,
                 taken_per_hour_max: self.taken_per_hour_max,
+                return_time: self.return_time,
+                return_per_minute_max: self.return_per_minute_max,
             },
             costing: Costing {
                 link_bytes_per_s: link as f64,
@@ -364,6 +385,7 @@ impl BalanceConfig {
                 ..default.limits
             },
             handoffs_max: self.handoffs_max,
+            starving: (self.starving > 0).then_some(self.starving),
             policy,
             ..default
         }

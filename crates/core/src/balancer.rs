@@ -7,11 +7,15 @@
 mod config;
 mod crowded;
 mod directed;
+mod emptying;
+mod explaining;
+mod heard;
 mod mending;
 mod pausing;
 mod recommending;
 mod seeking;
 mod watching;
+mod wishes;
 
 use std::sync::Arc;
 
@@ -20,7 +24,13 @@ use rand::{Rng, RngExt};
 
 pub use self::config::Config;
 use self::crowded::Crowded;
+pub use self::emptying::Drain;
+use self::emptying::Emptying;
+use self::heard::Others;
+pub use self::heard::{ClusterContention, Heard};
 use self::mending::Mending;
+use self::wishes::Purpose;
+use crate::appraisal::Appraising;
 use crate::control::{Authority, Control};
 use crate::cost::Experience;
 use crate::decision::{Decision, Reason, Role};
@@ -29,7 +39,9 @@ use crate::exchange::{Agreement, Answer, Exchange, Offered, Step};
 use crate::handoff::{Choice, Handoff, Handoffs, Offer, Recovered, Terms, Turn};
 use crate::host::Host;
 use crate::message::{Message, Pass, Talk};
-use crate::model::{Entry, ExchangeId, HostId, HostProfile, MachineId, TARGET_LOAD_MAX, Time};
+use crate::model::{
+    Entry, ExchangeId, HostId, HostProfile, HostState, MachineId, TARGET_LOAD_MAX, Time,
+};
 use crate::port::{Commit, Event, HandoffId, Order, Stamp};
 use crate::select::Policy;
 use crate::survey::Survey;
@@ -59,8 +71,12 @@ pub struct Balancer {
     silent_rounds: u32,
     crowded: Crowded,
     mending: Mending,
+    others: Others,
     promise: Option<Promise>,
     owed: Option<Owed>,
+    /// Questions to several hosts that wait for answers.
+    appraising: Vec<(Purpose, Appraising)>,
+    emptying: Option<Emptying>,
     handoffs: Handoffs,
     /// Handoffs that were under way when the agent ended last; taken up at the start.
     recovered: Recovered,
@@ -84,6 +100,8 @@ impl Balancer {
         host.tentative = config.tentative;
         (host.mode, host.repair) = (config.commit, config.repair);
         host.control = Control { mode: config.mode, closed: false, pause: recovered.pause.clone() };
+        host.copy_storage = config.copy_storage;
+        host.starving = config.starving.filter(|_| !config.tentative);
         Self {
             handoffs: Handoffs::new(config.limits.clone()),
             config,
@@ -96,8 +114,11 @@ impl Balancer {
             silent_rounds: 0,
             crowded: Crowded::default(),
             mending: Mending::default(),
+            others: Others::default(),
             promise: None,
             owed: None,
+            appraising: Vec::new(),
+            emptying: None,
             recovered,
             migration_uri: String::new(),
             sampling: false,
@@ -188,7 +209,8 @@ impl Balancer {
             Input::Claim { machine, fenced } => {
                 self.hand(now, out, |handoffs, turn| handoffs.claim(&machine, &fenced, turn));
             }
-            Input::SetState(state) => self.host.state = state,
+            Input::SetState(state) => self.set_state(state, now),
+            Input::Wish(id, wish) => self.wish(id, wish, now, rng, out),
             Input::Pause(pause) => self.set_pause(pause, now, out),
             Input::Migrate(order) => {
                 self.begin_directed(order, Authority::Told, (None, None), now);
@@ -199,7 +221,9 @@ impl Balancer {
             Input::Stop | Input::StopNow => self.stop(input == Input::StopNow, now, out),
         }
         self.swap(now, rng, out);
+        self.appraised(now, out);
         self.direct(first, now, rng, out);
+        self.empty(now, rng, out);
         self.pursue(now, rng, out);
         if self.stopping && !self.handoffs.hold_up_stop() {
             out.push(Effect::Stopped);
@@ -222,6 +246,14 @@ impl Balancer {
         }
         let recovered = std::mem::take(&mut self.recovered);
         self.hand(now, out, |handoffs, turn| handoffs.recover(recovered, turn));
+    }
+
+    /// Takes part from now on, or not. A host that comes back is filled gently.
+    fn set_state(&mut self, state: HostState, now: Time) {
+        if self.host.state != HostState::Active && state == HostState::Active {
+            self.host.past.returned(now);
+        }
+        self.host.state = state;
     }
 
     fn stop(&mut self, abort: bool, now: Time, out: &mut Vec<Effect>) {
@@ -262,6 +294,10 @@ impl Balancer {
                     survey.close();
                 }
                 self.owed.take_if(|owed| owed.exchange == id && owed.overdue);
+                if let Some(index) = self.appraising.iter().position(|(_, a)| a.id == id) {
+                    let (purpose, asked) = self.appraising.remove(index);
+                    self.conclude(purpose, asked, now, out);
+                }
                 if let Some(exchange) = self.exchange.take_if(|e| e.id() == id) {
                     let detail = format!("`{}` did not answer in time", exchange.peer());
                     let record = exchange.abandon(&self.host, Reason::TimedOut, detail, now);
@@ -271,6 +307,8 @@ impl Balancer {
             Timer::Watch => self.watch_timer(now, rng, out),
             // Gone on with after every input.
             Timer::Directed => {}
+            // Looked after below, as after everything that happens.
+            Timer::Empty => {}
             Timer::Handoff(id) => {
                 self.hand(now, out, |handoffs, turn| handoffs.timer(id, turn));
             }
@@ -292,9 +330,11 @@ impl Balancer {
                     Ok(sample) => {
                         self.migration_uri.clone_from(&sample.facts.migration_uri);
                         self.notice(&sample, now, out);
+                        let starved = self.host.starves().is_some();
                         self.host.observe(sample);
                         self.host.take_stock(now);
                         self.forget_recommendations(now);
+                        self.hasten(starved, now, out);
                     }
                     Err(failure) => self.host.view.fail(failure.detail),
                 }
@@ -308,11 +348,15 @@ impl Balancer {
             }
             Event::ScheduleChanged(_) => self.sample(out),
             Event::Connected => {
+                self.host.unfit.clear();
                 self.sample(out);
                 self.handoffs.look_again(&mut Turn::new(&mut self.host, now, out));
             }
             Event::Disconnected(why) => self.host.view.fail(why),
             Event::Progress(..) | Event::EntryWritten(..) => {}
+            Event::Examined(id, verdict) => {
+                self.hand(now, out, |handoffs, turn| handoffs.examined(id, verdict, turn));
+            }
             Event::Resumed(machine, result) => {
                 self.hand(now, out, |handoffs, turn| handoffs.resumed(&machine, &result, turn));
             }
@@ -324,6 +368,13 @@ impl Balancer {
                     handoffs.autostart_set(&machine, wanted, &result, turn);
                 });
             }
+        }
+    }
+
+    /// Has the next round come at once if a machine has begun to starve that did not before.
+    fn hasten(&self, starved: bool, now: Time, out: &mut Vec<Effect>) {
+        if !starved && self.host.starves().is_some() {
+            out.push(Effect::SetTimer(Timer::Round, now));
         }
     }
 
@@ -355,6 +406,9 @@ impl Balancer {
         own.mends = belongs.is_some().then_some(true);
         let peers = belongs.into_iter().flatten().chain(peers);
         let Some(peer) = peers.into_iter().next() else { return };
+        if self.is_emptying() {
+            return;
+        }
         let (exchange, inquiry) = Exchange::open(id, peer, &self.host, own, now);
         self.say(exchange, inquiry, now, out);
     }
@@ -428,6 +482,11 @@ impl Balancer {
         rng: &mut impl Rng,
         out: &mut Vec<Effect>,
     ) {
+        // Plans have no use for it, and too many hosts.
+        if !self.config.tentative {
+            let asked = self.survey.as_ref().filter(|survey| survey.id() == id);
+            self.others.hear(from, &talk, asked.and_then(Survey::measure), now);
+        }
         if let Some(exchange) = self.exchange.take_if(|e| e.id() == id && e.peer() == from) {
             if exchange.has_answered(&talk) {
                 self.exchange = Some(exchange);
@@ -444,7 +503,14 @@ impl Balancer {
                     }
                     survey.hear(from, standing, &mut self.host);
                 }
-                _ => survey.miss(from),
+                _ => survey.refuse(from),
+            }
+            return;
+        }
+        if let Some((_, asked)) = self.appraising.iter_mut().find(|(_, asked)| asked.id == id) {
+            match talk {
+                Talk::Appraisal(said) => asked.hear(from, said),
+                _ => asked.miss(from),
             }
             return;
         }
@@ -455,7 +521,9 @@ impl Balancer {
         let refuse = |reason| Talk::Decline { reason, detail: String::new(), report: None };
         let reply = |talk| Effect::Send(from.clone(), Message::Exchange(id, talk));
         match talk {
-            Talk::Inquire(_) | Talk::Offer { .. } | Talk::Probe(_) if self.stopping => {
+            Talk::Inquire(_) | Talk::Offer { .. } | Talk::Probe(_) | Talk::Appraise(_)
+                if self.stopping =>
+            {
                 out.push(reply(refuse(Reason::Stopping)));
             }
             Talk::Inquire(_) | Talk::Offer { .. } if self.is_busy() => {
@@ -475,12 +543,14 @@ impl Balancer {
                 self.step(step, from, id, now, rng, out);
             }
             Talk::Probe(probe) => out.push(reply(self.stand(from, probe, now))),
+            Talk::Appraise(asked) => out.push(reply(self.appraise(&asked, now))),
             // Late: that conversation is over, and both sides have their limits of time.
             Talk::Accept(_)
             | Talk::Decline { .. }
             | Talk::Quotes { .. }
             | Talk::Close { .. }
-            | Talk::Standing(_) => {}
+            | Talk::Standing(_)
+            | Talk::Appraisal(_) => {}
         }
     }
 
@@ -536,6 +606,7 @@ impl Balancer {
             commit,
             autostart,
             ticket,
+            cpu,
         } = pass
         else {
             return self.hand(now, out, |handoffs, turn| handoffs.hear(id, from, pass, turn));
@@ -544,17 +615,23 @@ impl Balancer {
         if self.handoffs.knows(id, from) {
             return;
         }
-        let refused =
-            |reason| Effect::Send(from.clone(), Message::Handoff(id, Pass::Refused { reason }));
+        let refused_for = |reason, detail: &str| {
+            let detail = (!detail.is_empty()).then(|| detail.to_owned());
+            Effect::Send(from.clone(), Message::Handoff(id, Pass::Refused { reason, detail }))
+        };
+        let refused = |reason| refused_for(reason, "");
         // One at a time: what became of the other is not settled yet.
         if self.handoffs.moves(&machine) {
             return out.push(refused(Reason::UnderWay));
         }
-        let offer = |agreement| Offer {
-            agreement,
-            commit: commit.unwrap_or(Commit::Fast),
-            autostart: autostart.unwrap_or(false),
-            ticket,
+        let offer = |mut agreement: Agreement| {
+            agreement.candidate.needs.cpu_definition = cpu.map(Into::into);
+            Offer {
+                agreement,
+                commit: commit.unwrap_or(Commit::Fast),
+                autostart: autostart.unwrap_or(false),
+                ticket,
+            }
         };
         let uri = self.migration_uri.clone();
         if let Some(owed) = self.owed.take_if(|owed| owed.is(exchange, from, &machine)) {
@@ -578,7 +655,7 @@ impl Balancer {
                 });
             }
             Err(record) => {
-                out.push(refused(record.ending));
+                out.push(refused_for(record.ending, &record.detail));
                 out.push(Effect::Record(*record));
             }
         }
@@ -622,6 +699,7 @@ impl Balancer {
             survey.miss(to);
         }
         self.directed.missed(to);
+        self.appraising.iter_mut().for_each(|(_, asked)| asked.miss(to));
         if let Some(exchange) = self.exchange.take_if(|e| e.peer() == to) {
             let record = exchange.abandon(&self.host, Reason::Unreachable, why.to_owned(), now);
             out.push(Effect::Record(record));

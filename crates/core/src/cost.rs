@@ -13,7 +13,8 @@
 //! core sends or takes [`BYTES_PER_CORE_S`], as one migration thread does. The link is as configured
 //! until migrations have shown what it really carries. Where the model is wrong about a machine, it
 //! tends to be wrong again in the same direction: the ratio of what it sent to what was predicted
-//! corrects the next prediction, and goes along in its schedule entry.
+//! corrects the next prediction, and goes along in its schedule entry. A disk that is copied along
+//! counts with what it holds.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -86,6 +87,8 @@ pub struct Weight {
     pub cpu_cores: f64,
     /// Memory that it dirties, in bytes per second, where told.
     pub dirty_bytes_per_s: Option<f64>,
+    /// What is in use of its disks that are copied along, in bytes.
+    pub disk_bytes: f64,
     /// By how much predictions for it were too low, as a factor.
     pub correction: f64,
 }
@@ -98,7 +101,8 @@ impl Prediction {
         let memory = weight.memory_bytes.max(0.0);
         let assumed = weight.cpu_cores.max(0.0) * DIRTIED_PER_CORE_S;
         let dirty_rate = weight.dirty_bytes_per_s.unwrap_or(assumed).max(0.0);
-        let (mut left, mut sent) = (memory, 0.0);
+        // Disks are copied before memory; what is written to them meanwhile is sent at once.
+        let (mut left, mut sent) = (memory, weight.disk_bytes.max(0.0));
         for round in 0..ROUNDS_MAX {
             let seconds = left / link;
             if round > 0 && seconds <= downtime_max.as_secs_f64() {
@@ -204,9 +208,26 @@ mod tests {
             memory_bytes: memory,
             cpu_cores: 0.0,
             dirty_bytes_per_s: Some(dirty),
+            disk_bytes: 0.0,
             correction: 1.0,
         };
         Prediction::of(&weight, link, DOWNTIME)
+    }
+
+    #[test]
+    fn disks_that_are_copied_cost_their_bytes_and_no_standstill() {
+        let weight = Weight {
+            memory_bytes: 1e9,
+            dirty_bytes_per_s: Some(2e7),
+            disk_bytes: 5e9,
+            correction: 1.0,
+            ..Weight::default()
+        };
+        let cost = Prediction::of(&weight, 1e8, DOWNTIME).unwrap();
+        let without = predict(1e9, 2e7, 1e8).unwrap();
+        assert!((cost.bytes - without.bytes - 5e9).abs() < 1.0, "{cost:?}");
+        assert!((cost.seconds - without.seconds - 50.0).abs() < 1e-6, "{cost:?}");
+        assert_eq!(cost.downtime_ms, without.downtime_ms);
     }
 
     #[test]

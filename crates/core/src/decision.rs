@@ -9,7 +9,7 @@ use crate::control::Authority;
 use crate::cost::Prediction;
 use crate::handoff::Choice;
 use crate::load::Basis;
-use crate::model::{ExchangeId, HostId, MachineId, Resources, Time};
+use crate::model::{ExchangeId, HostId, MachineId, Missing, Resources, Time};
 use crate::port::{HandoffId, MigrationStats};
 pub use crate::reason::Reason;
 use crate::select::Pair;
@@ -41,6 +41,31 @@ pub struct Judged {
     pub at_receiver: Option<f64>,
     /// Chosen, or why not.
     pub verdict: Reason,
+    /// What is missing, in words that name it; empty where the code says it all.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+/// Why a machine may not leave or come: the code, and what it is about in words, if there is more to
+/// say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The code.
+    pub reason: Reason,
+    /// The words; empty where the code says it all.
+    pub detail: String,
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self { reason, detail: String::new() }
+    }
+}
+
+impl From<Missing> for Refusal {
+    fn from(missing: Missing) -> Self {
+        Self { reason: missing.reason(), detail: missing.to_string() }
+    }
 }
 
 /// One exchange, as one of its two hosts saw it.

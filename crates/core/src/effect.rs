@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::appraisal::{Answer, Wish, WishId};
 use crate::balancer::MoveOrder;
 use crate::control::{Pause, PauseRegister};
 use crate::decision::Decision;
@@ -55,6 +56,9 @@ pub enum Input {
     Skip(MoveId),
     /// Whether it is now outside the hours in which this host may move machines by its own decision.
     Closed(bool),
+    /// An operator wishes something about which others have to be asked first. Answered by one
+    /// [`Effect::Answer`].
+    Wish(WishId, Wish),
     /// An operator wants the agent to stop: finish or hand back what is under way.
     Stop,
     /// The same, now: abort what is under way.
@@ -76,6 +80,8 @@ pub enum Timer {
     Watch,
     /// Try again what operators have ordered.
     Directed,
+    /// Look for somebody to give to, while this host is being emptied.
+    Empty,
 }
 
 /// Something to be done, in the order given.
@@ -96,6 +102,9 @@ pub enum Effect {
     /// Keep what is known of pauses, in place of what was kept before. If that fails, it is learnt
     /// again from others after a restart.
     Keep(PauseRegister),
+    /// This becomes of a wish. If it is that the host is being emptied now, that is to outlast the
+    /// agent.
+    Answer(WishId, Answer),
     /// Nothing is under way any more; the driver may end.
     Stopped,
 }

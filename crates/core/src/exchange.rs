@@ -118,14 +118,19 @@ pub enum Step {
     Agree(Box<Agreement>),
 }
 
-/// Why a host takes no machine, as far as the other can tell from its report.
-fn unwilling(receiver: &Report, authority: Authority) -> Option<Reason> {
-    let observes = receiver.mode == Some(Autonomy::Observe);
-    match receiver.state {
+/// Why a host takes no machine on such a word, as far as the other can tell from its report.
+fn refusing(receiver: &Report, authority: Authority) -> Option<Reason> {
+    let observes = receiver.mode == Some(Autonomy::Observe) && !authority.is_operators();
+    let observing = observes && authority > Authority::Observe;
+    unwilling(receiver.state).or(observing.then_some(Reason::Observing))
+}
+
+/// Why a host takes no machine, whatever the loads.
+pub(crate) const fn unwilling(receiver: HostState) -> Option<Reason> {
+    match receiver {
+        HostState::Active => None,
         HostState::Cordoned => Some(Reason::Cordoned),
         HostState::Draining => Some(Reason::Draining),
-        HostState::Active if authority.is_operators() || !observes => None,
-        HostState::Active => (authority > Authority::Observe).then_some(Reason::Observing),
     }
 }
 
@@ -186,6 +191,21 @@ impl Exchange {
         }
     }
 
+    /// Opens a conversation with a host that is known to have room for something of this one, which
+    /// is being emptied: with an offer.
+    #[must_use]
+    pub fn give(id: ExchangeId, peer: HostId, theirs: Report, host: &Host, now: Time) -> Step {
+        let begun = Self::begin(id, peer, host.id().clone(), now);
+        let exchange = Self { authority: host.authority(), ..begun };
+        match host.report(None, now) {
+            Ok(own) => exchange.offer(host, own, theirs, now),
+            Err(unknown) => {
+                let why = unknown.to_string();
+                Step::End(None, exchange.record(host, Reason::UnknownLoad, why, now))
+            }
+        }
+    }
+
     /// Answers the inquiry of `from`: with an offer if this host is the more loaded one.
     #[must_use]
     pub fn answer(id: ExchangeId, from: &HostId, theirs: Report, host: &Host, now: Time) -> Answer {
@@ -218,7 +238,7 @@ impl Exchange {
         }
         exchange.authority = if gives { own.authority() } else { theirs.authority() };
         let limit = || host.may(role, exchange.authority, now).err();
-        if let Some(reason) = unwilling(&receiver, exchange.authority).or_else(limit) {
+        if let Some(reason) = refusing(&receiver, exchange.authority).or_else(limit) {
             return exchange.decline(host, reason, String::new(), known, Some(own), now);
         }
         if role == Role::Receiver {
@@ -344,7 +364,7 @@ impl Exchange {
         let price = Price { at_donor: candidate.at_donor, at_receiver: quotes[index].at_receiver };
         let (peer, protocol) = (&self.peer, offered.report.protocol);
         let toward = Toward { peer, protocol, labels: None, mending: false, authority };
-        let returned = in_return.and_then(|id| host.candidate(measure, id, &toward, now).ok());
+        let returned = in_return.and_then(|id| host.candidate(measure, id, &toward, now));
         let willing = host.takes(authority, now).err();
         let emptied = offered.report.state == HostState::Draining;
         let kept = match &returned {
@@ -364,6 +384,7 @@ impl Exchange {
         // The donor's own calm may be another; that the pair ends closer together must hold for both.
         if let Some(reason) = quote.refusal.or(kept).or(willing) {
             decision.ending = reason;
+            decision.detail = quote.detail.unwrap_or_default();
             return Err(Box::new(decision));
         }
         decision.predicted = candidate.cost;
@@ -399,7 +420,7 @@ impl Exchange {
         let calm = is_calm.then_some(Reason::WithinDeadBand);
         let authority = host.authority();
         let limit = || host.may(Role::Donor, authority, now).err();
-        if let Some(reason) = calm.or_else(|| unwilling(&theirs, authority)).or_else(limit) {
+        if let Some(reason) = calm.or_else(|| refusing(&theirs, authority)).or_else(limit) {
             let mut record = self.record(host, reason, String::new(), now);
             (record.pair, record.role) = (Some(pair), Some(Role::Donor));
             return Step::End(None, record);
@@ -453,6 +474,7 @@ impl Exchange {
             at_donor: Some(candidate.at_donor),
             at_receiver: Some(quote.at_receiver),
             verdict: quote.refusal.unwrap_or(Reason::Farther),
+            detail: quote.detail.clone().unwrap_or_default(),
         });
         let judged = judged.collect();
         let pair = Pair { donor: offered.report.load, receiver: own.load };
@@ -488,9 +510,9 @@ impl Exchange {
             (None, None) if self.mending => {
                 let priority = |c: &Candidate| c.rules.as_ref().map_or(0, |rules| rules.priority);
                 let ranked: Vec<_> = candidates.iter().map(priority).zip(prices).collect();
-                (mending::first(&pair, &ranked), None)
+                (mending::first(&ranked), None)
             }
-            (None, None) if emptied => (emptying::nearest(&pair, &prices), None),
+            (None, None) if emptied => (emptying::largest(&candidates, &prices), None),
             (None, None) => (half_difference(&pair, &prices, &host.calm), None),
             (Some(surveyed), None) => {
                 let offer = (self.measure, &candidates[..], &prices[..]);
@@ -504,6 +526,9 @@ impl Exchange {
         for ((judged, quote), verdict) in judged.iter_mut().zip(quotes).zip(&verdicts) {
             judged.at_receiver = Some(quote.at_receiver);
             judged.verdict = *verdict;
+            if quote.refusal == Some(*verdict) {
+                judged.detail = quote.detail.clone().unwrap_or_default();
+            }
         }
         judged.extend(
             in_return
@@ -639,5 +664,7 @@ const fn name_of(talk: &Talk) -> &'static str {
         Talk::Close { .. } => "Close",
         Talk::Probe(_) => "Probe",
         Talk::Standing(_) => "Standing",
+        Talk::Appraise(_) => "Appraise",
+        Talk::Appraisal(_) => "Appraisal",
     }
 }

@@ -50,8 +50,8 @@ use std::time::Duration;
 use crate::decision::{Reason, Role};
 use crate::effect::Effect;
 use crate::message::Pass;
-use crate::model::{HostId, MachineId};
-use crate::port::{Failure, HandoffId, LookId, MigrationStats, Order, Sight};
+use crate::model::{DiskPlace, HostId, MachineId};
+use crate::port::{Failure, HandoffId, LookId, MigrationStats, Order, Sight, Unfit};
 
 pub use begin::Offer;
 pub use commit::{Choice, Mode};
@@ -266,6 +266,19 @@ impl Handoffs {
             Role::Receiver => target::looked(h, sight.clone(), limits, turn),
         });
         self.answer_strangers(machine, look, sight.ok(), turn);
+    }
+
+    /// The hypervisor has examined a machine that is to come here.
+    pub fn examined(
+        &mut self,
+        id: HandoffId,
+        verdict: Result<Vec<DiskPlace>, Unfit>,
+        turn: &mut Turn<'_>,
+    ) {
+        self.with(id, turn, |h, _, turn| match h.role {
+            Role::Donor => Next::Stay,
+            Role::Receiver => target::examined(h, verdict, turn),
+        });
     }
 
     /// The answer to [`Order::Resume`].

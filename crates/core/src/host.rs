@@ -1,9 +1,10 @@
 //! One host as a partner in an exchange: what it could give, what it could take, at what price.
 
+mod appraising;
 mod candidates;
+mod judgement;
 mod ruling;
-
-pub use ruling::{Misplaced, Toward};
+mod unfit;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,11 +17,16 @@ use crate::flocks::Flocks;
 use crate::handoff::{Handoff, Mode};
 use crate::load::{Machine, Metering, Unknown, View};
 use crate::message::{PROTOCOL, Probe, Report, Room};
-use crate::model::{Entry, HostId, HostProfile, HostState, MachineId, Resources, Rules, Time};
-use crate::port::{HandoffId, HostSample};
+use crate::model::{
+    Entry, HostId, HostProfile, HostState, MachineId, Resource, Resources, Rules, Time,
+};
+use crate::port::{HandoffId, HostSample, Presence};
 use crate::restraint::{Past, Restraint};
 use crate::select::mean_aware::{self, Choice, Side};
 use crate::select::{Calm, LOAD_EPSILON, emptying, mending, relief};
+
+pub use ruling::{Misplaced, Toward};
+pub use unfit::Unfit;
 
 /// A host: what it has, what it knows of itself, and what its handoffs hold.
 #[derive(Clone, Debug)]
@@ -57,6 +63,12 @@ pub struct Host {
     pub repair: bool,
     /// Where others of its machines' groups are.
     pub flocks: Flocks,
+    /// Whether disks that are on this host alone may be copied when their machine moves.
+    pub copy_storage: bool,
+    /// What its hypervisor has said that it cannot run.
+    pub unfit: Unfit,
+    /// From which score on a machine starves, if any is to be helped first.
+    pub starving: Option<u8>,
 }
 
 /// What handoffs under way hold of a host.
@@ -108,6 +120,9 @@ impl Host {
             control: Control::default(),
             repair: true,
             flocks: Flocks::default(),
+            copy_storage: false,
+            unfit: Unfit::default(),
+            starving: None,
         }
     }
 
@@ -122,6 +137,9 @@ impl Host {
     pub fn observe(&mut self, mut sample: HostSample) {
         let arriving = |id: &MachineId| self.holds.incoming.values().any(|i| i.machine == *id);
         sample.machines.retain(|m| !arriving(&m.facts.id));
+        if *self.view.provides() != sample.facts.provides {
+            self.unfit.clear();
+        }
         self.view.observe(sample, &self.profile);
     }
 
@@ -188,7 +206,9 @@ impl Host {
     pub fn report(&self, measure: Measure, now: Time) -> Result<Report, Unknown> {
         let mode = Some(self.control.mode).filter(|mode| *mode != Autonomy::Automatic);
         let load = self.amount(measure, now)?;
-        Ok(Report { load, state: self.state, protocol: Some(PROTOCOL), mends: None, mode })
+        let contention = self.view.contention().score().filter(|_| !self.tentative);
+        let (state, protocol) = (self.state, Some(PROTOCOL));
+        Ok(Report { load, state, protocol, contention, mends: None, mode })
     }
 
     /// On whose word it gives machines.
@@ -206,7 +226,10 @@ impl Host {
         if authority.is_operators() {
             return Ok(());
         }
-        self.past.may(role, &self.restraint, now)
+        match role {
+            Role::Donor => self.past.may(role, &self.restraint, now),
+            Role::Receiver => self.may_take(self.state, now),
+        }
     }
 
     /// Brings what this host itself has and uses into its estimate of the cluster. A host that is
@@ -248,7 +271,9 @@ impl Host {
     pub fn limit(&self, measure: Measure) -> Option<f64> {
         let target = self.target(measure)?;
         let band = self.calm.difference_min.max(self.calm.dead_band * target) / 2.0;
-        Some(measure.map_or(0.0, |resource| self.ceilings.0[resource]).max(target + band))
+        // Where machines starve of it, what its ceiling allows is too much.
+        let allowed = measure.filter(|resource| self.starves() != Some(*resource));
+        Some(allowed.map_or(0.0, |resource| self.ceilings.0[resource]).max(target + band))
     }
 
     /// The best move from this host's side to another's: of entries while only they move, or of
@@ -300,7 +325,7 @@ impl Host {
             return Some(goes.then_some(None));
         }
         let above = |measure| self.excess(measure, now).map(|excess| excess > LOAD_EPSILON);
-        let strained = self.gauge(now)?.strained();
+        let strained = self.starves().or(self.gauge(now)?.strained());
         let sheds = strained.is_some() && above(strained)?;
         let overloaded = above(None)?;
         Some(match (sheds, overloaded) {
@@ -325,10 +350,43 @@ impl Host {
         if self.state == HostState::Draining {
             return Ok(());
         }
-        if !self.past.has_held(&self.restraint) {
+        if !self.past.has_held(&self.restraint) && self.starves().is_none() {
             return Err(Reason::Held);
         }
         self.may(Role::Donor, self.authority(), now)
+    }
+
+    /// Whether it may take a machine now from a host in this state: one that is being emptied is not
+    /// held up by limits.
+    ///
+    /// # Errors
+    /// What keeps it.
+    pub fn may_take(&self, giver: HostState, now: Time) -> Result<(), Reason> {
+        if giver == HostState::Draining {
+            return Ok(());
+        }
+        self.past.may(Role::Receiver, &self.restraint, now)?;
+        self.past.is_eased_in(self.holds.incoming.len(), &self.restraint, now)
+    }
+
+    /// Whether a machine of this host starves, one that runs and is not on its way out.
+    #[must_use]
+    pub fn is_starving(&self, id: &MachineId) -> bool {
+        let machine = self.view.machines().get(id);
+        let runs = machine.filter(|m| m.presence == Presence::Running);
+        let here = runs.filter(|_| !self.holds.outgoing.contains(id));
+        here.zip(self.starving).is_some_and(|(m, from)| m.contention.starves(from))
+    }
+
+    /// What the machine of this host that starves most is short of, if one does: CPU or I/O, of which
+    /// machines that leave give some back at once.
+    #[must_use]
+    pub fn starves(&self) -> Option<Resource> {
+        self.starving?;
+        let machines = self.view.machines().iter();
+        let starving = machines.filter(|(id, _)| self.is_starving(id)).map(|(_, m)| &m.contention);
+        let worst = starving.max_by_key(|contention| contention.score())?.worst();
+        worst.filter(|resource| *resource != Resource::Memory)
     }
 
     /// A handoff of this host has ended: remembers what that says for the next one.

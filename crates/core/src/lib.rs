@@ -5,14 +5,17 @@
 //! agent and the simulator are two thin drivers of this one crate. See `ARCHITECTURE.md`.
 
 pub mod advantage;
+pub mod appraisal;
 pub mod balancer;
 pub mod ceiling;
+pub mod contention;
 pub mod control;
 pub mod cost;
 pub mod decision;
 pub mod effect;
 pub mod estimate;
 pub mod exchange;
+pub mod explain;
 pub mod flocks;
 pub mod forecast;
 pub mod handoff;

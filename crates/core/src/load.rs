@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::contention::{Contention, Meter, Waiting};
 use crate::forecast::{Forecast, Forecasting};
 use crate::model::{
     Entry, HostProfile, MachineFacts, MachineId, Provides, Resource, Resources, Time,
@@ -128,6 +129,8 @@ struct Series {
     /// What came along with the machine when it arrived, if it did.
     believed: Option<Resources>,
     fault: Option<Implausible>,
+    /// What it lost to others.
+    meter: Meter,
 }
 
 impl Series {
@@ -140,6 +143,7 @@ impl Series {
         if vcpus == 0 {
             return self.begin_anew(Implausible::NoCpus);
         }
+        self.meter.observe(at, &counters);
         let Some((before, earlier)) = self.last else {
             self.last = Some((at, counters));
             return;
@@ -171,7 +175,8 @@ impl Series {
     }
 
     fn begin_anew(&mut self, fault: Implausible) {
-        *self = Self { fault: Some(fault), believed: self.believed, ..Self::default() };
+        let meter = std::mem::take(&mut self.meter);
+        *self = Self { fault: Some(fault), believed: self.believed, meter, ..Self::default() };
     }
 
     /// Whether it has been seen for long enough to be believed.
@@ -208,6 +213,8 @@ pub struct Machine {
     pub is_new: bool,
     /// Memory that it dirties, in bytes per second, where that is measured.
     pub dirty_bytes_per_s: Option<f64>,
+    /// How much of what it wants it does not get.
+    pub contention: Contention,
     usage: Result<Resources, Implausible>,
 }
 
@@ -257,6 +264,8 @@ pub struct View {
     background: Resources,
     machines: BTreeMap<MachineId, Machine>,
     series: BTreeMap<MachineId, Series>,
+    meter: Meter,
+    contention: Contention,
     measured: Measured,
 }
 
@@ -277,6 +286,8 @@ impl View {
             background: Resources::ZERO,
             machines: BTreeMap::new(),
             series: BTreeMap::new(),
+            meter: Meter::default(),
+            contention: Contention::default(),
             measured: Measured::Never,
         }
     }
@@ -287,6 +298,8 @@ impl View {
             self.provides.clone_from(&sample.facts.provides);
         }
         self.background = sample.background.unwrap_or(Resources::ZERO);
+        self.meter.press(sample.at, sample.pressure);
+        let mut waiting: Option<Waiting> = None;
         let mut before = std::mem::take(&mut self.series);
         self.machines.clear();
         for machine in sample.machines {
@@ -299,6 +312,9 @@ impl View {
                 let believed = series.believed.filter(|_| series.last.is_none());
                 series = Series { believed, ..Series::default() };
             }
+            if let Some(own) = series.meter.waiting() {
+                waiting = Some(waiting.unwrap_or_default() + own);
+            }
             let known = self.known(machine, &series);
             self.series.insert(id.clone(), series);
             self.machines.insert(id, known);
@@ -306,6 +322,7 @@ impl View {
         // The sample may be from before a machine arrived.
         before.retain(|_, series| series.believed.is_some() && series.last.is_none());
         self.series.append(&mut before);
+        self.contention = self.meter.contention(waiting);
         self.measured = Measured::At(sample.at);
     }
 
@@ -320,6 +337,7 @@ impl View {
             lead: how.lead,
             is_new: series.believed.is_none() && !is_warm,
             dirty_bytes_per_s: sample.counters.and_then(|c| c.dirty_bytes_per_s).map(|d| d as f64),
+            contention: series.meter.contention(series.meter.waiting()),
             usage: series.usage(how),
         }
     }
@@ -393,6 +411,12 @@ impl View {
         }
     }
 
+    /// How much of what is wanted of this host it cannot give.
+    #[must_use]
+    pub const fn contention(&self) -> &Contention {
+        &self.contention
+    }
+
     /// Memory that machines here may come to occupy, in bytes: of those that run, what they were
     /// defined with.
     #[must_use]
@@ -409,6 +433,7 @@ impl View {
 mod tests {
     use super::*;
     use crate::model::{HostFacts, HostId, Requirements};
+    use crate::port::Pressure;
 
     fn host() -> HostProfile {
         let capacity = Resources { cpu_cores: 4.0, memory_bytes: 1e9, io_bytes_per_s: 1e8 };
@@ -435,6 +460,7 @@ mod tests {
             at: Time::from_unix_ms(at_ms),
             facts: Arc::new(HostFacts::default()),
             background: None,
+            pressure: Pressure::default(),
             machines: machines.collect(),
         }
     }
@@ -443,6 +469,7 @@ mod tests {
         Some(Counters {
             cpu_time_ns: cpu_ms * 1_000_000,
             cpu_delay_ns: None,
+            pressure: Pressure::default(),
             io_bytes,
             memory_bytes: 50_000_000,
             dirty_bytes_per_s: None,

@@ -14,6 +14,10 @@
 //!     │ ── Probe(estimate) ────────▶ │   what could you take, and what do you have?
 //!     │ ◀──────────── Standing ───── │   then an Offer to the best of them, as below
 //!
+//!  whoever plans                 each of several
+//!     │ ── Appraise(candidates) ───▶ │   what would these load you?
+//!     │ ◀─── Appraisal(prices) ───── │   nobody is engaged by it
+//!
 //!   donor                         receiver
 //!     │ ── Offer(candidates) ──────▶ │   load factors and the donor's prices
 //!     │ ◀──────── Quotes(prices) ─── │   the receiver's prices and refusals
@@ -44,7 +48,8 @@ use crate::flocks::Flock;
 use crate::handoff::Ticket;
 use crate::load::Basis;
 use crate::model::{
-    Entry, ExchangeId, Group, HostId, HostState, MachineId, Requirements, Resources, Rules,
+    DiskPlace, Entry, ExchangeId, Group, HostId, HostState, MachineId, Requirements, Resources,
+    Rules,
 };
 use crate::port::{Commit, HandoffId, MigrationStats};
 use crate::rules::{Labels, Tie};
@@ -96,11 +101,14 @@ pub struct Report {
     /// [`PROTOCOL`] of the agent; none is 2 or earlier.
     #[n(2)]
     pub protocol: Option<u16>,
-    /// Whether it asks because a rule is broken there, and wants to give whatever the loads.
+    /// How much of what is wanted of it it cannot give: see [`crate::contention`].
     #[n(3)]
+    pub contention: Option<u8>,
+    /// Whether it asks because a rule is broken there, and wants to give whatever the loads.
+    #[n(4)]
     pub mends: Option<bool>,
     /// How much it does by itself; everything if it does not say.
-    #[n(4)]
+    #[n(5)]
     pub mode: Option<Autonomy>,
 }
 
@@ -182,6 +190,49 @@ pub enum Talk {
     /// "This is how I stand." A statement, not a promise.
     #[n(7)]
     Standing(#[n(0)] Standing),
+    /// "What would these load you, and what room have you?" A question; nothing is offered.
+    #[n(27)]
+    Appraise(#[n(0)] Appraise),
+    /// "This much, and this." A statement, not a promise.
+    #[n(28)]
+    Appraisal(#[n(0)] Appraisal),
+}
+
+/// What a host asks others that plans what could go where.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Appraise {
+    /// At most [`OFFER_MAX`].
+    #[n(0)]
+    pub candidates: Vec<Candidate>,
+    /// What they would come from: one that is being emptied is not held up by limits on moves.
+    #[n(1)]
+    pub giver: HostState,
+    /// How full that is.
+    #[n(2)]
+    pub gauge: Option<Gauge>,
+}
+
+/// What room a host has, and its prices.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Appraisal {
+    /// Its load and state.
+    #[n(0)]
+    pub report: Report,
+    /// One for each candidate, each as if it came alone.
+    #[n(1)]
+    pub quotes: Vec<Quote>,
+    /// Memory that it could still promise, in bytes.
+    #[n(2)]
+    pub free_memory_bytes: f64,
+    /// Memory that its own machines and those on their way to it may come to occupy, in bytes.
+    #[n(3)]
+    pub promised_memory_bytes: f64,
+    /// How full it is.
+    #[n(4)]
+    pub gauge: Option<Gauge>,
+    /// Whether it would not take anything just now, because it is occupied with another host.
+    #[n(5)]
+    pub busy: bool,
 }
 
 /// What a host asks several others.
@@ -307,7 +358,7 @@ pub struct Candidate {
 }
 
 /// The receiver's answer to one candidate.
-#[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub struct Quote {
     /// What it would load the receiver.
     #[n(0)]
@@ -315,7 +366,13 @@ pub struct Quote {
     /// Why the receiver cannot take it, if so.
     #[n(1)]
     pub refusal: Option<Reason>,
+    /// What is missing, in words that name it.
+    #[n(2)]
+    pub detail: Option<String>,
 }
+
+/// Longest description of a CPU, in bytes; with every feature spelled out it is a tenth of that.
+pub const CPU_BYTES_MAX: usize = 32 * 1024;
 
 /// What this version understands within the frames that all versions read: 2 has a commit point of
 /// its own, 3 judges all [`Rules`].
@@ -351,6 +408,9 @@ pub enum Pass {
         /// The source's number for it.
         #[n(7)]
         ticket: Option<Ticket>,
+        /// The CPU that it runs with, in its hypervisor's words; at most [`CPU_BYTES_MAX`].
+        #[n(12)]
+        cpu: Option<String>,
     },
     /// Target: "It is kept; migrate to this address."
     #[n(1)]
@@ -364,6 +424,9 @@ pub enum Pass {
         /// The source's number for it, as it was told.
         #[n(2)]
         ticket: Option<Ticket>,
+        /// Where the copies of its local disks go, if it has any that are copied.
+        #[n(8)]
+        disks: Option<Vec<DiskPlace>>,
     },
     /// Target: "It cannot be."
     #[n(2)]
@@ -371,6 +434,9 @@ pub enum Pass {
         /// Why.
         #[n(0)]
         reason: Reason,
+        /// What is missing, in words that name it.
+        #[n(1)]
+        detail: Option<String>,
     },
     /// Source: "It is yours, and its entry is deleted here." Durable before it is said, and repeated
     /// until it is answered.

@@ -11,7 +11,10 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 pub use crate::model::HandoffId;
-use crate::model::{Entry, Epoch, HostFacts, HostId, MachineFacts, MachineId, Resources, Time};
+use crate::model::{
+    DiskPlace, Entry, Epoch, HostFacts, HostId, MachineFacts, MachineId, Missing, Requirements,
+    Resources, Time,
+};
 
 /// What the core asks of the hypervisor of its own host.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +45,31 @@ pub enum Order {
     /// Have this host start the machine when it boots, or not. A transient machine has no such
     /// flag: to clear it is a success. Answered by [`Event::AutostartSet`].
     SetAutostart(MachineId, bool),
+    /// Look whether this host can run a machine of another one as it is now, without changing
+    /// anything. Answered by [`Event::Examined`].
+    Examine(Examination),
+}
+
+/// A machine of another host, to be examined before this one promises to take it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Examination {
+    /// The handoff that it would come by.
+    pub handoff: HandoffId,
+    /// The machine.
+    pub machine: MachineId,
+    /// What it needs, its CPU as its own hypervisor describes it included.
+    pub needs: Requirements,
+}
+
+/// Why a host cannot take a machine that was examined.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// It lacks something.
+    #[error(transparent)]
+    Lacks(#[from] Missing),
+    /// The hypervisor did not say.
+    #[error("{}", .0.detail)]
+    NotTold(Failure),
 }
 
 /// Tells one look from another. What was seen before a question was asked is no answer to it.
@@ -106,6 +134,11 @@ pub struct Migration {
     pub commit: Commit,
     /// Most that it may send, in bytes per second; unlimited if `None`.
     pub bandwidth_bytes_per_s: Option<u64>,
+    /// What the other host has agreed to provide. If the machine needs more by now, the migration is
+    /// not begun: [`FailureKind::NeedsChanged`].
+    pub needs: Requirements,
+    /// Disks that are copied, and to where. All others must be within reach of both hosts.
+    pub disks: Vec<DiskPlace>,
 }
 
 /// What the core hears from the hypervisor of its own host.
@@ -130,6 +163,9 @@ pub enum Event {
     Discarded(MachineId, Result<(), Failure>),
     /// The answer to [`Order::SetAutostart`], with what was wanted.
     AutostartSet(MachineId, bool, Result<(), Failure>),
+    /// The answer to [`Order::Examine`]: the machine fits, and the copies of its local disks would go
+    /// there.
+    Examined(HandoffId, Result<Vec<DiskPlace>, Unfit>),
     /// Something happened to a machine that may have changed the schedule: it was defined, started,
     /// stopped, edited, it arrived or left. A new sample tells what.
     ScheduleChanged(MachineId),
@@ -193,6 +229,8 @@ pub struct HostSample {
     pub facts: Arc<HostFacts>,
     /// What the host does besides its machines, where that can be told apart.
     pub background: Option<Resources>,
+    /// What the host as a whole lacks.
+    pub pressure: Pressure,
     /// Every machine with an entry in the schedule of this host, running or not, by id.
     pub machines: Vec<MachineSample>,
 }
@@ -222,6 +260,20 @@ pub struct Counters {
     pub memory_bytes: u64,
     /// Memory that it dirties, in bytes per second, where told. (A gauge.)
     pub dirty_bytes_per_s: Option<u64>,
+    /// What it lacks on the host.
+    pub pressure: Pressure,
+}
+
+/// For how long tasks have stood still for want of something, in microseconds since they began, as the
+/// kernel's pressure stall information counts it; `None` where it is not told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// `some` of memory: at least one task stood still.
+    pub memory_us: Option<u64>,
+    /// `full` of I/O: every task stood still that was not idle.
+    pub io_us: Option<u64>,
+    /// What is swapped out, in bytes. (A gauge.)
+    pub swapped_bytes: Option<u64>,
 }
 
 /// How far a migration is.
@@ -285,6 +337,8 @@ pub enum FailureKind {
     PeerRefused,
     /// What is here is not what the order names, or not in the state for it; nothing was done.
     Refused,
+    /// The machine needs more than was agreed on; nothing was begun.
+    NeedsChanged,
     /// Anything else; the detail says what.
     Other,
 }

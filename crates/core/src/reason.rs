@@ -71,13 +71,16 @@ reasons! {
     #[cbor(22)] OutsideHours = "OUTSIDE_HOURS": "A host moves machines by itself only in certain hours, and this was outside them.", "Nothing; `windows` and `blackouts` under `[operation]` say which.";
     #[cbor(23)] Observing = "OBSERVING": "A host or the machine only observes: this is what would have been done.", "Set `mode` under `[operation]`, or of the machine, to `approve` or `automatic` when it may move machines.";
     #[cbor(24)] AwaitsApproval = "AWAITS_APPROVAL": "It is recommended, and waits for an operator.", "`evenkeel recommendations` lists what waits; `evenkeel approve` does it, `evenkeel skip` drops it.";
+    #[cbor(27)] Returning = "RETURNING": "The less loaded host has come back a short while ago and is filled gently.", "Nothing; see `return_time` and `return_per_minute_max`.";
+    #[cbor(28)] NoSpare = "NO_SPARE": "Once this host is empty, the rest could not do without another one of them.", "Add a host, free memory, or drain with `--force`.";
+    #[cbor(85)] NoRoom = "NO_ROOM": "None of the hosts that this one asked takes machines now: each is cordoned, being emptied, busy, at its limit of moves, or does not know the cluster yet.", "Nothing, if it passes; otherwise see `evenkeel explain host` of the others.";
     // Verdicts on machines.
     #[cbor(32)] Chosen = "CHOSEN": "It fits best: by half-difference, its load is nearest to half the difference.", "Nothing.";
     #[cbor(33)] Farther = "FARTHER": "It would help, but another machine fits better.", "Nothing.";
     #[cbor(34)] NoImprovement = "NO_IMPROVEMENT": "Its load is zero, or so large that the two hosts would end no closer together.", "Nothing.";
     #[cbor(35)] GainSmall = "GAIN_SMALL": "Moving it would bring the two closer by too little.", "Nothing; a smaller `gain_min` moves for less.";
     #[cbor(36)] NoMemory = "NO_MEMORY": "The other host has not enough free memory for it.", "Free memory there, or lower `reserved_memory`.";
-    #[cbor(37)] NoCpuModel = "NO_CPU_MODEL": "The other host cannot run its CPU model or architecture.", "Define it with a CPU model that both hosts have.";
+    #[cbor(37)] NoCpuModel = "NO_CPU_MODEL": "The other host cannot run its CPU model or architecture.", "Define it with a CPU model that both hosts have; `evenkeel doctor --cluster` names one.";
     #[cbor(38)] NoStorage = "NO_STORAGE": "A disk of it is not within reach of the other host.", "Put its disks on shared storage and tell both agents its id under `[storage]`.";
     #[cbor(39)] RulePinned = "RULE_PINNED": "The other host is none that it may run on, or one that it must not.", "See `evenkeel rule` and the labels of that host.";
     #[cbor(40)] RuleIgnored = "RULE_IGNORED": "It is to be left alone.", "Remove `ignore` from its schedule entry.";
@@ -102,6 +105,16 @@ reasons! {
     #[cbor(60)] RuleNoLabel = "RULE_NO_LABEL": "A rule of it goes across a label that the other host does not have.", "Give that host the label under `[labels]`.";
     #[cbor(61)] RuleRepaired = "RULE_REPAIRED": "It broke a rule where it was and goes to where it breaks none, whatever the loads.", "Nothing; find out who put it there, or set `repair = false` under `[rules]`.";
     #[cbor(62)] RuleUnrepaired = "RULE_UNREPAIRED": "A rule is broken here, and no host asked can take the machine such that its rules hold.", "See the rules of the machine named in the detail: they may contradict each other, or hosts that are right for it may be full.";
+    #[cbor(70)] Passthrough = "PASSTHROUGH": "A device of its host is passed through to it, so that it cannot be moved live.", "Detach the device, or move the machine while it is off.";
+    #[cbor(71)] NoMachineType = "NO_MACHINE_TYPE": "The other host has not its type of virtual hardware, or does not run machines in its way.", "Install the same QEMU on both hosts, or define it with a machine type that both have.";
+    #[cbor(72)] NoCpuFeature = "NO_CPU_FEATURE": "The other host's CPU lacks features that it runs with.", "Define it with a CPU that all hosts have; `evenkeel doctor --cluster` names the richest one.";
+    #[cbor(73)] NoNetwork = "NO_NETWORK": "The other host has not the virtual network, bridge or interface that it is connected to.", "Define the network on that host under the same name and start it.";
+    #[cbor(74)] NoHugePages = "NO_HUGE_PAGES": "The other host has not enough free huge pages of the size that its memory is made of.", "Reserve more huge pages on that host (`vm.nr_hugepages`).";
+    #[cbor(75)] NoNumaNode = "NO_NUMA_NODE": "It is bound to NUMA nodes or CPUs that the other host does not have.", "Take the binding out of its definition, or bind it to what all hosts have.";
+    #[cbor(76)] LocalDisk = "LOCAL_DISK": "A disk of it is on its host alone, and may not or cannot be copied.", "Put the disk on shared storage, or let it be copied: `copy_storage` under `[handoff]`.";
+    #[cbor(77)] NoDiskRoom = "NO_DISK_ROOM": "The other host has no place for the copy of a disk: no pool of that name, no room in it, or a file in the way.", "Make a pool of that name on that host with room enough, and clear away what an earlier move left there.";
+    #[cbor(78)] NeedsChanged = "NEEDS_CHANGED": "What it needs of a host has changed since the two hosts agreed on it, so its migration was not begun.", "Nothing; the next round offers it as it is now.";
+    #[cbor(79)] FitUnknown = "FIT_UNKNOWN": "The other host's hypervisor could not say whether it can run it.", "The detail holds its words; see that libvirt answers there.";
     #[cbor(48)] Returned = "RETURNED": "It goes the other way, in return for the machine chosen.", "Nothing.";
     #[cbor(47)] NotOffered = "NOT_OFFERED": "There were more machines than one exchange offers, and it was among the farthest.", "Nothing.";
 }

@@ -7,13 +7,14 @@
 //! How often a machine has moved travels with it in its schedule entry; what failed stays with the
 //! host that failed to move it, and is forgotten with its agent.
 //!
-//! A host that is being emptied is in a hurry: of all this only the quarantine holds there.
+//! A host that is being emptied is in a hurry: of all this only the quarantine holds there, and
+//! nobody's limits hold it up. One that has come back is filled gently: so many machines a minute.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::decision::Role;
-use crate::model::{HostId, LastMove, MachineId, Time};
+use crate::model::{HostId, HostState, LastMove, MachineId, Time};
 use crate::reason::Reason;
 
 /// How restrained a host is.
@@ -37,6 +38,10 @@ pub struct Restraint {
     pub given_per_hour_max: usize,
     /// Most machines that a host takes within an hour.
     pub taken_per_hour_max: usize,
+    /// For how long a host that has come back is filled gently.
+    pub return_time: Duration,
+    /// Most machines that it takes within a minute meanwhile.
+    pub return_per_minute_max: usize,
 }
 
 impl Restraint {
@@ -49,6 +54,8 @@ impl Restraint {
         quarantine: Duration::ZERO,
         given_per_hour_max: usize::MAX,
         taken_per_hour_max: usize::MAX,
+        return_time: Duration::ZERO,
+        return_per_minute_max: usize::MAX,
     };
 }
 
@@ -62,6 +69,8 @@ impl Default for Restraint {
             quarantine: Duration::from_secs(600),
             given_per_hour_max: 30,
             taken_per_hour_max: 30,
+            return_time: Duration::from_secs(900),
+            return_per_minute_max: 2,
         }
     }
 }
@@ -72,6 +81,7 @@ const RETURN_FACTOR: u32 = 4;
 const FORGET_FACTOR: u32 = 4;
 /// The window of the limits on moves.
 const HOUR: Duration = Duration::from_secs(3600);
+const MINUTE: Duration = Duration::from_secs(60);
 
 impl Restraint {
     /// How long a machine stays after the last of `moves` in close succession.
@@ -116,6 +126,8 @@ pub struct Past {
     failed: BTreeMap<MachineId, (u32, Time)>,
     given: VecDeque<Time>,
     taken: VecDeque<Time>,
+    /// When it took part again.
+    returned: Option<Time>,
 }
 
 /// Most moves that are remembered: the limits cannot be above it, unless there are none.
@@ -151,6 +163,30 @@ impl Past {
         }
     }
 
+    /// It takes part again after it did not.
+    pub const fn returned(&mut self, now: Time) {
+        self.returned = Some(now);
+    }
+
+    /// Whether it has come back a short while ago and has taken as many machines within a minute as
+    /// it then may, those `coming` among them.
+    ///
+    /// # Errors
+    /// [`Reason::Returning`], if so.
+    pub fn is_eased_in(
+        &self,
+        coming: usize,
+        restraint: &Restraint,
+        now: Time,
+    ) -> Result<(), Reason> {
+        if self.returned.is_none_or(|at| now.since(at) >= restraint.return_time) {
+            return Ok(());
+        }
+        let recent = self.taken.iter().rev().take_while(|at| now.since(**at) < MINUTE).count();
+        let most = restraint.return_per_minute_max;
+        if recent + coming >= most { Err(Reason::Returning) } else { Ok(()) }
+    }
+
     /// A machine could not be migrated.
     pub fn failed(&mut self, machine: &MachineId, now: Time) {
         let (failures, at) = self.failed.entry(machine.clone()).or_insert((0, now));
@@ -170,6 +206,19 @@ impl Past {
             let doublings = failures.saturating_sub(1).min(30);
             now.since(*at) < restraint.quarantine.saturating_mul(1 << doublings)
         })
+    }
+
+    /// Whether this host, which is in this state, may give: one that is being emptied always.
+    ///
+    /// # Errors
+    /// [`Reason::MoveLimit`], if it may not.
+    pub fn may_give(
+        &self,
+        state: HostState,
+        restraint: &Restraint,
+        now: Time,
+    ) -> Result<(), Reason> {
+        if state == HostState::Draining { Ok(()) } else { self.may(Role::Donor, restraint, now) }
     }
 
     /// Whether this host has taken part in as many moves as it may.

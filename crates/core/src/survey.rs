@@ -8,15 +8,15 @@
 //! Answers are statements, not promises: between answer and offer a host may have taken something
 //! else. Its quotes then say so, and the choice is made again with them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ceiling::Measure;
 use crate::control::Authority;
+use crate::decision::{Judged, Reason};
 use crate::estimate::Estimate;
 use crate::host::{Host, Toward};
 use crate::message::{PROTOCOL, Probe, Report, Room, Standing, Talk};
 use crate::model::{ExchangeId, HostId, MachineId, Time};
-use crate::reason::Reason;
 use crate::select::mean_aware::Score;
 
 /// One survey of one host.
@@ -31,6 +31,8 @@ pub struct Survey {
     answers: Vec<Answer>,
     refusals: Vec<(HostId, Reason)>,
     fresh_until: Time,
+    /// How many of those asked have said anything.
+    pub heard: usize,
     /// Whether anybody has answered that it has room.
     pub answered: bool,
     /// Whether something was agreed on because of it.
@@ -81,6 +83,7 @@ impl Survey {
             answers: Vec::new(),
             refusals: Vec::new(),
             fresh_until,
+            heard: 0,
             answered: false,
             fruitful: false,
         };
@@ -135,6 +138,7 @@ impl Survey {
         if !self.waiting.remove(from) {
             return;
         }
+        self.heard += 1;
         if let (Some(answer), Some((peer, told))) = (standing.estimate, &self.told)
             && peer == from
         {
@@ -175,6 +179,11 @@ impl Survey {
         }
     }
 
+    /// One of those asked has said no.
+    pub fn refuse(&mut self, from: &HostId) {
+        self.heard += usize::from(self.waiting.remove(from));
+    }
+
     /// One of those asked will not answer.
     pub fn miss(&mut self, from: &HostId) {
         self.waiting.remove(from);
@@ -204,13 +213,32 @@ impl Survey {
                     }
                     index += 1;
                 }
-                Err(reason) => {
+                Err(refusal) => {
                     let refused = self.answers.remove(index);
-                    self.refusals.push((refused.peer, reason));
+                    self.refusals.push((refused.peer, refusal.reason));
                 }
             }
         }
         best.map(|(index, _)| self.answers.remove(index))
+    }
+
+    /// The verdict on each machine of a host for which no answer is good enough: of each, from the
+    /// answer by which it came furthest.
+    #[must_use]
+    pub fn verdicts(&self, host: &Host, now: Time) -> Vec<Judged> {
+        let mut nearest: BTreeMap<MachineId, Judged> = BTreeMap::new();
+        for Answer { peer, report, room } in &self.answers {
+            for judged in host.judge_with_room(self.measure, peer, report.load, room, now) {
+                let open = |judged: &Judged| {
+                    matches!(judged.verdict, Reason::GainSmall | Reason::NoImprovement)
+                };
+                let known = nearest.get(&judged.machine);
+                if known.is_none_or(|known| open(&judged) && !open(known)) {
+                    nearest.insert(judged.machine.clone(), judged);
+                }
+            }
+        }
+        nearest.into_values().collect()
     }
 
     /// Takes out the answer that promises the best move, if one costs at most `value_max` more

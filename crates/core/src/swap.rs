@@ -132,6 +132,7 @@ fn record(
         at_donor: Some(candidate.at_donor),
         at_receiver: None,
         verdict: Reason::Chosen,
+        detail: String::new(),
     };
     Decision {
         exchange,

@@ -8,29 +8,38 @@ mod support;
 use std::process::Command;
 
 use chaos::Events;
+use chaos::links::{self, Link};
 use rustix::process::Signal;
 use support::{Cluster, LIMIT, alike, idle};
 
 const GUEST: &str = "guest";
 
-/// Migrates the guest from `h1` to `h2`, and kills the libvirt of `h2` as soon as that says
-/// `moment`. Starts it again, and returns how the guest is on both hosts.
+/// Migrates the guest from `h1` to `h2`, and kills the libvirt of `h2` when that has said `moment`,
+/// with its answer to the last step on the way. Starts it again, and returns how the guest is on both
+/// hosts.
 fn finish_and_die(cluster: &Cluster, moment: &str, flags: &[&str]) -> [String; 2] {
     let lab = cluster.lab();
-    let events = Events::of(lab, "h2");
-    let uri = |host| lab.uri(host).expect("a host of the lab");
+    let (source, target) = (Events::of(lab, "h1"), Events::of(lab, "h2"));
+    let link = Link::default();
+    let proxy = lab.dir().join("h2/proxy.sock");
+    links::unix(&proxy, lab.dir().join("h2/run/libvirt/libvirt-sock"), &link);
     let mut migrate = Command::new("virsh")
-        .args(["--quiet", "--connect", &uri("h1"), "migrate", "--live", "--p2p"])
+        .args(["--quiet", "--connect", &lab.uri("h1").expect("a host of the lab")])
+        .args(["migrate", "--live", "--p2p", "--persistent", "--undefinesource"])
         .args(["--migrateuri", "tcp://127.0.0.1", "--listen-address", "127.0.0.1"])
-        .args(["--persistent", "--undefinesource"])
+        .args(["--bandwidth", "4"])
         .args(flags)
-        .args([GUEST, &uri("h2")])
+        .args([GUEST, &format!("qemu+unix:///session?socket={}", proxy.display())])
         .stderr(std::process::Stdio::null())
         .spawn()
         .expect("virsh starts");
-    events.wait(0, GUEST, moment);
+    source.wait(0, GUEST, "migration-iteration");
+    // The next answer is the one to the last step.
+    link.hold_answers();
+    target.wait(0, GUEST, moment);
     let daemon = chaos::libvirtd(lab, "h2").expect("it runs");
     assert!(chaos::signal(daemon, Signal::KILL));
+    link.reset();
     let migrated = migrate.wait().expect("it ends");
     assert!(!migrated.success(), "the answer was not lost");
     chaos::revive_libvirt(lab, "h2");

@@ -22,3 +22,28 @@ fn the_systemd_unit_is_a_tight_sandbox() {
         Err(e) => panic!("cannot run systemd-analyze: {e}"),
     }
 }
+
+/// The unit that empties a host before it is shut down runs a command that there is, is stopped while
+/// everything is still there that the command needs, and is given the time that it takes.
+#[test]
+fn the_unit_that_empties_a_host_is_stopped_before_what_it_needs() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../dist/evenkeel-drain.service");
+    let unit = std::fs::read_to_string(path).expect("the unit is there");
+    let value = |key: &str| {
+        let line = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        line.unwrap_or_else(|| panic!("no {key} in {path}"))
+    };
+    for needed in ["evenkeel.service", "libvirtd.service", "libvirt-guests.service"] {
+        assert!(value("After").split(' ').any(|unit| unit == needed), "not before {needed}");
+    }
+    assert!(!unit.contains("Requires="), "an agent that is restarted must not empty its host");
+    let mut words = value("ExecStop").split(' ');
+    assert_eq!(words.next(), Some("-/usr/local/bin/evenkeel"));
+    let ran = Command::new(env!("CARGO_BIN_EXE_evenkeel"))
+        .args(words)
+        .args(["--socket", "/tmp/no-agent-here.sock"])
+        .output()
+        .expect("it starts");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.code() == Some(1) && said.contains("no agent answers"), "{said}");
+}

@@ -256,8 +256,9 @@ impl Peer {
 }
 
 fn inquiry(id: u64) -> Vec<u8> {
-    let (protocol, mends, mode) = (None, None, None);
-    let report = Report { load: 0.5, state: HostState::Active, protocol, mends, mode };
+    let (protocol, contention, mends, mode) = (None, None, None, None);
+    let state = HostState::Active;
+    let report = Report { load: 0.5, state, protocol, contention, mends, mode };
     evenkeel_wire::encode(&Message::Exchange(ExchangeId(id), Talk::Inquire(report)))
 }
 
@@ -290,7 +291,12 @@ fn a_flood_of_malformed_oversize_and_out_of_turn_frames_is_dropped_and_logged_at
     let passes = [
         Pass::Claimed,
         Pass::Cancel { reason: Reason::Stopping, machine: Some(machine.clone()) },
-        Pass::Reserved { uri: "qemu:///system".to_owned(), protocol: None, ticket: None },
+        Pass::Reserved {
+            uri: "qemu:///system".to_owned(),
+            protocol: None,
+            ticket: None,
+            disks: None,
+        },
         Pass::Released { machine, stats: MigrationStats::default(), autostart: None },
     ];
     let mut out_of_turn = (0..)

@@ -9,7 +9,9 @@ use std::path::Path;
 use evenkeel_core::handoff::Handoff;
 use evenkeel_core::model::{HostId, Time};
 use evenkeel_membership::{Config, Input, Member, Membership};
+use evenkeel_sim::scenario::Scenario;
 use evenkeel_sim::snapshot::Snapshot;
+use evenkeel_sim::traces::parse_csv;
 
 /// Something that takes bytes that others have made.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +35,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "host", run: |bytes| text(bytes, evenkeel_libvirt::fuzzing::host) },
     Target { name: "configuration", run: |bytes| text(bytes, configuration) },
     Target { name: "snapshot", run: |bytes| text(bytes, snapshot) },
+    Target { name: "scenario", run: |bytes| text(bytes, scenario) },
+    Target { name: "trace", run: |bytes| text(bytes, trace) },
     Target { name: "record", run: |bytes| text(bytes, record) },
 ];
 
@@ -80,6 +84,18 @@ fn snapshot(text: &str) {
         let written = snapshot.to_json();
         let again = written.as_deref().ok().and_then(|json| Snapshot::parse(json).ok());
         assert_eq!(again, Some(snapshot));
+    }
+}
+
+/// A scenario for the simulator.
+fn scenario(text: &str) {
+    let _ = Scenario::parse(text);
+}
+
+/// A trace of what machines used, in our own form.
+fn trace(text: &str) {
+    if let Ok(trace) = parse_csv(text) {
+        assert!(trace.machines.iter().all(|machine| machine.len() == trace.ticks()));
     }
 }
 

@@ -98,6 +98,8 @@ fn take(cloud: &mut MemoryCloud, number: u64, step: &Step) {
                 entry: Entry { epoch: Epoch(number), ..Entry::default() },
                 commit: Commit::Fast,
                 bandwidth_bytes_per_s: None,
+                needs: Requirements::default(),
+                disks: Vec::new(),
             };
             order(cloud, from, Order::Migrate(migration));
         }

@@ -11,9 +11,11 @@ use evenkeel_core::model::HostId;
 use evenkeel_net::{ClusterCa, PkiError};
 
 use crate::error::{Attempt, LabError};
+use crate::layout::HostLayout;
 use crate::spec::AgentsSpec;
 use crate::state::{Ports, State};
 use crate::user::LabUser;
+use crate::view::View;
 
 /// How long the hosts of a lab can be let into its cluster.
 const JOIN_TIME: Duration = Duration::from_secs(24 * 3600);
@@ -86,10 +88,7 @@ stop_grace = '10s'
 
 [libvirt]
 uri = '{uri}'
-migration_uri = '{uri}'
-migrate_address = 'tcp://127.0.0.1'
-listen_address = '127.0.0.1'
-
+{way}
 [capacity]
 cpu_cores = {cores:?}
 memory = '{memory_mib}MiB'
@@ -105,6 +104,7 @@ cpu_speed = {cpu_speed:?}
         identity = host.identity().display(),
         api = host.agent_socket().display(),
         uri = host.uri(),
+        way = way(state, &host),
         cores = spec.cpu_cores,
         memory_mib = spec.memory_mib,
         io_bytes = (spec.io_mib_s * f64::from(1 << 20)) as u64,
@@ -117,6 +117,20 @@ cpu_speed = {cpu_speed:?}
 fn operation(extra_config: &str) -> &'static str {
     let told = extra_config.lines().any(|line| line.trim() == "[operation]");
     if told { "" } else { "[operation]\nmode = 'automatic'\n\n" }
+}
+
+/// How machines come to a host: through its agent, where it sees sockets of its own.
+fn way(state: &State, host: &HostLayout) -> String {
+    match state.view {
+        View::Shared => format!(
+            "migration_uri = '{}'\nmigrate_address = 'tcp://127.0.0.1'\n\
+             listen_address = '127.0.0.1'\n",
+            host.uri()
+        ),
+        View::Root | View::User => {
+            format!("\n[migration]\nsocket_dir = '{}'\n", state.layout().handoffs().display())
+        }
+    }
 }
 
 /// The arguments of the `evenkeel` program for the agent of this host.

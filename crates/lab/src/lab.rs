@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ChildStdin;
+use std::process::{ChildStdin, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,8 @@ use crate::spec::{Dirty, GuestSpec, LabSpec};
 use crate::state::{Phase, State};
 use crate::supervisor::{clean_up, control};
 use crate::terminal;
-use crate::up::{launch, prepare};
+use crate::up::{launch, prepare, within_reach};
+use crate::view::View;
 
 /// Longer than all that the supervisor does to end a lab.
 const DOWN_LIMIT: Duration = Duration::from_secs(60);
@@ -231,6 +232,38 @@ impl Lab {
         let state = self.state()?;
         state.host_index(host)?;
         Ok(state.layout().host(host).uri())
+    }
+
+    /// Where every host sees the sockets of its own migrations; nothing if this system gives hosts no
+    /// view of their own, so that agents cannot carry machines between them.
+    ///
+    /// # Errors
+    /// [`LabError::System`] if its state cannot be read.
+    pub fn handoffs(&self) -> Result<Option<PathBuf>, LabError> {
+        let state = self.state()?;
+        Ok((state.view != View::Shared).then(|| state.layout().handoffs()))
+    }
+
+    /// A command that runs as an agent of this host would: as the lab's user, with the host's
+    /// directories, and with what the host sees.
+    ///
+    /// # Errors
+    /// [`LabError::UnknownHost`]; [`LabError::System`] if its state cannot be read.
+    pub fn command_on(&self, host: &str, program: &Path) -> Result<Command, LabError> {
+        let state = self.state()?;
+        state.host_index(host)?;
+        let mut command = state.command_on(host, program);
+        command.envs(state.layout().host(host).environment());
+        Ok(command)
+    }
+
+    /// A program that the lab's user can execute: this one, or a copy in the lab's directory.
+    ///
+    /// # Errors
+    /// [`LabError::System`] if it cannot be copied.
+    pub fn within_reach(&self, program: &Path) -> Result<PathBuf, LabError> {
+        let state = self.state()?;
+        within_reach(&state.user, program, state.layout().program_copy())
     }
 
     /// The socket of the local API of a host's agent.

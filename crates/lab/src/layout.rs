@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 /// The directory of the guests' consoles; hosts are its neighbours, so none can be called this.
 pub(crate) const CONSOLES: &str = "consoles";
+/// The directory in which each host sees another one, likewise.
+pub(crate) const HANDOFFS: &str = "handoffs";
 
 /// The paths within a lab's directory.
 #[derive(Debug, Clone)]
@@ -45,6 +47,12 @@ impl Layout {
     /// and both ends of a migration append to the file, so the stream comes out joined.
     pub(crate) fn console(&self, guest: &str) -> PathBuf {
         self.consoles().join(format!("{guest}.log"))
+    }
+
+    /// Where every host sees the sockets of its own migrations: to the hosts of a migration they have
+    /// the same path.
+    pub(crate) fn handoffs(&self) -> PathBuf {
+        self.dir.join(HANDOFFS)
     }
 
     pub(crate) fn host(&self, id: &str) -> HostLayout {
@@ -101,6 +109,11 @@ impl HostLayout {
 
     pub(crate) fn notify_socket(&self, daemon: &str) -> PathBuf {
         self.dir.join(format!("{daemon}.notify"))
+    }
+
+    /// The sockets of this host's migrations, which it sees as [`Layout::handoffs`].
+    pub(crate) fn own_handoffs(&self) -> PathBuf {
+        self.dir.join(HANDOFFS)
     }
 
     pub(crate) fn agent_config(&self) -> PathBuf {

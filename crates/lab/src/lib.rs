@@ -30,6 +30,7 @@ mod supervisor;
 mod terminal;
 mod up;
 mod user;
+mod view;
 mod virsh;
 
 pub use capacity::Capacity;

@@ -3,7 +3,6 @@
 use std::process::Command;
 
 use crate::error::LabError;
-use crate::layout::HostLayout;
 use crate::state::{Ports, State};
 
 /// Writes the daemon's configuration.
@@ -35,8 +34,10 @@ pub(crate) fn configure(state: &State, host_index: usize) -> Result<(), LabError
 }
 
 /// The command that runs the daemon in the foreground.
-pub(crate) fn command(state: &State, layout: &HostLayout) -> Command {
-    let mut command = state.user.command(&state.machine.libvirtd);
+pub(crate) fn command(state: &State, host_index: usize) -> Command {
+    let host = &state.hosts[host_index].id;
+    let layout = state.layout().host(host);
+    let mut command = state.command_on(host, &state.machine.libvirtd);
     command.arg("--config").arg(layout.libvirtd_conf());
     command
 }

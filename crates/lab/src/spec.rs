@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::LabError;
+use crate::layout::{CONSOLES, HANDOFFS};
 
 /// Port numbers, sockets and the two cores of a small machine bound what makes sense.
 pub(crate) const HOSTS_MAX: usize = 16;
@@ -184,7 +185,7 @@ impl HostSpec {
     fn check(&self, dir: &Path) -> Result<(), LabError> {
         let Self { id, cpu_cores, memory_mib, io_mib_s, cpu_speed, .. } = self;
         let refuse = |message: String| Err(LabError::Specification(message));
-        if !is_name(id, HOST_NAME_CHARS_MAX) || id == crate::layout::CONSOLES {
+        if !is_name(id, HOST_NAME_CHARS_MAX) || [CONSOLES, HANDOFFS].contains(&id.as_str()) {
             return refuse(format!(
                 "`{id}` is no host name: up to {HOST_NAME_CHARS_MAX} letters, digits and hyphens"
             ));

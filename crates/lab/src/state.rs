@@ -1,8 +1,10 @@
 //! The state file of a lab: what runs where, for whoever asks and for cleaning up after a crash.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +15,7 @@ use crate::machine::Machine;
 use crate::process::ProcessRef;
 use crate::spec::{HostSpec, LabSpec};
 use crate::user::LabUser;
+use crate::view::View;
 use crate::virsh::Virsh;
 
 /// What a lab is doing.
@@ -38,6 +41,7 @@ pub(crate) struct State {
     pub(crate) spec: LabSpec,
     pub(crate) user: LabUser,
     pub(crate) machine: Machine,
+    pub(crate) view: View,
     /// The first of the port numbers that belong to this lab.
     pub(crate) first_port: u16,
     pub(crate) supervisor: Option<ProcessRef>,
@@ -59,7 +63,7 @@ pub(crate) struct HostState {
 pub(crate) struct Ports {
     /// First and last for incoming migrations.
     pub(crate) migration: (u16, u16),
-    /// Where the agent listens (UDP).
+    /// Where the agent listens (UDP and TCP).
     pub(crate) agent: u16,
 }
 
@@ -112,6 +116,11 @@ impl State {
     /// Host specifications and what became of them, in the same order.
     pub(crate) fn hosts_with_specs(&self) -> impl Iterator<Item = (&HostSpec, &HostState)> {
         self.spec.hosts.iter().zip(&self.hosts)
+    }
+
+    /// A command that runs on a host: as the lab's user, with what the host sees.
+    pub(crate) fn command_on(&self, host: &str, program: impl AsRef<OsStr>) -> Command {
+        self.view.command(&self.user, &self.layout(), host, program)
     }
 
     pub(crate) fn virsh<'a>(&'a self, host: &'a str) -> Virsh<'a> {

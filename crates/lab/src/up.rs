@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
@@ -18,6 +18,7 @@ use crate::spec::LabSpec;
 use crate::state::{HostState, PORTS_PER_LAB, Phase, Ports, State, host_uuid, number_of};
 use crate::supervisor::Notice;
 use crate::user::LabUser;
+use crate::view::View;
 
 /// Below the ports that systems give to outgoing connections.
 const PORTS: std::ops::Range<u16> = 12_000..32_000;
@@ -49,6 +50,7 @@ pub(crate) fn prepare(spec: &LabSpec, tied: bool) -> Result<State, LabError> {
         tied,
         spec: spec.clone(),
         machine,
+        view: View::Shared,
         first_port: free_ports(spec)?,
         supervisor: None,
         hosts: hosts.collect(),
@@ -65,6 +67,12 @@ pub(crate) fn prepare(spec: &LabSpec, tied: bool) -> Result<State, LabError> {
         return Err(LabError::Specification(message));
     }
     state.user.make_dir(&layout.consoles())?;
+    state.user.make_dir(&layout.handoffs())?;
+    for host in &state.hosts {
+        state.user.make_dir(&layout.host(&host.id).dir)?;
+        state.user.make_dir(&layout.host(&host.id).own_handoffs())?;
+    }
+    state.view = View::find(&state.user, &layout, &state.hosts[0].id);
     state.user.write(&layout.guest_image(), GUEST_IMAGE)?;
     if let Some(agents) = &mut state.spec.agents {
         agents.program = within_reach(&state.user, &agents.program, layout.program_copy())?;
@@ -75,7 +83,11 @@ pub(crate) fn prepare(spec: &LabSpec, tied: bool) -> Result<State, LabError> {
 }
 
 /// A program that the lab's user can execute: this one, or a copy in the lab's directory.
-fn within_reach(user: &LabUser, program: &Path, copy: PathBuf) -> Result<PathBuf, LabError> {
+pub(crate) fn within_reach(
+    user: &LabUser,
+    program: &Path,
+    copy: PathBuf,
+) -> Result<PathBuf, LabError> {
     if user.reaches(program, 5) {
         return Ok(program.to_owned());
     }
@@ -91,8 +103,10 @@ fn free_ports(spec: &LabSpec) -> Result<u16, LabError> {
     // Labs that come up at the same moment start to look at different places.
     let first_slot = (number_of(&spec.dir) % u64::from(slots)) as u16;
     let is_free = |first_port: u16| {
-        (0..spec.hosts.len())
-            .all(|index| UdpSocket::bind(("127.0.0.1", Ports::of(first_port, index).agent)).is_ok())
+        (0..spec.hosts.len()).all(|index| {
+            let addr = ("127.0.0.1", Ports::of(first_port, index).agent);
+            UdpSocket::bind(addr).is_ok() && TcpListener::bind(addr).is_ok()
+        })
     };
     (0..slots)
         .map(|slot| PORTS.start + (first_slot + slot) % slots * PORTS_PER_LAB)

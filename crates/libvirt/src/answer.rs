@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use evenkeel_core::model::MachineId;
-use evenkeel_core::port::{Event, Failure, FailureKind, HandoffId, LookId, ORDER_TIME_MAX};
+use evenkeel_core::port::{Event, Failure, FailureKind, HandoffId, LookId, ORDER_TIME_MAX, Unfit};
 
 /// Locks also what a panic left behind: nothing guarded here is ever left half-changed.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -35,6 +35,7 @@ pub(crate) enum Question {
     Resume(MachineId),
     Discard(MachineId),
     SetAutostart(MachineId, bool),
+    Examine(HandoffId),
 }
 
 impl Question {
@@ -49,6 +50,7 @@ impl Question {
             Self::SetAutostart(machine, wanted) => {
                 Event::AutostartSet(machine, wanted, Err(failure))
             }
+            Self::Examine(handoff) => Event::Examined(handoff, Err(Unfit::NotTold(failure))),
         }
     }
 }

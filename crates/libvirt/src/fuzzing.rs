@@ -1,12 +1,19 @@
 //! What `evenkeel-fuzz` does to the decoders that are private here.
 
+use evenkeel_core::model::DiskPlace;
+
 use crate::storage::Storage;
-use crate::xml::{Element, domain, entry, host};
+use crate::xml::{Element, disks, domain, entry, host};
 
 /// A domain's description: an entry that is put into it is the one that is read from it, and what
 /// else is in it stays.
 pub fn domain(xml: &str) {
     let Ok(described) = domain::describe(xml, true, &Storage::new(&[], &[]), "") else { return };
+    let elsewhere = DiskPlace { name: "vda".to_owned(), path: "/else & where".to_owned() };
+    if let Ok(moved) = disks::placed(xml, &[elsewhere]) {
+        let moved = domain::describe(&moved, true, &Storage::new(&[], &[]), "");
+        assert_eq!(moved.map(|d| d.facts.id), Ok(described.facts.id.clone()), "{xml}");
+    }
     let Ok(before) = described.facts.entry.clone() else { return };
     let Ok(written) = entry::replaced_in(xml, &before, false) else { return };
     let again = domain::describe(&written, true, &Storage::new(&[], &[]), "");

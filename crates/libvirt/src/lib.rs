@@ -16,19 +16,24 @@
 //! a sample is one call, however many domains there are.
 
 mod answer;
+mod carried;
 mod copies;
 mod emulator;
+mod examine;
 mod failure;
 mod ffi;
 #[doc(hidden)]
 pub mod fuzzing;
 mod locks;
 mod migrate;
+mod pressure;
 mod sample;
 mod storage;
+mod surroundings;
 mod worker;
 mod xml;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex};
@@ -43,6 +48,7 @@ use answer::{Answer, Outlet, Question, Slot};
 use migrate::Migrations;
 use worker::{Changed, Task};
 
+pub use carried::{Filter, NotAllowed, Sockets, carried_uri, is_carried, socket_of};
 pub use emulator::{Emulator, EmulatorError, QemuVersion, check_emulator};
 pub use storage::SharedStorage;
 
@@ -65,6 +71,9 @@ pub struct LibvirtConfig {
     pub migrate_uri: Option<String>,
     /// The address at which QEMU on the other host listens, if not at all of them.
     pub listen_address: Option<String>,
+    /// Where the sockets are of migrations to hosts that are reached through a carrier
+    /// ([`carried_uri`]): absolute, and the same on every host.
+    pub carried: PathBuf,
     /// Storage that is the same on every host that lists the id.
     pub storage: Vec<SharedStorage>,
     /// The lock manager that leases every disk of a machine, on storage that all hosts reach, if
@@ -90,6 +99,7 @@ impl LibvirtConfig {
             migration_uri: migration_uri.into(),
             migrate_uri: None,
             listen_address: None,
+            carried: PathBuf::from("/run/evenkeel/handoffs"),
             storage: Vec::new(),
             lock_manager: None,
             auto_converge: true,
@@ -202,6 +212,10 @@ impl Hypervisor for LibvirtHypervisor {
             Order::SetAutostart(machine, wanted) => {
                 let answer = self.in_time(Question::SetAutostart(machine.clone(), wanted));
                 self.enqueue(Task::SetAutostart(machine, wanted, answer));
+            }
+            Order::Examine(examination) => {
+                let answer = self.in_time(Question::Examine(examination.handoff));
+                self.enqueue(Task::Examine(examination, answer));
             }
             Order::Abort(machine) => {
                 if !self.shared.migrations.abort(&machine) {

@@ -19,12 +19,14 @@ use evenkeel_core::port::{
 
 use crate::Shared;
 use crate::answer::{Answer, lock};
+use crate::carried::{Sockets, is_carried};
 use crate::emulator::QemuVersion;
 use crate::failure::{classify, of_machine};
 use crate::ffi::{CallError, Connection, Domain, Job, MigrateCall, State};
 use crate::storage::Storage;
+use crate::surroundings;
 use crate::worker::connect;
-use crate::xml::{domain::describe, entry};
+use crate::xml::{disks::placed, domain::describe, entry};
 
 /// How often it is asked how far a migration is.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
@@ -289,12 +291,14 @@ impl Carrier {
             let what = "another job is under way on it";
             return Err(of_machine(FailureKind::Busy, machine, what));
         }
+        self.refuse_if_needs_have_changed(connection, &domain)?;
         let xml = self.local(connection, domain.live_xml_for_migration())?;
         self.refuse_if_memory_would_suffer(connection, &xml)?;
         let paused = self.order.commit == Commit::Strict;
         let edited = |xml: &str| {
-            entry::replaced_in(xml, &self.order.entry, paused).map_err(|error| {
-                let what = format!("its entry cannot be put into its description: {error}");
+            let edited = entry::replaced_in(xml, &self.order.entry, paused);
+            edited.and_then(|xml| placed(&xml, &self.order.disks)).map_err(|error| {
+                let what = format!("its description for the other host cannot be made: {error}");
                 of_machine(FailureKind::Other, machine, &what)
             })
         };
@@ -303,18 +307,61 @@ impl Carrier {
         } else {
             None
         };
+        let (destination, migrate_uri, listen_address) = self.ways();
         let call = MigrateCall {
-            destination: self.order.uri.clone(),
-            migrate_uri: config.migrate_uri.clone(),
-            listen_address: config.listen_address.clone(),
+            destination,
+            migrate_uri,
+            listen_address,
             live_xml: edited(&xml)?,
             persistent_xml,
             // libvirt counts in MiB per second, and takes 0 for no limit.
             bandwidth_mib_per_s: self.order.bandwidth_bytes_per_s.map(|b| (b >> 20).max(1)),
             auto_converge: config.auto_converge,
             paused,
+            disks: self.order.disks.iter().map(|place| place.name.clone()).collect(),
         };
         Ok((domain, call))
+    }
+
+    /// Looks once more at what the machine needs: the other host has agreed to what it needed then.
+    fn refuse_if_needs_have_changed(
+        &self,
+        connection: &Connection,
+        domain: &Domain,
+    ) -> Result<(), Failure> {
+        let machine = &self.order.machine;
+        let xml = self.local(connection, domain.xml())?;
+        let storage = surroundings::storage(connection, &self.shared.config);
+        let described = describe(&xml, false, &storage, "").map_err(|error| {
+            of_machine(FailureKind::Other, machine, &format!("its description: {error}"))
+        })?;
+        let now = &described.facts.needs;
+        if let Some(new) = now.beyond(&self.order.needs) {
+            let what = format!("it has come to need what was not agreed on: {new}");
+            return Err(of_machine(FailureKind::NeedsChanged, machine, &what));
+        }
+        let placed = |name: &String| self.order.disks.iter().any(|place| place.name == *name);
+        match now.local_disks.iter().flatten().find(|disk| !placed(&disk.name)) {
+            None => Ok(()),
+            Some(disk) => {
+                let what = format!(
+                    "host `{}` did not say where the copy of disk `{}` is to go",
+                    self.order.to, disk.name
+                );
+                Err(of_machine(FailureKind::PeerRefused, machine, &what))
+            }
+        }
+    }
+
+    /// Where the other host's libvirt is reached, where memory is sent to, and where it is taken.
+    fn ways(&self) -> (String, Option<String>, Option<String>) {
+        let (order, config) = (&self.order, &self.shared.config);
+        if !is_carried(&order.uri) {
+            let (sent, taken) = (config.migrate_uri.clone(), config.listen_address.clone());
+            return (order.uri.clone(), sent, taken);
+        }
+        let sockets = Sockets::of(&config.carried, order.handoff);
+        (sockets.destination(&order.uri), Some(sockets.migrate_uri()), None)
     }
 
     fn refuse_if_memory_would_suffer(

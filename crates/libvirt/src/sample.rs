@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use evenkeel_core::model::{HostFacts, MachineFacts, MachineId, Provides, Resources, Time};
-use evenkeel_core::port::{Counters, HostSample, MachineSample, Presence};
+use evenkeel_core::port::{Counters, HostSample, MachineSample, Presence, Pressure};
 use virt_sys as sys;
 
 use crate::LibvirtConfig;
 use crate::copies::presence_of;
 use crate::ffi::{CallError, Connection, Params, State, Value};
-use crate::locks::Mounts;
+use crate::pressure::{self, Kernel};
 use crate::storage::Storage;
+use crate::surroundings::Surroundings;
 use crate::xml::domain::{Description, describe};
 use crate::xml::host::{HostDescription, usable_cpu_models};
 
@@ -20,8 +21,8 @@ use crate::xml::host::{HostDescription, usable_cpu_models};
 /// 10 Gbit/s. libvirt does not know.
 const NOMINAL_IO_BYTES_PER_S: f64 = 1.25e9;
 
-/// How long what is known of the storage counts; libvirt's pools come and go without our asking.
-const STORAGE_AGE_MAX: Duration = Duration::from_secs(60);
+/// How long what is known of storage and networks counts; they come and go without our asking.
+const AROUND_AGE_MAX: Duration = Duration::from_secs(60);
 
 /// What is measured of every domain in every sample.
 const ALWAYS: u32 =
@@ -42,10 +43,12 @@ pub(crate) struct Knowledge {
     host: HostDescription,
     cpu_models: BTreeSet<String>,
     capacity: Resources,
-    storage: Storage,
-    storage_since: Instant,
+    around: Surroundings,
+    looked_around: Instant,
     facts: Arc<HostFacts>,
     machines: BTreeMap<String, Known>,
+    /// The kernel that the machines run on, if it is this host's.
+    kernel: Option<Kernel>,
     samples: u32,
 }
 
@@ -196,6 +199,7 @@ impl Figures {
             io_bytes: self.io_bytes,
             memory_bytes: known.rss_bytes.or_else(balloon_bytes)?,
             dirty_bytes_per_s: None,
+            pressure: Pressure::default(),
         })
     }
 }
@@ -227,10 +231,11 @@ impl Knowledge {
             host,
             cpu_models,
             capacity,
-            storage: look_for_storage(connection, config),
-            storage_since: Instant::now(),
+            around: Surroundings::look(connection, config),
+            looked_around: Instant::now(),
             facts: Arc::default(),
             machines: BTreeMap::new(),
+            kernel: Kernel::of(&config.uri),
             samples: 0,
         };
         knowledge.facts = Arc::new(knowledge.host_facts(config));
@@ -244,23 +249,41 @@ impl Knowledge {
                 arch: self.host.arch.clone(),
                 cpu_models: self.cpu_models.clone(),
                 cpu_signature: self.host.cpu_signature.clone(),
-                storage: self.storage.ids(),
+                storage: self.around.storage.ids(),
+                virt_types: self.host.domain_types.clone(),
+                machine_types: self.host.machine_types.clone(),
+                networks: Some(self.around.networks.clone()),
+                pools: self.around.storage.own_pools(),
+                huge_pages: self.around.huge_pages.clone(),
+                numa_nodes: self.host.numa_nodes.clone(),
+                host_cpus: self.host.cpus.clone(),
             },
             migration_uri: config.migration_uri.clone(),
         }
     }
 
-    fn refresh_storage(&mut self, connection: &Connection, config: &LibvirtConfig) {
-        if self.storage_since.elapsed() < STORAGE_AGE_MAX {
+    /// What machines may need of the host.
+    pub(crate) fn provides(&self) -> &Provides {
+        &self.facts.provides
+    }
+
+    /// What is shared with other hosts, and what is not.
+    pub(crate) const fn storage(&self) -> &Storage {
+        &self.around.storage
+    }
+
+    /// Looks at storage, networks and huge pages anew.
+    pub(crate) fn look_around(&mut self, connection: &Connection, config: &LibvirtConfig) {
+        self.looked_around = Instant::now();
+        let around = Surroundings::look(connection, config);
+        if around == self.around {
             return;
         }
-        self.storage_since = Instant::now();
-        let storage = look_for_storage(connection, config);
-        if storage != self.storage {
-            self.storage = storage;
-            self.facts = Arc::new(self.host_facts(config));
+        if around.storage != self.around.storage {
             self.machines.clear();
         }
+        self.around = around;
+        self.facts = Arc::new(self.host_facts(config));
     }
 
     /// Measures the host. `changed` are the domains whose descriptions may have changed; those that
@@ -273,7 +296,9 @@ impl Knowledge {
         changed: &mut BTreeSet<String>,
         leaving: impl Fn(&MachineId) -> bool,
     ) -> Result<HostSample, CallError> {
-        self.refresh_storage(connection, config);
+        if self.looked_around.elapsed() >= AROUND_AGE_MAX {
+            self.look_around(connection, config);
+        }
         let asked = self.groups();
         let mut measured = Vec::new();
         connection.domain_stats(asked, |uuid, running_id, params: Params<'_>| {
@@ -281,6 +306,7 @@ impl Knowledge {
         })?;
         let autostarted = connection.autostarted()?;
         let at = now();
+        let groups = self.kernel.as_ref().map(Kernel::machines).unwrap_or_default();
         let mut before = std::mem::take(&mut self.machines);
         let mut machines = Vec::with_capacity(measured.len());
         for (uuid, running_id, figures) in measured {
@@ -297,11 +323,19 @@ impl Knowledge {
             let Some(mut known) = known else { continue };
             changed.remove(&uuid);
             known.starts_at_boot(autostarted.contains(&uuid));
-            machines.push(figures.machine(asked, &mut known, &leaving));
+            let mut machine = figures.machine(asked, &mut known, &leaving);
+            if let Some(counters) = &mut machine.counters
+                && let Some(group) = running_id.and_then(|id| groups.get(&id))
+            {
+                counters.pressure = pressure::of_machine(group);
+            }
+            machines.push(machine);
             self.machines.insert(uuid, known);
         }
         machines.sort_unstable_by(|a, b| a.facts.id.cmp(&b.facts.id));
-        Ok(HostSample { at, facts: Arc::clone(&self.facts), background: None, machines })
+        let pressure = self.kernel.as_ref().map(Kernel::host).unwrap_or_default();
+        let facts = Arc::clone(&self.facts);
+        Ok(HostSample { at, facts, background: None, pressure, machines })
     }
 
     /// What is to be asked in the next sample.
@@ -334,8 +368,11 @@ impl Knowledge {
             Err(CallError { code: sys::VIR_ERR_NO_DOMAIN, .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        match describe(&xml, persistent, &self.storage, &self.host.cpu_signature) {
-            Ok(described) => Ok(Some(Known::new(described, running_id, size))),
+        match describe(&xml, persistent, &self.around.storage, &self.host.cpu_signature) {
+            Ok(mut described) => {
+                weigh_disks(connection, uuid, &mut described);
+                Ok(Some(Known::new(described, running_id, size)))
+            }
             Err(error) => {
                 tracing::warn!("the description of domain `{uuid}` makes no sense: {error}");
                 Ok(None)
@@ -344,10 +381,15 @@ impl Knowledge {
     }
 }
 
-fn look_for_storage(connection: &Connection, config: &LibvirtConfig) -> Storage {
-    // A daemon without its storage driver has no pools.
-    let pools = connection.active_storage_pools().unwrap_or_default();
-    Storage::new(&config.storage, &pools).with_locks(Mounts::read(), config.lock_manager.clone())
+/// Finds out how large the disks are that only this host reaches.
+fn weigh_disks(connection: &Connection, uuid: &str, described: &mut Description) {
+    let disks = described.facts.needs.local_disks.iter_mut().flatten();
+    for disk in disks.filter(|disk| disk.obstacle.is_none()) {
+        match connection.domain(uuid).and_then(|domain| domain.disk_size(&disk.name)) {
+            Ok((bytes, used_bytes)) => (disk.bytes, disk.used_bytes) = (bytes, used_bytes),
+            Err(error) => disk.obstacle = Some(format!("libvirt does not tell its size: {error}")),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -397,6 +439,7 @@ mod tests {
             io_bytes: 3300,
             memory_bytes: 3072,
             dirty_bytes_per_s: None,
+            pressure: Pressure::default(),
         };
         assert_eq!(counters, expected);
     }

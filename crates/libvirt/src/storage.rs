@@ -6,17 +6,18 @@
 //! 2. its path lies below a directory that the configuration calls shared ([`SharedStorage`]);
 //! 3. its path lies below, or its pool is, an active libvirt pool of a shared kind.
 //!
-//! Everything else is local: a machine with such a disk stays where it is. So does one with a file
-//! system or a device of its host passed through. Disks without a medium, such as an empty CD drive,
-//! need nothing.
+//! Everything else is local: a machine with such a disk stays where it is, unless the operator lets
+//! the disk be copied, which libvirt can do with a file in one of its pools. Disks without a medium,
+//! such as an empty CD drive, need nothing.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
-use evenkeel_core::model::Locks;
+use evenkeel_core::model::{LocalDisk, Locks};
 
 use crate::locks::{self, Mounts};
 use crate::xml::Element;
+use crate::xml::needs::target;
 
 /// A directory, or a prefix of device names, that is the same storage on every host with this id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +33,10 @@ pub struct SharedStorage {
 pub(crate) struct Storage {
     /// The longest path first, so that the most particular one counts.
     paths: Vec<SharedStorage>,
-    /// Pools by name.
+    /// Shared pools by name.
     pools: Vec<(String, String)>,
+    /// Directories that are pools of this host, by the pools' names.
+    own: Vec<(String, PathBuf)>,
     /// What file systems there are, for the locks on them.
     mounts: Mounts,
     /// Who leases disks besides, if anybody.
@@ -44,7 +47,7 @@ pub(crate) struct Storage {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DiskNeeds {
     pub(crate) shared: BTreeSet<String>,
-    pub(crate) local: bool,
+    pub(crate) local: Vec<LocalDisk>,
 }
 
 impl Storage {
@@ -53,7 +56,10 @@ impl Storage {
     pub(crate) fn new(configured: &[SharedStorage], pools: &[String]) -> Self {
         let mut storage = Self { paths: configured.to_vec(), ..Self::default() };
         for pool in pools.iter().filter_map(|text| Element::parse(text).ok()) {
-            let Some(id) = shared_pool_id(&pool) else { continue };
+            let Some(id) = shared_pool_id(&pool) else {
+                storage.own.extend(own_pool(&pool));
+                continue;
+            };
             storage.pools.push((pool.text_of("name").to_owned(), id.clone()));
             let path = PathBuf::from(pool.text_of("target/path"));
             // Below `/dev` a pool's volumes are named in ways that its path does not tell apart.
@@ -81,38 +87,80 @@ impl Storage {
         paths.chain(self.pools.iter().map(|(_, id)| id.clone())).collect()
     }
 
+    /// The names of the pools that copies of disks can go into.
+    pub(crate) fn own_pools(&self) -> BTreeSet<String> {
+        self.own.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The directory that a pool of this host is.
+    pub(crate) fn directory_of(&self, pool: &str) -> Option<&Path> {
+        self.own.iter().find(|(name, _)| name == pool).map(|(_, path)| path.as_path())
+    }
+
     /// What a domain's disks need, its backing files and copies under way included.
     pub(crate) fn needs(&self, domain: &Element) -> DiskNeeds {
         let mut needs = DiskNeeds::default();
         let Some(devices) = domain.find("devices") else { return needs };
-        needs.local = devices.all("filesystem").chain(devices.all("hostdev")).next().is_some();
         for disk in devices.all("disk") {
-            self.add(&mut needs, disk.attribute("type").unwrap_or("file"), disk);
+            let is_local = !self.reaches(&mut needs.shared, disk);
+            let mut leans_on_local = false;
             disk.walk(&mut |inner| {
                 if matches!(inner.name.as_str(), "backingStore" | "mirror") {
-                    self.add(&mut needs, inner.attribute("type").unwrap_or("file"), inner);
+                    leans_on_local |= !self.reaches(&mut needs.shared, inner);
                 }
             });
+            if is_local || leans_on_local {
+                needs.local.push(self.local_disk(disk));
+            }
         }
         needs
     }
 
-    fn add(&self, needs: &mut DiskNeeds, kind: &str, disk: &Element) {
-        let Some(source) = disk.find("source") else { return };
+    /// A disk that only this host reaches, and what keeps it from being copied, if anything does.
+    fn local_disk(&self, disk: &Element) -> LocalDisk {
+        let kind = disk.attribute("type").unwrap_or("file");
+        let path = disk.find("source").and_then(|source| source.attribute("file")).unwrap_or("");
+        let pool = self.own.iter().find(|(_, at)| Path::new(path).parent() == Some(at));
+        let leans =
+            ["backingStore", "mirror"].iter().any(|name| disk.find(name).is_some_and(has_source));
+        let obstacle = if kind != "file" || path.is_empty() {
+            Some(format!("it is of type `{kind}`, and only files are copied"))
+        } else if path.len() > COPIED_PATH_BYTES_MAX {
+            Some("its path is too long".to_owned())
+        } else if disk.find("readonly").is_some() || disk.attribute("device") == Some("cdrom") {
+            Some("libvirt copies nothing that is read-only; eject it or take it out".to_owned())
+        } else if disk.find("shareable").is_some() {
+            Some("it is shared with other machines".to_owned())
+        } else if leans {
+            Some("it has a backing file or a mirror".to_owned())
+        } else if pool.is_none() {
+            Some(format!("`{path}` is not in the directory of an active storage pool"))
+        } else {
+            None
+        };
+        LocalDisk {
+            name: target(disk).to_owned(),
+            path: if path.len() > COPIED_PATH_BYTES_MAX { String::new() } else { path.to_owned() },
+            pool: pool.map(|(name, _)| name.clone()).unwrap_or_default(),
+            obstacle,
+            ..LocalDisk::default()
+        }
+    }
+
+    /// Whether other hosts reach what is behind this, with the id of the storage that it is on.
+    fn reaches(&self, shared: &mut BTreeSet<String>, disk: &Element) -> bool {
+        let Some(source) = disk.find("source") else { return true };
+        let kind = disk.attribute("type").unwrap_or("file");
         let of_pool = |name: &str| self.pools.iter().find(|(pool, _)| pool == name);
         let path = ["file", "dev", "dir"].iter().find_map(|key| source.attribute(key));
         let found = match (kind, path) {
-            ("network", _) => return,
+            ("network", _) => return true,
             ("volume", _) => source.attribute("pool").and_then(of_pool).map(|(_, id)| id),
             (_, Some(path)) => self.of_path(Path::new(path)),
             (_, None) => None,
         };
-        match found {
-            Some(id) => {
-                needs.shared.insert(id.clone());
-            }
-            None => needs.local = true,
-        }
+        shared.extend(found.cloned());
+        found.is_some()
     }
 
     fn of_path(&self, path: &Path) -> Option<&String> {
@@ -121,6 +169,20 @@ impl Storage {
         let found = self.paths.iter().find(|shared| !climbs && path.starts_with(&shared.path));
         found.map(|shared| &shared.id)
     }
+}
+
+/// Longest path of a disk that is copied, in bytes: it goes along in messages.
+const COPIED_PATH_BYTES_MAX: usize = 512;
+
+fn has_source(element: &Element) -> bool {
+    element.find("source").is_some()
+}
+
+/// The name and directory of a pool of files that only this host has.
+fn own_pool(pool: &Element) -> Option<(String, PathBuf)> {
+    let path = PathBuf::from(pool.text_of("target/path"));
+    let of_files = matches!(pool.attribute("type"), Some("dir" | "fs"));
+    (of_files && path.is_absolute()).then(|| (pool.text_of("name").to_owned(), path))
 }
 
 /// The id of a pool that other hosts reach too: its kind and what it is made from, which is the same
@@ -164,7 +226,44 @@ mod tests {
     fn needs(devices: &str) -> (Vec<String>, bool) {
         let text = format!("<domain><devices>{devices}</devices></domain>");
         let needs = storage().needs(&Element::parse(&text).unwrap());
-        (needs.shared.into_iter().collect(), needs.local)
+        (needs.shared.into_iter().collect(), !needs.local.is_empty())
+    }
+
+    #[test]
+    fn a_local_disk_says_what_keeps_it_from_being_copied() {
+        let images = "/var/lib/libvirt/images";
+        let file = |path: &str, more: &str| {
+            format!("<disk type='file'><source file='{path}'/><target dev='vda'/>{more}</disk>")
+        };
+        for (disk, obstacle) in [
+            (file(&format!("{images}/a"), ""), None),
+            (file(&format!("{images}/a"), "<backingStore/>"), None),
+            (file(&format!("{images}/deep/a"), ""), Some("storage pool")),
+            (file("/a", ""), Some("storage pool")),
+            (file(&format!("{images}/a"), "<readonly/>"), Some("read-only")),
+            (file(&format!("{images}/a"), "<shareable/>"), Some("shared with")),
+            (
+                file(&format!("{images}/a"), "<backingStore><source file='/b'/></backingStore>"),
+                Some("backing file"),
+            ),
+            (file(&format!("{images}/{}", "x".repeat(600)), ""), Some("too long")),
+            (
+                "<disk type='block'><source dev='/dev/vg/a'/><target dev='vda'/></disk>".to_owned(),
+                Some("`block`"),
+            ),
+        ] {
+            let text = format!("<domain><devices>{disk}</devices></domain>");
+            let local = storage().needs(&Element::parse(&text).unwrap()).local;
+            let [found] = &local[..] else { panic!("{disk}: {local:?}") };
+            assert_eq!(found.name, "vda");
+            match obstacle {
+                None => assert_eq!((found.pool.as_str(), &found.obstacle), ("images", &None)),
+                Some(words) => {
+                    let said = found.obstacle.as_ref().expect("it has one");
+                    assert!(said.contains(words), "{said}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -201,8 +300,6 @@ mod tests {
             ("<disk type='volume'><source pool='images' volume='a'/></disk>", vec![], true),
             ("<disk type='network'><source protocol='rbd' name='p/a'/></disk>", vec![], false),
             ("<disk type='nvme'><source namespace='1'/></disk>", vec![], true),
-            ("<filesystem type='mount'><source dir='/home'/></filesystem>", vec![], true),
-            ("<hostdev mode='subsystem' type='pci'/>", vec![], true),
             (
                 "<disk type='file'><source file='/srv/shared/a'/><backingStore type='file'>\
                  <source file='/base'/><backingStore/></backingStore></disk>",

@@ -8,10 +8,11 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use evenkeel_core::model::{Entry, MachineId, Time};
-use evenkeel_core::port::{Event, Failure, FailureKind, LookId, Stamp};
+use evenkeel_core::port::{Event, Examination, Failure, FailureKind, LookId, Stamp};
 
 use crate::answer::{Answer, lock};
 use crate::copies;
+use crate::examine::examine;
 use crate::failure::{classify, of_machine};
 use crate::ffi::{CallError, Connection, News, Subscription};
 use crate::sample::Knowledge;
@@ -35,6 +36,7 @@ pub(crate) enum Task {
     Resume(MachineId, Stamp, Answer),
     Discard(MachineId, Stamp, Answer),
     SetAutostart(MachineId, bool, Answer),
+    Examine(Examination, Answer),
     /// Abort a migration that another process has ordered.
     Abort(MachineId),
     /// See whether the connection is gone, or whether to stop.
@@ -145,6 +147,11 @@ impl<'a> Link<'a> {
                     let written = self.write_entry(&machine, &entry);
                     answer.give(Event::EntryWritten(machine, written));
                 }
+                Task::Examine(examination, answer) => {
+                    let (config, knowledge) = (&self.shared.config, &mut self.knowledge);
+                    let verdict = examine(&self.connection, config, knowledge, &examination);
+                    answer.give(Event::Examined(examination.handoff, verdict));
+                }
                 Task::Abort(machine) => self.abort(&machine),
                 Task::Wake => {}
             }
@@ -215,7 +222,8 @@ pub(crate) fn refuse_one(task: Task, failure: Failure) {
         | Task::WriteEntry(_, _, answer)
         | Task::Resume(_, _, answer)
         | Task::Discard(_, _, answer)
-        | Task::SetAutostart(_, _, answer) => answer.fail(failure),
+        | Task::SetAutostart(_, _, answer)
+        | Task::Examine(_, answer) => answer.fail(failure),
         Task::Abort(_) | Task::Wake => {}
     }
 }

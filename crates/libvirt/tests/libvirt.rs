@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
-use evenkeel_core::model::{Entry, HostId, MachineId};
+use evenkeel_core::model::{Entry, HostId, MachineId, Requirements};
 use evenkeel_core::port::{
     Commit, Event, Failure, FailureKind, HandoffId, LookId, Migration, MigrationStats,
     ORDER_TIME_MAX, Order, Presence,
@@ -96,6 +96,8 @@ fn migration(lab: &Lab, machine: &MachineId, bandwidth_bytes_per_s: Option<u64>)
         entry: Entry::default(),
         commit: Commit::Fast,
         bandwidth_bytes_per_s,
+        needs: Requirements::default(),
+        disks: Vec::new(),
     })
 }
 

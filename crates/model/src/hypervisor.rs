@@ -112,7 +112,8 @@ impl World {
                     }
                 },
             ),
-            Order::Sample | Order::WriteEntry(..) => return,
+            // The machine of this model needs nothing that could be examined.
+            Order::Sample | Order::WriteEntry(..) | Order::Examine(_) => return,
         };
         state.nodes[me].tell(answer);
     }

@@ -19,7 +19,7 @@ use crate::services::CALL;
 const CALLS_MAX: usize = 16;
 
 /// What is spoken on.
-pub type Stream = tokio::io::Join<RecvStream, SendStream>;
+pub type CallStream = tokio::io::Join<RecvStream, SendStream>;
 
 /// Another host calls.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub struct Call {
     /// The host that its certificate names.
     pub from: HostId,
     /// What is spoken on. Ends the call when it is dropped.
-    pub stream: Stream,
+    pub stream: CallStream,
 }
 
 impl Net {
@@ -48,7 +48,7 @@ impl Net {
     /// When it is not reached, or takes no more calls of this host, within
     /// [`Limits::handshake`](crate::Limits::handshake) and
     /// [`Limits::delivery`](crate::Limits::delivery).
-    pub async fn call(&self, to: &HostId, addr: SocketAddr) -> Result<Stream, DialError> {
+    pub async fn call(&self, to: &HostId, addr: SocketAddr) -> Result<CallStream, DialError> {
         let link = self.inner.link_to(to, addr).await?;
         let limit = self.inner.limits.delivery;
         let open = async {

@@ -35,6 +35,8 @@ pub struct Limits {
     /// Callers that are proving who they are. Above half of it, one must first show that it is at
     /// the address that it calls from; above all of it, callers are ignored.
     pub handshakes_max: usize,
+    /// Byte streams that one peer may have open here.
+    pub streams_from_peer_max: usize,
     /// How long a handshake, or a request to enrol, may take.
     pub handshake: Duration,
     /// How long a message may take, a connection included, until the peer has acknowledged it.
@@ -56,6 +58,7 @@ impl Default for Limits {
             connections_per_peer_max: 4,
             connections_max: 1024,
             handshakes_max: 64,
+            streams_from_peer_max: 32,
             handshake: Duration::from_secs(3),
             delivery: Duration::from_secs(5),
             idle: Duration::from_secs(60),

@@ -19,6 +19,7 @@ use crate::identity::Identity;
 use crate::limits::Limits;
 use crate::peers::Peers;
 use crate::revocations::Revoked;
+use crate::streams::Streams;
 use crate::throttle::Throttle;
 use crate::tls::{self, Credentials, PeerRefused, Refusal};
 use crate::{calls, incoming, name::Name};
@@ -147,6 +148,17 @@ pub enum NetError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The TCP port cannot be had.
+    #[error(
+        "cannot listen on TCP {addr}: {source}; machines are carried over the same port number as \
+         messages, which another program has"
+    )]
+    BindStreams {
+        /// Which.
+        addr: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The certificate or key does not work.
     #[error("cannot speak TLS as host `{host}`: {why}")]
     Tls {
@@ -194,6 +206,7 @@ pub(crate) struct Inner {
     pub(crate) removing: tokio::sync::Mutex<()>,
     /// Who hears of calls.
     pub(crate) listener: Mutex<Option<mpsc::Sender<calls::Call>>>,
+    pub(crate) streams: Streams,
     credentials: RwLock<Credentials>,
     transport: Arc<TransportConfig>,
     refusals: Throttle,
@@ -241,6 +254,7 @@ impl Net {
             revoked,
             removing: tokio::sync::Mutex::new(()),
             listener: Mutex::new(None),
+            streams: Streams::new(limits.handshakes_max),
             credentials: RwLock::new(credentials),
             transport,
             refusals: Throttle::new(10, Duration::from_secs(10)),
@@ -325,7 +339,7 @@ impl Inner {
         addr: SocketAddr,
         expected: Option<&HostId>,
     ) -> Result<(HostId, Connection), DialError> {
-        let credentials = self.credentials.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let credentials = self.credentials();
         let limit = self.limits.handshake;
         let call = Call { endpoint: &self.endpoint, transport: &self.transport, addr, limit };
         let (name, connection) = call.dial(&credentials, expected.cloned()).await?;
@@ -337,6 +351,11 @@ impl Inner {
             Name::Host(_, host) => Ok((host, connection)),
             other => Err(DialError::Refused { addr, why: PeerRefused::NoHost(other.to_string()) }),
         }
+    }
+
+    /// What this host shows and believes now.
+    pub(crate) fn credentials(&self) -> Credentials {
+        self.credentials.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whom the certificate of an established connection names.

@@ -243,6 +243,7 @@ impl Inner {
         }
         let (number, certificates) = (list.number, list.revoked.len());
         tracing::info!(number, certificates, "a new list of removed hosts is in force");
+        self.streams.recheck();
         for (host, link) in self.peers.links_standing() {
             if let Err(why) = self.name_of(&link) {
                 link.close(code::REFUSED, why.to_string().as_bytes());

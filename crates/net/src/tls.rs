@@ -23,8 +23,10 @@ use rustls::{
 use crate::name::{ClusterId, Facts, Name};
 use crate::revocations::Revoked;
 
-/// The protocol spoken inside, negotiated in the handshake.
+/// The protocol spoken inside QUIC, negotiated in the handshake.
 pub(crate) const ALPN: &[u8] = b"evenkeel/1";
+/// The protocol spoken inside TCP.
+pub(crate) const STREAM_ALPN: &[u8] = b"evenkeel-stream/1";
 /// A server name must be given; none is looked at.
 pub(crate) const SERVER_NAME: &str = "evenkeel";
 
@@ -192,6 +194,22 @@ impl Credentials {
         expected: Option<HostId>,
         refusal: &Refusal,
     ) -> Result<QuicClientConfig, String> {
+        let config = self.calling(expected, refusal, ALPN)?;
+        QuicClientConfig::try_from(config).map_err(|e| e.to_string())
+    }
+
+    /// For being called.
+    pub(crate) fn server(&self) -> Result<QuicServerConfig, String> {
+        QuicServerConfig::try_from(self.called(ALPN)?).map_err(|e| e.to_string())
+    }
+
+    /// For calling a host, or whichever host answers, to speak a protocol.
+    pub(crate) fn calling(
+        &self,
+        expected: Option<HostId>,
+        refusal: &Refusal,
+        protocol: &[u8],
+    ) -> Result<ClientConfig, String> {
         let verifier =
             HostVerifier { trust: self.trust.clone(), expected, refusal: refusal.clone() };
         let mut config = ClientConfig::builder_with_provider(self.provider.clone())
@@ -200,14 +218,14 @@ impl Credentials {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(self.own.clone());
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         config.resumption = Resumption::disabled();
         config.enable_sni = false;
-        QuicClientConfig::try_from(config).map_err(|e| e.to_string())
+        Ok(config)
     }
 
-    /// For being called.
-    pub(crate) fn server(&self) -> Result<QuicServerConfig, String> {
+    /// For being called by who speaks a protocol.
+    pub(crate) fn called(&self, protocol: &[u8]) -> Result<ServerConfig, String> {
         let chain = WebPkiClientVerifier::builder_with_provider(
             self.trust.roots.clone(),
             self.provider.clone(),
@@ -221,10 +239,10 @@ impl Credentials {
             .map_err(|e| e.to_string())?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(self.own.clone());
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
-        QuicServerConfig::try_from(config).map_err(|e| e.to_string())
+        Ok(config)
     }
 }
 

@@ -208,8 +208,11 @@ impl Cluster {
     /// Lets something happen to a host's agent, such as an operator's wish.
     pub fn input(&mut self, host: &HostId, input: Input) {
         if let Some(&index) = self.by_id.get(host) {
-            if let Input::Claim { machine, .. } = &input {
-                self.checker.note_claim(machine.clone());
+            match &input {
+                Input::Claim { machine, .. } => self.checker.note_claim(machine.clone()),
+                // As the daemon: it outlasts the agent.
+                Input::SetState(state) => self.agents[index].spec.state = *state,
+                _ => {}
             }
             self.inputs.push_back((index, input));
             self.settle();
@@ -483,6 +486,7 @@ impl Cluster {
                 self.agents[index].store.pause = Some(register);
             }
             Effect::Keep(_) => {}
+            Effect::Answer(wish, answer) => self.agents[index].answered(wish, answer),
             Effect::Stopped => self.kill(&self.agents[index].id.clone()),
         }
         true

@@ -8,7 +8,6 @@
 pub mod bounds;
 pub mod generate;
 pub mod plan;
-pub mod replay;
 pub mod scenario;
 pub mod snapshot;
 pub mod traces;

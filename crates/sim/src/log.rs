@@ -94,6 +94,10 @@ impl fmt::Display for Brief<'_> {
                 Talk::Quotes { quotes, .. } => write!(f, "{id} quotes {}", quotes.len()),
                 Talk::Close { reason, .. } => write!(f, "{id} close {reason}"),
                 Talk::Probe(probe) => write!(f, "{id} probe giving {}", probe.giving),
+                Talk::Appraise(asked) => write!(f, "{id} appraise {}", asked.candidates.len()),
+                Talk::Appraisal(said) => {
+                    write!(f, "{id} appraisal {:.4} busy {}", said.report.load, said.busy)
+                }
                 Talk::Standing(s) => {
                     write!(f, "{id} standing {:.4} room {}", s.report.load, s.room.is_some())
                 }
@@ -111,7 +115,7 @@ impl fmt::Display for Brief<'_> {
                     write!(f, "{id} reserve {machine} for {back}")
                 }
                 Pass::Reserved { .. } => write!(f, "{id} reserved"),
-                Pass::Refused { reason } => write!(f, "{id} refused {reason}"),
+                Pass::Refused { reason, .. } => write!(f, "{id} refused {reason}"),
                 Pass::Released { machine, .. } => write!(f, "{id} released {machine}"),
                 Pass::Claimed => write!(f, "{id} claimed"),
                 Pass::Missing => write!(f, "{id} missing"),

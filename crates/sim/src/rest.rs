@@ -2,7 +2,6 @@
 //! this; it only tells when watching may end.
 
 use evenkeel_core::host::{Host, Toward};
-use evenkeel_core::message::PROTOCOL;
 use evenkeel_core::model::HostState;
 use evenkeel_core::select::{Calm, Pair, Price, improves};
 
@@ -36,13 +35,8 @@ fn offer(
     cluster: &Cluster,
 ) -> (bool, f64) {
     let pair = Pair { donor, receiver };
-    let toward = Toward {
-        peer: taking.id(),
-        protocol: Some(PROTOCOL),
-        labels: Some(&taking.profile.labels),
-        mending: false,
-        authority: giving.authority(),
-    };
+    let labels = Some(&taking.profile.labels);
+    let toward = Toward { labels, authority: giving.authority(), ..Toward::of(taking.id()) };
     let (_, candidates) = giving.candidates(None, &toward, &pair, cluster.now());
     let smallest = candidates.iter().map(|c| c.at_donor / 2.0).fold(f64::INFINITY, f64::min);
     let helps = candidates.iter().any(|candidate| {

@@ -7,7 +7,22 @@ use std::time::Duration;
 
 use evenkeel_core::model::Resources;
 
-use crate::replay::Trace;
+/// What machines used over time.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Trace {
+    /// How long one tick lasts.
+    pub tick: Duration,
+    /// Every machine; all have the same number of ticks.
+    pub machines: Vec<Vec<Resources>>,
+}
+
+impl Trace {
+    /// How many ticks it has.
+    #[must_use]
+    pub fn ticks(&self) -> usize {
+        self.machines.first().map_or(0, Vec::len)
+    }
+}
 
 /// Why a trace cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +52,8 @@ const MHZ_OF_A_CORE: f64 = 2600.0;
 const MIB: f64 = 1_048_576.0;
 /// Largest file taken, decompressed.
 const BYTES_MAX: u64 = 1 << 30;
+/// Most usages of a trace, of all machines together: five times a month of Bitbrains.
+const USAGES_MAX: u64 = 20_000_000;
 
 fn read(path: &Path) -> Result<Vec<u8>, TraceError> {
     let failed = |source| TraceError::Read { path: path.to_owned(), source };
@@ -135,30 +152,38 @@ const HEADER: &str = "seconds,machine,cpu_cores,memory_bytes,io_bytes_per_s";
 /// # Errors
 /// When the file cannot be read, or the line that is not of that form.
 pub fn csv(file: &Path) -> Result<Trace, TraceError> {
-    let bytes = read(file)?;
-    let text = String::from_utf8(bytes).map_err(|_| form(file, "it is no text"))?;
+    let text = String::from_utf8(read(file)?).map_err(|_| form(file, "it is no text"))?;
+    parse_csv(&text).map_err(|why| form(file, why))
+}
+
+/// The same of a file's text.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn parse_csv(text: &str) -> Result<Trace, String> {
     let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
     if lines.next() != Some(HEADER) {
-        return Err(form(file, format!("its first line should be `{HEADER}`")));
+        return Err(format!("its first line should be `{HEADER}`"));
     }
     let mut said: BTreeMap<String, BTreeMap<u64, Resources>> = BTreeMap::new();
     let mut times = BTreeSet::from([0]);
     for line in lines {
-        let (machine, at, usage) = csv_line(line)
-            .ok_or_else(|| form(file, format!("`{line}` is no line of `{HEADER}`")))?;
+        let (machine, at, usage) =
+            csv_line(line).ok_or_else(|| format!("`{line}` is no line of `{HEADER}`"))?;
         times.insert(at);
         said.entry(machine).or_default().insert(at, usage);
     }
-    let Some(&last) = times.last() else { return Err(form(file, "it has no lines")) };
+    let last = times.last().copied().unwrap_or_default();
     let gap = times.iter().zip(times.iter().skip(1)).map(|(a, b)| b - a).min();
     let tick = gap.unwrap_or(TICK.as_secs());
-    let ticks = usize::try_from(last / tick + 1).unwrap_or(usize::MAX);
-    if ticks > 100_000 {
-        return Err(form(file, format!("{last} s in ticks of {tick} s are too many")));
+    let ticks = (last / tick).saturating_add(1);
+    if ticks.saturating_mul(said.len() as u64) > USAGES_MAX {
+        let machines = said.len();
+        return Err(format!("{last} s in ticks of {tick} s are too many for {machines} machines"));
     }
     let machine = |steps: &BTreeMap<u64, Resources>| {
         let usage = |t: u64| steps.range(..=t * tick).next_back().map(|(_, usage)| *usage);
-        (0..ticks as u64).map(|t| usage(t).unwrap_or(Resources::ZERO)).collect()
+        (0..ticks).map(|t| usage(t).unwrap_or(Resources::ZERO)).collect()
     };
     let machines = said.values().map(machine).collect();
     Ok(Trace { tick: Duration::from_secs(tick), machines })

@@ -56,6 +56,7 @@ scenarios! {
     a_failed_move_is_not_believed_done_nor_repeated_for_ever: "failed-moves",
     when_nothing_happens_every_machine_has_a_reason: "no-reason",
     a_host_short_of_one_resource_sheds_that: "one-resource",
+    machines_that_starve_are_helped_soon: "starving",
     an_overloaded_host_is_relieved_within_minutes: "hours-to-act",
     a_day_is_followed_calmly: "office-day",
     whatever_goes_wrong_nothing_is_lost_or_doubled: "faults",

@@ -17,12 +17,12 @@ use evenkeel_core::message::{
     Candidate, Message, Pass, Probe, Quote, Report, Standing, Talk, Watch,
 };
 use evenkeel_core::model::{
-    Entry, Epoch, ExchangeId, HostState, MachineId, MoveId, PerResource, Requirements, Resource,
-    Resources, Time,
+    Entry, Epoch, ExchangeId, HostState, MachineId, Missing, MoveId, PerResource, Requirements,
+    Resource, Resources, Time,
 };
 use evenkeel_core::port::{
     Commit, Counters, Event, Failure, FailureKind, HandoffId, HostSample, LookId, MachineSample,
-    MigrationStats, Order, Presence, Sight, Stamp,
+    MigrationStats, Order, Presence, Sight, Stamp, Unfit,
 };
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -58,12 +58,14 @@ fn pause() -> impl Strategy<Value = Option<Pause>> {
 fn report() -> impl Strategy<Value = Report> {
     let state =
         prop_oneof![Just(HostState::Active), Just(HostState::Cordoned), Just(HostState::Draining)];
-    let protocol = prop::option::of(1..5u16);
-    (number(), state, protocol, mode()).prop_map(|(load, state, protocol, mode)| Report {
+    let (protocol, score) = (prop::option::of(1..5u16), prop::option::of(any::<u8>()));
+    let asks = (protocol, score, prop::option::of(any::<bool>()), mode());
+    (number(), state, asks).prop_map(|(load, state, (protocol, contention, mends, mode))| Report {
         load,
         state,
         protocol,
-        mends: None,
+        contention,
+        mends,
         mode,
     })
 }
@@ -81,7 +83,8 @@ fn candidate() -> impl Strategy<Value = Candidate> {
             factors: Resources { cpu_cores: cpu, memory_bytes: memory, io_bytes_per_s: cpu },
             at_donor,
             memory_bytes: memory,
-            needs: Requirements::default(),
+            // Half of them are examined before there is a promise.
+            needs: Requirements { cpu_digest: (cpu > 1.0).then_some(7), ..Requirements::default() },
             anti_affinity: vec!["g".parse().unwrap()],
             rules: None,
             ties: None,
@@ -97,8 +100,11 @@ fn measure() -> impl Strategy<Value = Measure> {
 }
 
 fn talk() -> impl Strategy<Value = Talk> {
-    let quote = (number(), prop::option::of(reason()))
-        .prop_map(|(at_receiver, refusal)| Quote { at_receiver, refusal });
+    let quote = (number(), prop::option::of(reason())).prop_map(|(at_receiver, refusal)| Quote {
+        at_receiver,
+        refusal,
+        detail: None,
+    });
     let quotes = prop::collection::vec(quote, 0..5);
     let candidates = prop::collection::vec(candidate(), 0..5);
     let verdicts = prop::collection::vec(reason(), 0..5);
@@ -145,12 +151,13 @@ fn pass() -> impl Strategy<Value = Pass> {
                 commit: Some(Commit::Strict),
                 autostart: Some(true),
                 ticket: Some(Ticket { life: exchange % 2, number: exchange }),
+                cpu: None,
             }
         }),
         prop::option::of(Just(2)).prop_map(|protocol| {
-            Pass::Reserved { uri: "memory:///n001".to_owned(), protocol, ticket: None }
+            Pass::Reserved { uri: "memory:///n001".to_owned(), protocol, ticket: None, disks: None }
         }),
-        reason().prop_map(|reason| Pass::Refused { reason }),
+        reason().prop_map(|reason| Pass::Refused { reason, detail: None }),
         any_machine().prop_map(|machine| Pass::Released {
             machine,
             stats: MigrationStats::default(),
@@ -205,7 +212,8 @@ fn event() -> impl Strategy<Value = Event> {
     );
     let sample = (any::<u32>(), prop::collection::vec(machine, 0..5)).prop_map(|(at, machines)| {
         let at = Time::from_unix_ms(u64::from(at));
-        Event::Sampled(Ok(HostSample { at, facts: Default::default(), background: None, machines }))
+        let (facts, pressure) = Default::default();
+        Event::Sampled(Ok(HostSample { at, facts, background: None, pressure, machines }))
     });
     prop_oneof![
         4 => sample,
@@ -220,6 +228,10 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (any_machine(), done()).prop_map(|(m, done)| Event::Discarded(m, done)),
         1 => (any_machine(), any::<bool>(), done())
             .prop_map(|(m, wanted, done)| Event::AutostartSet(m, wanted, done)),
+        1 => (0..4u64, any::<bool>()).prop_map(|(id, fits)| {
+            let lacks = || Unfit::Lacks(Missing::Storage("nfs".to_owned()));
+            Event::Examined(HandoffId(id), if fits { Ok(Vec::new()) } else { Err(lacks()) })
+        }),
         1 => any_machine().prop_map(Event::ScheduleChanged),
         1 => Just(Event::Disconnected("gone".to_owned())),
         1 => Just(Event::Connected),
@@ -282,6 +294,7 @@ fn align(input: Input, talking: Option<ExchangeId>, handing: Option<HandoffId>) 
                     commit,
                     autostart,
                     ticket,
+                    cpu,
                 } => Pass::Reserve {
                     exchange: talking.unwrap_or(exchange),
                     machine,
@@ -291,6 +304,7 @@ fn align(input: Input, talking: Option<ExchangeId>, handing: Option<HandoffId>) 
                     commit,
                     autostart,
                     ticket,
+                    cpu,
                 },
                 other => other,
             };

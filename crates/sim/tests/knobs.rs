@@ -64,9 +64,17 @@ const TIGHT: &str = "balance.cool_down = '30s'\nbalance.dead_band = 0.0\nbalance
                      balance.difference_min = 0.0\nbalance.hold = 1\nbalance.payback = '8h'\n\
                      ceilings.cpu = 0.25";
 
+/// Machines that want more than there is.
+const CROWDED: &str = "generate.machines = 60";
+
 /// Loads that change with every other sample, of which several must agree.
 const RESTLESS: &str = "load.every = '10s'\nbalance.hold = 3\nbalance.smoothing = 1.0\n\
                         balance.dead_band = 0.05\nbalance.gain_min = 0.05";
+
+/// A host that comes back empty.
+const RETURNING: &str = "generate.hosts = 3\nbalance.round = '10s'\nbalance.hold = 1\nbalance.warm_up = 1\n\
+                         event = [{ at = '5m', do = { state = { host = 'h1', state = 'draining' } } },\n\
+                         { at = '15m', do = { state = { host = 'h1', state = 'active' } } }]";
 
 /// A key, another value than its default, and what makes its occasion.
 const KEYS: &[(&str, &str, &str)] = &[
@@ -90,6 +98,8 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("balance.quarantine", "'0s'", ""),
     ("balance.given_per_hour_max", "1", ""),
     ("balance.taken_per_hour_max", "1", ""),
+    ("balance.return_time", "'0s'", RETURNING),
+    ("balance.return_per_minute_max", "1000", RETURNING),
     ("balance.reply_time_max", "'100ms'", "network.delay_max = '200ms'"),
     ("balance.reservation_time", "'1s'", ""),
     ("balance.migration_time_max", "'5s'", ""),
@@ -102,6 +112,7 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("balance.migration_bandwidth", "'50MB'", ""),
     ("balance.payback", "'1s'", ""),
     ("balance.handoffs_max", "4", ""),
+    ("balance.starving", "0", CROWDED),
     ("ceilings.cpu", "0.3", ""),
     ("ceilings.memory", "0.2", ""),
     ("ceilings.io", "0.05", ""),
@@ -120,6 +131,11 @@ fn run(changes: &[&str]) -> String {
     for change in changes.iter().filter(|change| !change.is_empty()) {
         let change: toml::Table = change.parse().unwrap();
         for (table, keys) in change {
+            // Events are a list.
+            let Some(_) = keys.as_table() else {
+                text.insert(table, keys);
+                continue;
+            };
             let table = text.entry(table).or_insert_with(|| toml::Table::new().into());
             table.as_table_mut().unwrap().extend(keys.as_table().unwrap().clone());
         }

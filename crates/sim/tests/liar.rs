@@ -44,8 +44,9 @@ impl Honest {
     }
 
     fn measure(&mut self) {
-        let facts = Default::default();
-        let sample = HostSample { at: self.now, facts, background: None, machines: Vec::new() };
+        let (facts, pressure) = Default::default();
+        let machines = Vec::new();
+        let sample = HostSample { at: self.now, facts, background: None, pressure, machines };
         self.feed(Input::Hypervisor(Event::Sampled(Ok(sample))));
     }
 
@@ -99,8 +100,9 @@ impl Honest {
 
     /// Takes the liar's machine as far as a promise, whose answer this returns.
     fn ask_for_room(&mut self, number: u64, memory_gib: f64) -> Pass {
-        let (protocol, mends, mode) = (None, None, None);
-        let report = Report { load: 1000.0, state: HostState::Active, protocol, mends, mode };
+        let (protocol, contention, mends, mode) = (None, None, None, None);
+        let (load, state) = (1000.0, HostState::Active);
+        let report = Report { load, state, protocol, contention, mends, mode };
         let exchange = ExchangeId(number);
         let machine = machine_id(&format!("m{number}"));
         let candidate = Candidate {
@@ -134,6 +136,7 @@ impl Honest {
             commit: Some(Commit::Strict),
             autostart: None,
             ticket: None,
+            cpu: None,
         };
         match self.hear(Message::Handoff(HandoffId(number), reserve)) {
             Some(Message::Handoff(_, pass)) => pass,
@@ -148,7 +151,7 @@ fn a_peer_cannot_have_more_memory_promised_than_there_is() {
     let all = host.free_gib();
     let promised = (1..=10).filter(|number| match host.ask_for_room(*number, all / 3.5) {
         Pass::Reserved { .. } => true,
-        Pass::Refused { reason } => {
+        Pass::Refused { reason, .. } => {
             assert_eq!(reason, Reason::NoMemory);
             false
         }
@@ -178,7 +181,7 @@ fn a_peer_cannot_reserve_what_it_did_not_offer_or_what_was_refused() {
     let mut host = Honest::new();
     let all = host.free_gib();
     let refused = host.ask_for_room(1, 2.0 * all);
-    assert!(matches!(refused, Pass::Refused { reason: Reason::NoMemory }), "{refused:?}");
+    assert!(matches!(refused, Pass::Refused { reason: Reason::NoMemory, .. }), "{refused:?}");
     let reserve = Pass::Reserve {
         exchange: ExchangeId(99),
         machine: machine_id("never-offered"),
@@ -188,6 +191,7 @@ fn a_peer_cannot_reserve_what_it_did_not_offer_or_what_was_refused() {
         commit: None,
         autostart: None,
         ticket: None,
+        cpu: None,
     };
     let answer = host.hear(Message::Handoff(HandoffId(99), reserve));
     assert!(matches!(answer, Some(Message::Handoff(_, Pass::Refused { .. }))), "{answer:?}");

@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use common::*;
 use evenkeel_core::balancer::{Balancer, Config};
-use evenkeel_core::control::Authority;
 use evenkeel_core::decision::Reason;
 use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::handoff::{Mark, MarkKind, Recovered};
 use evenkeel_core::host::Toward;
-use evenkeel_core::message::{Message, PROTOCOL};
+use evenkeel_core::message::Message;
 use evenkeel_core::model::{Entry, Epoch, HandoffId, MachineId, Time};
 use evenkeel_core::port::{
     Counters, Event, HostSample, MachineSample, Order, Presence, Sight, Stamp,
@@ -102,7 +101,8 @@ impl Two {
             };
             let machines = self.running[host].iter().map(machine).collect();
             let at = self.now;
-            let sample = HostSample { at, facts: Default::default(), background: None, machines };
+            let (facts, pressure) = Default::default();
+            let sample = HostSample { at, facts, background: None, pressure, machines };
             self.feed(host, Input::Hypervisor(Event::Sampled(Ok(sample))));
         }
         for host in [0, 1] {
@@ -118,10 +118,7 @@ impl Two {
         let pair = Pair { donor: 1.0, receiver: 0.0 };
         let host_of = self.balancers[host].host();
         let peer = &host_id(1 - host);
-        let authority = Authority::Automatic;
-        let toward =
-            Toward { peer, protocol: Some(PROTOCOL), labels: None, mending: false, authority };
-        let (judged, _) = host_of.candidates(None, &toward, &pair, self.now);
+        let (judged, _) = host_of.candidates(None, &Toward::of(peer), &pair, self.now);
         judged.iter().find(|j| j.machine == machine_id(machine)).map(|j| j.verdict)
     }
 }

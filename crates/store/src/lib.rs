@@ -2,7 +2,7 @@
 //!
 //! | table | holds | lost without harm |
 //! | --- | --- | --- |
-//! | `meta` | the store's identity and how often it was opened | no |
+//! | `meta` | the store's identity, how often it was opened, and whether the host takes part | no |
 //! | `handoff` | every handoff under way, and those ended lately | no |
 //! | `mark` | of every machine, to whom it was released and from whom it was claimed last | no |
 //! | `life` | every opening of this store, and how many handoffs it has numbered | no |
@@ -27,8 +27,9 @@ use std::time::Duration;
 use evenkeel_core::control::PauseRegister;
 use evenkeel_core::decision::{Decision, Role};
 use evenkeel_core::handoff::{Handoff, MarkKind, Recovered, Ticket};
-use evenkeel_core::model::{HostId, Time};
-use rusqlite::{Connection, params};
+use evenkeel_core::model::{HostId, HostState, Time};
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
 
 pub use crate::admissions::{Admissions, Admitted};
 
@@ -145,6 +146,15 @@ pub enum StoreError {
     },
 }
 
+/// Whether a host takes part, as an operator has said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// It takes part, or not.
+    pub state: HostState,
+    /// If only until the host boots again: which boot that was said in.
+    pub boot: Option<String>,
+}
+
 /// The store of one agent.
 #[derive(Debug)]
 pub struct Store {
@@ -190,6 +200,31 @@ impl Store {
         self.connection
             .query_row(select, [], |row| row.get(0))
             .map_err(|e| self.error("read the store's identity", e))
+    }
+
+    /// Whether the host takes part, if an operator has said so.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn standing(&self) -> Result<Option<Standing>, StoreError> {
+        let select = "SELECT value FROM meta WHERE key = 'standing'";
+        let told = self.connection.query_row(select, [], |row| row.get::<_, String>(0)).optional();
+        let told = told.map_err(|e| self.error("read whether the host takes part", e))?;
+        told.map(|text| self.json("whether the host takes part", serde_json::from_str(&text)))
+            .transpose()
+    }
+
+    /// Keeps whether the host takes part: when this returns, it is on disk.
+    ///
+    /// # Errors
+    /// When it could not be written; what was said before then stands.
+    pub fn keep_standing(&mut self, standing: &Standing) -> Result<(), StoreError> {
+        let record = self.json("whether the host takes part", serde_json::to_string(standing))?;
+        let insert = "INSERT OR REPLACE INTO meta VALUES ('standing', ?1)";
+        self.connection
+            .execute(insert, params![record])
+            .map_err(|e| self.error("write whether the host takes part", e))?;
+        Ok(())
     }
 
     /// Makes a handoff durable: when this returns, it is on disk.

@@ -269,3 +269,17 @@ fn a_store_of_version_1_is_taken_over_with_what_is_under_way_in_it() {
     assert_eq!((open.commit, open.ticket), (evenkeel_core::port::Commit::Fast, None));
     assert_eq!(open.phase, Phase::Reserved);
 }
+
+#[test]
+fn whether_a_host_takes_part_outlasts_its_agent() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(directory.path()).unwrap();
+    assert_eq!(store.standing().unwrap(), None);
+    for boot in [None, Some("b1".to_owned())] {
+        let standing = Standing { state: HostState::Draining, boot };
+        store.keep_standing(&standing).unwrap();
+        drop(store);
+        store = Store::open(directory.path()).unwrap();
+        assert_eq!(store.standing().unwrap(), Some(standing));
+    }
+}

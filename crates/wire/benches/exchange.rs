@@ -114,12 +114,14 @@ fn measured_host(name: &str, machines: u32, rng: &mut ChaCha12Rng) -> Balancer {
                 cpu_delay_ns: None,
                 io_bytes: 0,
                 memory_bytes: 2_000_000_000,
+                pressure: Default::default(),
             }),
         };
         let sample = HostSample {
             at: Time::from_unix_ms(seconds * 1000),
             facts: Arc::new(HostFacts::default()),
             background: None,
+            pressure: Default::default(),
             machines: (0..machines).map(machine).collect(),
         };
         let event = Input::Hypervisor(Event::Sampled(Ok(sample)));

@@ -11,9 +11,12 @@ use evenkeel_core::control::Pause;
 use evenkeel_core::cost::Prediction;
 use evenkeel_core::estimate::Estimate;
 use evenkeel_core::message::{
-    Candidate, FLOCKS_MAX, Message, OFFER_MAX, Pass, Quote, RUNNING_MAX, Report, Room, Talk, Watch,
+    Appraisal, CPU_BYTES_MAX, Candidate, FLOCKS_MAX, Message, OFFER_MAX, Pass, Quote, RUNNING_MAX,
+    Report, Room, Talk, Watch,
 };
-use evenkeel_core::model::{Entry, ExchangeId, Requirements, Resource, Resources, Rules};
+use evenkeel_core::model::{
+    CpuNeed, DiskPlace, Entry, ExchangeId, Network, Requirements, Resource, Resources, Rules,
+};
 use minicbor::{Decoder, Encoder};
 
 /// The version that this agent speaks.
@@ -30,6 +33,9 @@ pub const TEXT_BYTES_MAX: usize = 1024;
 
 /// Most entries in a list of groups, hosts or storage ids.
 pub const LIST_MAX: usize = 64;
+
+/// Most CPUs of a host, or NUMA nodes, that a machine is bound to.
+pub const CPUS_MAX: usize = 4096;
 
 /// Largest load or price: a host a thousand times over is not a host.
 pub const LOAD_MAX: f64 = 1000.0;
@@ -62,13 +68,13 @@ pub enum WireError {
 /// reason to be misunderstood.
 #[must_use]
 pub fn encode(message: &Message) -> Vec<u8> {
-    if let Message::Exchange(id, Talk::Decline { reason, detail, report }) = message
-        && detail.len() > TEXT_BYTES_MAX
-    {
-        let end = (0..=TEXT_BYTES_MAX).rev().find(|&at| detail.is_char_boundary(at));
-        let detail = detail[..end.unwrap_or(0)].to_owned();
-        let decline = Talk::Decline { reason: *reason, detail, report: *report };
-        return encode(&Message::Exchange(*id, decline));
+    if has_too_many_words(message) {
+        let mut message = message.clone();
+        for text in words(&mut message) {
+            let end = (0..=TEXT_BYTES_MAX).rev().find(|&at| text.is_char_boundary(at));
+            text.truncate(end.unwrap_or(0));
+        }
+        return encode(&message);
     }
     let mut bytes = Vec::with_capacity(256);
     let mut encoder = Encoder::new(&mut bytes);
@@ -76,6 +82,32 @@ pub fn encode(message: &Message) -> Vec<u8> {
     // Writing to a `Vec` has no error to return.
     debug_assert!(done.is_ok());
     bytes
+}
+
+fn has_too_many_words(message: &Message) -> bool {
+    let long = |text: &String| text.len() > TEXT_BYTES_MAX;
+    match message {
+        Message::Exchange(_, Talk::Decline { detail, .. }) => long(detail),
+        Message::Exchange(
+            _,
+            Talk::Quotes { quotes, .. } | Talk::Appraisal(Appraisal { quotes, .. }),
+        ) => quotes.iter().any(|quote| quote.detail.as_ref().is_some_and(long)),
+        Message::Handoff(_, Pass::Refused { detail, .. }) => detail.as_ref().is_some_and(long),
+        _ => false,
+    }
+}
+
+/// The words for people in a message.
+fn words(message: &mut Message) -> Box<dyn Iterator<Item = &mut String> + '_> {
+    match message {
+        Message::Exchange(_, Talk::Decline { detail, .. }) => Box::new(std::iter::once(detail)),
+        Message::Exchange(
+            _,
+            Talk::Quotes { quotes, .. } | Talk::Appraisal(Appraisal { quotes, .. }),
+        ) => Box::new(quotes.iter_mut().filter_map(|quote| quote.detail.as_mut())),
+        Message::Handoff(_, Pass::Refused { detail, .. }) => Box::new(detail.iter_mut()),
+        _ => Box::new(std::iter::empty()),
+    }
 }
 
 /// Decodes a frame into a message and checks every limit.
@@ -146,7 +178,7 @@ fn check_talk(talk: &Talk) -> Result<(), WireError> {
         Talk::Quotes { report, quotes } => {
             within(quotes.len() <= OFFER_MAX, "the number of quotes")?;
             check_report(report)?;
-            quotes.iter().try_for_each(|Quote { at_receiver, .. }| load(*at_receiver, "a price"))
+            quotes.iter().try_for_each(check_quote)
         }
         Talk::Close { verdicts, .. } => {
             within(verdicts.len() <= OFFER_MAX, "the number of verdicts")
@@ -157,18 +189,39 @@ fn check_talk(talk: &Talk) -> Result<(), WireError> {
             standing.estimate.as_ref().map_or(Ok(()), check_estimate)?;
             standing.room.as_ref().map_or(Ok(()), check_room)
         }
+        Talk::Appraise(asked) => {
+            within(asked.candidates.len() <= OFFER_MAX, "the number of candidates")?;
+            asked.gauge.as_ref().map_or(Ok(()), check_gauge)?;
+            asked.candidates.iter().try_for_each(check_candidate)
+        }
+        Talk::Appraisal(said) => {
+            check_report(&said.report)?;
+            within(said.quotes.len() <= OFFER_MAX, "the number of quotes")?;
+            said.quotes.iter().try_for_each(check_quote)?;
+            let memory = [said.free_memory_bytes, said.promised_memory_bytes];
+            within(memory.into_iter().all(f64::is_finite), "a host's memory")?;
+            said.gauge.as_ref().map_or(Ok(()), check_gauge)
+        }
     }
 }
 
 fn check_pass(pass: &Pass) -> Result<(), WireError> {
     match pass {
-        Pass::Reserve { entry, verdicts, .. } => {
+        Pass::Reserve { entry, verdicts, cpu, .. } => {
             within(verdicts.len() <= OFFER_MAX, "the number of verdicts")?;
+            let short = cpu.as_ref().is_none_or(|cpu| cpu.len() <= CPU_BYTES_MAX);
+            within(short, "the description of a CPU")?;
             check_entry(entry)
         }
-        Pass::Reserved { uri, .. } => text(uri, "a migration URI"),
-        Pass::Refused { .. }
-        | Pass::Released { .. }
+        Pass::Reserved { uri, disks, .. } => {
+            text(uri, "a migration URI")?;
+            list(disks.as_deref(), "the number of disks", |DiskPlace { name, path }| {
+                text(name, "a disk's name")?;
+                text(path, "a disk's path")
+            })
+        }
+        Pass::Refused { detail, .. } => maybe(detail.as_ref(), "what is missing"),
+        Pass::Released { .. }
         | Pass::Claimed
         | Pass::Missing
         | Pass::Cancel { .. }
@@ -180,6 +233,7 @@ fn check_pass(pass: &Pass) -> Result<(), WireError> {
 }
 
 fn check_report(report: &Report) -> Result<(), WireError> {
+    within(report.contention.is_none_or(|score| score <= 100), "a score of contention")?;
     load(report.load, "a load")
 }
 
@@ -198,6 +252,11 @@ fn check_gauge(gauge: &Gauge) -> Result<(), WireError> {
     let finite = |of: &Resources| Resource::ALL.iter().all(|&r| of[r].is_finite());
     let ceilings = Resource::ALL.iter().all(|&r| gauge.ceilings[r].is_finite());
     within(amounts.into_iter().all(finite) && ceilings, "how full a host is")
+}
+
+fn check_quote(quote: &Quote) -> Result<(), WireError> {
+    maybe(quote.detail.as_ref(), "what is missing")?;
+    load(quote.at_receiver, "a price")
 }
 
 fn check_room(room: &Room) -> Result<(), WireError> {
@@ -223,15 +282,36 @@ fn check_candidate(candidate: &Candidate) -> Result<(), WireError> {
     within(candidate.margin.is_none_or(|m| m.is_plausible()), "a margin")?;
     let finite = |cost: &Prediction| cost.bytes.is_finite() && cost.seconds.is_finite();
     within(candidate.cost.as_ref().is_none_or(finite), "a prediction")?;
-    let Requirements { arch, storage, .. } = &candidate.needs;
-    text(arch, "an architecture")?;
-    texts(storage, "a storage id")?;
+    check_needs(&candidate.needs)?;
     within(candidate.anti_affinity.len() <= LIST_MAX, "the number of groups")?;
     let ties = candidate.ties.as_deref().unwrap_or_default();
     within(ties.len() <= LIST_MAX, "the number of affinity groups")?;
     let mut values = ties.iter().filter_map(|tie| tie.value.as_ref());
     values.try_for_each(|value| text(value, "the value of a label"))?;
     candidate.rules.as_ref().map_or(Ok(()), check_rules)
+}
+
+fn check_needs(needs: &Requirements) -> Result<(), WireError> {
+    text(&needs.arch, "an architecture")?;
+    if let CpuNeed::Model(name) | CpuNeed::Signature(name) = &needs.cpu {
+        text(name, "a CPU")?;
+    }
+    texts(&needs.storage, "a storage id")?;
+    maybe(needs.machine_type.as_ref(), "a machine type")?;
+    maybe(needs.virt_type.as_ref(), "a type of machines")?;
+    list(needs.networks.as_deref(), "the number of networks", |network| match network {
+        Network::Virtual(name) | Network::Interface(name) => text(name, "a network"),
+    })?;
+    list(needs.devices.as_deref(), "the number of devices", |name| text(name, "a device"))?;
+    list(needs.huge_pages.as_deref(), "the number of page sizes", |_| Ok(()))?;
+    let few = |list: &Option<Vec<u32>>| list.as_ref().is_none_or(|l| l.len() <= CPUS_MAX);
+    within(few(&needs.numa_nodes) && few(&needs.host_cpus), "the number of CPUs")?;
+    list(needs.local_disks.as_deref(), "the number of disks", |disk| {
+        text(&disk.name, "a disk's name")?;
+        text(&disk.path, "a disk's path")?;
+        text(&disk.pool, "a pool")?;
+        maybe(disk.obstacle.as_ref(), "what keeps a disk")
+    })
 }
 
 fn check_entry(entry: &Entry) -> Result<(), WireError> {
@@ -257,6 +337,20 @@ fn text(value: &str, what: &'static str) -> Result<(), WireError> {
     within(value.len() <= TEXT_BYTES_MAX, what)
 }
 
+fn maybe(value: Option<&String>, what: &'static str) -> Result<(), WireError> {
+    value.map_or(Ok(()), |value| text(value, what))
+}
+
+fn list<T>(
+    values: Option<&[T]>,
+    what: &'static str,
+    check: impl Fn(&T) -> Result<(), WireError>,
+) -> Result<(), WireError> {
+    let values = values.unwrap_or_default();
+    within(values.len() <= LIST_MAX, what)?;
+    values.iter().try_for_each(check)
+}
+
 fn texts(values: &[String], what: &'static str) -> Result<(), WireError> {
     within(values.len() <= LIST_MAX, what)?;
     values.iter().try_for_each(|value| text(value, what))
@@ -269,8 +363,8 @@ mod tests {
     use evenkeel_core::flocks::Flock;
     use evenkeel_core::handoff::Ticket;
     use evenkeel_core::load::Basis;
-    use evenkeel_core::message::{Probe, Standing, Tenant};
-    use evenkeel_core::model::{HostId, HostState, MachineId, Time};
+    use evenkeel_core::message::{Appraise, Probe, Standing, Tenant};
+    use evenkeel_core::model::{HostId, HostState, HugePages, LocalDisk, MachineId, Time};
     use evenkeel_core::port::{Commit, HandoffId, MigrationStats};
     use evenkeel_core::rules::Tie;
     use proptest::prelude::*;
@@ -279,8 +373,20 @@ mod tests {
     use evenkeel_core::model::PerResource;
 
     fn report(load: f64) -> Report {
-        let (protocol, mends, mode) = (Some(3), Some(true), Some(Autonomy::Approve));
-        Report { load, state: HostState::Active, protocol, mends, mode }
+        let mode = Some(Autonomy::Approve);
+        let (state, protocol) = (HostState::Active, Some(3));
+        Report { load, state, protocol, contention: Some(50), mends: Some(true), mode }
+    }
+
+    fn needs() -> Requirements {
+        Requirements {
+            arch: "x86_64".to_owned(),
+            cpu_digest: Some(u64::MAX),
+            networks: Some(vec![Network::Interface("br0".to_owned())]),
+            huge_pages: Some(vec![HugePages { kib: 2048, bytes: 1 << 30 }]),
+            local_disks: Some(vec![LocalDisk { name: "vda".to_owned(), ..LocalDisk::default() }]),
+            ..Requirements::default()
+        }
     }
 
     fn candidate() -> Candidate {
@@ -291,7 +397,7 @@ mod tests {
             factors: Resources { cpu_cores: 0.5, memory_bytes: 1e9, io_bytes_per_s: 0.0 },
             at_donor: 0.25,
             memory_bytes: 2e9,
-            needs: Requirements { arch: "x86_64".to_owned(), ..Requirements::default() },
+            needs: needs(),
             anti_affinity: vec!["web".parse().unwrap()],
             rules: Some(Rules {
                 pinned_to: vec!["!rack=r7?".parse().unwrap()],
@@ -320,6 +426,17 @@ mod tests {
         Talk::Offer { report, candidates, measure: None, gauge: Some(gauge()), authority }
     }
 
+    fn appraisal(quotes: usize) -> Appraisal {
+        Appraisal {
+            report: report(0.3),
+            quotes: vec![Quote { at_receiver: 0.1, refusal: None, detail: None }; quotes],
+            free_memory_bytes: 1e9,
+            promised_memory_bytes: 2e9,
+            gauge: Some(gauge()),
+            busy: false,
+        }
+    }
+
     fn messages() -> Vec<Message> {
         let talks = [
             Talk::Inquire(report(0.5)),
@@ -332,7 +449,11 @@ mod tests {
             offer(report(0.9), vec![candidate(); 3]),
             Talk::Quotes {
                 report: report(0.1),
-                quotes: vec![Quote { at_receiver: 0.2, refusal: Some(Reason::NoMemory) }],
+                quotes: vec![Quote {
+                    at_receiver: 0.2,
+                    refusal: Some(Reason::NoNetwork),
+                    detail: Some("no bridge `br0`".to_owned()),
+                }],
             },
             Talk::Close { reason: Reason::NoCandidate, verdicts: vec![Reason::GainSmall] },
             Talk::Probe(Probe {
@@ -356,6 +477,12 @@ mod tests {
                 }),
                 refusal: Some(Reason::Busy),
             }),
+            Talk::Appraise(Appraise {
+                candidates: vec![candidate(); 2],
+                giver: HostState::Draining,
+                gauge: Some(gauge()),
+            }),
+            Talk::Appraisal(appraisal(2)),
         ];
         let passes = [
             Pass::Reserve {
@@ -367,13 +494,15 @@ mod tests {
                 commit: Some(Commit::Strict),
                 autostart: Some(true),
                 ticket: Some(Ticket { life: u64::MAX, number: 1 }),
+                cpu: Some("<cpu/>".to_owned()),
             },
             Pass::Reserved {
                 uri: "qemu+unix:///session".to_owned(),
                 protocol: Some(2),
                 ticket: None,
+                disks: Some(vec![DiskPlace { name: "vda".into(), path: "/srv/a".into() }]),
             },
-            Pass::Refused { reason: Reason::NoMemory },
+            Pass::Refused { reason: Reason::NoMemory, detail: Some("full".to_owned()) },
             Pass::Released {
                 machine: MachineId::new("m-1").unwrap(),
                 stats: MigrationStats { elapsed_ms: 1, downtime_ms: 2, bytes: 3 },
@@ -430,7 +559,7 @@ mod tests {
 
     #[test]
     fn a_field_that_a_later_version_adds_is_skipped() {
-        // An inquiry whose report has one more field, as a later agent would send it.
+        // An inquiry whose report has a tenth field, as a later agent would send it.
         let mut frame = Vec::new();
         let mut e = Encoder::new(&mut frame);
         e.array(2).unwrap().u16(VERSION).unwrap();
@@ -438,10 +567,14 @@ mod tests {
         e.array(2).unwrap().u64(5).unwrap();
         e.array(2).unwrap().u32(0).unwrap();
         e.array(1).unwrap();
-        e.array(6).unwrap().f64(0.5).unwrap().encode(HostState::Active).unwrap();
-        e.u16(3).unwrap().bool(true).unwrap().encode(Autonomy::Approve).unwrap();
+        e.array(10).unwrap().f64(0.5).unwrap().encode(HostState::Active).unwrap();
+        for _ in 2..9 {
+            e.null().unwrap();
+        }
         e.f64(7.0).unwrap();
-        let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(report(0.5)));
+        let known =
+            Report { protocol: None, contention: None, mends: None, mode: None, ..report(0.5) };
+        let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(known));
         assert_eq!(decode(&frame), Ok(inquiry));
     }
 
@@ -455,7 +588,8 @@ mod tests {
         e.array(2).unwrap().u32(0).unwrap();
         e.array(1).unwrap();
         e.array(2).unwrap().f64(0.5).unwrap().encode(HostState::Active).unwrap();
-        let report = Report { protocol: None, mends: None, mode: None, ..report(0.5) };
+        let report =
+            Report { protocol: None, contention: None, mends: None, mode: None, ..report(0.5) };
         let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(report));
         assert_eq!(decode(&frame), Ok(inquiry));
     }
@@ -469,6 +603,21 @@ mod tests {
             let offer = Message::Exchange(ExchangeId(1), offer);
             assert_eq!(decode(&encode(&offer)), Err(WireError::OutOfRange("a price")));
         }
+        for (said, what) in [
+            (appraisal(OFFER_MAX + 1), "the number of quotes"),
+            (Appraisal { free_memory_bytes: f64::NAN, ..appraisal(1) }, "a host's memory"),
+            (Appraisal { report: report(-1.0), ..appraisal(1) }, "a load"),
+        ] {
+            let said = Message::Exchange(ExchangeId(1), Talk::Appraisal(said));
+            assert_eq!(decode(&encode(&said)), Err(WireError::OutOfRange(what)));
+        }
+        let asked = Appraise {
+            candidates: vec![candidate(); OFFER_MAX + 1],
+            giver: HostState::Active,
+            gauge: None,
+        };
+        let asked = Message::Exchange(ExchangeId(1), Talk::Appraise(asked));
+        assert_eq!(decode(&encode(&asked)), Err(WireError::OutOfRange("the number of candidates")));
         let offer = offer(report(0.1), vec![candidate(); OFFER_MAX + 1]);
         let refused = decode(&encode(&Message::Exchange(ExchangeId(1), offer)));
         assert_eq!(refused, Err(WireError::OutOfRange("the number of candidates")));

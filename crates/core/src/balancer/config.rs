@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::recommending::RECOMMENDATION_TIME;
 use crate::ceiling::Ceilings;
+use crate::contention::STARVING;
 use crate::control::Autonomy;
 use crate::cost::Costing;
 use crate::handoff::{Limits, Mode};
@@ -48,6 +49,11 @@ pub struct Config {
     pub recommendation_time: Duration,
     /// Whether machines that break a rule where they are, by somebody else's doing, are moved.
     pub repair: bool,
+    /// Whether disks that are on this host alone may be copied when their machine moves.
+    pub copy_storage: bool,
+    /// From which score on a machine starves and is helped first, from 1 to 100; `None` helps nobody
+    /// first. See [`crate::contention`].
+    pub starving: Option<u8>,
 }
 
 impl Default for Config {
@@ -69,6 +75,8 @@ impl Default for Config {
             mode: Autonomy::default(),
             recommendation_time: RECOMMENDATION_TIME,
             repair: true,
+            copy_storage: false,
+            starving: Some(STARVING),
         }
     }
 }

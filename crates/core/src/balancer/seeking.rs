@@ -4,7 +4,7 @@ use rand::Rng;
 
 use super::Balancer;
 use crate::ceiling::Measure;
-use crate::decision::{Reason, Role};
+use crate::decision::{Decision, Reason, Role};
 use crate::effect::{Effect, Timer};
 use crate::exchange::Exchange;
 use crate::message::{Message, Probe, Standing, Talk};
@@ -40,7 +40,8 @@ impl Balancer {
         let permitted = self.host.control.permits(Role::Donor, self.host.authority(), now).is_ok();
         let belongs = if permitted { self.mend(now) } else { None };
         let mending = belongs.is_some();
-        let wanted = self.host.wants_to_give(now).flatten().filter(|_| !mending);
+        let wanted = self.host.wants_to_give(now).flatten();
+        let wanted = wanted.filter(|_| !mending && !self.is_emptying());
         let measure = wanted.flatten();
         let excess = self.host.excess(measure, now).unwrap_or(0.0);
         let overloaded = wanted.is_some();
@@ -133,7 +134,13 @@ impl Balancer {
                 _ if !survey.is_fresh(now) || self.stopping => return,
                 // Known again with the next sample.
                 None => return self.survey = Some(survey),
-                Some(false) => return self.unlucky = 0,
+                Some(false) => {
+                    self.unlucky = 0;
+                    let detail = "it is above its limit no more".to_owned();
+                    let id = survey.id();
+                    let record = self.lonely(id, Reason::WithinDeadBand, detail, now);
+                    return out.push(Effect::Record(record));
+                }
                 // What was asked for is not what matters any more: the next survey asks for that.
                 Some(true) if self.host.wants_to_give(now) != Some(Some(survey.measure())) => {
                     return;
@@ -148,13 +155,13 @@ impl Balancer {
                 if survey.answered && !survey.fruitful {
                     self.unlucky = self.unlucky.saturating_add(1);
                     self.unlucky_at = self.host.excess(survey.measure(), now).unwrap_or(0.0);
-                    let detail = "no host asked can take a machine such that both end better off";
-                    let record =
-                        self.lonely(survey.id(), Reason::NoCandidate, detail.to_owned(), now);
-                    out.push(Effect::Record(record));
-                } else if let Some((reason, detail)) = survey.refused_for() {
-                    let record = self.lonely(survey.id(), reason, detail, now);
-                    out.push(Effect::Record(record));
+                }
+                if !survey.fruitful {
+                    let refused = survey.refused_for();
+                    out.push(Effect::Record(match refused {
+                        Some((reason, detail)) => self.lonely(survey.id(), reason, detail, now),
+                        None => self.fruitless(&survey, now),
+                    }));
                 }
                 return;
             };
@@ -164,6 +171,23 @@ impl Balancer {
             let step = Exchange::propose(id, best, (measure, mending), value_max, &self.host, now);
             self.step(step, &peer, id, now, rng, out);
         }
+    }
+
+    /// The record of a survey that nothing came of.
+    fn fruitless(&self, survey: &Survey, now: Time) -> Decision {
+        let (ending, detail) = match survey.heard {
+            0 => (Reason::TimedOut, "none of the hosts asked has answered"),
+            _ if !survey.answered => (Reason::NoRoom, ""),
+            _ => {
+                let detail = "no host asked can take a machine such that both end better off";
+                (Reason::NoCandidate, detail)
+            }
+        };
+        let record = self.lonely(survey.id(), ending, detail.to_owned(), now);
+        // Plans judge again by themselves what stays.
+        let judged = survey.answered && !self.config.tentative;
+        let candidates = if judged { survey.verdicts(&self.host, now) } else { Vec::new() };
+        Decision { role: Some(Role::Donor), measure: survey.measure(), candidates, ..record }
     }
 
     /// Keeps a promise once it is due, and stops waiting for what is owed once it is overdue.

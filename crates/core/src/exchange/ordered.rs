@@ -47,8 +47,10 @@ impl Exchange {
             return Step::End(None, exchange.record(host, Reason::Ended, why, now));
         };
         let mut judged = host.judged(measure, &machine, known);
-        let candidate = host.candidate(measure, &machine, &to.toward(authority), now);
-        judged.verdict = candidate.as_ref().err().copied().unwrap_or(judged.verdict);
+        let candidate = host.offerable(measure, &machine, &to.toward(authority), now);
+        if let Err(refusal) = &candidate {
+            (judged.verdict, judged.detail) = (refusal.reason, refusal.detail.clone());
+        }
         let candidates: Vec<_> = candidate.into_iter().collect();
         let nothing = candidates.is_empty();
         let offer = Talk::Offer {

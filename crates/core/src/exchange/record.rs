@@ -55,6 +55,7 @@ pub(super) fn judged(back: &Candidate, at_donor: Option<f64>, verdict: Reason) -
         at_donor,
         at_receiver: Some(back.at_donor),
         verdict,
+        detail: String::new(),
     }
 }
 

@@ -43,9 +43,11 @@ impl Surveyed {
         let mut receiver = host.side_of(measure, pair.receiver, &self.room, now);
         // The quotes have told where there is room.
         receiver.free_memory_bytes = f64::INFINITY;
-        let Some(choice) = host.choose(&donor, &receiver, self.value_max, toward.mending) else {
-            for verdict in verdicts.iter_mut().filter(|v| **v == Reason::Farther) {
-                *verdict = Reason::NoImprovement;
+        let choice = host.choose(&donor, &receiver, self.value_max, toward.mending);
+        let Some(choice) = choice else {
+            let open = verdicts.iter_mut().zip(candidates);
+            for (verdict, candidate) in open.filter(|(v, _)| **v == Reason::Farther) {
+                *verdict = host.unworthy(&donor, &receiver, &ids, &candidate.machine);
             }
             return (verdicts, None);
         };

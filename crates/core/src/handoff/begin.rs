@@ -6,8 +6,8 @@ use super::{Handoffs, source, target};
 use crate::decision::Role;
 use crate::exchange::Agreement;
 use crate::host::{Host, Incoming};
-use crate::message::{PROTOCOL, Pass};
-use crate::port::{Commit, HandoffId};
+use crate::message::Pass;
+use crate::port::{Commit, Examination, HandoffId, Order};
 
 /// What a target was asked to keep room for.
 #[derive(Clone, Debug)]
@@ -70,24 +70,33 @@ impl Handoffs {
             commit: Some(handoff.commit),
             autostart: Some(handoff.autostart),
             ticket: handoff.ticket,
+            cpu: handoff.needs.cpu_definition.as_deref().map(str::to_owned),
         };
         turn.send(&handoff, pass);
         turn.wake(id, self.limits.reply_time_max);
         self.live.insert(id, handoff);
     }
 
-    /// Target: keeps room for what was agreed on. `uri` is where this host's hypervisor is reached.
+    /// Target: keeps room for what was agreed on, and promises it once the hypervisor has said that
+    /// the machine can run here. `uri` is where this host's hypervisor is reached.
     pub fn take(&mut self, id: HandoffId, offer: Offer, uri: String, turn: &mut Turn<'_>) {
         let mut handoff = Handoff::begin(id, Role::Receiver, offer.agreement, turn.now);
         handoff.commit = offer.commit;
         handoff.autostart = offer.autostart;
         handoff.ticket = offer.ticket;
         handoff.boot.clone_from(&self.boot);
+        handoff.uri = uri;
         hold(turn.host, &handoff);
         turn.wake(id, self.limits.reservation_time);
-        turn.persist(&handoff);
-        let ticket = handoff.ticket;
-        turn.send(&handoff, Pass::Reserved { uri, protocol: Some(PROTOCOL), ticket });
+        if handoff.needs.can_be_examined() {
+            turn.order(Order::Examine(Examination {
+                handoff: id,
+                machine: handoff.machine.clone(),
+                needs: handoff.needs.clone(),
+            }));
+        } else {
+            target::promise(&mut handoff, Vec::new(), turn);
+        }
         self.live.insert(id, handoff);
     }
 }

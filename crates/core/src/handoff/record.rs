@@ -9,7 +9,9 @@ use super::commit::Choice;
 use crate::control::PauseRegister;
 use crate::decision::{Decision, Reason, Role};
 use crate::exchange::Agreement;
-use crate::model::{Entry, Epoch, Group, HostId, MachineId, Resources, Time};
+use crate::model::{
+    DiskPlace, Entry, Epoch, Group, HostId, MachineId, Requirements, Resources, Time,
+};
 use crate::port::{Commit, HandoffId, LookId, Presence, Stamp};
 
 /// How far a handoff is. Every phase but [`Phase::Offered`] is durable before anything is said or
@@ -153,6 +155,15 @@ pub struct Handoff {
     /// Source: where the target's hypervisor is reached.
     #[serde(skip)]
     pub(crate) uri: String,
+    /// What the machine needs, as agreed.
+    #[serde(skip)]
+    pub(crate) needs: Requirements,
+    /// Source: where the target wants the copies of its local disks.
+    #[serde(skip)]
+    pub(crate) disks: Vec<DiskPlace>,
+    /// Target: whether room is kept, and not promised before the hypervisor has examined the machine.
+    #[serde(skip)]
+    pub(crate) examined: bool,
     /// The look whose answer counts.
     #[serde(skip)]
     pub(crate) look: LookId,
@@ -216,6 +227,9 @@ impl Handoff {
             cancelled_for: None,
             decision,
             uri: String::new(),
+            needs: candidate.needs,
+            disks: Vec::new(),
+            examined: false,
             look: LookId(0),
             seen: None,
             before: None,

@@ -36,10 +36,14 @@ pub(super) const AUTOSTARTS_MAX: u32 = 8;
 /// The target said something.
 pub(super) fn hear(h: &mut Handoff, pass: Pass, limits: &Limits, turn: &mut Turn<'_>) -> Next {
     match (h.phase, pass) {
-        (Phase::Offered, Pass::Reserved { uri, protocol, .. }) => {
+        (Phase::Offered, Pass::Reserved { uri, protocol, disks, .. }) => {
+            h.disks = disks.unwrap_or_default();
             return reserved(h, uri, protocol, limits, turn);
         }
-        (Phase::Offered, Pass::Refused { reason }) => return Next::Cancelled(reason),
+        (Phase::Offered, Pass::Refused { reason, detail }) => {
+            h.decision.detail = detail.unwrap_or_default();
+            return Next::Cancelled(reason);
+        }
         (Phase::Doubt, answer @ (Pass::Holding { .. } | Pass::Claimed | Pass::Missing)) => {
             answered(h, &answer, turn);
         }
@@ -103,6 +107,8 @@ fn transfer(h: &mut Handoff, limits: &Limits, turn: &mut Turn<'_>) {
         entry: h.entry.clone(),
         commit: h.commit,
         bandwidth_bytes_per_s: limits.bandwidth_bytes_per_s,
+        needs: h.needs.clone(),
+        disks: h.disks.clone(),
     }));
 }
 
@@ -122,6 +128,9 @@ pub(super) fn migrated(
         }
         Err(failure) => {
             h.decision.detail.clone_from(&failure.detail);
+            if failure.kind == FailureKind::NeedsChanged {
+                h.cancelled_for.get_or_insert(Reason::NeedsChanged);
+            }
             doubt(h, failure.detail, turn);
         }
     }

@@ -18,8 +18,47 @@ use super::source::{AUTOSTARTS_MAX, STORE_RETRY};
 use super::turn::Turn;
 use super::{Limits, Next, RETRY_MIN, backoff};
 use crate::decision::Reason;
-use crate::message::Pass;
-use crate::port::{Commit, Failure, FailureKind, Presence, Sight, Stamp};
+use crate::message::{PROTOCOL, Pass};
+use crate::model::DiskPlace;
+use crate::port::{Commit, Failure, FailureKind, Presence, Sight, Stamp, Unfit};
+
+/// Promises the source that there is room, and that the machine can run here.
+pub(super) fn promise(h: &mut Handoff, disks: Vec<DiskPlace>, turn: &mut Turn<'_>) {
+    h.examined = true;
+    turn.persist(h);
+    let (uri, ticket) = (h.uri.clone(), h.ticket);
+    let disks = (!disks.is_empty()).then_some(disks);
+    turn.send(h, Pass::Reserved { uri, protocol: Some(PROTOCOL), ticket, disks });
+}
+
+/// The hypervisor has said whether the machine can run here.
+pub(super) fn examined(
+    h: &mut Handoff,
+    verdict: Result<Vec<DiskPlace>, Unfit>,
+    turn: &mut Turn<'_>,
+) -> Next {
+    if h.phase != Phase::Reserved || h.examined {
+        return Next::Stay;
+    }
+    let unfit = match verdict {
+        Ok(disks) => {
+            promise(h, disks, turn);
+            return Next::Stay;
+        }
+        Err(unfit) => unfit,
+    };
+    h.decision.detail = unfit.to_string();
+    let reason = match unfit {
+        Unfit::Lacks(missing) => {
+            let reason = missing.reason();
+            turn.host.unfit.learn(&h.machine, &h.needs, missing, turn.now);
+            reason
+        }
+        Unfit::NotTold(_) => Reason::FitUnknown,
+    };
+    turn.send(h, Pass::Refused { reason, detail: Some(h.decision.detail.clone()) });
+    Next::Cancelled(reason)
+}
 
 /// The source said something.
 pub(super) fn hear(h: &mut Handoff, pass: Pass, turn: &mut Turn<'_>) -> Next {
@@ -273,7 +312,7 @@ pub(super) fn recover(h: &Handoff, turn: &mut Turn<'_>) {
 pub(super) fn store_failed(h: &mut Handoff, why: String, turn: &mut Turn<'_>) -> Next {
     h.last_error.clone_from(&why);
     let Some(before) = h.before.take() else {
-        turn.send(h, Pass::Refused { reason: Reason::StoreFailed });
+        turn.send(h, Pass::Refused { reason: Reason::StoreFailed, detail: None });
         h.decision.detail = why;
         return Next::Cancelled(Reason::StoreFailed);
     };

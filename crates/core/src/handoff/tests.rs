@@ -1,3 +1,4 @@
+mod examined;
 mod source;
 mod target;
 
@@ -171,6 +172,7 @@ fn reserved_by_peer() -> Pass {
         uri: "qemu:///target".to_owned(),
         protocol: Some(PROTOCOL),
         ticket: Some(TICKET),
+        disks: None,
     }
 }
 
@@ -376,7 +378,10 @@ fn without_a_durable_record_there_is_no_transition() {
             transferring(Commit::Strict),
             Pass::Cancel { reason: Reason::StoreFailed, machine: Some(machine()) },
         ),
-        (reserved(Commit::Strict, false), Pass::Refused { reason: Reason::StoreFailed }),
+        (
+            reserved(Commit::Strict, false),
+            Pass::Refused { reason: Reason::StoreFailed, detail: None },
+        ),
     ] {
         let out = fail(&mut side);
         assert_eq!((said(&out), ending(&out)), (vec![&tell], Some(Reason::StoreFailed)));

@@ -7,10 +7,10 @@ use crate::advantage::priced;
 use crate::ceiling::{Gauge, Measure};
 use crate::control::{Authority, Autonomy};
 use crate::cost::{Prediction, Weight};
-use crate::decision::{Judged, Reason};
+use crate::decision::{Judged, Reason, Refusal};
 use crate::load::{Basis, Machine};
 use crate::message::{Candidate, OFFER_MAX, Quote, Room, Tenant};
-use crate::model::{Entry, HostId, LastMove, MachineId, Missing, Resources, Time};
+use crate::model::{Entry, HostId, HostState, LastMove, MachineId, Requirements, Resources, Time};
 use crate::port::Presence;
 use crate::select::mean_aware::{Piece, Side};
 use crate::select::{LOAD_EPSILON, Pair, rounded};
@@ -43,18 +43,54 @@ impl Host {
     }
 
     /// One of its machines as a candidate, if it may go there.
-    ///
-    /// # Errors
-    /// Why not.
+    #[must_use]
     pub fn candidate(
         &self,
         measure: Measure,
         id: &MachineId,
         toward: &Toward<'_>,
         now: Time,
-    ) -> Result<Candidate, Reason> {
+    ) -> Option<Candidate> {
+        self.offerable(measure, id, toward, now).ok()
+    }
+
+    /// The same.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn offerable(
+        &self,
+        measure: Measure,
+        id: &MachineId,
+        toward: &Toward<'_>,
+        now: Time,
+    ) -> Result<Candidate, Refusal> {
         let machine = self.view.machines().get(id).ok_or(Reason::Ended)?;
         Ok(self.candidate_of(measure, id, machine, toward, now)?.1)
+    }
+
+    /// The same for a machine that was looked up.
+    pub(super) fn candidate_for(
+        &self,
+        id: &MachineId,
+        machine: &Machine,
+        peer: &HostId,
+        now: Time,
+    ) -> Result<Candidate, Refusal> {
+        Ok(self.candidate_of(None, id, machine, &Toward::of(peer), now)?.1)
+    }
+
+    /// Why one of its machines may not go to `peer`, if so.
+    #[must_use]
+    pub fn refusal(
+        &self,
+        measure: Measure,
+        id: &MachineId,
+        peer: &HostId,
+        now: Time,
+    ) -> Option<Refusal> {
+        let machine = self.view.machines().get(id)?;
+        self.candidate_of(measure, id, machine, &Toward::of(peer), now).err()
     }
 
     fn candidate_of<'m>(
@@ -64,7 +100,7 @@ impl Host {
         machine: &'m Machine,
         toward: &Toward<'_>,
         now: Time,
-    ) -> Result<(&'m Entry, Candidate), Reason> {
+    ) -> Result<(&'m Entry, Candidate), Refusal> {
         let mends = toward.mending.then(|| is_hard(&self.mended(now)));
         let told = toward.authority == Authority::Told;
         let pressing = told || self.is_pressing(measure, mends);
@@ -72,7 +108,7 @@ impl Host {
         let (basis, factors) = machine.factors(&self.profile).map_err(|_| Reason::UnknownLoad)?;
         // A load that was programmed says nothing of a single resource.
         if measure.is_some() && basis == Basis::Target {
-            return Err(Reason::NoImprovement);
+            return Err(Reason::NoImprovement.into());
         }
         let cost = match self.affordable(machine, entry, &factors) {
             Err(_) if told => None,
@@ -86,7 +122,7 @@ impl Host {
             factors,
             at_donor: self.price(measure, &factors),
             memory_bytes: facts.memory_bytes,
-            needs: facts.needs.clone(),
+            needs: self.needs_of(machine),
             anti_affinity: entry.rules.anti_affinity.clone(),
             rules: judges_rules(toward.protocol).then(|| entry.rules.clone()),
             ties: judges_rules(toward.protocol).then(|| self.ties(id, &entry.rules)),
@@ -113,12 +149,17 @@ impl Host {
             memory_bytes: used.memory_bytes,
             cpu_cores: used.cpu_cores,
             dirty_bytes_per_s: machine.dirty_bytes_per_s,
+            disk_bytes: machine.facts.needs.copied_bytes(),
             correction: self.correction(&machine.facts.id, entry),
         };
         let (link, bounds) = (self.experience.link_bytes_per_s(), &self.costing);
         let cost = Prediction::of(&weight, link, bounds.downtime_max)
             .filter(|cost| cost.seconds <= bounds.time_max.as_secs_f64())
             .ok_or(Reason::NotConverging)?;
+        // Whoever goes must go, whatever it costs.
+        if self.state == HostState::Draining {
+            return Ok(Some(cost));
+        }
         let load = self.profile.price(factors);
         let core = Resources { cpu_cores: 1.0, ..Resources::ZERO };
         let price = cost.load_seconds(self.profile.price(&core), load);
@@ -177,6 +218,7 @@ impl Host {
                 movable: room.gauge.as_ref().is_none_or(admits),
                 seconds: cost.map_or(0.0, |cost| cost.seconds),
                 priority: entry.rules.priority,
+                starving: self.is_starving(id),
             });
             ids.push(id.clone());
         }
@@ -196,9 +238,10 @@ impl Host {
             memory_bytes: tenant.candidate.memory_bytes,
             at_home: tenant.origin.is_none(),
             homeward: tenant.origin.as_ref() == Some(self.id()),
-            movable: self.can_take(&tenant.candidate, own.as_ref(), None, pressing).is_ok(),
+            movable: self.can_take(&tenant.candidate, own.as_ref(), (None, pressing), now).is_ok(),
             seconds: tenant.candidate.cost.map_or(0.0, |cost| cost.seconds),
             priority: 0,
+            starving: false,
         };
         Side {
             load,
@@ -230,14 +273,18 @@ impl Host {
             }
             let mut judged = self.judged(measure, id, machine);
             match self.candidate_of(measure, id, machine, toward, now) {
-                Err(reason) => {
-                    judged.verdict = reason;
+                Err(refusal) => {
+                    (judged.verdict, judged.detail) = (refusal.reason, refusal.detail);
                     kept.push(judged);
                 }
                 Ok((_, candidate)) => offered.push((judged, candidate)),
             }
         }
-        let distance = |c: &Candidate| rounded((c.at_donor - pair.wanted()).abs());
+        // Largest first where everything has to go.
+        let distance = |c: &Candidate| match self.state {
+            HostState::Draining => -c.memory_bytes,
+            _ => rounded((c.at_donor - pair.wanted()).abs()),
+        };
         let priority = |c: &Candidate| c.rules.as_ref().map_or(0, |rules| rules.priority);
         offered.sort_by(|(_, a), (_, b)| {
             distance(a).total_cmp(&distance(b)).then(priority(a).cmp(&priority(b)))
@@ -262,6 +309,7 @@ impl Host {
             at_donor: known.map(|k| self.price(measure, &k.1)),
             at_receiver: None,
             verdict: Reason::Farther,
+            detail: String::new(),
         }
     }
 
@@ -276,10 +324,10 @@ impl Host {
         machine: &MachineId,
         (answer, authority): (&Answer, Authority),
         now: Time,
-    ) -> Result<(f64, bool), Reason> {
-        let candidate = self.candidate(measure, machine, &answer.toward(authority), now)?;
+    ) -> Result<(f64, bool), Refusal> {
+        let candidate = self.offerable(measure, machine, &answer.toward(authority), now)?;
         if candidate.memory_bytes > answer.room.free_memory_bytes {
-            return Err(Reason::NoMemory);
+            return Err(Reason::NoMemory.into());
         }
         let (factors, margin) = (&candidate.factors, candidate.margin.unwrap_or_default());
         let own = self.gauge(now);
@@ -296,21 +344,22 @@ impl Host {
         toward: &Toward<'_>,
         pressing: bool,
         now: Time,
-    ) -> Result<&'m Entry, Reason> {
+    ) -> Result<&'m Entry, Refusal> {
         let held = self.holds.outgoing.contains(id) || self.holds.settling.contains(id);
         if held || machine.presence == Presence::Leaving {
-            return Err(Reason::UnderWay);
+            return Err(Reason::UnderWay.into());
         }
         if self.holds.doubled.contains(id) {
-            return Err(Reason::RunsTwice);
+            return Err(Reason::RunsTwice.into());
         }
         let entry = machine.entry().ok_or(Reason::EntryInvalid)?;
         if machine.presence != Presence::Running {
-            return Err(Reason::NotRunning);
+            return Err(Reason::NotRunning.into());
         }
         if self.mode.choose(&machine.facts.locks).is_none() {
-            return Err(Reason::NoLocks);
+            return Err(Reason::NoLocks.into());
         }
+        machine.facts.needs.movable(self.may_copy())?;
         self.lets_go(id, &entry.rules, toward, pressing, now)?;
         if toward.authority != Authority::Told {
             self.is_left_alone(id, machine, entry, toward, now)?;
@@ -331,7 +380,7 @@ impl Host {
         if self.past.is_quarantined(id, &self.restraint, now) {
             return Err(Reason::Quarantined);
         }
-        if authority.is_operators() {
+        if authority.is_operators() || self.state == HostState::Draining {
             return Ok(());
         }
         if let Some(reason) = self.holds.recommended.get(id) {
@@ -354,6 +403,21 @@ impl Host {
         }
     }
 
+    /// Whether disks of its machines that are on this host alone may be copied.
+    const fn may_copy(&self) -> bool {
+        self.copy_storage
+    }
+
+    /// What a machine of this host needs of another one. Local disks are told only where they may be
+    /// copied.
+    fn needs_of(&self, machine: &Machine) -> Requirements {
+        let mut needs = machine.facts.needs.clone();
+        if !self.may_copy() {
+            needs.local_disks = None;
+        }
+        needs
+    }
+
     /// What a candidate of another host would load this one, and whether it could be taken. `donor`
     /// is how full the other is, and soft rules yield where something is `pressing` there.
     #[must_use]
@@ -371,11 +435,12 @@ impl Host {
         let refusal = if free {
             let told = authority == Authority::Told;
             let pressing = pressing || told || measure.is_some() || candidate.mends == Some(true);
-            self.can_take(candidate, own.as_ref(), donor, pressing).err()
+            self.can_take(candidate, own.as_ref(), (donor, pressing), now).err()
         } else {
-            Some(Reason::NoMemory)
+            Some(Reason::NoMemory.into())
         };
-        Quote { at_receiver, refusal }
+        let detail = refusal.as_ref().map(|r| r.detail.clone()).filter(|words| !words.is_empty());
+        Quote { at_receiver, refusal: refusal.map(|refusal| refusal.reason), detail }
     }
 
     /// Whether it could take a machine, wherever its memory comes from.
@@ -383,16 +448,14 @@ impl Host {
         &self,
         candidate: &Candidate,
         own: Option<&Gauge>,
-        donor: Option<&Gauge>,
-        pressing: bool,
-    ) -> Result<(), Reason> {
+        (donor, pressing): (Option<&Gauge>, bool),
+        now: Time,
+    ) -> Result<(), Refusal> {
         if let Some(own) = own {
             own.admits(&candidate.factors, &candidate.margin.unwrap_or_default(), donor)?;
         }
-        self.view.provides().meets(&candidate.needs).map_err(|missing| match missing {
-            Missing::Cpu => Reason::NoCpuModel,
-            Missing::Storage => Reason::NoStorage,
-        })?;
-        self.lets_come(candidate, pressing)
+        self.view.provides().meets(&candidate.needs)?;
+        self.unfit.recall(&candidate.machine, &candidate.needs, now)?;
+        Ok(self.lets_come(candidate, pressing)?)
     }
 }

@@ -41,6 +41,21 @@ pub struct Toward<'a> {
     pub authority: Authority,
 }
 
+impl<'a> Toward<'a> {
+    /// To a host that understands this version, as far as is known: what is offered to it in the end
+    /// is judged by what it says.
+    #[must_use]
+    pub const fn of(peer: &'a HostId) -> Self {
+        Self {
+            peer,
+            protocol: Some(PROTOCOL),
+            labels: None,
+            mending: false,
+            authority: Authority::Automatic,
+        }
+    }
+}
+
 /// A machine that breaks a rule where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Misplaced {
@@ -188,9 +203,7 @@ impl Host {
     /// Whether rules still let a machine go that was promised.
     pub(crate) fn still_lets_go(&self, id: &MachineId, peer: &HostId, now: Time) -> bool {
         let entry = self.view.machines().get(id).and_then(Machine::entry);
-        let protocol = Some(PROTOCOL);
-        let authority = Authority::default();
-        let toward = Toward { peer, protocol, labels: None, mending: false, authority };
+        let toward = Toward::of(peer);
         entry.is_some_and(|e| self.lets_go(id, &e.rules, &toward, true, now).is_ok())
     }
 

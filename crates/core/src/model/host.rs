@@ -1,11 +1,11 @@
 //! Hosts: what they have, what they provide, and what a machine would load them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use super::{CpuNeed, HostId, PerResource, Requirements, Resource, Resources, Weights};
+use super::{HostId, PerResource, Provides, Resource, Resources, Weights};
 
 /// Whether a host takes part in balancing.
 #[derive(
@@ -36,19 +36,6 @@ pub enum HostState {
     /// more loaded.
     #[n(2)]
     Draining,
-}
-
-/// What machines may need of a host besides room.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Provides {
-    /// Architecture in libvirt's spelling (`x86_64`); empty when not known.
-    pub arch: String,
-    /// Named CPU models that this host can run; empty when not known, which refuses nothing.
-    pub cpu_models: BTreeSet<String>,
-    /// What the physical CPU is: equal on hosts between which a passed-through CPU can move.
-    pub cpu_signature: String,
-    /// Storage that other hosts reach under the same id.
-    pub storage: BTreeSet<String>,
 }
 
 /// What the hypervisor says of the host itself.
@@ -179,39 +166,6 @@ impl HostProfile {
     pub fn usable_memory_bytes(&self) -> f64 {
         (self.capacity.memory_bytes - self.reserved_memory_bytes).max(0.0)
     }
-}
-
-impl Provides {
-    /// Whether a machine with these requirements could run here, or the first thing that is missing.
-    ///
-    /// # Errors
-    /// The requirement that this host does not meet.
-    pub fn meets(&self, needs: &Requirements) -> Result<(), Missing> {
-        if !needs.arch.is_empty() && !self.arch.is_empty() && needs.arch != self.arch {
-            return Err(Missing::Cpu);
-        }
-        let cpu_runs = match &needs.cpu {
-            CpuNeed::Any => true,
-            CpuNeed::Model(model) => self.cpu_models.is_empty() || self.cpu_models.contains(model),
-            CpuNeed::Signature(signature) => *signature == self.cpu_signature,
-        };
-        if !cpu_runs {
-            return Err(Missing::Cpu);
-        }
-        if needs.local_storage || needs.storage.iter().any(|id| !self.storage.contains(id)) {
-            return Err(Missing::Storage);
-        }
-        Ok(())
-    }
-}
-
-/// What a host lacks for a machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Missing {
-    /// Its architecture or CPU model.
-    Cpu,
-    /// A disk of it.
-    Storage,
 }
 
 #[cfg(test)]

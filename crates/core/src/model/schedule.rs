@@ -5,7 +5,7 @@ use std::sync::Arc;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use super::{Epoch, HandoffId, HostId, MachineId, Rules, Time};
+use super::{Epoch, HandoffId, HostId, MachineId, Requirements, Rules, Time};
 use crate::control::Autonomy;
 
 /// A machine's last change of hosts.
@@ -107,39 +107,6 @@ impl Default for Locks {
     fn default() -> Self {
         Self::None("its storage has not been looked at".to_owned())
     }
-}
-
-/// The virtual CPU that a machine was defined with.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CpuNeed {
-    /// Nothing particular.
-    #[default]
-    #[n(0)]
-    Any,
-    /// A named model, such as `qemu64` or `EPYC-Rome`.
-    #[n(1)]
-    Model(#[n(0)] String),
-    /// The physical CPU passed through: the other host must have the same.
-    #[n(2)]
-    Signature(#[n(0)] String),
-}
-
-/// What a machine needs of a host besides room.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
-pub struct Requirements {
-    /// Architecture in libvirt's spelling; empty when not known.
-    #[n(0)]
-    pub arch: String,
-    /// Its CPU.
-    #[n(1)]
-    pub cpu: CpuNeed,
-    /// Ids of the shared storage that its disks are on.
-    #[n(2)]
-    pub storage: Vec<String>,
-    /// Whether a disk of it is where only its present host reaches it.
-    #[n(3)]
-    pub local_storage: bool,
 }
 
 /// What a machine is, as far as it changes rarely.

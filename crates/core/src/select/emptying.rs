@@ -5,7 +5,8 @@
 //! host near to its target and not above its limit. It ends because the host takes nothing.
 
 use super::mean_aware::{Choice, Score, Side};
-use super::{LOAD_EPSILON, Pair, Price, rounded};
+use super::{LOAD_EPSILON, Price, rounded};
+use crate::message::Candidate;
 use crate::reason::Reason;
 
 /// The machine of `donor` that fits `receiver` best, if any finds room there.
@@ -31,33 +32,55 @@ pub(super) fn fits<'a>(
     })
 }
 
-/// The verdict on each candidate where no mean is known: the nearest to half the difference goes,
-/// which is the smallest once the other host is the more loaded one.
+/// The verdict on each candidate where memory moves: the largest that finds room goes, because what
+/// is large is hardest to find room for later, and what takes longest is best begun first.
 #[must_use]
-pub fn nearest(pair: &Pair, candidates: &[Result<Price, Reason>]) -> Vec<Reason> {
-    let distance = |price: &Price| rounded((price.mean() - pair.wanted()).abs());
-    let open =
-        candidates.iter().enumerate().filter_map(|(i, c)| Some((i, distance(c.as_ref().ok()?))));
-    let chosen = open.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(index, _)| index);
-    let verdict = |(index, candidate): (usize, &Result<Price, Reason>)| match candidate {
+pub fn largest(candidates: &[Candidate], prices: &[Result<Price, Reason>]) -> Vec<Reason> {
+    let open = prices.iter().enumerate().filter(|(_, price)| price.is_ok()).map(|(index, _)| index);
+    let size = |index: &usize| candidates.get(*index).map_or(0.0, |c| c.memory_bytes);
+    // Of equal ones the first.
+    let chosen = open.rev().max_by(|a, b| size(a).total_cmp(&size(b)));
+    let verdict = |(index, price): (usize, &Result<Price, Reason>)| match price {
         Err(reason) => *reason,
         Ok(_) if chosen == Some(index) => Reason::Chosen,
         Ok(_) => Reason::Farther,
     };
-    candidates.iter().enumerate().map(verdict).collect()
+    prices.iter().enumerate().map(verdict).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    use crate::load::Basis;
+    use crate::model::{MachineId, Requirements, Resources};
+
     #[test]
-    fn the_smallest_machine_goes_where_no_half_difference_is_left() {
-        let price = |load: f64| Ok(Price { at_donor: load, at_receiver: load });
-        let prices = [price(0.3), Err(Reason::NoMemory), price(0.1), price(0.2)];
-        for (donor, receiver, expected) in [(0.6, 0.8, 2), (0.6, 0.0, 0), (0.6, 0.2, 3)] {
-            let verdicts = nearest(&Pair { donor, receiver }, &prices);
-            assert_eq!(verdicts.iter().position(|&v| v == Reason::Chosen), Some(expected));
+    fn the_largest_machine_goes_that_finds_room() {
+        let candidate = |memory_bytes: f64| Candidate {
+            machine: MachineId::new("m").unwrap(),
+            name: String::new(),
+            basis: Basis::Actual,
+            factors: Resources::ZERO,
+            at_donor: 0.1,
+            memory_bytes,
+            needs: Requirements::default(),
+            anti_affinity: Vec::new(),
+            margin: None,
+            cost: None,
+            rules: None,
+            ties: None,
+            mends: None,
+        };
+        let room = Ok(Price { at_donor: 0.1, at_receiver: 0.1 });
+        let candidates = [1e9, 8e9, 4e9, 4e9].map(candidate);
+        for (prices, expected) in [
+            ([room; 4], Some(1)),
+            ([room, Err(Reason::NoMemory), room, room], Some(2)),
+            ([Err(Reason::NoMemory); 4], None),
+        ] {
+            let verdicts = largest(&candidates, &prices);
+            assert_eq!(verdicts.iter().position(|&v| v == Reason::Chosen), expected);
         }
     }
 }

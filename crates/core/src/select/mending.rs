@@ -3,9 +3,9 @@
 //! The loads of the two hosts are no condition, only how well the machine fits: as when a host is being
 //! emptied, but the highest priority is helped first.
 
-use super::emptying::{fits, nearest};
+use super::Price;
+use super::emptying::fits;
 use super::mean_aware::{Choice, Side};
-use super::{Pair, Price};
 use crate::reason::Reason;
 
 /// The machine of `donor` that goes to `receiver`, if any finds room there.
@@ -17,19 +17,18 @@ pub fn choose(donor: &Side, receiver: &Side) -> Option<Choice> {
     })
 }
 
-/// The verdict on each candidate, with its priority, where no mean is known.
+/// The verdict on each candidate, with its priority, where no mean is known: of those with the highest
+/// the first goes.
 #[must_use]
-pub fn first(pair: &Pair, candidates: &[(i32, Result<Price, Reason>)]) -> Vec<Reason> {
-    let open = candidates.iter().filter(|(_, price)| price.is_ok());
-    let highest = open.map(|(priority, _)| *priority).max();
-    let foremost: Vec<_> = candidates
-        .iter()
-        .map(|(priority, price)| match price {
-            Ok(_) if Some(*priority) != highest => Err(Reason::Farther),
-            price => *price,
-        })
-        .collect();
-    nearest(pair, &foremost)
+pub fn first(candidates: &[(i32, Result<Price, Reason>)]) -> Vec<Reason> {
+    let open = candidates.iter().enumerate().filter(|(_, (_, price))| price.is_ok());
+    let chosen = open.rev().max_by_key(|(_, (priority, _))| *priority).map(|(index, _)| index);
+    let verdict = |(index, (_, price)): (usize, &(i32, Result<Price, Reason>))| match price {
+        Err(reason) => *reason,
+        Ok(_) if chosen == Some(index) => Reason::Chosen,
+        Ok(_) => Reason::Farther,
+    };
+    candidates.iter().enumerate().map(verdict).collect()
 }
 
 #[cfg(test)]
@@ -37,13 +36,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_highest_priority_is_helped_first_and_of_equals_what_fits_best() {
+    fn the_highest_priority_is_helped_first_and_of_equals_the_first() {
         let price = |load: f64| Ok(Price { at_donor: load, at_receiver: load });
-        let pair = Pair { donor: 0.6, receiver: 0.0 };
         let candidates =
             [(0, price(0.3)), (5, price(0.1)), (9, Err(Reason::RulePinned)), (5, price(0.2))];
-        let verdicts = first(&pair, &candidates);
-        let expected = [Reason::Farther, Reason::Farther, Reason::RulePinned, Reason::Chosen];
+        let verdicts = first(&candidates);
+        let expected = [Reason::Farther, Reason::Chosen, Reason::RulePinned, Reason::Farther];
         assert_eq!(verdicts, expected);
     }
 }

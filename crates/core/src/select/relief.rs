@@ -10,6 +10,9 @@
 //! Machines that level nearly the same are told apart by what they cost: the slowest migration
 //! weighs no more than `COST_WEIGHT` of what it levels.
 //!
+//! Of the machines that are worth a migration those that starve where they are go first, alone rather
+//! than in a swap.
+//!
 //! As by every rule, a move leaves both hosts of the pair below what the donor had.
 
 use super::mean_aware::{Choice, Piece, Score, Side, lowers};
@@ -17,6 +20,8 @@ use super::{LOAD_EPSILON, Pair, Price, rounded};
 
 /// How much of what it levels a migration without end would cost.
 const COST_WEIGHT: f64 = 0.03;
+/// More than any move levels, which is a load: at most a few hosts.
+const STARVING_FIRST: f64 = 1000.0;
 /// The time at which a migration costs half of that, in seconds.
 const COST_SECONDS: f64 = 30.0;
 
@@ -37,7 +42,12 @@ pub fn choose(donor: &Side, receiver: &Side, gain_min: f64) -> Option<Choice> {
         let returned = returned.filter(|(_, p)| p.movable && p.memory_bytes <= room);
         let alone = std::iter::once(None);
         for back in alone.chain(returned.map(Some)) {
-            let Some(score) = judge(&pair, piece, back.map(|(_, p)| p), gain_min) else { continue };
+            let Some(mut score) = judge(&pair, piece, back.map(|(_, p)| p), gain_min) else {
+                continue;
+            };
+            if piece.starving && back.is_none() {
+                score.cost -= STARVING_FIRST;
+            }
             if best.is_none_or(|b| score.rank() < b.score.rank()) {
                 best = Some(Choice { go, back: back.map(|(index, _)| index), score });
             }
@@ -76,6 +86,7 @@ mod tests {
             movable: true,
             seconds: 1.0,
             priority: 0,
+            starving: false,
         }
     }
 
@@ -109,6 +120,14 @@ mod tests {
         let receiver = side(0.3, &[]);
         check(&donor(&[slow(0.3, 90.0), slow(0.28, 1.0)]), &receiver, 0.0, Some((1, None)));
         check(&donor(&[slow(0.3, 90.0), slow(0.2, 1.0)]), &receiver, 0.0, Some((0, None)));
+    }
+
+    #[test]
+    fn machines_that_starve_go_first_if_they_are_worth_it() {
+        let starving = |load| Piece { starving: true, ..piece(load) };
+        let donor = side(0.9, &[piece(0.3), starving(0.1), starving(0.2), starving(0.01)]);
+        check(&donor, &side(0.2, &[]), 0.2, Some((2, None)));
+        check(&donor, &side(0.2, &[]), 0.33, Some((0, None)));
     }
 
     #[test]

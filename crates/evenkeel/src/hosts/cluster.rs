@@ -67,7 +67,7 @@ pub(crate) enum ClusterCommand {
     },
 }
 
-fn span(text: &str) -> Result<Duration, String> {
+pub(super) fn span(text: &str) -> Result<Duration, String> {
     let span: jiff::SignedDuration = text.parse().map_err(|_| "write `1h`, `30m` or `90s`")?;
     Duration::try_from(span).map_err(|_| "must not be negative".to_owned())
 }

@@ -1,6 +1,7 @@
 //! The commands that need hosts: the agent, its clients and the lab.
 
 mod cluster;
+mod drain;
 pub(crate) mod lab;
 mod operating;
 mod report;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use evenkeel_agent::{Client, Config};
-use evenkeel_core::model::{HostId, MachineId, TARGET_LOAD_MAX};
+use evenkeel_core::model::{HostId, HostState, MachineId, TARGET_LOAD_MAX};
 use evenkeel_net::{EnrolError, JoinToken, Limits, enrol};
 use tracing_subscriber::EnvFilter;
 
@@ -63,6 +64,23 @@ pub(crate) enum HostCommand {
     },
     #[command(flatten)]
     Operate(operating::OperateCommand),
+    /// Empty a host for maintenance: every machine goes to another one
+    #[command(after_help = "Examples:\n  \
+        evenkeel drain kvm2                          empty it and wait until it is\n  \
+        evenkeel drain --until-boot --timeout 15m    this host, before it is booted anew\n\n\
+        It begins only if the rest can hold the machines and then still do without any one of \
+        them, or with\n--force. `evenkeel uncordon` ends it, also once the host is empty.")]
+    Drain(drain::DrainArgs),
+    /// Have a host take no machines
+    #[command(after_help = "Example:\n  evenkeel cordon kvm2")]
+    Cordon(drain::HostArgs),
+    /// Have a host take part again that was cordoned or emptied
+    #[command(after_help = "Example:\n  evenkeel uncordon kvm2")]
+    Uncordon(drain::HostArgs),
+    /// Say where a new machine fits best
+    #[command(after_help = "Example:\n  \
+        evenkeel place --memory 4GiB --cpu 2 --format json | jq -r '.hosts[0].host'")]
+    Place(drain::PlaceArgs),
     /// Let a machine run here that waits for the word of a host which is lost for good
     #[command(after_help = "Example:\n  evenkeel claim web-1 --i-have-fenced kvm3\n\n\
         A machine that has arrived waits, paused, until its source has let go of it. If that host \
@@ -154,6 +172,10 @@ pub(crate) fn run(command: HostCommand) -> Result<(), Failure> {
         HostCommand::Target { machine, load: Target(load), ask } => {
             block_on(target(&machine, load, &ask))
         }
+        HostCommand::Drain(args) => block_on(drain::drain(&args)),
+        HostCommand::Cordon(args) => block_on(drain::set_state(&args, HostState::Cordoned)),
+        HostCommand::Uncordon(args) => block_on(drain::set_state(&args, HostState::Active)),
+        HostCommand::Place(args) => block_on(drain::place(&args)),
         HostCommand::Claim { machine, i_have_fenced, ask } => {
             block_on(claim(&machine, &i_have_fenced, &ask))
         }

@@ -19,6 +19,7 @@ pub(super) fn status(status: &Status) -> String {
         let (cpu, memory, io) = (percent(shares.cpu), percent(shares.memory), percent(shares.io));
         text += &format!("  cpu {cpu}  memory {memory}  io {io}");
     }
+    text += &contention(status);
     if let Some(why) = &status.unknown {
         text += &format!("\nload unknown: {why}");
     }
@@ -28,6 +29,11 @@ pub(super) fn status(status: &Status) -> String {
         names => format!("\nmembers: {}", names.join(", ")),
     };
     text += &operation(&status.operation);
+    if let Some(drain) = &status.drain {
+        text += &format!("\n{}", super::drain::how_far(drain));
+        let staying = drain.staying.iter();
+        text.extend(staying.map(|lacking| format!("\n  {}", super::drain::why(lacking))));
+    }
     for handoff in &status.handoffs {
         let arrow = match handoff.role {
             Role::Donor => "to",
@@ -48,8 +54,9 @@ pub(super) fn status(status: &Status) -> String {
             text += &format!("\n  last error: {}", handoff.last_error);
         }
     }
-    let mut table =
-        table(&["machine", "presence", "load", "basis", "cpu cores", "memory", "epoch"]);
+    let header =
+        ["machine", "presence", "load", "basis", "cpu cores", "memory", "epoch", "contention"];
+    let mut table = table(&header);
     let mut machines: Vec<_> = status.machines.iter().collect();
     machines.sort_by_key(|m| &m.name);
     for m in machines {
@@ -65,9 +72,10 @@ pub(super) fn status(status: &Status) -> String {
             usage(|u| format!("{:.2}", u.cpu_cores)),
             usage(|u| format!("{:.0} MiB", u.memory_bytes / 1048576.0)),
             m.epoch.to_string(),
+            score(m.contention_score),
         ]);
     }
-    for column in [2, 4, 5, 6] {
+    for column in [2, 4, 5, 6, 7] {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -104,6 +112,31 @@ fn operation(operation: &OperationStatus) -> String {
         text += &format!("\nordered: {} to {to}, {stage}{why}", ordered.name);
     }
     text
+}
+
+/// What goes without, on this host and in the cluster.
+fn contention(status: &Status) -> String {
+    let lost = &status.contention;
+    let share = |share: Option<f64>| share.map_or_else(|| UNKNOWN.to_owned(), percent);
+    let mut text = format!(
+        "\ncontention {}  lost for want of cpu {}  memory {}  io {}",
+        score(status.contention_score),
+        share(lost.cpu),
+        share(lost.memory),
+        share(lost.io),
+    );
+    if let Some(cluster) = &status.cluster_contention {
+        text += &format!(
+            "\ncluster contention {} of {} hosts, worst {} on {}",
+            cluster.score, cluster.hosts, cluster.worst_score, cluster.worst
+        );
+    }
+    text
+}
+
+/// A score of contention, from 0 to 100.
+pub(super) fn score(score: Option<u8>) -> String {
+    score.map_or_else(|| UNKNOWN.to_owned(), |score| score.to_string())
 }
 
 pub(super) fn history(decisions: &[Decision]) -> String {

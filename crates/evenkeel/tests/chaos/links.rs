@@ -15,6 +15,8 @@ use std::time::Duration;
 #[derive(Clone, Default)]
 pub struct Link {
     cut: Arc<AtomicBool>,
+    /// Whether what the side that was called says is held back.
+    mute: Arc<AtomicBool>,
     /// Connections that are broken when the link is.
     open: Arc<Mutex<Vec<Shut>>>,
 }
@@ -31,6 +33,12 @@ impl Link {
     /// Everything passes again.
     pub fn mend(&self) {
         self.cut.store(false, Ordering::SeqCst);
+        self.mute.store(false, Ordering::SeqCst);
+    }
+
+    /// From now on what is asked passes and what is answered waits.
+    pub fn hold_answers(&self) {
+        self.mute.store(true, Ordering::SeqCst);
     }
 
     /// Breaks every connection, as when something on the way is started anew.
@@ -49,10 +57,10 @@ impl Link {
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// One direction of a connection. What is sent over a cut link waits, as it would be sent again.
-fn pump(mut from: impl Read, mut to: impl Write, link: &Link) {
+fn pump(mut from: impl Read, mut to: impl Write, waits: &[&AtomicBool]) {
     let mut bytes = [0; 64 * 1024];
     while let Ok(length) = from.read(&mut bytes) {
-        while link.is_cut() {
+        while waits.iter().any(|wait| wait.load(Ordering::SeqCst)) {
             thread::sleep(LOOK_AGAIN);
         }
         if length == 0 || to.write_all(&bytes[..length]).is_err() {
@@ -73,10 +81,11 @@ macro_rules! join {
             let _ = a3.shutdown(Shutdown::Both);
             let _ = b3.shutdown(Shutdown::Both);
         }));
-        for (from, to) in [(a, b), (b2, a2)] {
+        for (from, to, is_answer) in [(a, b, false), (b2, a2, true)] {
             let link = link.clone();
             thread::spawn(move || {
-                pump(&from, &to, &link);
+                let waits = [&*link.cut, &*link.mute];
+                pump(&from, &to, &waits[..=usize::from(is_answer)]);
                 let _ = to.shutdown(Shutdown::Both);
                 let _ = from.shutdown(Shutdown::Both);
             });

@@ -11,7 +11,8 @@
 )]
 
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -20,6 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use evenkeel_core::model::HostId;
+use evenkeel_lab::Lab;
 use evenkeel_net::{ClusterCa, Identity};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::Value;
@@ -82,6 +84,9 @@ impl Site {
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("ek").tempdir_in("/tmp").expect("a directory");
         let ca = ClusterCa::init(&dir.path().join("ca")).expect("a cluster");
+        // The user of a lab is to find its files in here.
+        let open = std::fs::Permissions::from_mode(0o711);
+        std::fs::set_permissions(dir.path(), open).expect("it is ours");
         Self { dir, ca }
     }
 
@@ -107,6 +112,9 @@ impl Site {
         let libvirt = format!("qemu+unix:///session?socket={}/libvirt.sock", dir.display());
         Place {
             name: name.to_owned(),
+            program: EVENKEEL.into(),
+            lab: None,
+            libvirt_socket: None,
             socket: dir.join("agent.sock"),
             dir,
             listen: free_address(),
@@ -125,6 +133,13 @@ impl Site {
 #[derive(Clone)]
 pub struct Place {
     pub name: String,
+    /// The agent's program.
+    pub program: PathBuf,
+    /// The host of a lab as which its agent runs, by the lab's directory and its name: then machines
+    /// come through the agent.
+    pub lab: Option<(PathBuf, String)>,
+    /// Where its agent connects other hosts' libvirt to, if not to its libvirt itself.
+    pub libvirt_socket: Option<PathBuf>,
     pub dir: PathBuf,
     /// The local API.
     pub socket: PathBuf,
@@ -177,15 +192,50 @@ impl Place {
         let operation = if told { "" } else { "[operation]\nmode = 'automatic'\n" };
         let declared = "[capacity]\ncpu_cores = 2.0\nmemory = '4GiB'\nio_per_s = '100MB'\n";
         self.write(&format!(
-            "{}{}[libvirt]\nuri = '{uri}'\nmigration_uri = '{reached}'\n\
-             migrate_address = '{sent}'\nlisten_address = '127.0.0.1'\n{declared}{operation}{}",
+            "{}{}[libvirt]\nuri = '{uri}'\n{way}{declared}{operation}{}",
             self.base(seeds),
             self.more,
             self.tables,
             uri = self.libvirt,
-            reached = self.reached.as_ref().unwrap_or(&self.libvirt),
-            sent = self.migrate_address,
+            way = self.way(),
         ));
+    }
+
+    /// How machines come to it.
+    fn way(&self) -> String {
+        let Some((lab, _)) = &self.lab else {
+            return format!(
+                "migration_uri = '{reached}'\nmigrate_address = '{sent}'\n\
+                 listen_address = '127.0.0.1'\n",
+                reached = self.reached.as_ref().unwrap_or(&self.libvirt),
+                sent = self.migrate_address,
+            );
+        };
+        let handoffs = lab_in(lab).handoffs().expect("its state").expect("a view of its own");
+        let socket = self.libvirt_socket.as_ref().map_or_else(String::new, |socket| {
+            format!("libvirt_socket = '{}'\n", socket.display())
+        });
+        format!("[migration]\nsocket_dir = '{}'\n{socket}", handoffs.display())
+    }
+
+    /// Puts it onto a host of a lab. Machines come through its agent, if that can be had here and
+    /// `EVENKEEL_CARRIER` is not `direct`.
+    pub fn put_on(&mut self, lab: &Lab, host: &str) {
+        self.socket = lab.agent_socket(host);
+        self.libvirt = lab.uri(host).expect("a host of the lab");
+        let direct = std::env::var("EVENKEEL_CARRIER").is_ok_and(|carrier| carrier == "direct");
+        if direct || lab.handoffs().expect("its state").is_none() {
+            return;
+        }
+        self.program = lab.within_reach(&self.program).expect("it can be copied");
+        self.lab = Some((lab.dir().to_owned(), host.to_owned()));
+    }
+
+    /// Gives all of its files to the lab's user.
+    fn give(&self, lab: &Path) {
+        let reference = format!("--reference={}", lab.display());
+        let given = Command::new("chown").args(["-R", &reference]).arg(&self.dir).status();
+        assert!(given.expect("chown starts").success());
     }
 
     pub fn write(&self, config: &str) {
@@ -248,9 +298,19 @@ impl Place {
     }
 }
 
+/// One that is free for UDP and TCP.
 pub fn free_address() -> SocketAddr {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    socket.local_addr().expect("its address")
+    loop {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let addr = socket.local_addr().expect("its address");
+        if TcpListener::bind(addr).is_ok() {
+            return addr;
+        }
+    }
+}
+
+fn lab_in(dir: &Path) -> Lab {
+    Lab::open(dir).unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[derive(Default)]
@@ -285,6 +345,7 @@ impl Heard {
 /// A running agent. Killed when it is dropped.
 pub struct Daemon {
     child: Child,
+    lab: Option<(PathBuf, String)>,
     log: Arc<Heard>,
     notices: Arc<Heard>,
 }
@@ -296,8 +357,17 @@ impl Daemon {
         let manager = UnixDatagram::bind(&notify).expect("a socket");
         // Beyond its limit of size a file is to fail to be written, as on a full disk, and not to
         // end the agent.
-        let mut child = Command::new("sh")
-            .args(["-c", "trap '' XFSZ && exec \"$0\" \"$@\"", EVENKEEL, "agent", "--config"])
+        let mut command = match &place.lab {
+            None => Command::new("sh"),
+            Some((lab, host)) => {
+                place.give(lab);
+                lab_in(lab).command_on(host, Path::new("sh")).expect("a host of the lab")
+            }
+        };
+        let mut child = command
+            .args(["-c", "trap '' XFSZ && exec \"$0\" \"$@\""])
+            .arg(&place.program)
+            .args(["agent", "--config"])
             .arg(place.config())
             .args(arguments)
             .env("NOTIFY_SOCKET", &notify)
@@ -319,7 +389,7 @@ impl Daemon {
                 sink.push(String::from_utf8_lossy(&bytes[..length]).into_owned());
             }
         });
-        Self { child, log, notices }
+        Self { child, lab: place.lab.clone(), log, notices }
     }
 
     /// Waits until the service manager has heard this.
@@ -365,9 +435,17 @@ impl Daemon {
 
     /// Lets no file that it writes grow beyond this many bytes, or any.
     pub fn limit_files(&self, bytes: Option<u64>) {
-        let maximum = getrlimit(Resource::Fsize).maximum;
-        let limit = Rlimit { current: bytes.or(maximum), maximum };
-        prlimit(Some(self.pid()), Resource::Fsize, limit).expect("it is there, and ours");
+        let Some((lab, host)) = &self.lab else {
+            let maximum = getrlimit(Resource::Fsize).maximum;
+            let limit = Rlimit { current: bytes.or(maximum), maximum };
+            prlimit(Some(self.pid()), Resource::Fsize, limit).expect("it is there, and ours");
+            return;
+        };
+        // It is the lab's user's.
+        let limit = bytes.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
+        let mut command = lab_in(lab).command_on(host, Path::new("prlimit")).expect("a host");
+        command.arg(format!("--pid={}", self.pid())).arg(format!("--fsize={limit}:"));
+        assert!(command.status().expect("prlimit starts").success());
     }
 
     pub fn pid(&self) -> Pid {

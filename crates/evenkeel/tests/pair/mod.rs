@@ -44,8 +44,7 @@ impl Pair {
         let site = Site::new();
         let place = |host: &str| {
             let mut place = site.host(host);
-            place.socket = cluster.lab().agent_socket(host);
-            place.libvirt = cluster.lab().uri(host).expect("a host of the lab");
+            place.put_on(cluster.lab(), host);
             place.stop_grace = "60s".to_owned();
             let calm = Calm { dead_band: 0.1, difference_min: 0.05, gain_min: 0.05 };
             place.tables = balance(Duration::from_millis(500), &calm) + more;

@@ -11,6 +11,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use rustix::process::{Pid, Signal};
 
 use crate::chaos::links::{self, Link};
 use crate::chaos::{self, Events};
-use crate::daemon::{Daemon, Place, Site, free_address};
+use crate::daemon::{Daemon, EVENKEEL, Place, Site, free_address};
 use crate::support::{Cluster, LIMIT, alike, balance, idle};
 
 const NAMESPACE: &str = "https://evenkeel.dev/schedule/1";
@@ -66,9 +67,9 @@ pub struct Swing {
 pub struct Links {
     /// From agent to agent.
     pub agents: Link,
-    /// From libvirt to libvirt.
+    /// From libvirt to libvirt; where agents carry machines, from the target's agent to its libvirt.
     pub libvirts: Link,
-    /// From QEMU to QEMU.
+    /// From QEMU to QEMU; where agents carry machines, everything that they carry.
     pub memory: Link,
 }
 
@@ -79,6 +80,12 @@ impl Links {
         let dir = cluster.lab().dir().join(host);
         let proxy = dir.join("proxy.sock");
         links::unix(&proxy, dir.join("run/libvirt/libvirt-sock"), &self.libvirts);
+        if place.lab.is_some() {
+            // Everything that agents carry comes by the TCP port with the number of the UDP port.
+            links::tcp(place.address(), place.listen, &self.memory);
+            place.libvirt_socket = Some(proxy);
+            return;
+        }
         place.reached = Some(format!("qemu+unix:///session?socket={}", proxy.display()));
         // Two addresses of this machine: QEMU listens at the one, and is sent to at the other.
         let port = free_address().port();
@@ -101,16 +108,27 @@ impl Swing {
     /// Brings up so many hosts, with these guests on the first, and starts their agents. `more` ends
     /// their configuration and begins within `[balance]`.
     pub fn up(hosts: usize, guests: Vec<GuestSpec>, more: &str) -> Self {
-        Self::bring_up(hosts, guests, Some(more), true)
+        Self::bring_up(hosts, guests, Some(more), true, Path::new(EVENKEEL))
+    }
+
+    /// The same with links that cannot be cut and agents that are another program.
+    pub fn with_program(hosts: usize, guests: Vec<GuestSpec>, more: &str, program: &Path) -> Self {
+        Self::bring_up(hosts, guests, Some(more), false, program)
     }
 
     /// The same with two hosts and links that cannot be cut; without agents if there is nothing for
     /// their configuration to end with.
     pub fn direct(guests: Vec<GuestSpec>, more: Option<&str>) -> Self {
-        Self::bring_up(2, guests, more, false)
+        Self::bring_up(2, guests, more, false, Path::new(EVENKEEL))
     }
 
-    fn bring_up(hosts: usize, guests: Vec<GuestSpec>, more: Option<&str>, linked: bool) -> Self {
+    fn bring_up(
+        hosts: usize,
+        guests: Vec<GuestSpec>,
+        more: Option<&str>,
+        linked: bool,
+        program: &Path,
+    ) -> Self {
         let names: Vec<String> = guests.iter().map(|guest| guest.name.clone()).collect();
         let anchors = (1..=hosts).map(|n| idle(&format!("anchor{n}"), &format!("h{n}")));
         let all = guests.into_iter().chain(anchors).collect();
@@ -125,8 +143,14 @@ impl Swing {
             .replace("stale_after = '30s'", "stale_after = '10s'\nreservation_time = '2s'");
         let places = cluster.hosts().iter().map(|host| {
             let mut place = site.host(host);
-            place.socket = cluster.lab().agent_socket(host);
-            place.libvirt = cluster.lab().uri(host).expect("a host of the lab");
+            place.program = program.to_owned();
+            if program == Path::new(EVENKEEL) {
+                place.put_on(cluster.lab(), host);
+            } else {
+                // An earlier one carries nothing.
+                place.socket = cluster.lab().agent_socket(host);
+                place.libvirt = cluster.lab().uri(host).expect("a host of the lab");
+            }
             if linked {
                 links.run_through(&mut place, &cluster, host);
             }
@@ -199,6 +223,13 @@ impl Swing {
                 });
             }
         }
+    }
+
+    /// Stops the agent of a host as a service manager does: what is under way is finished.
+    pub fn stop(&mut self, host: &str) {
+        let daemon = self.daemons.insert(host.to_owned(), None).flatten();
+        let ended = daemon.expect("it was started").stop();
+        assert_eq!(ended, Some(0), "the agent of {host}");
     }
 
     /// The process of a host that is meant, if it runs.

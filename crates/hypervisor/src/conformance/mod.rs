@@ -9,6 +9,7 @@
 //! evenkeel_hypervisor::conformance_tests!(rig);
 //! ```
 
+mod examining;
 mod holding;
 mod migrating;
 mod watch;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use evenkeel_core::model::{HostId, MachineId};
 use evenkeel_core::port::{Event, Order};
 
+pub use examining::*;
 pub use holding::*;
 pub use migrating::*;
 pub use watching::*;
@@ -136,6 +138,7 @@ macro_rules! conformance_tests {
             what_runs_is_never_discarded
             a_copy_that_is_arriving_can_be_discarded
             starting_at_boot_can_be_changed_and_does_not_travel
+            what_a_host_lacks_for_a_machine_is_told_by_name
             every_order_is_answered_when_the_hypervisor_dies
         }
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use evenkeel_core::control::Autonomy;
-use evenkeel_core::model::{Entry, Epoch, HostId, LastMove, MachineId, Rules, Time};
+use evenkeel_core::model::{Entry, Epoch, HostId, LastMove, MachineId, Requirements, Rules, Time};
 use evenkeel_core::port::{
     Commit, Counters, Event, Failure, HandoffId, HostSample, LookId, MachineSample, Migration,
     MigrationStats, Order, Presence, Sight,
@@ -154,6 +154,8 @@ impl<'a> Watch<'a> {
             entry: entry.clone(),
             commit: Commit::Fast,
             bandwidth_bytes_per_s: None,
+            needs: Requirements::default(),
+            disks: Vec::new(),
         }
     }
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use evenkeel_core::model::{Entry, Epoch, MachineId};
+use evenkeel_core::model::{Entry, Epoch, MachineId, Requirements};
 use evenkeel_core::port::{
-    Event, FailureKind, HandoffId, LookId, Migration, Order, Presence, Stamp,
+    Event, Examination, FailureKind, HandoffId, LookId, Migration, Order, Presence, Stamp, Unfit,
 };
 
 use super::watch::{QUIET, Watch, full_entry};
@@ -180,6 +180,11 @@ pub fn every_order_is_answered_when_the_hypervisor_dies(rig: &mut dyn Rig) {
         Order::Resume(id.clone(), Stamp::default()),
         Order::Discard(id.clone(), Stamp::default()),
         Order::SetAutostart(id.clone(), false),
+        Order::Examine(Examination {
+            handoff: HandoffId(3),
+            machine: id.clone(),
+            needs: Requirements::default(),
+        }),
     ];
     for order in orders {
         w.order(order);
@@ -212,6 +217,15 @@ pub fn every_order_is_answered_when_the_hypervisor_dies(rig: &mut dyn Rig) {
             (failure.kind == FailureKind::Unreachable).then_some(())
         });
     }
+
+    w.until(&a, "that an examination failed", ANSWER_MAX, |event| match event {
+        Event::Examined(HandoffId(3), Err(Unfit::NotTold(failure)))
+            if failure.kind == FailureKind::Unreachable =>
+        {
+            Some(())
+        }
+        _ => None,
+    });
 
     w.rig.restore(&a);
     w.until(&a, "that it is back", ANSWER_MAX, |event| {

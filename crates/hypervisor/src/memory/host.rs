@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel_core::model::{HostFacts, HostId, MachineFacts, MachineId, Resources, Time};
-use evenkeel_core::port::{Counters, Failure, HostSample, MachineSample, Presence, Sight, Stamp};
+use evenkeel_core::port::{
+    Counters, Failure, HostSample, MachineSample, Presence, Pressure, Sight, Stamp,
+};
 
 /// Speed of the network that a host migrates over unless it is told otherwise: 10 Gbit/s.
 const LINK_BYTES_PER_S: f64 = 1.25e9;
@@ -26,6 +28,9 @@ pub struct MemoryHost {
     pub link_bytes_per_s: f64,
     /// Cores of it that each migration from or to it keeps busy while it lasts.
     pub migration_cores: f64,
+    /// Features of its CPU; `None` if it has all. A machine's CPU is described by the names of its
+    /// features, with blanks between them.
+    pub cpu_features: Option<BTreeSet<String>>,
 }
 
 impl MemoryHost {
@@ -40,6 +45,7 @@ impl MemoryHost {
             cpu_speed: 1.0,
             link_bytes_per_s: LINK_BYTES_PER_S,
             migration_cores: 0.0,
+            cpu_features: None,
         }
     }
 }
@@ -187,6 +193,7 @@ impl Machine {
             io_bytes: (self.used.io_bytes * wrong.io_bytes_per_s) as u64,
             memory_bytes: (self.occupied_bytes() * wrong.memory_bytes) as u64,
             dirty_bytes_per_s: Some(self.workload.dirty_bytes_per_s as u64),
+            pressure: Pressure::default(),
         });
         MachineSample { facts: Arc::clone(&self.facts), presence: self.seen(), counters }
     }
@@ -246,6 +253,7 @@ impl Host {
             at: now,
             facts: Arc::clone(&self.facts),
             background: self.spec.background,
+            pressure: Pressure::default(),
             machines: self.machines.values().map(Machine::sample).collect(),
         }
     }

@@ -63,8 +63,13 @@ impl MemoryCloud {
             let detail = format!("{named} is being migrated already");
             return Err(Failure::new(FailureKind::Busy, detail));
         }
+        if let Some(new) = machine.facts.needs.beyond(&order.needs) {
+            let detail = format!("{named} has come to need what was not agreed on: {new}");
+            return Err(Failure::new(FailureKind::NeedsChanged, detail));
+        }
         let to = self.destination(from, &order, &machine.facts);
-        let transfer = Transfer::new(machine.occupied_bytes(), 0.0, 1.0);
+        let transfer =
+            Transfer::new(machine.occupied_bytes() + copied_bytes(&order, machine), 0.0, 1.0);
         let (lasting, dirty_rate) = (machine.fault.clone(), machine.workload.dirty_bytes_per_s);
         let (now, key) = (self.now, self.migrations_begun);
         self.migrations_begun += 1;
@@ -175,8 +180,14 @@ impl MemoryCloud {
         }
         host.facts.provides.meets(&machine.needs).map_err(|missing| {
             let (machine, host) = (&order.machine, &host.spec.id);
-            refused(format!("host `{host}` lacks what machine `{machine}` needs: {missing:?}"))
+            refused(format!("machine `{machine}` cannot run on host `{host}`: {missing}"))
         })?;
+        let placed = |name: &String| order.disks.iter().any(|place| place.name == *name);
+        let mut local = machine.needs.local_disks.iter().flatten();
+        if let Some(disk) = local.find(|disk| !placed(&disk.name)) {
+            let detail = format!("nothing was said of where the copy of disk `{}` goes", disk.name);
+            return Err(refused(detail));
+        }
         Ok(to)
     }
 
@@ -322,6 +333,11 @@ impl MemoryCloud {
         };
         self.edit(to, &order.machine, |m| m.presence = presence);
     }
+}
+
+/// What is sent of a machine's disks.
+fn copied_bytes(order: &Migration, machine: &Machine) -> f64 {
+    if order.disks.is_empty() { 0.0 } else { machine.facts.needs.copied_bytes() }
 }
 
 fn millis(span: Duration) -> u64 {

@@ -21,6 +21,7 @@
 //! concerned. The same calls in the same order give the same events.
 
 mod copies;
+mod examine;
 mod host;
 mod meddling;
 mod migrate;
@@ -31,7 +32,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use evenkeel_core::model::{Entry, HostFacts, HostId, MachineFacts, MachineId, Time};
-use evenkeel_core::port::{Event, Failure, FailureKind, Order, Presence, Sight};
+use evenkeel_core::port::{Event, Failure, FailureKind, Order, Presence, Sight, Unfit};
 
 use crate::Hypervisor;
 use host::{Host, Link, Machine};
@@ -411,6 +412,11 @@ impl MemoryCloud {
             Order::SetAutostart(machine, wanted) => {
                 let answer = reachable().and_then(|()| self.set_autostart(host, &machine, wanted));
                 self.tell(host, Event::AutostartSet(machine, wanted, answer));
+            }
+            Order::Examine(examination) => {
+                let answer = reachable().map_err(Unfit::NotTold);
+                let answer = answer.and_then(|()| self.examine(host, &examination));
+                self.tell(host, Event::Examined(examination.handoff, answer));
             }
             Order::Migrate(migration) => {
                 let handoff = migration.handoff;

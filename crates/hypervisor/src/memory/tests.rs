@@ -1,7 +1,10 @@
 use std::time::Duration;
 
-use evenkeel_core::model::{Locks, Requirements, Resources};
-use evenkeel_core::port::{Commit, Counters, HandoffId, HostSample, Migration, MigrationStats};
+use evenkeel_core::decision::Reason;
+use evenkeel_core::model::{DiskPlace, LocalDisk, Locks, Provides, Requirements, Resources};
+use evenkeel_core::port::{
+    Commit, Counters, Examination, HandoffId, HostSample, Migration, MigrationStats,
+};
 
 use super::*;
 use crate::conformance::{Guest, Rig};
@@ -42,7 +45,13 @@ impl MemoryRig {
             Resources { cpu_cores: 4.0, memory_bytes: 1024.0 * MIB, io_bytes_per_s: 100.0 * MIB };
         let mut cloud = MemoryCloud::new(Time::from_unix_ms(1_000_000));
         for name in ["h1", "h2"] {
-            cloud.add_host(MemoryHost::new(host_id(name), capacity)).unwrap();
+            let mut host = MemoryHost::new(host_id(name), capacity);
+            host.facts.provides = Provides {
+                machine_types: ["pc".to_owned()].into(),
+                networks: Some([].into()),
+                ..Provides::default()
+            };
+            cloud.add_host(host).unwrap();
         }
         Box::new(Self { cloud, waiting: VecDeque::new() })
     }
@@ -144,6 +153,22 @@ fn drain(cloud: &mut MemoryCloud) -> Vec<(HostId, Event)> {
 }
 
 fn migrate(cloud: &mut MemoryCloud, machine: &str, from: &str, to: &str) {
+    let here = host_id(from);
+    let mut facts = cloud.machines_on(&here).map(|(facts, _)| facts);
+    let needs =
+        facts.find(|facts| facts.id == machine_id(machine)).map(|facts| facts.needs.clone());
+    drop(facts);
+    migrate_as(cloud, machine, from, to, (needs.unwrap_or_default(), Vec::new()));
+}
+
+/// With what was agreed on.
+fn migrate_as(
+    cloud: &mut MemoryCloud,
+    machine: &str,
+    from: &str,
+    to: &str,
+    (needs, disks): (Requirements, Vec<DiskPlace>),
+) {
     let migration = Migration {
         handoff: HandoffId(1),
         machine: machine_id(machine),
@@ -152,6 +177,8 @@ fn migrate(cloud: &mut MemoryCloud, machine: &str, from: &str, to: &str) {
         entry: Entry::default(),
         commit: Commit::Fast,
         bandwidth_bytes_per_s: None,
+        needs,
+        disks,
     };
     cloud.on(&host_id(from)).unwrap().submit(Order::Migrate(migration));
 }
@@ -313,6 +340,64 @@ fn the_other_host_refuses_what_it_cannot_run() {
     migrate(&mut cloud, "picky", "h1", "h3");
     cloud.advance_to(Time::from_unix_ms(60_000));
     assert_eq!(outcome(&mut cloud), Some(Err(FailureKind::PeerRefused)));
+}
+
+#[test]
+fn a_machine_that_needs_more_than_was_agreed_on_is_not_begun() {
+    let mut cloud = three_hosts();
+    let mut grown = facts("grown", MIB, 1, true);
+    grown.needs.devices = Some(vec!["a USB stick".to_owned()]);
+    cloud.place(&host_id("h1"), grown, wants(0.1), true).unwrap();
+    migrate_as(&mut cloud, "grown", "h1", "h3", Default::default());
+    assert_eq!(outcome(&mut cloud), Some(Err(FailureKind::NeedsChanged)));
+}
+
+#[test]
+fn a_local_disk_travels_to_where_the_other_host_wants_it_and_takes_its_time() {
+    let mut spans = Vec::new();
+    for used_bytes in [0, 1 << 30] {
+        let mut cloud = three_hosts();
+        let mut facts = facts("local", MIB, 1, true);
+        facts.needs.local_storage = true;
+        let (name, pool) = ("vda".to_owned(), "images".to_owned());
+        facts.needs.local_disks =
+            Some(vec![LocalDisk { name, pool, used_bytes, ..LocalDisk::default() }]);
+        let needs = facts.needs.clone();
+        cloud.place(&host_id("h1"), facts, wants(0.1), true).unwrap();
+        drain(&mut cloud);
+        let order = Examination {
+            handoff: HandoffId(9),
+            machine: machine_id("local"),
+            needs: needs.clone(),
+        };
+        let examine = |cloud: &mut MemoryCloud| {
+            cloud.on(&host_id("h3")).unwrap().submit(Order::Examine(order.clone()));
+            match drain(cloud).pop() {
+                Some((_, Event::Examined(HandoffId(9), verdict))) => verdict,
+                other => panic!("{other:?}"),
+            }
+        };
+        let refused = examine(&mut cloud).map_err(|unfit| match unfit {
+            Unfit::Lacks(missing) => missing.reason(),
+            Unfit::NotTold(failure) => panic!("{failure:?}"),
+        });
+        assert_eq!(refused, Err(Reason::NoDiskRoom));
+        let mut there = HostFacts::default();
+        there.provides.pools.insert("images".to_owned());
+        cloud.set_host_facts(&host_id("h3"), there).unwrap();
+        let disks = examine(&mut cloud).unwrap();
+        assert_eq!(disks[0].name, "vda");
+
+        migrate_as(&mut cloud, "local", "h1", "h3", (needs.clone(), Vec::new()));
+        cloud.advance_to(Time::from_unix_ms(60_000));
+        assert_eq!(outcome(&mut cloud), Some(Err(FailureKind::PeerRefused)), "not said where to");
+        let began = cloud.now();
+        migrate_as(&mut cloud, "local", "h1", "h3", (needs, disks));
+        cloud.advance_to(began + Duration::from_secs(600));
+        spans.push(outcome(&mut cloud).unwrap().unwrap());
+    }
+    assert!(spans[1].bytes >= spans[0].bytes + (1 << 30), "{spans:?}");
+    assert!(spans[1].elapsed_ms > spans[0].elapsed_ms, "{spans:?}");
 }
 
 #[test]

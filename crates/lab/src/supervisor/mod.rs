@@ -273,8 +273,7 @@ impl Supervisor {
 
     fn start_libvirtd(&mut self, index: usize) -> Result<(), LabError> {
         libvirtd::configure(&self.state, index)?;
-        let layout = self.host_layout(index);
-        let command = libvirtd::command(&self.state, &layout);
+        let command = libvirtd::command(&self.state, index);
         let process = self.start_daemon(Daemon::Libvirt(index), command)?;
         self.state.hosts[index].libvirtd = Some(process);
         let lab = format!("{:016x}", number_of(&self.state.spec.dir));
@@ -298,7 +297,7 @@ impl Supervisor {
         let layout = self.host_layout(index);
         let config = agents::config(&self.state, &spec, index);
         self.state.user.write(&layout.agent_config(), config)?;
-        let mut command = self.state.user.command(&spec.program);
+        let mut command = self.state.command_on(&self.state.hosts[index].id, &spec.program);
         command.args(agents::arguments(&self.state, index));
         let process = self.start_daemon(Daemon::Agent(index), command)?;
         self.state.hosts[index].agent = Some(process);

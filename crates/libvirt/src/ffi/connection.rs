@@ -1,7 +1,7 @@
 //! Connections, and what is asked of a host.
 
 use std::collections::BTreeSet;
-use std::ffi::{c_uint, c_ulong};
+use std::ffi::{CStr, CString, c_uint, c_ulong};
 use std::ptr::{self, NonNull};
 
 use virt_sys as sys;
@@ -175,6 +175,103 @@ impl Connection {
         unsafe { super::free(pools.cast()) };
         Ok(described)
     }
+}
+
+impl Connection {
+    /// Whether the host can run a CPU, as a domain that runs describes it, in domains of this kind:
+    /// the error says what it lacks. `virt_type` and `machine` mean the default if they are empty.
+    pub(crate) fn compare_cpu(
+        &self,
+        cpu: &str,
+        virt_type: &str,
+        machine: &str,
+    ) -> Result<(), CallError> {
+        let (cpu, virt_type, machine) = (
+            text("the CPU", cpu)?,
+            optional("the type", virt_type)?,
+            optional("the machine", machine)?,
+        );
+        let pointer = |text: &Option<CString>| text.as_ref().map_or(ptr::null(), |t| t.as_ptr());
+        let flags: c_uint = sys::VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE;
+        // SAFETY: the connection is valid, null means the default, and the texts live for the call.
+        check(unsafe {
+            sys::virConnectCompareHypervisorCPU(
+                self.as_ptr(),
+                ptr::null(),
+                ptr::null(),
+                pointer(&machine),
+                pointer(&virt_type),
+                cpu.as_ptr(),
+                flags,
+            )
+        })
+        .map(drop)
+    }
+
+    /// The names of all active virtual networks.
+    pub(crate) fn active_networks(&self) -> Result<BTreeSet<String>, CallError> {
+        let mut networks: *mut sys::virNetworkPtr = ptr::null_mut();
+        let active: c_uint = sys::VIR_CONNECT_LIST_NETWORKS_ACTIVE;
+        // SAFETY: the connection is valid, and so is the place for the list.
+        let count = check(unsafe {
+            sys::virConnectListAllNetworks(self.as_ptr(), &raw mut networks, active)
+        })?;
+        let mut names = BTreeSet::new();
+        for index in 0..count as usize {
+            // SAFETY: the list holds `count` networks, each ours to free, once; the name belongs to
+            // the network.
+            unsafe {
+                let network = *networks.add(index);
+                let name = sys::virNetworkGetName(network);
+                if !name.is_null() {
+                    names.insert(CStr::from_ptr(name).to_string_lossy().into_owned());
+                }
+                sys::virNetworkFree(network);
+            }
+        }
+        // SAFETY: allocated by libvirt for us, null at worst, and not used after.
+        unsafe { super::free(networks.cast()) };
+        Ok(names)
+    }
+
+    /// What is free in a storage pool, in bytes, and whether it has a volume of this name. Looks at
+    /// the pool anew.
+    pub(crate) fn pool_room(&self, pool: &str, volume: &str) -> Result<(u64, bool), CallError> {
+        let (pool, volume) = (text("the pool", pool)?, text("the volume", volume)?);
+        // SAFETY: the connection and the text are valid; the reference returned is ours.
+        let pool = unsafe { sys::virStoragePoolLookupByName(self.as_ptr(), pool.as_ptr()) };
+        if pool.is_null() {
+            return Err(CallError::last());
+        }
+        // SAFETY: integers only.
+        let mut info: sys::_virStoragePoolInfo = unsafe { std::mem::zeroed() };
+        // SAFETY: the pool is valid, and so are the place for the answer and the text; a volume that
+        // is found is ours to free.
+        let asked = unsafe {
+            check(sys::virStoragePoolRefresh(pool, 0))
+                .and_then(|_| check(sys::virStoragePoolGetInfo(pool, &raw mut info)))
+                .and_then(|_| {
+                    let found = sys::virStorageVolLookupByName(pool, volume.as_ptr());
+                    if !found.is_null() {
+                        sys::virStorageVolFree(found);
+                        return Ok(true);
+                    }
+                    match CallError::last() {
+                        CallError { code: sys::VIR_ERR_NO_STORAGE_VOL, .. } => Ok(false),
+                        error => Err(error),
+                    }
+                })
+        };
+        // SAFETY: our reference, not used after.
+        unsafe { sys::virStoragePoolFree(pool) };
+        #[allow(clippy::useless_conversion, reason = "narrower on some systems")]
+        asked.map(|there| (info.available.into(), there))
+    }
+}
+
+/// A text for libvirt where an empty one means the default.
+fn optional(what: &str, value: &str) -> Result<Option<CString>, CallError> {
+    if value.is_empty() { Ok(None) } else { text(what, value).map(Some) }
 }
 
 impl Drop for Connection {

@@ -124,6 +124,8 @@ pub(crate) struct MigrateCall {
     pub(crate) auto_converge: bool,
     /// Whether it arrives paused and stays so.
     pub(crate) paused: bool,
+    /// Disks that are copied along; all others are reached from there.
+    pub(crate) disks: Vec<String>,
 }
 
 impl Domain {
@@ -181,6 +183,20 @@ impl Domain {
     fn described(&self, flags: c_uint) -> Result<String, CallError> {
         // SAFETY: the domain is valid; the text is ours to free.
         unsafe { take_text(sys::virDomainGetXMLDesc(self.as_ptr(), flags)) }
+    }
+
+    /// The size of a disk as the domain sees it, and the size of what holds it on its host, in bytes.
+    /// (What libvirt calls its allocation is, while it runs, only how far it has been written to.)
+    pub(crate) fn disk_size(&self, disk: &str) -> Result<(u64, u64), CallError> {
+        let disk = text("a disk", disk)?;
+        // SAFETY: integers only.
+        let mut info: sys::_virDomainBlockInfo = unsafe { std::mem::zeroed() };
+        // SAFETY: the domain, the text and the place for the answer are valid.
+        check(unsafe {
+            sys::virDomainGetBlockInfo(self.as_ptr(), disk.as_ptr(), &raw mut info, 0)
+        })?;
+        #[allow(clippy::useless_conversion, reason = "narrower on some systems")]
+        Ok((info.capacity.into(), info.physical.into()))
     }
 
     /// Has its virtual CPUs execute.
@@ -289,6 +305,10 @@ impl Domain {
         }
         let live_xml = text("the domain's description", &call.live_xml)?;
         params.add_text(sys::VIR_MIGRATE_PARAM_DEST_XML, &live_xml)?;
+        for disk in &call.disks {
+            let disk = text("a disk", disk)?;
+            params.add_text(sys::VIR_MIGRATE_PARAM_MIGRATE_DISKS, &disk)?;
+        }
         if let Some(bandwidth) = call.bandwidth_mib_per_s {
             params.add_number(sys::VIR_MIGRATE_PARAM_BANDWIDTH, bandwidth)?;
         }
@@ -302,6 +322,9 @@ impl Domain {
         }
         if call.paused {
             flags |= sys::VIR_MIGRATE_PAUSED;
+        }
+        if !call.disks.is_empty() {
+            flags |= sys::VIR_MIGRATE_NON_SHARED_DISK;
         }
         // SAFETY: the domain, the text and the parameters are valid for the call.
         check(unsafe {

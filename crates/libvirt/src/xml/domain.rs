@@ -2,8 +2,9 @@
 
 use evenkeel_core::model::{CpuNeed, Entry, MachineFacts, MachineId, Requirements};
 
-use super::entry;
+use super::host::fnv1a;
 use super::tree::Element;
+use super::{entry, needs};
 use crate::storage::Storage;
 
 /// A domain's description, understood.
@@ -35,13 +36,7 @@ pub(crate) fn describe(
     let vcpus = vcpus.ok_or_else(|| format!("domain `{id}` has no number of virtual CPUs"))?;
     let memory = domain.find("memory").and_then(bytes);
     let memory_bytes = memory.ok_or_else(|| format!("domain `{id}` has no amount of memory"))?;
-    let disks = storage.needs(&domain);
-    let needs = Requirements {
-        arch: domain.find("os/type").and_then(|os| os.attribute("arch")).unwrap_or("").to_owned(),
-        cpu: cpu_need(domain.find("cpu"), cpu_signature),
-        storage: disks.shared.into_iter().collect(),
-        local_storage: disks.local,
-    };
+    let needs = requirements(xml, &domain, memory_bytes, storage, cpu_signature);
     let entry: Result<Entry, String> = entry::of_domain(&domain);
     let facts = MachineFacts {
         id,
@@ -60,6 +55,43 @@ pub(crate) fn describe(
     let emulated = domain.attribute("type") == Some("qemu");
     let held = entry::is_held(&domain);
     Ok(Description { facts, emulated, has_disks, has_interfaces, held })
+}
+
+/// What it needs of a host.
+fn requirements(
+    xml: &str,
+    domain: &Element,
+    memory_bytes: f64,
+    storage: &Storage,
+    cpu_signature: &str,
+) -> Requirements {
+    let of_type = |name| domain.find("os/type").and_then(|os| os.attribute(name));
+    let disks = storage.needs(domain);
+    let devices = needs::passed_through(domain);
+    let cpu = cpu_need(domain.find("cpu"), cpu_signature);
+    // What is passed through or left to QEMU is described on no other host by the same words.
+    let spelled_out = domain.find("cpu").filter(|_| matches!(cpu, CpuNeed::Model(_)));
+    let definition = spelled_out.map(|cpu| &xml[cpu.span.clone()]);
+    Requirements {
+        arch: of_type("arch").unwrap_or("").to_owned(),
+        cpu,
+        storage: disks.shared.into_iter().collect(),
+        local_storage: !disks.local.is_empty() || !devices.is_empty(),
+        cpu_digest: definition.map(|text| fnv1a(text.as_bytes())),
+        machine_type: of_type("machine").map(str::to_owned),
+        virt_type: domain.attribute("type").map(str::to_owned),
+        networks: some(needs::networks(domain)),
+        devices: some(devices),
+        huge_pages: some(needs::huge_pages(domain, memory_bytes)),
+        numa_nodes: some(needs::numa_nodes(domain)),
+        host_cpus: some(needs::host_cpus(domain)),
+        local_disks: some(disks.local),
+        cpu_definition: definition.map(Into::into),
+    }
+}
+
+fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
+    (!list.is_empty()).then_some(list)
 }
 
 /// Virtual CPUs in use; more may be plugged in, which makes for new facts.

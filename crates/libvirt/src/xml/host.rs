@@ -13,6 +13,12 @@ pub(crate) struct HostDescription {
     pub(crate) cpu_signature: String,
     /// The types of domains that it runs, such as `kvm` and `qemu`.
     pub(crate) domain_types: BTreeSet<String>,
+    /// The types of virtual hardware that they can have.
+    pub(crate) machine_types: BTreeSet<String>,
+    /// Its NUMA nodes.
+    pub(crate) numa_nodes: BTreeSet<u32>,
+    /// Its CPUs.
+    pub(crate) cpus: BTreeSet<u32>,
 }
 
 impl HostDescription {
@@ -20,17 +26,32 @@ impl HostDescription {
     pub(crate) fn read(capabilities: &str) -> Result<Self, XmlError> {
         let root = Element::parse(capabilities)?;
         let arch = root.text_of("host/cpu/arch").to_owned();
-        let own_guests = root
-            .all("guest")
-            .filter_map(|guest| guest.find("arch"))
-            .filter(|guest| guest.attribute("name") == Some(&arch));
-        let domain_types = own_guests
-            .flat_map(|guest| guest.all("domain"))
-            .filter_map(|domain| domain.attribute("type").map(str::to_owned))
-            .collect();
+        let own_guests = || {
+            let guests = root.all("guest").filter_map(|guest| guest.find("arch"));
+            guests.filter(|guest| guest.attribute("name") == Some(&arch))
+        };
+        let domains = || own_guests().flat_map(|guest| guest.all("domain"));
+        let domain_types =
+            domains().filter_map(|domain| domain.attribute("type").map(str::to_owned)).collect();
+        let of_domains = domains().flat_map(|domain| domain.all("machine"));
+        let machines = own_guests().flat_map(|guest| guest.all("machine")).chain(of_domains);
+        let machine_types = machines.flat_map(machine_names).collect();
         let cpu_signature = root.find("host/cpu").map_or_else(String::new, signature);
-        Ok(Self { arch, cpu_signature, domain_types })
+        let cells = || {
+            let cells = root.find("host/topology/cells");
+            cells.into_iter().flat_map(|cells| cells.all("cell"))
+        };
+        let id = |element: &Element| element.attribute("id").and_then(|id| id.parse().ok());
+        let cpus = cells().filter_map(|cell| cell.find("cpus")).flat_map(|cpus| cpus.all("cpu"));
+        let (numa_nodes, cpus) = (cells().filter_map(id).collect(), cpus.filter_map(id).collect());
+        Ok(Self { cpu_signature, domain_types, machine_types, numa_nodes, cpus, arch })
     }
+}
+
+/// A type of virtual hardware, and what else it is called.
+fn machine_names(machine: &Element) -> impl Iterator<Item = String> {
+    let canonical = machine.attribute("canonical").map(str::to_owned);
+    std::iter::once(machine.text.clone()).chain(canonical)
 }
 
 /// Vendor, model, stepping and features: what a machine sees to which the CPU is passed through.
@@ -48,7 +69,7 @@ fn signature(cpu: &Element) -> String {
 }
 
 /// A digest that is the same in every build: not against malice, only to keep the text short.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
@@ -73,9 +94,11 @@ mod tests {
             "<capabilities><host><uuid>u</uuid><cpu><arch>x86_64</arch><model>Skylake</model>\
              <vendor>Intel</vendor><microcode version='1'/>\
              <signature family='6' model='85' stepping='{stepping}'/>\
-             <feature name='{}'/><feature name='{}'/></cpu></host>\
+             <feature name='{}'/><feature name='{}'/></cpu><topology><cells><cell id='0'><cpus>\
+             <cpu id='0'/><cpu id='3'/></cpus></cell></cells></topology></host>\
              <guest><os_type>hvm</os_type><arch name='i686'><domain type='xen'/></arch></guest>\
-             <guest><os_type>hvm</os_type><arch name='x86_64'><domain type='qemu'/>\
+             <guest><os_type>hvm</os_type><arch name='x86_64'>\
+             <machine canonical='pc-q35-9.2'>q35</machine><domain type='qemu'/>\
              <domain type='kvm'/></arch></guest></capabilities>",
             features[0], features[1]
         )
@@ -88,6 +111,8 @@ mod tests {
         let host = read("7", ["vmx", "aes"]);
         let types: Vec<&str> = host.domain_types.iter().map(String::as_str).collect();
         assert_eq!((host.arch.as_str(), types), ("x86_64", vec!["kvm", "qemu"]));
+        assert_eq!(host.machine_types, ["pc-q35-9.2", "q35"].map(str::to_owned).into());
+        assert_eq!((host.numa_nodes, host.cpus), ([0].into(), [0, 3].into()));
         assert_eq!(host.cpu_signature, read("7", ["aes", "vmx"]).cpu_signature);
         assert_ne!(host.cpu_signature, read("4", ["aes", "vmx"]).cpu_signature);
         assert_ne!(host.cpu_signature, read("7", ["aes", "avx"]).cpu_signature);

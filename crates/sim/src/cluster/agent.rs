@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use evenkeel_core::appraisal::{Answer, WishId};
 use evenkeel_core::balancer::{Balancer, Config};
 use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::handoff::{Handoff, Recovered};
@@ -61,6 +62,8 @@ pub(super) struct Agent {
     clock_ms: i64,
     /// Machines that ran when the power was cut.
     pub(super) ran: Vec<MachineId>,
+    /// What became of wishes.
+    pub(super) answers: BTreeMap<WishId, Answer>,
 }
 
 impl Agent {
@@ -82,7 +85,16 @@ impl Agent {
             wall_ms: 0,
             clock_ms: 0,
             ran: Vec::new(),
+            answers: BTreeMap::new(),
         }
+    }
+
+    /// An operator is answered. That a host is being emptied outlasts its agent.
+    pub(super) fn answered(&mut self, wish: WishId, answer: Answer) {
+        if matches!(&answer, Answer::Drain(fit) if fit.begins) {
+            self.spec.state = HostState::Draining;
+        }
+        self.answers.insert(wish, answer);
     }
 
     /// Starts with what the store holds, for which another life begins.

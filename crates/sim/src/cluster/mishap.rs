@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use evenkeel_core::appraisal::{Answer, WishId};
 use evenkeel_core::effect::Input;
 use evenkeel_core::handoff::{Handoff, Phase, Recovered};
 use evenkeel_core::model::{Entry, HostId, HostState, MachineId};
@@ -93,6 +94,12 @@ impl Cluster {
         }
         self.restart(host);
         Ok(())
+    }
+
+    /// What became of a wish that was told to a host's agent, once it is answered.
+    #[must_use]
+    pub fn answer(&self, host: &HostId, wish: WishId) -> Option<&Answer> {
+        self.agents[*self.by_id.get(host)?].answers.get(&wish)
     }
 
     /// Whether a host's store can be written.

@@ -38,6 +38,8 @@ pub struct Report {
     pub overloaded_cpu_host_s: f64,
     /// When a host was so the last time, since the beginning.
     pub overloaded_last_s: Option<f64>,
+    /// Seconds of machines that got less than nine tenths of the CPU that they wanted.
+    pub starved_machine_s: f64,
     /// Migrations that ended well.
     pub migrations: u64,
     /// The same an hour.

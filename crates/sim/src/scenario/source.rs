@@ -14,9 +14,8 @@ use serde::Deserialize;
 use super::happening::RulesTable;
 use super::{Scenario, ScenarioError, beside};
 use crate::generate::{Recipe, generate};
-use crate::replay::Trace;
 use crate::snapshot::{FORMAT, Snapshot, SnapshotHost, SnapshotMachine};
-use crate::traces;
+use crate::traces::{self, Trace};
 
 /// `[generate]`: a made-up cluster.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use evenkeel_core::decision::{Decision, Reason, Role};
 use evenkeel_core::model::{HostId, MachineId, Time};
+use evenkeel_core::port::Presence;
 
 use super::report::{Report, Spread};
 use crate::cluster::{Cluster, Moved, Tally};
 
+/// A machine that gets less than this part of what it wants starves.
+const GRANTED_MIN: f64 = 0.9;
 /// A machine that is back where it left within this time has returned.
 const RETURN: Duration = Duration::from_secs(3600);
 
@@ -23,6 +26,7 @@ pub(super) struct Watch {
     overloaded: Duration,
     overloaded_cpu: Duration,
     overloaded_last: Option<Time>,
+    starved: Duration,
     /// When machines left which hosts last.
     left: BTreeMap<(MachineId, HostId), Time>,
     returns: u64,
@@ -53,6 +57,11 @@ impl Watch {
             let shares = profile.shares(&wanted);
             if self.scoring.is_some() {
                 self.overloaded_cpu += if shares.cpu > 1.0 { span } else { Duration::ZERO };
+                if GRANTED_MIN * shares.cpu > 1.0 {
+                    let runs = |(_, presence): &(_, Presence)| presence.is_resident();
+                    let count = cluster.cloud().machines_on(&profile.id).filter(runs).count();
+                    self.starved += span * count as u32;
+                }
                 if shares.cpu > 1.0 || shares.io > 1.0 {
                     self.overloaded += span;
                     self.overloaded_last = Some(cluster.now());
@@ -120,6 +129,7 @@ impl Watch {
             overloaded_host_s: self.overloaded.as_secs_f64(),
             overloaded_cpu_host_s: self.overloaded_cpu.as_secs_f64(),
             overloaded_last_s: seconds(self.overloaded_last),
+            starved_machine_s: self.starved.as_secs_f64(),
             migrations,
             migrations_per_hour: migrations as f64 / scored.max(f64::MIN_POSITIVE) * 3600.0,
             migrations_failed: now.migrations_failed - before.migrations_failed,

@@ -184,7 +184,12 @@ fn a_source_answers_a_target_that_holds_a_machine_by_its_records() {
 
 #[test]
 fn a_target_that_cannot_hold_a_machine_back_is_given_none_that_needs_it() {
-    let old = || Pass::Reserved { uri: "qemu:///target".to_owned(), protocol: None, ticket: None };
+    let old = || Pass::Reserved {
+        uri: "qemu:///target".to_owned(),
+        protocol: None,
+        ticket: None,
+        disks: None,
+    };
     let out = offered(Commit::Strict, false).hear(old());
     assert_eq!(ending(&out), Some(Reason::Version));
     assert!(orders(&out).is_empty());

@@ -1,0 +1,214 @@
+//! What a member can and cannot do through the carrier. It is taken to be a host of this cluster
+//! that asks for whatever it likes.
+
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use evenkeel_core::model::{Entry, MachineId, Requirements};
+use evenkeel_core::port::Commit;
+use evenkeel_net::{ClusterCa, Limits, StreamError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::*;
+
+const LIMIT: Duration = Duration::from_secs(10);
+const HANDOFF: HandoffId = HandoffId(0xabc);
+
+struct Host {
+    id: HostId,
+    net: Net,
+    addr: SocketAddr,
+}
+
+/// A target with a libvirt, its source, and another member.
+struct Rig {
+    dir: tempfile::TempDir,
+    target: Host,
+    carrier: Carrier,
+    libvirt: UnixListener,
+    source: Host,
+    other: Host,
+}
+
+impl Rig {
+    /// The target expects a machine from the source.
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = ClusterCa::init(&dir.path().join("ca")).unwrap();
+        let host = |name: &str| {
+            let id = HostId::new(name).unwrap();
+            let identity = ca.issue(&id).unwrap();
+            let addr = SocketAddr::from(([127, 0, 0, 1], 0));
+            let (net, _) = Net::bind(addr, &identity, Limits::default(), None).unwrap();
+            let addr = net.local_addr().unwrap();
+            Host { id, net, addr }
+        };
+        let (target, source, other) = (host("target"), host("source"), host("other"));
+        let socket = dir.path().join("libvirt.sock");
+        let libvirt = UnixListener::bind(&socket).unwrap();
+        let mut carrier = Carrier::new(target.net.clone(), dir.path().join("there"), None);
+        carrier.let_in(target.net.listen_streams().await.unwrap(), socket).unwrap();
+        let rig = Self { dir, target, carrier, libvirt, source, other };
+        rig.expect(&[(HANDOFF, true)]);
+        rig
+    }
+
+    /// The target expects these, open to more streams or not, from the source.
+    fn expect(&self, handoffs: &[(HandoffId, bool)]) {
+        let expected = |(id, open): &(HandoffId, bool)| {
+            (*id, Expected { from: self.source.id.clone(), open: *open })
+        };
+        self.carrier.expect_only(handoffs.iter().map(expected).collect());
+    }
+
+    fn memory(&self) -> PathBuf {
+        Sockets::of(&self.dir.path().join("there"), HANDOFF).memory()
+    }
+
+    /// A socket of a caller, joined to what it was let in to.
+    async fn call(&self, host: &Host, request: &[u8]) -> Result<UnixStream, StreamError> {
+        let stream = host.net.open_stream(&self.target.id, self.target.addr, request).await?;
+        let (near, far) = UnixStream::pair().unwrap();
+        tokio::spawn(async move { stream.join(far, None, None).await });
+        Ok(near)
+    }
+
+    async fn is_declined(&self, host: &Host, request: &[u8], says: &str) {
+        match self.call(host, request).await {
+            Err(StreamError::Declined { why, .. }) => assert!(why.contains(says), "{why}"),
+            Err(why) => panic!("{why}"),
+            Ok(_) => panic!("{request:?} of `{}` was let in", host.id),
+        }
+    }
+
+    async fn libvirt(&self) -> UnixStream {
+        timeout(LIMIT, self.libvirt.accept()).await.expect("a connection").unwrap().0
+    }
+}
+
+async fn ends(socket: &mut UnixStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    timeout(LIMIT, socket.read_to_end(&mut bytes)).await.expect("an end").unwrap();
+    bytes
+}
+
+/// A frame of libvirt's protocol: a call of this procedure.
+fn call(procedure: u32) -> Vec<u8> {
+    [28, 0x2000_8086, 1, procedure, 0, 1, 0]
+        .iter()
+        .flat_map(|word: &u32| word.to_be_bytes())
+        .collect()
+}
+
+#[tokio::test]
+async fn only_the_source_of_a_handoff_under_way_is_let_in_and_only_for_it() {
+    let rig = Rig::new().await;
+    let unexpected = "no machine is expected";
+    for channel in Channel::ALL {
+        rig.is_declined(&rig.other, &channel.request(HANDOFF), unexpected).await;
+        rig.is_declined(&rig.source, &channel.request(HandoffId(0xabd)), unexpected).await;
+    }
+    for request in [&b""[..], b"\x01", b"\x09\0\0\0\0\0\0\x0a\xbc", b"/run/libvirt/libvirt-sock"] {
+        rig.is_declined(&rig.source, request, "does not know what is asked for").await;
+    }
+    // Claimed: what is open may end, and nothing begins.
+    let request = Channel::Control.request(HANDOFF);
+    let mut open = rig.call(&rig.source, &request).await.unwrap();
+    let mut libvirt = rig.libvirt().await;
+    rig.expect(&[(HANDOFF, false)]);
+    rig.is_declined(&rig.source, &Channel::Memory.request(HANDOFF), unexpected).await;
+    libvirt.write_all(b"last words").await.unwrap();
+    let mut words = [0; 10];
+    timeout(LIMIT, open.read_exact(&mut words)).await.expect("words").unwrap();
+    // Over: what is open is cut, and nothing is left.
+    rig.expect(&[]);
+    assert_eq!(ends(&mut open).await, b"");
+    assert_eq!(ends(&mut libvirt).await, b"");
+    rig.is_declined(&rig.source, &request, unexpected).await;
+    assert!(!rig.memory().parent().unwrap().exists(), "its directory is left");
+}
+
+#[tokio::test]
+async fn a_handoff_has_one_stream_of_each_kind() {
+    let rig = Rig::new().await;
+    let request = Channel::Control.request(HANDOFF);
+    let first = rig.call(&rig.source, &request).await.unwrap();
+    let mut libvirt = rig.libvirt().await;
+    rig.is_declined(&rig.source, &request, "is there already").await;
+    drop(first);
+    assert_eq!(ends(&mut libvirt).await, b"");
+}
+
+#[tokio::test]
+async fn a_source_can_do_nothing_with_libvirt_but_migrate_to_it() {
+    let rig = Rig::new().await;
+    let mut socket = rig.call(&rig.source, &Channel::Control.request(HANDOFF)).await.unwrap();
+    let mut libvirt = rig.libvirt().await;
+    let prepare = call(303);
+    socket.write_all(&prepare).await.unwrap();
+    let mut heard = vec![0; prepare.len()];
+    timeout(LIMIT, libvirt.read_exact(&mut heard)).await.expect("the call").unwrap();
+    assert_eq!(heard, prepare);
+    // To define a domain.
+    socket.write_all(&call(11)).await.unwrap();
+    assert_eq!(ends(&mut libvirt).await, b"", "libvirt heard of it");
+    assert_eq!(ends(&mut socket).await, b"");
+}
+
+#[tokio::test]
+async fn memory_goes_to_the_socket_that_qemu_made_and_nowhere_else() {
+    let rig = Rig::new().await;
+    let request = Channel::Memory.request(HANDOFF);
+    rig.is_declined(&rig.source, &request, "QEMU does not answer").await;
+    symlink(rig.dir.path().join("libvirt.sock"), rig.memory()).unwrap();
+    rig.is_declined(&rig.source, &request, "is no socket").await;
+    std::fs::remove_file(rig.memory()).unwrap();
+    let qemu = UnixListener::bind(rig.memory()).unwrap();
+    let mut socket = rig.call(&rig.source, &request).await.unwrap();
+    let (mut incoming, _) = timeout(LIMIT, qemu.accept()).await.expect("a connection").unwrap();
+    socket.write_all(b"pages").await.unwrap();
+    socket.shutdown().await.unwrap();
+    assert_eq!(ends(&mut incoming).await, b"pages");
+}
+
+#[tokio::test]
+async fn a_departure_is_carried_through_sockets_that_only_this_user_can_use_and_leaves_nothing() {
+    let rig = Rig::new().await;
+    let dir = rig.dir.path().join("here");
+    let mut carrier = Carrier::new(rig.source.net.clone(), dir.clone(), None);
+    let migration = |handoff| Migration {
+        handoff,
+        machine: MachineId::new("4dea22b3-1d52-d8f3-2516-782e98ab3fa0").unwrap(),
+        to: rig.target.id.clone(),
+        uri: "qemu+evenkeel:///system".to_owned(),
+        entry: Entry::default(),
+        commit: Commit::Strict,
+        bandwidth_bytes_per_s: None,
+        needs: Requirements::default(),
+        disks: Vec::new(),
+    };
+    carrier.depart(&migration(HANDOFF), Some(rig.target.addr)).unwrap();
+    let sockets = Sockets::of(&dir, HANDOFF);
+    for (path, mode) in
+        [(&sockets.dir, 0o700), (&sockets.control(), 0o600), (&sockets.memory(), 0o600)]
+    {
+        let found = std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(found, mode, "{}", path.display());
+    }
+    let mut control = UnixStream::connect(sockets.control()).await.unwrap();
+    control.write_all(&call(1)).await.unwrap();
+    let mut heard = vec![0; 28];
+    timeout(LIMIT, rig.libvirt().await.read_exact(&mut heard)).await.expect("the call").unwrap();
+    assert_eq!(carrier.departed(HANDOFF), None);
+    assert_eq!(ends(&mut control).await, b"");
+    assert!(!sockets.dir.exists());
+    // One that nobody expects says so, for the record.
+    let unknown = HandoffId(7);
+    carrier.depart(&migration(unknown), Some(rig.target.addr)).unwrap();
+    let sockets = Sockets::of(&dir, unknown);
+    let mut control = UnixStream::connect(sockets.control()).await.unwrap();
+    assert_eq!(ends(&mut control).await, b"");
+    let why = carrier.departed(unknown).unwrap();
+    assert!(why.contains("host `target` does not take the stream: no machine"), "{why}");
+}

@@ -1,0 +1,168 @@
+//! What carrying a machine's memory over the agents' own link takes beside plain TCP between two
+//! QEMUs and libvirt's own tunnel, in turns in one run: the same guest, which dirties memory
+//! meanwhile, goes to and fro between two hosts of a lab.
+//!
+//! ```sh
+//! cargo bench -p evenkeel --bench carrier              # 2 GiB, 20 MiB/s dirtied, 5 turns
+//! GUEST_MIB=512 DIRTY_MIB_PER_S=5 TIMES=10 cargo bench -p evenkeel --bench carrier
+//! ```
+//!
+//! All figures are those that libvirt keeps of a completed migration, on the host where it arrived.
+//! With agents the machine goes by their fast commit point, which is libvirt's own.
+#![allow(clippy::print_stdout, reason = "printing is what it is for")]
+
+#[path = "../tests/chaos/mod.rs"]
+mod chaos;
+#[path = "../tests/daemon/mod.rs"]
+mod daemon;
+#[path = "../tests/support/mod.rs"]
+mod support;
+#[path = "../tests/swing/mod.rs"]
+mod swing;
+
+use std::time::Duration;
+
+use evenkeel_lab::{Dirty, GuestSpec};
+use swing::Swing;
+
+const GUEST: &str = "guest";
+const NAMES: [&str; 2] = ["h1", "h2"];
+/// Longer than any of it takes.
+const LIMIT: Duration = Duration::from_secs(300);
+const MIB: f64 = (1 << 20) as f64;
+
+/// By which way a machine's memory goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Tcp,
+    Tunnelled,
+    Carried,
+}
+
+const WAYS: [(Way, &str); 3] = [
+    (Way::Tcp, "TCP between the QEMUs"),
+    (Way::Tunnelled, "libvirt's tunnel"),
+    (Way::Carried, "carried by agents, TLS"),
+];
+
+/// One migration.
+#[derive(Clone, Copy)]
+struct Cost {
+    whole_ms: f64,
+    downtime_ms: f64,
+    mib_per_s: f64,
+}
+
+fn main() {
+    let (memory_mib, dirty) = (number("GUEST_MIB", 2048), number("DIRTY_MIB_PER_S", 20));
+    let times = number("TIMES", 5);
+    let guest = GuestSpec {
+        memory_mib,
+        dirty: Dirty { mib: memory_mib - 8, mib_per_s: 0 },
+        ..GuestSpec::new(GUEST, "h1", 0)
+    };
+    let mut swing = Swing::direct(vec![guest], Some("[handoff]\nmode = 'fast'\n"));
+    assert!(swing.places["h1"].lab.is_some(), "hosts have no views of their own here");
+    // All of its memory is there to be sent.
+    swing.cluster.until(LIMIT, "all of its memory verified once", |cluster| {
+        let console = cluster.lab().console(GUEST).ok()?;
+        (console.last()?.pages_checked > 0).then_some(())
+    });
+    let lively = Dirty { mib: memory_mib - 8, mib_per_s: dirty };
+    swing.cluster.lab().set_dirty(GUEST, lively).expect("the guest obeys");
+    println!(
+        "{times} migrations each of a guest of {memory_mib} MiB that dirties {dirty} MiB/s:\n"
+    );
+    let mut costs: Vec<(Way, Cost)> = Vec::new();
+    let mut at = 0;
+    for _ in 0..times {
+        for (way, _) in WAYS {
+            let (from, to) = (NAMES[at], NAMES[1 - at]);
+            match way {
+                Way::Carried => by_agents(&mut swing, from, to),
+                _ => by_virsh(&swing, way, from, to),
+            }
+            costs.push((way, cost(&swing, to)));
+            at = 1 - at;
+        }
+    }
+    swing.assert_unharmed();
+    print(&costs);
+}
+
+fn number(name: &str, otherwise: u32) -> u32 {
+    let given = std::env::var(name).ok();
+    given.map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
+}
+
+fn by_virsh(swing: &Swing, way: Way, from: &str, to: &str) {
+    let uri = |host| swing.cluster.lab().uri(host).expect("a host of the lab");
+    let destination = uri(to);
+    let mut arguments = vec!["migrate", "--live", "--p2p", "--auto-converge", "--persistent"];
+    arguments.push("--undefinesource");
+    match way {
+        Way::Tunnelled => arguments.push("--tunnelled"),
+        _ => {
+            arguments.extend(["--migrateuri", "tcp://127.0.0.1", "--listen-address", "127.0.0.1"]);
+        }
+    }
+    arguments.extend([GUEST, destination.as_str()]);
+    chaos::virsh(&uri(from), &arguments).unwrap_or_else(|error| panic!("{way:?}: {error}"));
+}
+
+fn by_agents(swing: &mut Swing, from: &str, to: &str) {
+    swing.tip(&[from]);
+    swing.cluster.until(LIMIT, "the guest on the other host", |_| {
+        (swing.state(to, GUEST) == "running" && swing.state(from, GUEST) == "absent").then_some(())
+    });
+    swing.tip(&[]);
+    swing.settle("a migration", LIMIT);
+}
+
+/// What libvirt says that the migration to this host has cost.
+fn cost(swing: &Swing, host: &str) -> Cost {
+    let asked = swing.cluster.virsh(host, &["domjobinfo", GUEST, "--completed", "--rawstats"]);
+    let stats = asked.unwrap_or_else(|error| panic!("{error}"));
+    let field = |name: &str| {
+        let line = stats.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
+        let value = line.and_then(|value| value.trim().parse::<f64>().ok());
+        value.unwrap_or_else(|| panic!("no {name} in:\n{stats}"))
+    };
+    let whole_ms = field("time_elapsed");
+    Cost {
+        whole_ms,
+        downtime_ms: field("downtime"),
+        mib_per_s: field("memory_processed") / MIB / (whole_ms / 1000.0),
+    }
+}
+
+fn print(costs: &[(Way, Cost)]) {
+    println!(
+        "{:<24} {:>10} {:>9} {:>11} {:>14} {:>9}",
+        "median (worst)", "whole, ms", "", "MiB/s", "downtime, ms", ""
+    );
+    let mut plain = 0.0;
+    for (way, name) in WAYS {
+        let of = |pick: fn(&Cost) -> f64| {
+            let mut all: Vec<f64> =
+                costs.iter().filter(|(w, _)| *w == way).map(|(_, cost)| pick(cost)).collect();
+            all.sort_by(f64::total_cmp);
+            all
+        };
+        let (whole, downtime) = (of(|cost| cost.whole_ms), of(|cost| cost.downtime_ms));
+        let speed = of(|cost| cost.mib_per_s);
+        let middle = whole.len() / 2;
+        if way == Way::Tcp {
+            plain = speed[middle];
+        }
+        println!(
+            "{name:<24} {:>10.0} {:>9} {:>5.0} {:>5} {:>14.0} {:>9}",
+            whole[middle],
+            format!("({:.0})", whole[whole.len() - 1]),
+            speed[middle],
+            format!("{:.0} %", speed[middle] / plain * 100.0),
+            downtime[middle],
+            format!("({:.0})", downtime[downtime.len() - 1]),
+        );
+    }
+}
