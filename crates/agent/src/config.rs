@@ -4,7 +4,7 @@
 //! error that names the nearest known one. `docs/configuration.md` describes each key.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,11 +15,16 @@ use evenkeel_config::{
 use evenkeel_core::balancer;
 use evenkeel_core::handoff::{Limits, Mode};
 use evenkeel_core::model::{
-    HostId, HostProfile, IdError, PerResource, ProfileError, Resources, Weights, WeightsError,
+    HostId, HostProfile, IdError, PerResource, ProfileError, Resources, RuleError, Weights,
+    WeightsError, check_label,
 };
+use evenkeel_core::rules::Labels;
+use evenkeel_libvirt::{carried_uri, socket_of};
+use evenkeel_store::Retention;
 use serde::Deserialize;
 
 use crate::access::Members;
+use crate::tcp::TcpConfig;
 
 /// The port that agents listen on unless told otherwise.
 pub const PORT: u16 = 7946;
@@ -60,6 +65,9 @@ pub enum ConfigError {
     /// The weights cannot be used.
     #[error("`weights`: {0}")]
     Weights(#[from] WeightsError),
+    /// A label cannot be used.
+    #[error("`labels`: {0}")]
+    Label(#[from] RuleError),
     /// The host cannot be reckoned with.
     #[error(transparent)]
     Profile(#[from] ProfileError),
@@ -106,16 +114,54 @@ pub struct Config {
     pub handoff: HandoffConfig,
     /// By which way they come.
     pub migration: MigrationConfig,
+    /// How long decision records are kept.
+    pub history: HistoryConfig,
     /// Paths on storage that other hosts reach too, and the id under which they know it.
     pub storage: BTreeMap<PathBuf, String>,
+    /// Labels of this host, for rules that go across one.
+    pub labels: Labels,
 }
 
 /// `[api]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ApiConfig {
     /// What other members of the cluster may ask for.
     pub members: Members,
+    /// How it is served over TCP, if at all.
+    pub tcp: Option<TcpConfig>,
+}
+
+/// `[history]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HistoryConfig {
+    /// Days for which decision records are kept.
+    pub days: u32,
+    /// Most decision records kept.
+    pub records: u32,
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        let Retention { days, records } = Retention::default();
+        Self { days, records }
+    }
+}
+
+impl HistoryConfig {
+    /// As the store knows it.
+    #[must_use]
+    pub const fn retention(&self) -> Retention {
+        Retention { days: self.days, records: self.records }
+    }
+
+    fn check(&self) -> Result<(), ValueError> {
+        let Self { days, records } = *self;
+        check((1..=36_500).contains(&days), "history.days", &days, "from 1 to 36500")?;
+        let in_range = (1000..=10_000_000).contains(&records);
+        check(in_range, "history.records", &records, "from 1000 to 10000000")
+    }
 }
 
 /// `[libvirt]`.
@@ -236,11 +282,13 @@ impl Default for Config {
             capacity: CapacityConfig::default(),
             weights: WeightsConfig::default(),
             ceilings: CeilingsConfig::default(),
+            history: HistoryConfig::default(),
             balance: BalanceConfig::default(),
             operation: OperationConfig::default(),
             handoff: HandoffConfig::default(),
             migration: MigrationConfig::default(),
             storage: BTreeMap::new(),
+            labels: Labels::new(),
         }
     }
 }
@@ -289,6 +337,7 @@ impl Config {
         self.balance.check()?;
         self.ceilings.check()?;
         self.operation.check()?;
+        self.history.check()?;
         let grace = format!("{:?}", self.stop_grace);
         check(self.stop_grace <= SPAN_MAX, "stop_grace", &grace, "at most 8760h")?;
         let doubt = self.handoff.doubt_time_max;
@@ -329,6 +378,23 @@ impl Config {
         self.advertise.unwrap_or(self.listen)
     }
 
+    /// By which URI other hosts' libvirt reaches the one of this host.
+    #[must_use]
+    pub fn migration_uri(&self) -> String {
+        match (self.carrier(), &self.libvirt.migration_uri, self.advertised().ip()) {
+            (CarrierKind::Agents, ..) => carried_uri(&self.libvirt.uri),
+            (CarrierKind::Direct, Some(uri), _) => uri.clone(),
+            (CarrierKind::Direct, None, IpAddr::V4(ip)) => format!("qemu+tls://{ip}/system"),
+            (CarrierKind::Direct, None, IpAddr::V6(ip)) => format!("qemu+tls://[{ip}]/system"),
+        }
+    }
+
+    /// Where libvirt listens on this host for what agents carry to it, if that is known.
+    #[must_use]
+    pub fn libvirt_socket(&self) -> Option<PathBuf> {
+        self.migration.libvirt_socket.clone().or_else(|| socket_of(&self.libvirt.uri))
+    }
+
     /// The capacity declared, and of what is not declared, what was `found`.
     #[must_use]
     pub fn declared_or(&self, found: Resources) -> Resources {
@@ -357,8 +423,10 @@ impl Config {
             cpu_speed: self.capacity.cpu_speed.unwrap_or(1.0),
             weights: Weights::new(PerResource { cpu, memory, io })?,
             reserved_memory_bytes: self.capacity.reserved_memory.map_or(0.0, |b| b.as_u64() as f64),
+            labels: self.labels.clone(),
             ..HostProfile::new(id, capacity)
         };
+        self.labels.iter().try_for_each(|(label, value)| check_label(label, value))?;
         profile.check()?;
         Ok(profile)
     }
@@ -410,6 +478,7 @@ mod tests {
         check("[handoff]\nmode = 'quick'\n", &["quick", "strict"]);
         check("[migration]\ncarrier = 'pigeon'\n", &["pigeon", "agents", "direct"]);
         check("[migration]\nsocket_dir = 'run'\n", &["migration.socket_dir", "absolute"]);
+        check("[api.tcp]\nlisten = '127.0.0.1:1'\n", &["missing field `certificate`"]);
         check("[api]\nmembers = 'all'\n", &["all", "none", "read", "operate"]);
         check("[handoff]\ndoubt_time_max = '1ms'\n", &["handoff.doubt_time_max", "100ms"]);
         check("[balance]\njitter = 1.5\n", &["balance.jitter", "1.5", "below 1"]);
@@ -447,7 +516,8 @@ mod tests {
         let config = evenkeel_config::parse::<Config>(
             "host = 'kvm1'\nlisten = '127.0.0.1:7001'\nseeds = ['127.0.0.1:7002']\n\
              [capacity]\ncpu_cores = 0.5\nmemory = '4GiB'\nio_per_s = '100MB'\ncpu_speed = 1.5\n\
-             [weights]\ncpu = 2\n[balance]\nround = '1m 30s'\n[storage]\n'/srv/vm' = 'nfs1'\n",
+             [weights]\ncpu = 2\n[balance]\nround = '1m 30s'\n[storage]\n'/srv/vm' = 'nfs1'\n\
+             [labels]\nrack = 'r7'\n",
         )
         .unwrap();
         config.check().unwrap();

@@ -16,7 +16,9 @@ mod recommending;
 mod seeking;
 mod watching;
 mod wishes;
+mod witnessing;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rand::seq::index;
@@ -46,6 +48,7 @@ use crate::port::{Commit, Event, HandoffId, Order, Stamp};
 use crate::select::Policy;
 use crate::survey::Survey;
 use crate::swap::{Owed, Promise};
+use crate::witness::Witnesses;
 use directed::DirectedMoves;
 use recommending::Recommendations;
 use watching::Watching;
@@ -87,12 +90,17 @@ pub struct Balancer {
     watching: Watching,
     directed: DirectedMoves,
     recommendations: Recommendations,
+    witnesses: Witnesses,
+    /// What waits for its witnesses.
+    reserving: BTreeMap<HandoffId, Offer>,
 }
 
 impl Balancer {
     /// A balancer for this host, with what its store holds.
     #[must_use]
-    pub fn new(config: Config, profile: HostProfile, recovered: Recovered) -> Self {
+    pub fn new(config: Config, profile: HostProfile, mut recovered: Recovered) -> Self {
+        let known = std::mem::take(&mut recovered.acquaintances);
+        let witnesses = Witnesses::new(profile.id.clone(), profile.labels.clone(), known);
         let mut host = Host::new(profile, config.metering);
         (host.calm, host.restraint) = (config.calm, config.restraint);
         (host.ceilings, host.costing) = (config.ceilings, config.costing);
@@ -101,7 +109,9 @@ impl Balancer {
         (host.mode, host.repair) = (config.commit, config.repair);
         host.control = Control { mode: config.mode, closed: false, pause: recovered.pause.clone() };
         host.copy_storage = config.copy_storage;
-        host.starving = config.starving.filter(|_| !config.tentative);
+        // Half-difference keeps to its rule, and in plans nobody waits for anything.
+        let helps = matches!(config.policy, Policy::MeanAware(_)) && !config.tentative;
+        host.starving = config.starving.filter(|_| helps);
         Self {
             handoffs: Handoffs::new(config.limits.clone()),
             config,
@@ -126,6 +136,8 @@ impl Balancer {
             watching: Watching::default(),
             directed: DirectedMoves::default(),
             recommendations: Recommendations::default(),
+            witnesses,
+            reserving: BTreeMap::new(),
         }
     }
 
@@ -197,15 +209,20 @@ impl Balancer {
                 self.talk(id, &from, talk, now, rng, out);
             }
             Input::Message(from, Message::Handoff(id, pass)) => {
-                self.pass(id, &from, pass, now, out);
+                self.pass(id, &from, pass, now, rng, out);
             }
             Input::Message(from, Message::Watch(watch)) => self.watch(&from, watch, now, rng, out),
+            Input::Message(from, Message::Witness(id, said)) => {
+                self.witness(id, &from, said, now, out);
+            }
             Input::Undelivered(to, why) => self.undelivered(&to, &why, now, out),
             Input::Timer(timer) => self.timer(timer, now, rng, out),
             Input::Hypervisor(event) => self.event(event, now, out),
             Input::StoreFailed(id, why) => {
                 self.hand(now, out, |handoffs, turn| handoffs.store_failed(id, why, turn));
             }
+            Input::NotKept(_) => self.witnesses.not_kept(),
+            Input::Removed(host) => self.remove(&host, now, out),
             Input::Claim { machine, fenced } => {
                 self.hand(now, out, |handoffs, turn| handoffs.claim(&machine, &fenced, turn));
             }
@@ -228,11 +245,6 @@ impl Balancer {
         if self.stopping && !self.handoffs.hold_up_stop() {
             out.push(Effect::Stopped);
         }
-    }
-
-    fn meet(&mut self, members: Arc<[HostId]>, out: &mut Vec<Effect>) {
-        let before = std::mem::replace(&mut self.members, members);
-        self.tell_newcomers(&before, out);
     }
 
     fn start(&mut self, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
@@ -258,6 +270,7 @@ impl Balancer {
 
     fn stop(&mut self, abort: bool, now: Time, out: &mut Vec<Effect>) {
         self.stopping = true;
+        self.refuse_all(Reason::Stopping, now, out);
         if let Some(exchange) = self.exchange.take() {
             // Unlike a close, it is understood by whoever is to say something next.
             let decline =
@@ -293,7 +306,13 @@ impl Balancer {
                 if let Some(survey) = self.directed.survey(id) {
                     survey.close();
                 }
-                self.owed.take_if(|owed| owed.exchange == id && owed.overdue);
+                if let Some(owed) = self.owed.take_if(|owed| owed.exchange == id && owed.overdue)
+                    && self.handoffs.has_just_moved(owed.after)
+                {
+                    let detail = "what was to come back in return has not come";
+                    let record = owed.unpaid(&self.host, Reason::TimedOut, detail, now);
+                    out.push(Effect::Record(record));
+                }
                 if let Some(index) = self.appraising.iter().position(|(_, a)| a.id == id) {
                     let (purpose, asked) = self.appraising.remove(index);
                     self.conclude(purpose, asked, now, out);
@@ -307,6 +326,10 @@ impl Balancer {
             Timer::Watch => self.watch_timer(now, rng, out),
             // Gone on with after every input.
             Timer::Directed => {}
+            Timer::Witness(id) => {
+                let outcome = self.witnesses.expire(id);
+                self.concluded(outcome, now, out);
+            }
             // Looked after below, as after everything that happens.
             Timer::Empty => {}
             Timer::Handoff(id) => {
@@ -332,6 +355,7 @@ impl Balancer {
                         self.notice(&sample, now, out);
                         let starved = self.host.starves().is_some();
                         self.host.observe(sample);
+                        self.host.holds.forget_taken(now);
                         self.host.take_stock(now);
                         self.forget_recommendations(now);
                         self.hasten(starved, now, out);
@@ -470,7 +494,7 @@ impl Balancer {
     fn is_engaged(&self) -> bool {
         self.exchange.is_some()
             || self.owed.is_some()
-            || self.handoffs.engaged() >= self.config.handoffs_max.max(1)
+            || self.handoffs.engaged() + self.reserving.len() >= self.config.handoffs_max.max(1)
     }
 
     fn talk(
@@ -596,7 +620,15 @@ impl Balancer {
         self.exchange = Some(exchange);
     }
 
-    fn pass(&mut self, id: HandoffId, from: &HostId, pass: Pass, now: Time, out: &mut Vec<Effect>) {
+    fn pass(
+        &mut self,
+        id: HandoffId,
+        from: &HostId,
+        pass: Pass,
+        now: Time,
+        rng: &mut impl Rng,
+        out: &mut Vec<Effect>,
+    ) {
         let Pass::Reserve {
             exchange,
             machine,
@@ -609,10 +641,13 @@ impl Balancer {
             cpu,
         } = pass
         else {
+            if matches!(pass, Pass::Cancel { .. }) {
+                self.withdraw(id, from, now, out);
+            }
             return self.hand(now, out, |handoffs, turn| handoffs.hear(id, from, pass, turn));
         };
         // The same again: it was answered, and the answer to it stands.
-        if self.handoffs.knows(id, from) {
+        if self.handoffs.knows(id, from) || self.reserving.contains_key(&id) {
             return;
         }
         let refused_for = |reason, detail: &str| {
@@ -621,7 +656,7 @@ impl Balancer {
         };
         let refused = |reason| refused_for(reason, "");
         // One at a time: what became of the other is not settled yet.
-        if self.handoffs.moves(&machine) {
+        if self.handoffs.moves(&machine) || self.witnesses.takes(&machine) {
             return out.push(refused(Reason::UnderWay));
         }
         let offer = |mut agreement: Agreement| {
@@ -633,13 +668,13 @@ impl Balancer {
                 ticket,
             }
         };
-        let uri = self.migration_uri.clone();
         if let Some(owed) = self.owed.take_if(|owed| owed.is(exchange, from, &machine)) {
-            match owed.take(entry, &self.host, now) {
-                Ok(agreement) => self.hand(now, out, |handoffs, turn| {
-                    handoffs.take(id, offer(agreement), uri, turn);
-                }),
-                Err(reason) => out.push(refused(reason)),
+            match owed.clone().take(entry, &self.host, now) {
+                Ok(agreement) => self.admit(id, offer(agreement), false, now, rng, out),
+                Err(reason) => {
+                    out.push(refused(reason));
+                    out.push(Effect::Record(owed.unpaid(&self.host, reason, "", now)));
+                }
             }
             return;
         }
@@ -647,13 +682,9 @@ impl Balancer {
             out.push(refused(Reason::TimedOut));
             return;
         };
+        let pressing = quoted.is_pressing();
         match quoted.reserve(&machine, entry, verdicts, in_return.as_ref(), &self.host, now) {
-            Ok(agreement) => {
-                self.promise = Promise::of(&agreement, id);
-                self.hand(now, out, |handoffs, turn| {
-                    handoffs.take(id, offer(*agreement), uri, turn);
-                });
-            }
+            Ok(agreement) => self.admit(id, offer(*agreement), pressing, now, rng, out),
             Err(record) => {
                 out.push(refused_for(record.ending, &record.detail));
                 out.push(Effect::Record(*record));
@@ -695,6 +726,9 @@ impl Balancer {
     }
 
     fn undelivered(&mut self, to: &HostId, why: &str, now: Time, out: &mut Vec<Effect>) {
+        for outcome in self.witnesses.undelivered(to, why) {
+            self.concluded(Some(outcome), now, out);
+        }
         if let Some(survey) = &mut self.survey {
             survey.miss(to);
         }

@@ -331,6 +331,13 @@ impl Exchange {
         }
     }
 
+    /// Receiver: whether soft rules yield to what makes the donor give.
+    #[must_use]
+    pub fn is_pressing(&self) -> bool {
+        let Phase::Quoted { offered, .. } = &self.phase else { return false };
+        offered.donor().1 || self.measure.is_some() || self.authority == Authority::Told
+    }
+
     /// Receiver: the donor has chosen. Checks the choice and agrees, or refuses.
     ///
     /// # Errors

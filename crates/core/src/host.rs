@@ -4,6 +4,7 @@ mod appraising;
 mod candidates;
 mod judgement;
 mod ruling;
+mod seats;
 mod unfit;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,8 +25,10 @@ use crate::port::{HandoffId, HostSample, Presence};
 use crate::restraint::{Past, Restraint};
 use crate::select::mean_aware::{self, Choice, Side};
 use crate::select::{Calm, LOAD_EPSILON, emptying, mending, relief};
+use crate::witness::Seat;
 
 pub use ruling::{Misplaced, Toward};
+pub use seats::{Landed, Taken};
 pub use unfit::Unfit;
 
 /// A host: what it has, what it knows of itself, and what its handoffs hold.
@@ -84,6 +87,10 @@ pub struct Holds {
     pub doubled: BTreeSet<MachineId>,
     /// Machines that this host would move, and why it does not.
     pub recommended: BTreeMap<MachineId, Reason>,
+    /// Machines that have arrived and were not measured since.
+    pub landed: BTreeMap<MachineId, Landed>,
+    /// Seats that other hosts have said to have.
+    pub taken: BTreeMap<Seat, Taken>,
 }
 
 /// Room kept for a machine on its way here.
@@ -137,6 +144,7 @@ impl Host {
     pub fn observe(&mut self, mut sample: HostSample) {
         let arriving = |id: &MachineId| self.holds.incoming.values().any(|i| i.machine == *id);
         sample.machines.retain(|m| !arriving(&m.facts.id));
+        self.holds.seen(sample.at, sample.machines.iter().map(|m| &m.facts.id));
         if *self.view.provides() != sample.facts.provides {
             self.unfit.clear();
         }

@@ -30,3 +30,4 @@ pub mod rules;
 pub mod select;
 pub mod survey;
 pub mod swap;
+pub mod witness;

@@ -33,6 +33,11 @@
 //!     │ ◀────────────── Holding ──── │   Released or Cancel
 //!     │ ── Cancel ─────────────────▶ │   Discarded
 //!
+//!   a machine that must be the only one of its group among hosts with one value of a label
+//!  claimant                        every host that has it, or may have it
+//!     │ ── Ask(machine, seats) ────▶ │
+//!     │ ◀────────── Answer(verdict)  │
+//!
 //!   now and then
 //!     │ ── Running ────────────────▶ │   Runs, for what both run
 //! ```
@@ -48,11 +53,12 @@ use crate::flocks::Flock;
 use crate::handoff::Ticket;
 use crate::load::Basis;
 use crate::model::{
-    DiskPlace, Entry, ExchangeId, Group, HostId, HostState, MachineId, Requirements, Resources,
-    Rules,
+    ClaimId, DiskPlace, Entry, ExchangeId, Group, HostId, HostState, MachineId, Requirements,
+    Resources, Rules,
 };
 use crate::port::{Commit, HandoffId, MigrationStats};
 use crate::rules::{Labels, Tie};
+use crate::witness::Seat;
 
 /// What one host says to another.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -66,6 +72,108 @@ pub enum Message {
     /// What hosts run, so that they find what runs twice.
     #[n(2)]
     Watch(#[n(0)] Watch),
+    /// Part of a claim to a seat; see [`crate::witness`].
+    #[n(3)]
+    Witness(#[n(0)] ClaimId, #[n(1)] Witness),
+}
+
+/// Most hosts that one answer names.
+pub const HOSTS_MAX: usize = 4096;
+
+/// What is said about seats: what at most one machine of a group may have among the hosts with one
+/// value of a label.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum Witness {
+    /// Claimant: "May I have these seats for this machine?"
+    #[n(0)]
+    Ask(#[n(0)] Ask),
+    /// "This is what I know, and I have written down who you are."
+    #[n(1)]
+    Answer(#[n(0)] Answer),
+    /// "An operator has removed this host from the cluster."
+    #[n(2)]
+    Removed(#[n(0)] HostId),
+}
+
+/// A claimant's question.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Ask {
+    /// The machine; with none, the claimant only tells of itself.
+    #[n(0)]
+    pub machine: Option<MachineId>,
+    /// The seats that it needs.
+    #[n(1)]
+    pub seats: Vec<Seat>,
+    /// The claimant's labels.
+    #[n(2)]
+    pub labels: Labels,
+    /// A digest of the hosts that the claimant knows.
+    #[n(3)]
+    pub known: u64,
+}
+
+/// A witness's answer.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Answer {
+    /// About the seats.
+    #[n(0)]
+    pub verdict: Verdict,
+    /// The witness's labels.
+    #[n(1)]
+    pub labels: Labels,
+    /// All hosts that the witness knows, where they are not those that the claimant knows; at most
+    /// [`HOSTS_MAX`].
+    #[n(2)]
+    pub hosts: Vec<HostId>,
+    /// Hosts that an operator has removed.
+    #[n(3)]
+    pub removed: Vec<HostId>,
+}
+
+/// What a witness says of seats.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+pub enum Verdict {
+    /// "Nothing here is in the way."
+    #[n(0)]
+    Clear,
+    /// "I do not know what I run."
+    #[n(1)]
+    Unsure,
+    /// "I want to take another machine of the group."
+    #[n(2)]
+    Claimed {
+        /// The other machine.
+        #[n(0)]
+        by: MachineId,
+        /// Whether one of the two insists.
+        #[n(1)]
+        hard: bool,
+    },
+    /// "I have another machine of the group, or am getting it."
+    #[n(3)]
+    Taken {
+        /// The other machine.
+        #[n(0)]
+        by: MachineId,
+        /// Whether one of the two insists.
+        #[n(1)]
+        hard: bool,
+    },
+}
+
+impl Verdict {
+    /// The worse of two counts. A wish counts less than that somebody does not know.
+    #[must_use]
+    pub const fn weight(&self) -> u8 {
+        match self {
+            Self::Clear => 0,
+            Self::Claimed { hard: false, .. } => 1,
+            Self::Taken { hard: false, .. } => 2,
+            Self::Unsure => 3,
+            Self::Claimed { hard: true, .. } => 4,
+            Self::Taken { hard: true, .. } => 5,
+        }
+    }
 }
 
 /// Most machines that one message names as running.
@@ -424,6 +532,9 @@ pub enum Pass {
         /// The source's number for it, as it was told.
         #[n(2)]
         ticket: Option<Ticket>,
+        /// The machine.
+        #[n(3)]
+        machine: Option<MachineId>,
         /// Where the copies of its local disks go, if it has any that are copied.
         #[n(8)]
         disks: Option<Vec<DiskPlace>>,

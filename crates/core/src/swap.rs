@@ -89,6 +89,13 @@ impl Owed {
         self.exchange == exchange && self.from == *from && self.candidate.machine == *machine
     }
 
+    /// The record of what did not come.
+    #[must_use]
+    pub fn unpaid(&self, host: &Host, ending: Reason, detail: &str, now: Time) -> Decision {
+        let record = record(self.exchange, host, &self.from, Role::Receiver, &self.candidate, now);
+        Decision { ending, detail: detail.to_owned(), ..record }
+    }
+
     /// Takes it, if there still is room.
     ///
     /// # Errors

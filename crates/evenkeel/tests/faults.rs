@@ -93,8 +93,33 @@ fn a_source_killed_in_the_middle_settles_the_handoff_by_looking_when_it_is_back(
 }
 
 #[test]
-fn a_target_killed_in_the_middle_claims_what_has_arrived_when_it_is_back() {
+fn a_target_killed_while_its_agent_carries_costs_a_migration_and_no_more() {
     let pair = Pair::up(BANDWIDTH);
+    if pair.h1.lab.is_none() {
+        eprintln!("SKIPPED: agents do not carry machines here");
+        return;
+    }
+    let (_source, target) = (pair.start(&pair.h1), pair.start(&pair.h2));
+    pair.settle_memory(1);
+    pair.tip();
+    let exchange = pair.under_way();
+    drop(target);
+    pair.cluster.until(LIMIT, "that it stays", |cluster| {
+        let status = cluster.status("h1")?;
+        (status.handoffs.first()?.phase == Phase::Cancelling).then_some(())
+    });
+    let state = pair.cluster.virsh("h1", &["domstate", "mover"]).expect("it is there");
+    assert_eq!(state.trim(), "running");
+    let _target = pair.start(&pair.h2);
+    let [here, there] = pair.closed(exchange);
+    assert_eq!((here.ending, there.ending), (Reason::MigrationFailed, Reason::MigrationFailed));
+    assert!(here.detail.contains("the connection with host `h2` broke off"), "{}", here.detail);
+    pair.rests_on("h2");
+}
+
+#[test]
+fn a_target_killed_in_the_middle_claims_what_has_arrived_when_it_is_back() {
+    let pair = Pair::direct(BANDWIDTH);
     let (_source, target) = (pair.start(&pair.h1), pair.start(&pair.h2));
     pair.settle_memory(1);
     pair.tip();

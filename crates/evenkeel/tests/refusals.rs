@@ -296,6 +296,7 @@ fn a_flood_of_malformed_oversize_and_out_of_turn_frames_is_dropped_and_logged_at
             protocol: None,
             ticket: None,
             disks: None,
+            machine: None,
         },
         Pass::Released { machine, stats: MigrationStats::default(), autostart: None },
     ];

@@ -33,6 +33,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "token", run: |bytes| text(bytes, evenkeel_net::fuzzing::token) },
     Target { name: "domain", run: |bytes| text(bytes, evenkeel_libvirt::fuzzing::domain) },
     Target { name: "host", run: |bytes| text(bytes, evenkeel_libvirt::fuzzing::host) },
+    Target { name: "control", run: evenkeel_libvirt::fuzzing::control },
     Target { name: "configuration", run: |bytes| text(bytes, configuration) },
     Target { name: "snapshot", run: |bytes| text(bytes, snapshot) },
     Target { name: "scenario", run: |bytes| text(bytes, scenario) },

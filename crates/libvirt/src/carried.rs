@@ -58,6 +58,12 @@ impl Sockets {
         self.dir.join("memory")
     }
 
+    /// Where the source's QEMU copies disks to, and the target's takes them.
+    #[must_use]
+    pub fn disks(&self) -> PathBuf {
+        self.dir.join("disks")
+    }
+
     /// What the source's libvirt connects to, for a host that is reached at `uri`.
     pub(crate) fn destination(&self, uri: &str) -> String {
         format!("qemu+unix:///{}?socket={}", mode(uri), self.control().display())
@@ -66,6 +72,11 @@ impl Sockets {
     /// Where it sends memory to.
     pub(crate) fn migrate_uri(&self) -> String {
         format!("unix://{}", self.memory().display())
+    }
+
+    /// Where it copies disks to.
+    pub(crate) fn disks_uri(&self) -> String {
+        format!("unix://{}", self.disks().display())
     }
 }
 
@@ -275,6 +286,7 @@ mod tests {
             assert_eq!(sockets.destination(announced), want);
         }
         assert_eq!(sockets.migrate_uri(), format!("unix://{dir}/memory"));
+        assert_eq!(sockets.disks_uri(), format!("unix://{dir}/disks"));
         assert_eq!(socket_of("qemu+unix:///session?socket=/x/y"), Some("/x/y".into()));
     }
 }

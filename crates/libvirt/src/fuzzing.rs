@@ -2,6 +2,7 @@
 
 use evenkeel_core::model::DiskPlace;
 
+use crate::carried::Filter;
 use crate::storage::Storage;
 use crate::xml::{Element, disks, domain, entry, host};
 
@@ -27,5 +28,15 @@ pub fn host(xml: &str) {
     let _ = Storage::new(&[], &[xml.to_owned()]);
     if let Ok(root) = Element::parse(xml) {
         assert!(root.span.end <= xml.len() && xml.is_char_boundary(root.span.start));
+    }
+}
+
+/// What another host's libvirt says: what is let pass does not depend on how it is cut.
+pub fn control(bytes: &[u8]) {
+    let whole = Filter::default().inspect(bytes);
+    for size in [1, 7, 28, 100] {
+        let mut filter = Filter::default();
+        let cut = bytes.chunks(size).try_for_each(|chunk| filter.inspect(chunk));
+        assert_eq!(cut, whole, "in pieces of {size}");
     }
 }

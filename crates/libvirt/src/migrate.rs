@@ -307,11 +307,7 @@ impl Carrier {
         } else {
             None
         };
-        let (destination, migrate_uri, listen_address) = self.ways();
         let call = MigrateCall {
-            destination,
-            migrate_uri,
-            listen_address,
             live_xml: edited(&xml)?,
             persistent_xml,
             // libvirt counts in MiB per second, and takes 0 for no limit.
@@ -319,6 +315,7 @@ impl Carrier {
             auto_converge: config.auto_converge,
             paused,
             disks: self.order.disks.iter().map(|place| place.name.clone()).collect(),
+            ..self.way()
         };
         Ok((domain, call))
     }
@@ -353,15 +350,24 @@ impl Carrier {
         }
     }
 
-    /// Where the other host's libvirt is reached, where memory is sent to, and where it is taken.
-    fn ways(&self) -> (String, Option<String>, Option<String>) {
+    /// By which ways the other host's libvirt and QEMU are reached.
+    fn way(&self) -> MigrateCall {
         let (order, config) = (&self.order, &self.shared.config);
         if !is_carried(&order.uri) {
-            let (sent, taken) = (config.migrate_uri.clone(), config.listen_address.clone());
-            return (order.uri.clone(), sent, taken);
+            return MigrateCall {
+                destination: order.uri.clone(),
+                migrate_uri: config.migrate_uri.clone(),
+                listen_address: config.listen_address.clone(),
+                ..MigrateCall::default()
+            };
         }
         let sockets = Sockets::of(&config.carried, order.handoff);
-        (sockets.destination(&order.uri), Some(sockets.migrate_uri()), None)
+        MigrateCall {
+            destination: sockets.destination(&order.uri),
+            migrate_uri: Some(sockets.migrate_uri()),
+            disks_uri: (!order.disks.is_empty()).then(|| sockets.disks_uri()),
+            ..MigrateCall::default()
+        }
     }
 
     fn refuse_if_memory_would_suffer(

@@ -86,6 +86,10 @@ struct Problem<'a> {
     draining: Vec<bool>,
     start: Vec<Place<'a>>,
     leaps: Vec<Leap<'a>>,
+    /// Hosts by each value of each label.
+    zones: BTreeMap<(String, String), Vec<usize>>,
+    /// Leaps of machines that keep away from others across a label.
+    across: Vec<usize>,
     /// For each host the leaps from it and to it.
     leaving: Vec<Vec<usize>>,
     coming: Vec<Vec<usize>>,
@@ -136,8 +140,17 @@ impl<'a> Problem<'a> {
             leaving[leap.from].push(index);
             coming[leap.to].push(index);
         }
+        let mut zones: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+        for (host, profile) in profiles.iter().enumerate() {
+            for (label, value) in &profile.labels {
+                zones.entry((label.clone(), value.clone())).or_default().push(host);
+            }
+        }
+        let mut groups = leaps.iter().map(|leap| &leap.machine.rules.anti_affinity);
+        let is_across = |groups: &Vec<Group>| groups.iter().any(|group| group.label().is_some());
+        let across = (0..leaps.len()).filter(|_| groups.next().is_some_and(is_across)).collect();
         let draining = snapshot.hosts.iter().map(|h| h.state == HostState::Draining).collect();
-        Self { profiles, draining, start, leaps, leaving, coming }
+        Self { zones, across, profiles, draining, start, leaps, leaving, coming }
     }
 
     fn gauge(&self, host: usize, places: &[Place<'_>]) -> Gauge {
@@ -154,8 +167,7 @@ impl<'a> Problem<'a> {
         let (here, there) = (&places[leap.from], &places[leap.to]);
         let rules = &leap.machine.rules;
         let lifts = there.load + leap.price.at_receiver >= here.load - LOAD_EPSILON;
-        let clash =
-            |g: &Group| count(if g.is_soft() { &there.insist } else { &there.apart }, g) > 0;
+        let clash = |g: &Group| self.clashes(leap, g, places);
         let tears = |g: &Group| count(&there.together, g) + 1 < count(&here.together, g);
         let crowded = || rules.anti_affinity.iter().any(|g| count(&here.apart, g) > 1);
         // Whoever has gone from a draining host is on a host that is none.
@@ -168,6 +180,22 @@ impl<'a> Problem<'a> {
         }
         let (taker, giver) = (self.gauge(leap.to, places), self.gauge(leap.from, places));
         taker.admits(&leap.factors, &Resources::ZERO, Some(&giver)).is_ok()
+    }
+
+    /// Whether a machine would come to where another of a group is, that it stays apart from.
+    fn clashes(&self, leap: &Leap<'_>, group: &Group, places: &[Place<'_>]) -> bool {
+        let value = group.label().and_then(|label| {
+            let value = self.profiles[leap.to].labels.get(label)?;
+            self.zones.get(&(label.to_owned(), value.clone()))
+        });
+        let hosts = value.map_or(std::slice::from_ref(&leap.to), Vec::as_slice);
+        let soft = group.is_soft();
+        let members = |host: &usize| {
+            let place = &places[*host];
+            let own = u32::from(*host == leap.from && !soft);
+            count(if soft { &place.insist } else { &place.apart }, group) - own
+        };
+        hosts.iter().any(|host| members(host) > 0)
     }
 
     fn go(&self, leap: &Leap<'a>, places: &mut [Place<'a>]) {
@@ -220,6 +248,9 @@ impl<'a> Problem<'a> {
             let touched = [&self.leaving[to], &self.leaving[from]];
             let touched = touched.into_iter().chain([&self.coming[from], &self.coming[to]]);
             agenda.extend(touched.flatten().filter(|other| waiting.contains(other)));
+            if self.across.binary_search(&index).is_ok() {
+                agenda.extend(self.across.iter().filter(|other| waiting.contains(other)));
+            }
         }
     }
 

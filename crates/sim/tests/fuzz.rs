@@ -154,9 +154,15 @@ fn pass() -> impl Strategy<Value = Pass> {
                 cpu: None,
             }
         }),
-        prop::option::of(Just(2)).prop_map(|protocol| {
-            Pass::Reserved { uri: "memory:///n001".to_owned(), protocol, ticket: None, disks: None }
-        }),
+        (prop::option::of(Just(2)), prop::option::of(any_machine())).prop_map(
+            |(protocol, machine)| Pass::Reserved {
+                uri: "memory:///n001".to_owned(),
+                protocol,
+                ticket: None,
+                disks: None,
+                machine,
+            }
+        ),
         reason().prop_map(|reason| Pass::Refused { reason, detail: None }),
         any_machine().prop_map(|machine| Pass::Released {
             machine,

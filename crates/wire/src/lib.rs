@@ -11,12 +11,13 @@ use evenkeel_core::control::Pause;
 use evenkeel_core::cost::Prediction;
 use evenkeel_core::estimate::Estimate;
 use evenkeel_core::message::{
-    Appraisal, CPU_BYTES_MAX, Candidate, FLOCKS_MAX, Message, OFFER_MAX, Pass, Quote, RUNNING_MAX,
-    Report, Room, Talk, Watch,
+    Appraisal, CPU_BYTES_MAX, Candidate, FLOCKS_MAX, HOSTS_MAX, Message, OFFER_MAX, Pass, Quote,
+    RUNNING_MAX, Report, Room, Talk, Watch, Witness,
 };
 use evenkeel_core::model::{
     CpuNeed, DiskPlace, Entry, ExchangeId, Network, Requirements, Resource, Resources, Rules,
 };
+use evenkeel_core::rules::Labels;
 use minicbor::{Decoder, Encoder};
 
 /// The version that this agent speaks.
@@ -159,6 +160,28 @@ fn check(message: &Message) -> Result<(), WireError> {
             text(by, "who pauses")?;
             text(reason, "why it is paused")
         }
+        Message::Witness(_, witness) => check_witness(witness),
+    }
+}
+
+fn check_witness(witness: &Witness) -> Result<(), WireError> {
+    let labels = |labels: &Labels| {
+        within(labels.len() <= LIST_MAX, "the number of labels")?;
+        let mut texts = labels.iter().flat_map(|(label, value)| [label, value]);
+        texts.try_for_each(|value| text(value, "a label"))
+    };
+    match witness {
+        Witness::Ask(ask) => {
+            within(ask.seats.len() <= LIST_MAX, "the number of seats")?;
+            ask.seats.iter().try_for_each(|seat| text(&seat.value, "a label's value"))?;
+            labels(&ask.labels)
+        }
+        Witness::Answer(answer) => {
+            let hosts = answer.hosts.len().max(answer.removed.len());
+            within(hosts <= HOSTS_MAX, "the number of hosts")?;
+            labels(&answer.labels)
+        }
+        Witness::Removed(_) => Ok(()),
     }
 }
 
@@ -363,10 +386,11 @@ mod tests {
     use evenkeel_core::flocks::Flock;
     use evenkeel_core::handoff::Ticket;
     use evenkeel_core::load::Basis;
-    use evenkeel_core::message::{Appraise, Probe, Standing, Tenant};
-    use evenkeel_core::model::{HostId, HostState, HugePages, LocalDisk, MachineId, Time};
+    use evenkeel_core::message::{Answer, Appraise, Ask, Probe, Standing, Tenant, Verdict};
+    use evenkeel_core::model::{ClaimId, HostId, HostState, HugePages, LocalDisk, MachineId, Time};
     use evenkeel_core::port::{Commit, HandoffId, MigrationStats};
     use evenkeel_core::rules::Tie;
+    use evenkeel_core::witness::Seat;
     use proptest::prelude::*;
 
     use super::*;
@@ -500,6 +524,7 @@ mod tests {
                 uri: "qemu+unix:///session".to_owned(),
                 protocol: Some(2),
                 ticket: None,
+                machine: MachineId::new("m-1").ok(),
                 disks: Some(vec![DiskPlace { name: "vda".into(), path: "/srv/a".into() }]),
             },
             Pass::Refused { reason: Reason::NoMemory, detail: Some("full".to_owned()) },
@@ -517,6 +542,23 @@ mod tests {
             Pass::Arriving,
         ];
         let talks = talks.into_iter().map(|t| Message::Exchange(ExchangeId(u64::MAX), t));
+        let labels: Labels = [("rack".to_owned(), "r1".to_owned())].into();
+        let seat = Seat { group: "web@rack".parse().unwrap(), value: "r1".to_owned() };
+        let machine = || MachineId::new("m-1").unwrap();
+        let host = || HostId::new("h-1").unwrap();
+        let verdicts = [
+            Verdict::Clear,
+            Verdict::Unsure,
+            Verdict::Claimed { by: machine(), hard: true },
+            Verdict::Taken { by: machine(), hard: false },
+        ];
+        let answers = verdicts.map(|verdict| {
+            let (hosts, removed) = (vec![host()], vec![host()]);
+            Witness::Answer(Answer { verdict, labels: labels.clone(), hosts, removed })
+        });
+        let ask =
+            Ask { machine: Some(machine()), seats: vec![seat], labels: labels.clone(), known: 7 };
+        let witnesses = answers.into_iter().chain([Witness::Ask(ask), Witness::Removed(host())]);
         let group = "web@rack".parse().unwrap();
         let flock = Flock { group, members: 2, value: Some("r7".to_owned()) };
         let pause = |until| Pause {
@@ -538,6 +580,7 @@ mod tests {
         talks
             .chain(passes.into_iter().map(|p| Message::Handoff(HandoffId(9), p)))
             .chain(watches.map(Message::Watch))
+            .chain(witnesses.map(|w| Message::Witness(ClaimId(u64::MAX), w)))
             .collect()
     }
 
@@ -592,6 +635,15 @@ mod tests {
             Report { protocol: None, contention: None, mends: None, mode: None, ..report(0.5) };
         let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(report));
         assert_eq!(decode(&frame), Ok(inquiry));
+    }
+
+    #[test]
+    fn a_kind_of_message_that_a_later_version_adds_is_refused_and_no_more() {
+        let mut frame = Vec::new();
+        let mut e = Encoder::new(&mut frame);
+        e.array(2).unwrap().u16(VERSION).unwrap();
+        e.array(2).unwrap().u32(99).unwrap().array(1).unwrap().u64(5).unwrap();
+        assert!(matches!(decode(&frame), Err(WireError::Malformed(_))));
     }
 
     #[test]

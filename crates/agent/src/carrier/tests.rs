@@ -130,12 +130,20 @@ async fn only_the_source_of_a_handoff_under_way_is_let_in_and_only_for_it() {
 }
 
 #[tokio::test]
-async fn a_handoff_has_one_stream_of_each_kind() {
+async fn a_handoff_has_one_stream_of_each_kind_and_a_few_for_disks() {
     let rig = Rig::new().await;
+    let disks = Sockets::of(&rig.dir.path().join("there"), HANDOFF).disks();
+    let _qemu = UnixListener::bind(disks).unwrap();
+    let request = Channel::Disks.request(HANDOFF);
+    let mut copies = Vec::new();
+    for _ in 0..Channel::Disks.streams_max() {
+        copies.push(rig.call(&rig.source, &request).await.unwrap());
+    }
+    rig.is_declined(&rig.source, &request, "has its streams").await;
     let request = Channel::Control.request(HANDOFF);
     let first = rig.call(&rig.source, &request).await.unwrap();
     let mut libvirt = rig.libvirt().await;
-    rig.is_declined(&rig.source, &request, "is there already").await;
+    rig.is_declined(&rig.source, &request, "has its streams").await;
     drop(first);
     assert_eq!(ends(&mut libvirt).await, b"");
 }
@@ -185,8 +193,8 @@ async fn a_departure_is_carried_through_sockets_that_only_this_user_can_use_and_
         entry: Entry::default(),
         commit: Commit::Strict,
         bandwidth_bytes_per_s: None,
-        needs: Requirements::default(),
         disks: Vec::new(),
+        needs: Requirements::default(),
     };
     carrier.depart(&migration(HANDOFF), Some(rig.target.addr)).unwrap();
     let sockets = Sockets::of(&dir, HANDOFF);

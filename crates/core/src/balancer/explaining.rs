@@ -3,10 +3,11 @@
 use super::{Balancer, Heard};
 use crate::decision::{Judged, Reason, Refusal, Role};
 use crate::explain::{
-    About, HostExplained, MachineBrief, MachineExplained, PeerBrief, Prospect, Why,
+    About, HostExplained, MachineBrief, MachineExplained, PeerBrief, Prospect, Why, distinct,
 };
 use crate::handoff::Handoff;
 use crate::host::Toward;
+use crate::load::Implausible;
 use crate::model::{HostId, HostState, MachineId, Time};
 use crate::select::{Pair, Policy};
 
@@ -27,13 +28,13 @@ impl Balancer {
             .iter()
             .find(|m| *m != host.id())
             .and_then(|peer| host.candidate(None, id, &Toward::of(peer), now)?.cost);
-        let mut reasons: Vec<Why> = self.of_drain(id, now).into_iter().collect();
-        reasons.extend(self.of_machine(id, now));
-        reasons.extend(self.of_host(now));
-        reasons.extend(prospects.iter().map(|prospect| {
+        let guessed = prospects.iter().map(|prospect| {
             let detail = format!("its load is {}", percent(prospect.load));
             Why::new(prospect.verdict, About::Peer(prospect.peer.clone()), detail)
-        }));
+        });
+        let certain = self.of_drain(id, now).into_iter().chain(self.of_machine(id, now));
+        let certain = certain.chain(self.of_host(now));
+        let reasons = distinct(certain.chain(guessed));
         Some(MachineExplained {
             machine: id.clone(),
             name: machine.facts.name.to_string(),
@@ -98,6 +99,13 @@ impl Balancer {
             false => others.collect(),
         };
         let mut reasons: Vec<Why> = Vec::new();
+        // A machine that makes no sense is new as long as it does not, which is not what keeps it.
+        let machine = self.host.view.machines().get(id);
+        let unknown = machine.and_then(|m| m.factors(&self.host.profile).err());
+        if unknown.is_some_and(|why| why != Implausible::SeenOnce) {
+            let detail = self.figures(Reason::UnknownLoad, id, now);
+            reasons.push(Why::new(Reason::UnknownLoad, About::Machine, detail));
+        }
         for peer in peers {
             match self.host.refusal(None, id, peer, now) {
                 None => return Vec::new(),

@@ -75,6 +75,7 @@ impl Balancer {
 
     pub(super) fn watch_timer(&mut self, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
         out.push(Effect::SetTimer(Timer::Watch, now + WATCH_EVERY));
+        self.introduce(now, rng, out);
         let here: BTreeSet<MachineId> = self.running().cloned().collect();
         let twins = &mut self.watching.twins;
         // What does not run here any more is not said to.

@@ -13,6 +13,7 @@ use crate::model::{
     DiskPlace, Entry, Epoch, Group, HostId, MachineId, Requirements, Resources, Time,
 };
 use crate::port::{Commit, HandoffId, LookId, Presence, Stamp};
+use crate::witness::Acquaintances;
 
 /// How far a handoff is. Every phase but [`Phase::Offered`] is durable before anything is said or
 /// ordered that depends on it.
@@ -152,8 +153,8 @@ pub struct Handoff {
     pub cancelled_for: Option<Reason>,
     /// The record of the exchange that led to it.
     pub decision: Decision,
-    /// Source: where the target's hypervisor is reached.
-    #[serde(skip)]
+    /// Where the target's hypervisor is reached.
+    #[serde(default)]
     pub(crate) uri: String,
     /// What the machine needs, as agreed.
     #[serde(skip)]
@@ -235,6 +236,13 @@ impl Handoff {
             before: None,
             steps: Steps::default(),
         }
+    }
+
+    /// Whether others are kept away by it also from other hosts, so that it must not end by time
+    /// alone: nothing of it may arrive after that.
+    #[must_use]
+    pub fn needs_seat(&self) -> bool {
+        self.entry.rules.anti_affinity.iter().any(|group| group.label().is_some())
     }
 
     /// The stamp of the copy on the target.
@@ -355,6 +363,8 @@ pub struct Recovered {
     pub boot: String,
     /// What was known of pauses.
     pub pause: Option<PauseRegister>,
+    /// Whom it knows.
+    pub acquaintances: Acquaintances,
 }
 
 impl Recovered {

@@ -172,6 +172,7 @@ fn reserved_by_peer() -> Pass {
         uri: "qemu:///target".to_owned(),
         protocol: Some(PROTOCOL),
         ticket: Some(TICKET),
+        machine: Some(machine()),
         disks: None,
     }
 }

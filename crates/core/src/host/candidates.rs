@@ -10,7 +10,9 @@ use crate::cost::{Prediction, Weight};
 use crate::decision::{Judged, Reason, Refusal};
 use crate::load::{Basis, Machine};
 use crate::message::{Candidate, OFFER_MAX, Quote, Room, Tenant};
-use crate::model::{Entry, HostId, HostState, LastMove, MachineId, Requirements, Resources, Time};
+use crate::model::{
+    Entry, HostId, HostState, LastMove, MachineId, Requirements, Resources, Rules, Time,
+};
 use crate::port::Presence;
 use crate::select::mean_aware::{Piece, Side};
 use crate::select::{LOAD_EPSILON, Pair, rounded};
@@ -359,7 +361,7 @@ impl Host {
         if self.mode.choose(&machine.facts.locks).is_none() {
             return Err(Reason::NoLocks.into());
         }
-        machine.facts.needs.movable(self.may_copy())?;
+        machine.facts.needs.movable(self.may_copy(&entry.rules))?;
         self.lets_go(id, &entry.rules, toward, pressing, now)?;
         if toward.authority != Authority::Told {
             self.is_left_alone(id, machine, entry, toward, now)?;
@@ -403,16 +405,16 @@ impl Host {
         }
     }
 
-    /// Whether disks of its machines that are on this host alone may be copied.
-    const fn may_copy(&self) -> bool {
-        self.copy_storage
+    /// Whether disks of a machine that are on this host alone may be copied.
+    const fn may_copy(&self, rules: &Rules) -> bool {
+        self.copy_storage || rules.copy_storage
     }
 
     /// What a machine of this host needs of another one. Local disks are told only where they may be
     /// copied.
     fn needs_of(&self, machine: &Machine) -> Requirements {
         let mut needs = machine.facts.needs.clone();
-        if !self.may_copy() {
+        if !machine.entry().is_some_and(|entry| self.may_copy(&entry.rules)) {
             needs.local_disks = None;
         }
         needs
@@ -456,6 +458,7 @@ impl Host {
         }
         self.view.provides().meets(&candidate.needs)?;
         self.unfit.recall(&candidate.machine, &candidate.needs, now)?;
-        Ok(self.lets_come(candidate, pressing)?)
+        self.lets_come(candidate, pressing)?;
+        Ok(self.seats_are_free(&candidate.machine, &candidate.anti_affinity)?)
     }
 }

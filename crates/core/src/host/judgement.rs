@@ -62,10 +62,11 @@ impl Host {
         ids: &[MachineId],
         machine: &MachineId,
     ) -> Reason {
-        let piece = ids.iter().zip(&donor.pieces).find(|(id, _)| *id == machine);
-        let small = piece.is_some_and(|(_, piece)| {
-            let alone = Side { pieces: vec![*piece], ..donor.clone() };
-            !self.tentative && relief::choose(&alone, receiver, 0.0).is_some()
+        let pieces = ids.iter().zip(&donor.pieces).filter(|_| !self.tentative);
+        let piece = pieces.into_iter().find(|(id, _)| *id == machine).map(|(_, piece)| *piece);
+        let small = piece.is_some_and(|piece| {
+            let alone = Side { pieces: vec![piece], ..*donor };
+            relief::choose(&alone, receiver, 0.0).is_some()
         });
         if small { Reason::GainSmall } else { Reason::NoImprovement }
     }

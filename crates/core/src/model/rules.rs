@@ -68,6 +68,12 @@ pub struct Rules {
     #[n(7)]
     #[serde(skip_serializing_if = "is_default")]
     pub mode: Option<Autonomy>,
+    /// Whether its disks that are on its host alone may be copied when it moves, also where that is
+    /// not configured for all machines.
+    #[n(9)]
+    #[cbor(default)]
+    #[serde(skip_serializing_if = "is_default")]
+    pub copy_storage: bool,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

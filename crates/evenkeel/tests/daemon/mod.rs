@@ -218,11 +218,16 @@ impl Place {
         format!("[migration]\nsocket_dir = '{}'\n{socket}", handoffs.display())
     }
 
+    /// Puts it onto a host of a lab, which machines come to directly.
+    pub fn put_apart_on(&mut self, lab: &Lab, host: &str) {
+        self.socket = lab.agent_socket(host);
+        self.libvirt = lab.uri(host).expect("a host of the lab");
+    }
+
     /// Puts it onto a host of a lab. Machines come through its agent, if that can be had here and
     /// `EVENKEEL_CARRIER` is not `direct`.
     pub fn put_on(&mut self, lab: &Lab, host: &str) {
-        self.socket = lab.agent_socket(host);
-        self.libvirt = lab.uri(host).expect("a host of the lab");
+        self.put_apart_on(lab, host);
         let direct = std::env::var("EVENKEEL_CARRIER").is_ok_and(|carrier| carrier == "direct");
         if direct || lab.handoffs().expect("its state").is_none() {
             return;

@@ -13,7 +13,7 @@ use evenkeel_core::decision::{Decision, Reason};
 use evenkeel_core::handoff::{Handoff, Phase};
 use evenkeel_core::model::ExchangeId;
 use evenkeel_core::select::Calm;
-use evenkeel_lab::{Dirty, GuestSpec};
+use evenkeel_lab::{Dirty, GuestSpec, Lab};
 
 use crate::daemon::{Daemon, Place, Site};
 use crate::support::{Cluster, LIMIT, alike, balance, idle};
@@ -35,6 +35,15 @@ pub struct Pair {
 
 impl Pair {
     pub fn up(more: &str) -> Self {
+        Self::bring_up(more, Place::put_on)
+    }
+
+    /// The same with machines that go from libvirt to libvirt without the agents.
+    pub fn direct(more: &str) -> Self {
+        Self::bring_up(more, Place::put_apart_on)
+    }
+
+    fn bring_up(more: &str, put_on: fn(&mut Place, &Lab, &str)) -> Self {
         let mut mover = GuestSpec::new("mover", "h1", 0);
         mover.memory_mib = MEMORY_MIB + 16;
         mover.dirty = Dirty { mib: MEMORY_MIB, mib_per_s: 0 };
@@ -44,7 +53,7 @@ impl Pair {
         let site = Site::new();
         let place = |host: &str| {
             let mut place = site.host(host);
-            place.put_on(cluster.lab(), host);
+            put_on(&mut place, cluster.lab(), host);
             place.stop_grace = "60s".to_owned();
             let calm = Calm { dead_band: 0.1, difference_min: 0.05, gain_min: 0.05 };
             place.tables = balance(Duration::from_millis(500), &calm) + more;

@@ -148,8 +148,7 @@ impl Swing {
                 place.put_on(cluster.lab(), host);
             } else {
                 // An earlier one carries nothing.
-                place.socket = cluster.lab().agent_socket(host);
-                place.libvirt = cluster.lab().uri(host).expect("a host of the lab");
+                place.put_apart_on(cluster.lab(), host);
             }
             if linked {
                 links.run_through(&mut place, &cluster, host);

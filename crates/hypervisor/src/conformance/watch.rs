@@ -209,6 +209,7 @@ pub(super) fn full_entry(epoch: u64) -> Entry {
             ignore: true,
             never_live: true,
             mode: Some(Autonomy::Approve),
+            copy_storage: true,
             priority: -3,
             max_share: Some(0.5),
         },

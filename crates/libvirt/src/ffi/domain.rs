@@ -114,6 +114,8 @@ pub(crate) struct MigrateCall {
     pub(crate) migrate_uri: Option<String>,
     /// Where the other host's QEMU listens, if libvirt shall not choose.
     pub(crate) listen_address: Option<String>,
+    /// Where QEMU copies disks to, if libvirt shall not choose.
+    pub(crate) disks_uri: Option<String>,
     /// The domain as it shall be on the other host.
     pub(crate) live_xml: String,
     /// Its definition there; `None` for a domain that has none.
@@ -297,6 +299,7 @@ impl Domain {
         for (name, value) in [
             (sys::VIR_MIGRATE_PARAM_URI, &call.migrate_uri),
             (sys::VIR_MIGRATE_PARAM_LISTEN_ADDRESS, &call.listen_address),
+            (sys::VIR_MIGRATE_PARAM_DISKS_URI, &call.disks_uri),
             (sys::VIR_MIGRATE_PARAM_PERSIST_XML, &call.persistent_xml),
         ] {
             if let Some(value) = value {

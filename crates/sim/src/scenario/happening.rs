@@ -319,7 +319,9 @@ impl From<RulesTable> for Rules {
     fn from(table: RulesTable) -> Self {
         let RulesTable { pinned_to, affinity, anti_affinity, .. } = table;
         let RulesTable { ignore, never_live, priority, max_share, mode, .. } = table;
-        Self { pinned_to, affinity, anti_affinity, ignore, never_live, priority, max_share, mode }
+        let rules =
+            Self { pinned_to, affinity, anti_affinity, ignore, never_live, ..Self::default() };
+        Self { priority, max_share, mode, ..rules }
     }
 }
 
