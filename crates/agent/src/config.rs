@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use evenkeel_config::{
-    BalanceConfig, CeilingsConfig, SPAN_MAX, SPAN_MIN, ValueError, check, duration,
+    BalanceConfig, CeilingsConfig, OperationConfig, SPAN_MAX, SPAN_MIN, ValueError, check, duration,
 };
 use evenkeel_core::balancer;
 use evenkeel_core::handoff::{Limits, Mode};
@@ -111,6 +111,8 @@ pub struct Config {
     pub ceilings: CeilingsConfig,
     /// How this host balances.
     pub balance: BalanceConfig,
+    /// How much it does by itself, and when.
+    pub operation: OperationConfig,
     /// How machines are handed over.
     pub handoff: HandoffConfig,
     /// By which way they come.
@@ -301,6 +303,7 @@ impl Default for Config {
             ceilings: CeilingsConfig::default(),
             history: HistoryConfig::default(),
             balance: BalanceConfig::default(),
+            operation: OperationConfig::default(),
             handoff: HandoffConfig::default(),
             migration: MigrationConfig::default(),
             storage: BTreeMap::new(),
@@ -353,6 +356,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         self.balance.check()?;
         self.ceilings.check()?;
+        self.operation.check()?;
         self.history.check()?;
         let grace = format!("{:?}", self.stop_grace);
         check(self.stop_grace <= SPAN_MAX, "stop_grace", &grace, "at most 8760h")?;
@@ -456,8 +460,10 @@ impl Config {
         let limits = Limits { doubt_time_max: self.handoff.doubt_time_max, ..balance.limits };
         let HandoffConfig { mode: commit, copy_storage, .. } = self.handoff;
         let ceilings = self.ceilings.ceilings();
-        let repair = self.rules.repair;
-        balancer::Config { ceilings, limits, commit, copy_storage, repair, ..balance }
+        let OperationConfig { mode, recommendation_time, .. } = self.operation;
+        let told =
+            balancer::Config { mode, recommendation_time, repair: self.rules.repair, ..balance };
+        balancer::Config { ceilings, limits, commit, copy_storage, ..told }
     }
 }
 
@@ -489,6 +495,9 @@ mod tests {
         check("stop_grace = '99999999h'\n", &["`stop_grace`", "at most 8760h"]);
         check("listen = '127.0.0.1:1'\nhost = 'a b'\n", &["`host`", "a b"]);
         check("[balance]\nround = 'soon'\n", &["`soon` is no duration", "30s"]);
+        check("[operation]\nmode = 'manual'\n", &["manual", "observe", "automatic"]);
+        check("[operation]\ntime_zone = 'Mars/Olympus'\n", &["operation.time_zone", "Mars"]);
+        check("[operation]\nwindows = ['nights']\n", &["`nights`", "mon-fri 22:00-06:00"]);
         check("[handoff]\nmode = 'quick'\n", &["quick", "strict"]);
         check("[migration]\ncarrier = 'pigeon'\n", &["pigeon", "agents", "direct"]);
         check("[migration]\nsocket_dir = 'run'\n", &["migration.socket_dir", "absolute"]);

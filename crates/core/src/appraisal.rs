@@ -361,7 +361,7 @@ mod tests {
     }
 
     fn report(load: f64, state: HostState) -> Report {
-        Report { load, state, protocol: None, contention: None, mends: None }
+        Report { load, state, protocol: None, contention: None, mends: None, mode: None }
     }
 
     /// A host with so much free and promised memory, and its refusals.

@@ -256,8 +256,9 @@ impl Peer {
 }
 
 fn inquiry(id: u64) -> Vec<u8> {
+    let (protocol, contention, mends, mode) = (None, None, None, None);
     let state = HostState::Active;
-    let report = Report { load: 0.5, state, protocol: None, contention: None, mends: None };
+    let report = Report { load: 0.5, state, protocol, contention, mends, mode };
     evenkeel_wire::encode(&Message::Exchange(ExchangeId(id), Talk::Inquire(report)))
 }
 

@@ -532,6 +532,10 @@ impl Cluster {
                     records.push(decision);
                 }
             }
+            Effect::Keep(register) if !self.agents[index].store_fails => {
+                self.agents[index].store.pause = Some(register);
+            }
+            Effect::Keep(_) => {}
             Effect::Answer(wish, answer) => self.agents[index].answered(wish, answer),
             Effect::Stopped => self.kill(&self.agents[index].id.clone()),
         }

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Host;
 use crate::ceiling::Measure;
+use crate::control::Authority;
 use crate::flocks::Flock;
 use crate::load::Machine;
 use crate::message::{Candidate, PROTOCOL};
@@ -36,6 +37,8 @@ pub struct Toward<'a> {
     pub labels: Option<&'a Labels>,
     /// Whether only what is misplaced is given.
     pub mending: bool,
+    /// On whose word.
+    pub authority: Authority,
 }
 
 impl<'a> Toward<'a> {
@@ -43,7 +46,13 @@ impl<'a> Toward<'a> {
     /// is judged by what it says.
     #[must_use]
     pub const fn of(peer: &'a HostId) -> Self {
-        Self { peer, protocol: Some(PROTOCOL), labels: None, mending: false }
+        Self {
+            peer,
+            protocol: Some(PROTOCOL),
+            labels: None,
+            mending: false,
+            authority: Authority::Automatic,
+        }
     }
 }
 
@@ -169,10 +178,12 @@ impl Host {
         pressing: bool,
         now: Time,
     ) -> Result<(), Reason> {
-        if rules.ignore {
+        // An operator has named this very machine.
+        let told = toward.authority == Authority::Told;
+        if rules.ignore && !told {
             return Err(Reason::RuleIgnored);
         }
-        if rules.never_live {
+        if rules.never_live && !told {
             return Err(Reason::RuleNeverLive);
         }
         let mut found = of_places(rules, toward.peer, toward.labels);

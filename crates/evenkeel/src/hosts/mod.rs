@@ -6,6 +6,7 @@ mod drain;
 mod explain;
 mod history;
 pub(crate) mod lab;
+mod operating;
 mod report;
 mod rule;
 pub(crate) mod snapshot;
@@ -84,6 +85,8 @@ pub(crate) enum HostCommand {
         evenkeel rule web-1 remove priority pinned-to=!kvm3\n\n\
         What ends in `?` is soft: it yields to draining and to ceilings. docs/rules.md says more.")]
     Rule(rule::RuleArgs),
+    #[command(flatten)]
+    Operate(operating::OperateCommand),
     /// Empty a host for maintenance: every machine goes to another one
     #[command(after_help = "Examples:\n  \
         evenkeel drain kvm2                          empty it and wait until it is\n  \
@@ -207,6 +210,7 @@ pub(crate) fn run(command: HostCommand) -> Result<(), Failure> {
         HostCommand::Claim { machine, i_have_fenced, ask } => {
             block_on(claim(&machine, &i_have_fenced, &ask))
         }
+        HostCommand::Operate(command) => operating::run(command),
         HostCommand::Doctor(args) => block_on(doctor::doctor(args)),
         HostCommand::Snapshot(args) => snapshot::run(&args),
         HostCommand::Lab(command) => lab::run(command),
