@@ -15,6 +15,14 @@
 //! | `GET /metrics` | the same status for Prometheus |
 //! | `POST /api/v1/machines/ID/claim` | takes a machine for this host's, whose other host was fenced |
 //! | `PUT /api/v1/machines/ID/target` | programs a target load, or with `null` removes it |
+//! | `PUT /api/v1/machines/ID/rules` | gives a machine other rules than it has |
+//! | `POST /api/v1/machines/ID/move` | moves a machine to the host named, or with `null` to the best |
+//! | `GET /api/v1/moves/ID` | [`MoveStatus`](crate::operating::MoveStatus) |
+//! | `GET /api/v1/recommendations` | what waits for an operator |
+//! | `POST /api/v1/recommendations/ID/approve` | judges one anew, and moves the machine if it still helps |
+//! | `DELETE /api/v1/recommendations/ID` | drops one |
+//! | `PUT /api/v1/pause` | pauses the whole cluster |
+//! | `DELETE /api/v1/pause` | ends the pause |
 //! | `PUT /api/v1/state` | `"cordoned"`: the host takes nothing; `"active"`: it takes part again |
 //! | `POST /api/v1/drain` | empties the host if the rest can hold it; what of it fits |
 //! | `POST /api/v1/place` | where a new machine fits best |
@@ -35,7 +43,7 @@ use axum::response::IntoResponse;
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use evenkeel_core::appraisal::Wish;
-use evenkeel_core::model::{HostId, HostState, MachineId};
+use evenkeel_core::model::{HostId, HostState, MachineId, Rules};
 use evenkeel_net::Net;
 use serde::{Deserialize, Serialize};
 use tokio::net::unix::SocketAddr;
@@ -48,6 +56,7 @@ use crate::facts;
 use crate::forward::{self, Forward};
 use crate::insight::{self, Question};
 use crate::metrics;
+use crate::operating::{self, Operation};
 use crate::status::Status;
 use crate::tcp::Tcp;
 use crate::{AgentError, Config};
@@ -62,12 +71,15 @@ pub(crate) enum Request {
     /// Why things are as they are.
     Insight(Question),
     SetTarget(MachineId, Option<f64>, Reply<()>),
+    SetRules(MachineId, Box<Rules>, Reply<()>),
     RemoveHost(HostId, Reply<()>),
     SetState(HostState, Reply<()>),
     Wish(Box<Wish>, Waiter),
     RenewCertificate(Reply<SystemTime>),
     /// Where the agent of another host is reached.
     Address(HostId, Reply<HostAddr>),
+    /// What operators say about moving machines.
+    Operate(Operation),
     /// The machine, and the host that was fenced.
     Claim(MachineId, HostId, Reply<()>),
 }
@@ -82,12 +94,14 @@ impl Request {
             Self::Status(reply) => drop(reply.send(Err(why.to_owned()))),
             Self::Insight(question) => question.refuse(why),
             Self::SetTarget(_, _, reply)
+            | Self::SetRules(_, _, reply)
             | Self::Claim(_, _, reply)
             | Self::SetState(_, reply)
             | Self::RemoveHost(_, reply) => drop(reply.send(Err(why.to_owned()))),
             Self::RenewCertificate(reply) => drop(reply.send(Err(why.to_owned()))),
             Self::Wish(_, waiter) => waiter.refuse(why.to_owned()),
             Self::Address(_, reply) => drop(reply.send(Err(why.to_owned()))),
+            Self::Operate(operation) => operation.refuse(why),
         }
     }
 }
@@ -173,9 +187,12 @@ fn routes() -> Router<Driver> {
         .route("/api/v1/place", post(emptying::place))
         .merge(insight::routes())
         .route("/metrics", get(metrics))
+        .merge(operating::reading())
         .route_layer(needs(Need::Read));
     let operate = Router::new()
         .route("/api/v1/machines/{id}/target", put(set_target))
+        .route("/api/v1/machines/{id}/rules", put(set_rules))
+        .merge(operating::acting())
         .route("/api/v1/state", put(emptying::set_state))
         .route("/api/v1/drain", post(emptying::drain))
         .route_layer(needs(Need::Operate));
@@ -265,6 +282,15 @@ async fn set_target(
 ) -> Result<Json<()>, Failed> {
     let refused = StatusCode::CONFLICT;
     ask(&driver, refused, |answer| Request::SetTarget(machine, target, answer)).await.map(Json)
+}
+
+async fn set_rules(
+    State(driver): State<Driver>,
+    UrlPath(machine): UrlPath<MachineId>,
+    Json(rules): Json<Rules>,
+) -> Result<Json<()>, Failed> {
+    let (refused, rules) = (StatusCode::CONFLICT, Box::new(rules));
+    ask(&driver, refused, |answer| Request::SetRules(machine, rules, answer)).await.map(Json)
 }
 
 async fn remove_host(

@@ -12,8 +12,10 @@ mod driver;
 mod emptying;
 pub mod facts;
 mod forward;
+mod hours;
 mod insight;
 mod metrics;
+pub mod operating;
 pub mod status;
 mod tcp;
 mod timers;
@@ -51,6 +53,7 @@ pub use crate::config::{Config, ConfigError};
 use crate::driver::{Driver, Refusals, Sources};
 use crate::emptying::Wishes;
 pub use crate::emptying::{DrainRequest, PlaceRequest, Placement};
+use crate::hours::OpenHours;
 pub use crate::status::Status;
 use crate::tcp::Tcp;
 pub use crate::tcp::{TcpConfig, TcpError};
@@ -199,6 +202,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         writers: BTreeMap::new(),
         refusals: Refusals::default(),
         unclosed: VecDeque::new(),
+        hours: OpenHours::new(config.operation.hours()),
         alarms: Alarms::default(),
         unmeasured: None,
         identity_dir: config.identity_dir.clone(),

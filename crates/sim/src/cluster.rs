@@ -177,7 +177,15 @@ impl Cluster {
 
     /// Starts the agents of all hosts that have none running.
     pub fn start(&mut self) {
-        let idle = |&index: &usize| self.agents[index].balancer.is_none();
+        self.start_those(|_| true);
+    }
+
+    /// Starts the agents of those of these hosts that have none running.
+    pub fn start_those(&mut self, which: impl Fn(&HostId) -> bool) {
+        let idle = |&index: &usize| {
+            let agent = &self.agents[index];
+            agent.balancer.is_none() && which(&agent.id)
+        };
         let idle: Vec<usize> = (0..self.agents.len()).filter(idle).collect();
         self.start_agents(&idle);
     }
@@ -524,6 +532,10 @@ impl Cluster {
                     records.push(decision);
                 }
             }
+            Effect::Keep(register) if !self.agents[index].store_fails => {
+                self.agents[index].store.pause = Some(register);
+            }
+            Effect::Keep(_) => {}
             Effect::Answer(wish, answer) => self.agents[index].answered(wish, answer),
             Effect::Stopped => self.kill(&self.agents[index].id.clone()),
         }

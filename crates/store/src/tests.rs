@@ -27,6 +27,7 @@ fn decision(ending: Reason) -> Decision {
         predicted: None,
         measure: None,
         commit: None,
+        authority: Default::default(),
     }
 }
 

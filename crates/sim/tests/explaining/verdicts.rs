@@ -95,7 +95,8 @@ fn under_way() -> Cluster {
 }
 
 fn cool_down() -> Cluster {
-    let last = LastMove { at: at(0), from: host_id(1), moves: None, cost_percent: None };
+    let last =
+        LastMove { at: at(0), from: host_id(1), moves: None, cost_percent: None, others: None };
     Stage::new()
         .configured(|c| c.restraint.cool_down = Duration::from_secs(1800))
         .edit(|s| s.m.entry = Ok(Entry { last_move: Some(last), ..Entry::default() }))
