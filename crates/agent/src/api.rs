@@ -15,6 +15,7 @@
 //! | `GET /metrics` | the same status for Prometheus |
 //! | `POST /api/v1/machines/ID/claim` | takes a machine for this host's, whose other host was fenced |
 //! | `PUT /api/v1/machines/ID/target` | programs a target load, or with `null` removes it |
+//! | `PUT /api/v1/machines/ID/rules` | gives a machine other rules than it has |
 //! | `PUT /api/v1/state` | `"cordoned"`: the host takes nothing; `"active"`: it takes part again |
 //! | `POST /api/v1/drain` | empties the host if the rest can hold it; what of it fits |
 //! | `POST /api/v1/place` | where a new machine fits best |
@@ -35,7 +36,7 @@ use axum::response::IntoResponse;
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use evenkeel_core::appraisal::Wish;
-use evenkeel_core::model::{HostId, HostState, MachineId};
+use evenkeel_core::model::{HostId, HostState, MachineId, Rules};
 use evenkeel_net::Net;
 use serde::{Deserialize, Serialize};
 use tokio::net::unix::SocketAddr;
@@ -62,6 +63,7 @@ pub(crate) enum Request {
     /// Why things are as they are.
     Insight(Question),
     SetTarget(MachineId, Option<f64>, Reply<()>),
+    SetRules(MachineId, Box<Rules>, Reply<()>),
     RemoveHost(HostId, Reply<()>),
     SetState(HostState, Reply<()>),
     Wish(Box<Wish>, Waiter),
@@ -82,6 +84,7 @@ impl Request {
             Self::Status(reply) => drop(reply.send(Err(why.to_owned()))),
             Self::Insight(question) => question.refuse(why),
             Self::SetTarget(_, _, reply)
+            | Self::SetRules(_, _, reply)
             | Self::Claim(_, _, reply)
             | Self::SetState(_, reply)
             | Self::RemoveHost(_, reply) => drop(reply.send(Err(why.to_owned()))),
@@ -176,6 +179,7 @@ fn routes() -> Router<Driver> {
         .route_layer(needs(Need::Read));
     let operate = Router::new()
         .route("/api/v1/machines/{id}/target", put(set_target))
+        .route("/api/v1/machines/{id}/rules", put(set_rules))
         .route("/api/v1/state", put(emptying::set_state))
         .route("/api/v1/drain", post(emptying::drain))
         .route_layer(needs(Need::Operate));
@@ -265,6 +269,15 @@ async fn set_target(
 ) -> Result<Json<()>, Failed> {
     let refused = StatusCode::CONFLICT;
     ask(&driver, refused, |answer| Request::SetTarget(machine, target, answer)).await.map(Json)
+}
+
+async fn set_rules(
+    State(driver): State<Driver>,
+    UrlPath(machine): UrlPath<MachineId>,
+    Json(rules): Json<Rules>,
+) -> Result<Json<()>, Failed> {
+    let (refused, rules) = (StatusCode::CONFLICT, Box::new(rules));
+    ask(&driver, refused, |answer| Request::SetRules(machine, rules, answer)).await.map(Json)
 }
 
 async fn remove_host(

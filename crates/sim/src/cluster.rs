@@ -177,7 +177,15 @@ impl Cluster {
 
     /// Starts the agents of all hosts that have none running.
     pub fn start(&mut self) {
-        let idle = |&index: &usize| self.agents[index].balancer.is_none();
+        self.start_those(|_| true);
+    }
+
+    /// Starts the agents of those of these hosts that have none running.
+    pub fn start_those(&mut self, which: impl Fn(&HostId) -> bool) {
+        let idle = |&index: &usize| {
+            let agent = &self.agents[index];
+            agent.balancer.is_none() && which(&agent.id)
+        };
         let idle: Vec<usize> = (0..self.agents.len()).filter(idle).collect();
         self.start_agents(&idle);
     }
