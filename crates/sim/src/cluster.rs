@@ -17,7 +17,7 @@ use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::handoff::Handoff;
 use evenkeel_core::host::Host;
 use evenkeel_core::message::Message;
-use evenkeel_core::model::{HostId, HostState, MachineFacts, MachineId, Time};
+use evenkeel_core::model::{HostId, MachineFacts, MachineId, Time};
 use evenkeel_core::port::{Event, HandoffId, Order};
 use evenkeel_core::rules::Labels;
 use evenkeel_core::witness::Acquaintances;
