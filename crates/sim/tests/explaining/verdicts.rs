@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use evenkeel_core::balancer::Config;
 use evenkeel_core::ceiling::Ceilings;
+use evenkeel_core::control::{Autonomy, Pause};
 use evenkeel_core::decision::Reason;
 use evenkeel_core::effect::Input;
 use evenkeel_core::handoff::Mode;
@@ -47,7 +48,41 @@ pub(crate) const SITUATIONS: &[Situation] = &[
     (Reason::MoveLimit, move_limit, Told::First),
     (Reason::Cordoned, cordoned, Told::First),
     (Reason::Draining, draining, Told::First),
+    (Reason::Paused, paused, Told::First),
+    (Reason::OutsideHours, outside_hours, Told::First),
+    (Reason::Observing, observing, Told::First),
+    (Reason::AwaitsApproval, awaits_approval, Told::First),
+    (Reason::OtherMover, other_mover, Told::First),
 ];
+
+fn paused() -> Cluster {
+    let mut cluster = Stage::new().start();
+    let pause = Pause { until: at(3600), by: "eve".to_owned(), reason: String::new() };
+    cluster.input(&host_id(1), Input::Pause(Some(pause)));
+    after(cluster, 60)
+}
+
+fn outside_hours() -> Cluster {
+    let mut cluster = Stage::new().start();
+    cluster.input(&host_id(0), Input::Closed(true));
+    after(cluster, 60)
+}
+
+fn with_mode(mode: Autonomy) -> Cluster {
+    Stage::new().ruled(Rules { mode: Some(mode), ..Rules::default() }).minute()
+}
+
+fn observing() -> Cluster {
+    with_mode(Autonomy::Observe)
+}
+
+fn awaits_approval() -> Cluster {
+    with_mode(Autonomy::Approve)
+}
+
+fn other_mover() -> Cluster {
+    moved_lately(Some(true))
+}
 
 fn is_offer(message: &Message) -> bool {
     matches!(message, Message::Exchange(_, Talk::Offer { .. }))
@@ -95,8 +130,11 @@ fn under_way() -> Cluster {
 }
 
 fn cool_down() -> Cluster {
-    let last =
-        LastMove { at: at(0), from: host_id(1), moves: None, cost_percent: None, others: None };
+    moved_lately(None)
+}
+
+fn moved_lately(others: Option<bool>) -> Cluster {
+    let last = LastMove { at: at(0), from: host_id(1), moves: None, cost_percent: None, others };
     Stage::new()
         .configured(|c| c.restraint.cool_down = Duration::from_secs(1800))
         .edit(|s| s.m.entry = Ok(Entry { last_move: Some(last), ..Entry::default() }))
