@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use evenkeel_core::appraisal::Fit;
 use evenkeel_core::decision::Decision;
-use evenkeel_core::model::{HostId, HostState, MachineId};
+use evenkeel_core::explain::{HostExplained, MachineExplained};
+use evenkeel_core::model::{HostId, HostState, MachineId, Rules};
+use evenkeel_doctor::Facts;
+use evenkeel_store::Wanted;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request};
@@ -89,6 +92,57 @@ impl Client {
         self.call(Method::GET, &path, Bytes::new()).await
     }
 
+    /// What there is to know about the host for whoever judges it.
+    ///
+    /// # Errors
+    /// When it is not reached, or its libvirt takes too long.
+    pub async fn facts(&self) -> Result<Facts, ClientError> {
+        self.call(Method::GET, "/api/v1/facts", Bytes::new()).await
+    }
+
+    /// Why the host does not reach the libvirt of another one, if it does not.
+    ///
+    /// # Errors
+    /// When it is not reached, or that other one is not.
+    pub async fn reach(&self, other: &HostId) -> Result<Option<String>, ClientError> {
+        self.call(Method::GET, &format!("/api/v1/reach/{other}"), Bytes::new()).await
+    }
+
+    /// The decision records that are wanted, newest first.
+    ///
+    /// # Errors
+    /// When it is not reached, or its store cannot be read.
+    pub async fn records(&self, wanted: &Wanted) -> Result<Vec<Decision>, ClientError> {
+        let mut path = format!("/api/v1/decisions?limit={}&moves={}", wanted.limit, wanted.moves);
+        if let Some(since) = wanted.since {
+            path += &format!("&since={}", since.unix_ms());
+        }
+        if let Some(machine) = &wanted.machine {
+            path += &format!("&machine={machine}");
+        }
+        if let Some(exchange) = wanted.exchange {
+            path += &format!("&exchange={exchange}");
+        }
+        self.call(Method::GET, &path, Bytes::new()).await
+    }
+
+    /// Why a machine of the agent's host is where it is; by its name or id.
+    ///
+    /// # Errors
+    /// When it is not reached, or has no such machine.
+    pub async fn explain_machine(&self, name: &str) -> Result<MachineExplained, ClientError> {
+        let name = escaped(name);
+        self.call(Method::GET, &format!("/api/v1/explain/machines/{name}"), Bytes::new()).await
+    }
+
+    /// Why the agent's host does not give.
+    ///
+    /// # Errors
+    /// When it is not reached.
+    pub async fn explain_host(&self) -> Result<HostExplained, ClientError> {
+        self.call(Method::GET, "/api/v1/explain/host", Bytes::new()).await
+    }
+
     /// Programs a target load for a machine, or removes it.
     ///
     /// # Errors
@@ -104,6 +158,16 @@ impl Client {
         }
         let path = format!("/api/v1/machines/{machine}/target");
         let body = serde_json::to_vec(&target).map_err(|e| self.broken(&e))?;
+        self.call(Method::PUT, &path, body.into()).await
+    }
+
+    /// Gives a machine of the host these rules.
+    ///
+    /// # Errors
+    /// When it is not reached, or refuses: then nothing has changed.
+    pub async fn set_rules(&self, machine: &MachineId, rules: &Rules) -> Result<(), ClientError> {
+        let path = format!("/api/v1/machines/{machine}/rules");
+        let body = serde_json::to_vec(rules).map_err(|e| self.broken(&e))?;
         self.call(Method::PUT, &path, body.into()).await
     }
 
@@ -215,4 +279,12 @@ impl Client {
     fn broken(&self, detail: &impl std::fmt::Display) -> ClientError {
         ClientError::Broken { socket: self.socket.clone(), detail: detail.to_string() }
     }
+}
+
+/// A name as one segment of a path: every byte that may mean something there is written as a number.
+fn escaped(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let byte =
+        |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    name.bytes().map(byte).collect()
 }

@@ -4,7 +4,7 @@
 //! error that names the nearest known one. `docs/configuration.md` describes each key.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,14 +15,22 @@ use evenkeel_config::{
 use evenkeel_core::balancer;
 use evenkeel_core::handoff::{Limits, Mode};
 use evenkeel_core::model::{
-    HostId, HostProfile, IdError, PerResource, ProfileError, Resources, Weights, WeightsError,
+    HostId, HostProfile, IdError, PerResource, ProfileError, Resources, RuleError, Weights,
+    WeightsError, check_label,
 };
+use evenkeel_core::rules::Labels;
+use evenkeel_libvirt::{carried_uri, socket_of};
+use evenkeel_store::Retention;
 use serde::Deserialize;
 
 use crate::access::Members;
+use crate::tcp::TcpConfig;
 
 /// The port that agents listen on unless told otherwise.
 pub const PORT: u16 = 7946;
+
+/// Most labels of a host.
+const LABELS_MAX: usize = 64;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +68,9 @@ pub enum ConfigError {
     /// The weights cannot be used.
     #[error("`weights`: {0}")]
     Weights(#[from] WeightsError),
+    /// A label cannot be used.
+    #[error("`labels`: {0}")]
+    Label(#[from] RuleError),
     /// The host cannot be reckoned with.
     #[error(transparent)]
     Profile(#[from] ProfileError),
@@ -104,16 +115,70 @@ pub struct Config {
     pub handoff: HandoffConfig,
     /// By which way they come.
     pub migration: MigrationConfig,
+    /// How long decision records are kept.
+    pub history: HistoryConfig,
     /// Paths on storage that other hosts reach too, and the id under which they know it.
     pub storage: BTreeMap<PathBuf, String>,
+    /// Labels of this host, such as `rack = "r7"`, by which rules name it and go across.
+    pub labels: Labels,
+    /// What becomes of broken rules.
+    pub rules: RulesConfig,
+}
+
+/// `[rules]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RulesConfig {
+    /// Whether machines that break a rule where they are, by somebody else's doing, are moved.
+    pub repair: bool,
+}
+
+impl Default for RulesConfig {
+    fn default() -> Self {
+        Self { repair: true }
+    }
 }
 
 /// `[api]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ApiConfig {
     /// What other members of the cluster may ask for.
     pub members: Members,
+    /// How it is served over TCP, if at all.
+    pub tcp: Option<TcpConfig>,
+}
+
+/// `[history]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HistoryConfig {
+    /// Days for which decision records are kept.
+    pub days: u32,
+    /// Most decision records kept.
+    pub records: u32,
+}
+
+impl Default for HistoryConfig {
+    fn default() -> Self {
+        let Retention { days, records } = Retention::default();
+        Self { days, records }
+    }
+}
+
+impl HistoryConfig {
+    /// As the store knows it.
+    #[must_use]
+    pub const fn retention(&self) -> Retention {
+        Retention { days: self.days, records: self.records }
+    }
+
+    fn check(&self) -> Result<(), ValueError> {
+        let Self { days, records } = *self;
+        check((1..=36_500).contains(&days), "history.days", &days, "from 1 to 36500")?;
+        let in_range = (1000..=10_000_000).contains(&records);
+        check(in_range, "history.records", &records, "from 1000 to 10000000")
+    }
 }
 
 /// `[libvirt]`.
@@ -234,10 +299,13 @@ impl Default for Config {
             capacity: CapacityConfig::default(),
             weights: WeightsConfig::default(),
             ceilings: CeilingsConfig::default(),
+            history: HistoryConfig::default(),
             balance: BalanceConfig::default(),
             handoff: HandoffConfig::default(),
             migration: MigrationConfig::default(),
             storage: BTreeMap::new(),
+            labels: Labels::new(),
+            rules: RulesConfig::default(),
         }
     }
 }
@@ -285,12 +353,15 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         self.balance.check()?;
         self.ceilings.check()?;
+        self.history.check()?;
         let grace = format!("{:?}", self.stop_grace);
         check(self.stop_grace <= SPAN_MAX, "stop_grace", &grace, "at most 8760h")?;
         let doubt = self.handoff.doubt_time_max;
         let in_range = (SPAN_MIN..=SPAN_MAX).contains(&doubt);
         let want = "at least 100ms and at most 8760h";
         check(in_range, "handoff.doubt_time_max", &format!("{doubt:?}"), want)?;
+        let many = format!("{} labels", self.labels.len());
+        check(self.labels.len() <= LABELS_MAX, "labels", &many, "at most 64")?;
         let absolute = self.migration.socket_dir.is_absolute();
         let dir = self.migration.socket_dir.display();
         check(absolute, "migration.socket_dir", &dir, "an absolute path")?;
@@ -325,6 +396,23 @@ impl Config {
         self.advertise.unwrap_or(self.listen)
     }
 
+    /// By which URI other hosts' libvirt reaches the one of this host.
+    #[must_use]
+    pub fn migration_uri(&self) -> String {
+        match (self.carrier(), &self.libvirt.migration_uri, self.advertised().ip()) {
+            (CarrierKind::Agents, ..) => carried_uri(&self.libvirt.uri),
+            (CarrierKind::Direct, Some(uri), _) => uri.clone(),
+            (CarrierKind::Direct, None, IpAddr::V4(ip)) => format!("qemu+tls://{ip}/system"),
+            (CarrierKind::Direct, None, IpAddr::V6(ip)) => format!("qemu+tls://[{ip}]/system"),
+        }
+    }
+
+    /// Where libvirt listens on this host for what agents carry to it, if that is known.
+    #[must_use]
+    pub fn libvirt_socket(&self) -> Option<PathBuf> {
+        self.migration.libvirt_socket.clone().or_else(|| socket_of(&self.libvirt.uri))
+    }
+
     /// The capacity declared, and of what is not declared, what was `found`.
     #[must_use]
     pub fn declared_or(&self, found: Resources) -> Resources {
@@ -353,8 +441,10 @@ impl Config {
             cpu_speed: self.capacity.cpu_speed.unwrap_or(1.0),
             weights: Weights::new(PerResource { cpu, memory, io })?,
             reserved_memory_bytes: self.capacity.reserved_memory.map_or(0.0, |b| b.as_u64() as f64),
+            labels: self.labels.clone(),
             ..HostProfile::new(id, capacity)
         };
+        self.labels.iter().try_for_each(|(label, value)| check_label(label, value))?;
         profile.check()?;
         Ok(profile)
     }
@@ -366,7 +456,8 @@ impl Config {
         let limits = Limits { doubt_time_max: self.handoff.doubt_time_max, ..balance.limits };
         let HandoffConfig { mode: commit, copy_storage, .. } = self.handoff;
         let ceilings = self.ceilings.ceilings();
-        balancer::Config { ceilings, limits, commit, copy_storage, ..balance }
+        let repair = self.rules.repair;
+        balancer::Config { ceilings, limits, commit, copy_storage, repair, ..balance }
     }
 }
 
@@ -401,6 +492,7 @@ mod tests {
         check("[handoff]\nmode = 'quick'\n", &["quick", "strict"]);
         check("[migration]\ncarrier = 'pigeon'\n", &["pigeon", "agents", "direct"]);
         check("[migration]\nsocket_dir = 'run'\n", &["migration.socket_dir", "absolute"]);
+        check("[api.tcp]\nlisten = '127.0.0.1:1'\n", &["missing field `certificate`"]);
         check("[api]\nmembers = 'all'\n", &["all", "none", "read", "operate"]);
         check("[handoff]\ndoubt_time_max = '1ms'\n", &["handoff.doubt_time_max", "100ms"]);
         check("[balance]\njitter = 1.5\n", &["balance.jitter", "1.5", "below 1"]);
@@ -408,6 +500,8 @@ mod tests {
         check("listen = '0.0.0.0:7946'\n", &["`listen` is 0.0.0.0:7946", "advertise"]);
         check("listen = '127.0.0.1:1'\n[capacity]\ncpu_cores = 0\n", &["capacity of 0 for cpu"]);
         check("listen = '127.0.0.1:1'\n[weights]\ncpu = -1\n", &["weights", "cpu is -1"]);
+        check("[labels]\nrack = 'a?'\n", &["`labels`", "a?"]);
+        check("[rules]\nrepare = true\n", &["did you mean `repair`"]);
         check("not toml", &["agent.toml", "line 1"]);
     }
 
@@ -438,7 +532,8 @@ mod tests {
         let config = evenkeel_config::parse::<Config>(
             "host = 'kvm1'\nlisten = '127.0.0.1:7001'\nseeds = ['127.0.0.1:7002']\n\
              [capacity]\ncpu_cores = 0.5\nmemory = '4GiB'\nio_per_s = '100MB'\ncpu_speed = 1.5\n\
-             [weights]\ncpu = 2\n[balance]\nround = '1m 30s'\n[storage]\n'/srv/vm' = 'nfs1'\n",
+             [weights]\ncpu = 2\n[balance]\nround = '1m 30s'\n[storage]\n'/srv/vm' = 'nfs1'\n\
+             [labels]\nrack = 'r7'\n",
         )
         .unwrap();
         config.check().unwrap();

@@ -52,6 +52,8 @@ pub(crate) struct Sources {
     pub(crate) requests: mpsc::Receiver<Request>,
     /// Other agents found at the addresses that were configured.
     pub(crate) seeds: mpsc::Receiver<(HostId, SocketAddr)>,
+    /// Hosts that this one has removed from the cluster.
+    pub(crate) removed: mpsc::Receiver<HostId>,
     /// Stop, and the second time, stop now.
     pub(crate) stop: mpsc::Receiver<()>,
 }
@@ -68,6 +70,9 @@ pub(crate) struct Driver {
     pub(crate) timers: Timers,
     /// Where other hosts were last reached, also those that seem dead.
     pub(crate) addresses: BTreeMap<HostId, SocketAddr>,
+    /// Members that could not be written down yet: tried again until they can.
+    pub(crate) unremembered: BTreeMap<HostId, SocketAddr>,
+    pub(crate) removed: mpsc::Sender<HostId>,
     pub(crate) progress: BTreeMap<HandoffId, Progress>,
     /// What operators wish that is not answered yet.
     pub(crate) wishes: Wishes,
@@ -126,6 +131,7 @@ impl Driver {
                     self.addresses.insert(host.clone(), addr);
                     self.membership(membership::Input::Join { host, addr });
                 }
+                Some(host) = sources.removed.recv() => self.feed(Input::Removed(host)),
                 Some(()) = sources.stop.recv() => {
                     stopping = Some(self.stop(stopping));
                 }
@@ -181,6 +187,12 @@ impl Driver {
 
     /// Closes the records that there was no room to close before.
     fn close_records(&mut self) {
+        while let Some((host, addr)) = self.unremembered.pop_first() {
+            if self.store.remember(&host, addr).is_err() {
+                self.unremembered.insert(host, addr);
+                return;
+            }
+        }
         while let Some(handoff) = self.unclosed.front() {
             if self.store.persist(handoff).is_err() {
                 return;
@@ -230,6 +242,10 @@ impl Driver {
                         inputs.push_front(failed);
                         break;
                     }
+                    (Some(failed @ Input::NotKept(_)), _) => {
+                        inputs.push_front(failed);
+                        break;
+                    }
                     (failed, _) => inputs.extend(failed),
                 }
             }
@@ -243,6 +259,12 @@ impl Driver {
                 if let Err(error) = self.store.persist(&handoff) {
                     error!(machine = %handoff.name, %error, "handoff not made durable");
                     return Some(Input::StoreFailed(handoff.id, error.to_string()));
+                }
+            }
+            Effect::Acquaint(acquaintance) => {
+                if let Err(error) = self.store.acquaint(&acquaintance) {
+                    error!(host = %acquaintance.host, %error, "acquaintance not made durable");
+                    return Some(Input::NotKept(acquaintance.host));
                 }
             }
             Effect::Send(to, message) => {
@@ -348,6 +370,7 @@ impl Driver {
                 self.addresses.insert(member.host.clone(), member.addr);
                 if let Err(error) = self.store.remember(&member.host, member.addr) {
                     warn!(%error, "member's address not remembered");
+                    self.unremembered.insert(member.host.clone(), member.addr);
                 }
             }
             Change::Down(member) => warn!(host = %member.host, "member is gone"),
@@ -401,9 +424,7 @@ impl Driver {
                 let status = Status::of(&self.balancer, &self.progress, self.clock.now());
                 let _ = answer.send(Ok(status));
             }
-            Request::Decisions(limit, answer) => {
-                let _ = answer.send(self.store.decisions(limit).map_err(|e| e.to_string()));
-            }
+            Request::Insight(question) => self.tell_why(question),
             Request::SetState(state, answer) => {
                 let _ = answer.send(self.set_state(state));
             }
@@ -415,10 +436,13 @@ impl Driver {
                 }));
             }
             Request::RemoveHost(host, answer) => {
-                let net = self.net.clone();
+                let (net, removed) = (self.net.clone(), self.removed.clone());
                 tokio::spawn(async move {
-                    let removed = net.remove(&host).await.map_err(|e| e.to_string());
-                    let _ = answer.send(removed);
+                    let done = net.remove(&host).await.map_err(|e| e.to_string());
+                    if done.is_ok() {
+                        let _ = removed.send(host).await;
+                    }
+                    let _ = answer.send(done);
                 });
             }
             Request::RenewCertificate(answer) => {
@@ -435,20 +459,26 @@ impl Driver {
                 }
                 let _ = answer.send(settled);
             }
-            Request::SetTarget(machine, _, answer) if self.writers.contains_key(&machine) => {
-                let busy = format!("the entry of machine `{machine}` is being written: try again");
-                let _ = answer.send(Err(busy));
-            }
             Request::SetTarget(machine, target, answer) => {
-                match self.balancer.program_target(&machine, target) {
-                    Ok(order) => {
-                        self.writers.insert(machine, answer);
-                        self.hypervisor.submit(order);
-                    }
-                    Err(why) => {
-                        let _ = answer.send(Err(why));
-                    }
-                }
+                self.write_entry(self.balancer.program_target(&machine, target), machine, answer);
+            }
+            Request::SetRules(machine, rules, answer) => {
+                self.write_entry(self.balancer.set_rules(&machine, *rules), machine, answer);
+            }
+        }
+    }
+
+    /// Has a machine's entry written; the answer waits for it.
+    fn write_entry(&mut self, order: Result<Order, String>, machine: MachineId, answer: Reply<()>) {
+        let busy = || format!("the entry of machine `{machine}` is being written: try again");
+        let free = !self.writers.contains_key(&machine);
+        match order.and_then(|order| free.then_some(order).ok_or_else(busy)) {
+            Ok(order) => {
+                self.writers.insert(machine, answer);
+                self.hypervisor.submit(order);
+            }
+            Err(why) => {
+                let _ = answer.send(Err(why));
             }
         }
     }

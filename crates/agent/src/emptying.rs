@@ -199,6 +199,8 @@ pub(crate) async fn place(
         margin: None,
         cost: None,
         rules: Some(rules),
+        ties: None,
+        mends: None,
     };
     let make =
         |reply| Request::Wish(Box::new(Wish::Place(Box::new(candidate))), Waiter::Place(reply));

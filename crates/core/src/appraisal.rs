@@ -279,10 +279,12 @@ impl Refusals {
         self.counts.is_empty()
     }
 
-    /// The machine that they do not take, with the reason that most of them give.
+    /// The machine that they do not take, with the reason that most of those give that take machines.
     #[must_use]
     pub fn of(mut self, candidate: &Candidate) -> Lacking {
-        let most = self.counts.iter().rev().max_by_key(|(_, count)| **count);
+        // A host that takes nothing at all says nothing of this machine.
+        let is_of_machine = |reason: Reason| !matches!(reason, Reason::Cordoned | Reason::Draining);
+        let most = self.counts.iter().rev().max_by_key(|(r, count)| (is_of_machine(**r), **count));
         let reason = most.map_or(Reason::NoPeer, |(reason, _)| *reason);
         Lacking {
             machine: candidate.machine.clone(),
@@ -353,11 +355,13 @@ mod tests {
             margin: None,
             cost: None,
             rules: None,
+            ties: None,
+            mends: None,
         }
     }
 
     fn report(load: f64, state: HostState) -> Report {
-        Report { load, state, protocol: None, contention: None }
+        Report { load, state, protocol: None, contention: None, mends: None }
     }
 
     /// A host with so much free and promised memory, and its refusals.
@@ -385,7 +389,7 @@ mod tests {
             (vec![(20.0, 4.0), (5.0, 4.0)], vec![], Some("h0")),
             (vec![(12.0, 4.0)], vec![], Some("h0")),
             // In sum there is room, but not in one place.
-            (vec![(3.0, 0.0), (3.0, 0.0), (4.0, 0.0)], vec!["b"], Some("h2")),
+            (vec![(3.0, 0.0), (3.0, 0.0), (4.0, 0.0)], vec!["b"], None),
             (vec![], vec!["a", "b", "c"], None),
         ];
         for (others, lacking, without) in cases {
@@ -403,11 +407,16 @@ mod tests {
     #[test]
     fn a_machine_that_lacks_room_has_the_reason_that_most_hosts_give() {
         let (memory, rule) = (Some(Reason::NoMemory), Some(Reason::RuleAntiAffinity));
-        let hosts = [
+        let mut hosts = [
             host("h1", 9.0, 0.0, &[memory]),
             host("h2", 9.0, 0.0, &[rule]),
             host("h3", 1.0, 0.0, &[None]),
+            host("h4", 9.0, 0.0, &[None]),
+            host("h5", 9.0, 0.0, &[None]),
+            host("h6", 9.0, 0.0, &[None]),
         ];
+        // Those that take nothing at all do not count, however many.
+        hosts[3..].iter_mut().for_each(|host| host.said.report.state = HostState::Cordoned);
         let (lacking, _) = fit(&[machine("a", 4.0)], &hosts);
         assert_eq!(lacking[0].reason, Reason::NoMemory);
         assert_eq!(lacking[0].refusals[&Reason::NoMemory], 2);

@@ -9,10 +9,13 @@ mod crowded;
 mod emptying;
 mod explaining;
 mod heard;
+mod mending;
 mod seeking;
 mod watching;
 mod wishes;
+mod witnessing;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rand::seq::index;
@@ -24,6 +27,7 @@ pub use self::emptying::Drain;
 use self::emptying::Emptying;
 use self::heard::Others;
 pub use self::heard::{ClusterContention, Heard};
+use self::mending::Mending;
 use self::wishes::Purpose;
 use crate::appraisal::Appraising;
 use crate::cost::Experience;
@@ -34,12 +38,13 @@ use crate::handoff::{Choice, Handoff, Handoffs, Offer, Recovered, Terms, Turn};
 use crate::host::Host;
 use crate::message::{Message, Pass, Talk};
 use crate::model::{
-    Entry, ExchangeId, HostId, HostProfile, HostState, MachineId, TARGET_LOAD_MAX, Time,
+    Entry, ExchangeId, HostId, HostProfile, HostState, MachineId, Rules, TARGET_LOAD_MAX, Time,
 };
 use crate::port::{Commit, Event, HandoffId, Order, Stamp};
 use crate::select::Policy;
 use crate::survey::Survey;
 use crate::swap::{Owed, Promise};
+use crate::witness::Witnesses;
 use watching::Watching;
 
 pub use watching::Twin;
@@ -60,6 +65,7 @@ pub struct Balancer {
     /// Rounds in a row in which nobody was asked.
     silent_rounds: u32,
     crowded: Crowded,
+    mending: Mending,
     others: Others,
     promise: Option<Promise>,
     owed: Option<Owed>,
@@ -74,20 +80,27 @@ pub struct Balancer {
     sampling: bool,
     stopping: bool,
     watching: Watching,
+    witnesses: Witnesses,
+    /// What waits for its witnesses.
+    reserving: BTreeMap<HandoffId, Offer>,
 }
 
 impl Balancer {
     /// A balancer for this host, with what its store holds.
     #[must_use]
-    pub fn new(config: Config, profile: HostProfile, recovered: Recovered) -> Self {
+    pub fn new(config: Config, profile: HostProfile, mut recovered: Recovered) -> Self {
+        let known = std::mem::take(&mut recovered.acquaintances);
+        let witnesses = Witnesses::new(profile.id.clone(), profile.labels.clone(), known);
         let mut host = Host::new(profile, config.metering);
         (host.calm, host.restraint) = (config.calm, config.restraint);
         (host.ceilings, host.costing) = (config.ceilings, config.costing);
         host.experience = Experience::new(&config.costing);
         host.tentative = config.tentative;
-        host.mode = config.commit;
+        (host.mode, host.repair) = (config.commit, config.repair);
         host.copy_storage = config.copy_storage;
-        host.starving = config.starving.filter(|_| !config.tentative);
+        // Half-difference keeps to its rule, and in plans nobody waits for anything.
+        let helps = matches!(config.policy, Policy::MeanAware(_)) && !config.tentative;
+        host.starving = config.starving.filter(|_| helps);
         Self {
             handoffs: Handoffs::new(config.limits.clone()),
             config,
@@ -99,6 +112,7 @@ impl Balancer {
             unlucky_at: 0.0,
             silent_rounds: 0,
             crowded: Crowded::default(),
+            mending: Mending::default(),
             others: Others::default(),
             promise: None,
             owed: None,
@@ -109,6 +123,8 @@ impl Balancer {
             sampling: false,
             stopping: false,
             watching: Watching::default(),
+            witnesses,
+            reserving: BTreeMap::new(),
         }
     }
 
@@ -145,12 +161,29 @@ impl Balancer {
         machine: &MachineId,
         target: Option<f64>,
     ) -> Result<Order, String> {
-        let host = self.host.id();
         if let Some(load) =
             target.filter(|t| !(t.is_finite() && (0.0..=TARGET_LOAD_MAX).contains(t)))
         {
             return Err(format!("a target load of {load} is out of range: 0 to {TARGET_LOAD_MAX}"));
         }
+        self.edited(machine, |entry| Entry { target_load: target, ..entry })
+    }
+
+    /// The order that gives a machine of this host these rules.
+    ///
+    /// # Errors
+    /// Why not, in words; nothing changes then.
+    pub fn set_rules(&self, machine: &MachineId, rules: Rules) -> Result<Order, String> {
+        rules.check().map_err(|error| error.to_string())?;
+        self.edited(machine, |entry| Entry { rules, ..entry })
+    }
+
+    fn edited(
+        &self,
+        machine: &MachineId,
+        edit: impl FnOnce(Entry) -> Entry,
+    ) -> Result<Order, String> {
+        let host = self.host.id();
         let known = self.host.view.machines().get(machine);
         let known = known.ok_or_else(|| format!("host `{host}` has no machine `{machine}`"))?;
         if self.handoffs.moves(machine) {
@@ -159,8 +192,7 @@ impl Balancer {
         let entry = known.facts.entry.as_ref().map_err(|why| {
             format!("the schedule entry of machine `{}` cannot be read: {why}", known.facts.name)
         })?;
-        let entry = Entry { target_load: target, ..entry.clone() };
-        Ok(Order::WriteEntry(machine.clone(), entry))
+        Ok(Order::WriteEntry(machine.clone(), edit(entry.clone())))
     }
 
     /// Takes what happened at `now`, which must not lie before the `now` of an earlier call, and
@@ -172,22 +204,27 @@ impl Balancer {
                 members.retain(|m| m != self.host.id());
                 members.sort_unstable();
                 members.dedup();
-                self.members = members.into();
+                self.meet(members.into(), out);
             }
-            Input::Acquaint(members) => self.members = members,
+            Input::Acquaint(members) => self.meet(members, out),
             Input::Message(from, Message::Exchange(id, talk)) => {
                 self.talk(id, &from, talk, now, rng, out);
             }
             Input::Message(from, Message::Handoff(id, pass)) => {
-                self.pass(id, &from, pass, now, out);
+                self.pass(id, &from, pass, now, rng, out);
             }
             Input::Message(from, Message::Watch(watch)) => self.watch(&from, watch, now, out),
+            Input::Message(from, Message::Witness(id, said)) => {
+                self.witness(id, &from, said, now, out);
+            }
             Input::Undelivered(to, why) => self.undelivered(&to, &why, now, out),
             Input::Timer(timer) => self.timer(timer, now, rng, out),
             Input::Hypervisor(event) => self.event(event, now, out),
             Input::StoreFailed(id, why) => {
                 self.hand(now, out, |handoffs, turn| handoffs.store_failed(id, why, turn));
             }
+            Input::NotKept(_) => self.witnesses.not_kept(),
+            Input::Removed(host) => self.remove(&host, now, out),
             Input::Claim { machine, fenced } => {
                 self.hand(now, out, |handoffs, turn| handoffs.claim(&machine, &fenced, turn));
             }
@@ -227,6 +264,7 @@ impl Balancer {
 
     fn stop(&mut self, abort: bool, now: Time, out: &mut Vec<Effect>) {
         self.stopping = true;
+        self.refuse_all(Reason::Stopping, now, out);
         if let Some(exchange) = self.exchange.take() {
             // Unlike a close, it is understood by whoever is to say something next.
             let decline =
@@ -259,7 +297,13 @@ impl Balancer {
                 if let Some(survey) = self.survey.as_mut().filter(|s| s.id() == id) {
                     survey.close();
                 }
-                self.owed.take_if(|owed| owed.exchange == id && owed.overdue);
+                if let Some(owed) = self.owed.take_if(|owed| owed.exchange == id && owed.overdue)
+                    && self.handoffs.has_just_moved(owed.after)
+                {
+                    let detail = "what was to come back in return has not come";
+                    let record = owed.unpaid(&self.host, Reason::TimedOut, detail, now);
+                    out.push(Effect::Record(record));
+                }
                 if let Some(index) = self.appraising.iter().position(|(_, a)| a.id == id) {
                     let (purpose, asked) = self.appraising.remove(index);
                     self.conclude(purpose, asked, now, out);
@@ -271,6 +315,10 @@ impl Balancer {
                 }
             }
             Timer::Watch => self.watch_timer(now, rng, out),
+            Timer::Witness(id) => {
+                let outcome = self.witnesses.expire(id);
+                self.concluded(outcome, now, out);
+            }
             // Looked after below, as after everything that happens.
             Timer::Empty => {}
             Timer::Handoff(id) => {
@@ -296,6 +344,7 @@ impl Balancer {
                         self.notice(&sample, now, out);
                         let starved = self.host.starves().is_some();
                         self.host.observe(sample);
+                        self.host.holds.forget_taken(now);
                         self.host.take_stock(now);
                         self.hasten(starved, now, out);
                     }
@@ -347,7 +396,7 @@ impl Balancer {
             return;
         }
         let id = ExchangeId(rng.next_u64());
-        let Some(own) = self.own_report(id, now, out) else {
+        let Some(mut own) = self.own_report(id, now, out) else {
             return;
         };
         let peers = self.draw(1, rng);
@@ -359,6 +408,9 @@ impl Balancer {
         if let Policy::MeanAware(policy) = self.config.policy {
             return self.ask_around(id, &policy, now, rng, out);
         }
+        let belongs = self.mend(now);
+        own.mends = belongs.is_some().then_some(true);
+        let peers = belongs.into_iter().flatten().chain(peers);
         let Some(peer) = peers.into_iter().next() else { return };
         if self.is_emptying() {
             return;
@@ -418,7 +470,7 @@ impl Balancer {
     fn is_busy(&self) -> bool {
         self.exchange.is_some()
             || self.owed.is_some()
-            || self.handoffs.engaged() >= self.config.handoffs_max.max(1)
+            || self.handoffs.engaged() + self.reserving.len() >= self.config.handoffs_max.max(1)
     }
 
     fn talk(
@@ -521,6 +573,7 @@ impl Balancer {
                     survey.fruitful = true;
                 }
                 self.unlucky = 0;
+                self.mending = Mending::default();
                 self.owed = Owed::of(&agreement, handoff);
                 self.give(handoff, *agreement, now, out);
             }
@@ -535,7 +588,15 @@ impl Balancer {
         self.exchange = Some(exchange);
     }
 
-    fn pass(&mut self, id: HandoffId, from: &HostId, pass: Pass, now: Time, out: &mut Vec<Effect>) {
+    fn pass(
+        &mut self,
+        id: HandoffId,
+        from: &HostId,
+        pass: Pass,
+        now: Time,
+        rng: &mut impl Rng,
+        out: &mut Vec<Effect>,
+    ) {
         let Pass::Reserve {
             exchange,
             machine,
@@ -548,10 +609,13 @@ impl Balancer {
             cpu,
         } = pass
         else {
+            if matches!(pass, Pass::Cancel { .. }) {
+                self.withdraw(id, from, now, out);
+            }
             return self.hand(now, out, |handoffs, turn| handoffs.hear(id, from, pass, turn));
         };
         // The same again: it was answered, and the answer to it stands.
-        if self.handoffs.knows(id, from) {
+        if self.handoffs.knows(id, from) || self.reserving.contains_key(&id) {
             return;
         }
         let refused_for = |reason, detail: &str| {
@@ -560,7 +624,7 @@ impl Balancer {
         };
         let refused = |reason| refused_for(reason, "");
         // One at a time: what became of the other is not settled yet.
-        if self.handoffs.moves(&machine) {
+        if self.handoffs.moves(&machine) || self.witnesses.takes(&machine) {
             return out.push(refused(Reason::UnderWay));
         }
         let offer = |mut agreement: Agreement| {
@@ -572,13 +636,13 @@ impl Balancer {
                 ticket,
             }
         };
-        let uri = self.migration_uri.clone();
         if let Some(owed) = self.owed.take_if(|owed| owed.is(exchange, from, &machine)) {
-            match owed.take(entry, &self.host, now) {
-                Ok(agreement) => self.hand(now, out, |handoffs, turn| {
-                    handoffs.take(id, offer(agreement), uri, turn);
-                }),
-                Err(reason) => out.push(refused(reason)),
+            match owed.clone().take(entry, &self.host, now) {
+                Ok(agreement) => self.admit(id, offer(agreement), false, now, rng, out),
+                Err(reason) => {
+                    out.push(refused(reason));
+                    out.push(Effect::Record(owed.unpaid(&self.host, reason, "", now)));
+                }
             }
             return;
         }
@@ -586,13 +650,9 @@ impl Balancer {
             out.push(refused(Reason::TimedOut));
             return;
         };
+        let pressing = quoted.is_pressing();
         match quoted.reserve(&machine, entry, verdicts, in_return.as_ref(), &self.host, now) {
-            Ok(agreement) => {
-                self.promise = Promise::of(&agreement, id);
-                self.hand(now, out, |handoffs, turn| {
-                    handoffs.take(id, offer(*agreement), uri, turn);
-                });
-            }
+            Ok(agreement) => self.admit(id, offer(*agreement), pressing, now, rng, out),
             Err(record) => {
                 out.push(refused_for(record.ending, &record.detail));
                 out.push(Effect::Record(*record));
@@ -634,6 +694,9 @@ impl Balancer {
     }
 
     fn undelivered(&mut self, to: &HostId, why: &str, now: Time, out: &mut Vec<Effect>) {
+        for outcome in self.witnesses.undelivered(to, why) {
+            self.concluded(Some(outcome), now, out);
+        }
         if let Some(survey) = &mut self.survey {
             survey.miss(to);
         }

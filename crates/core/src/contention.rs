@@ -21,8 +21,9 @@
 //!
 //! Shares multiply as what is left of independent losses does. It rises with each of them and
 //! depends on nothing else: 1 % of CPU time lost is 6, 5 % is 29, 20 % is 77. Waiting for disks counts
-//! a quarter, because a machine that does nothing but read always waits for them. What is unknown does
-//! not count; where nothing is known there is no score.
+//! a quarter, because a machine that does nothing but read always waits for them. Pressure that is
+//! not known does not count; where it is not known who waits for a CPU there is no score. On a host on
+//! which nothing runs nobody does.
 //!
 //! A machine **starves** from a score of 50 on, unless configured otherwise ([`STARVING`]). The score
 //! of a cluster is the mean of its hosts' as far as they have been heard of: a host says its own with
@@ -58,16 +59,16 @@ pub struct Contention {
 }
 
 impl Contention {
-    /// The score, from 0 to 100; `None` where nothing is known.
+    /// The score, from 0 to 100; `None` where it is not known who waits for a CPU.
     #[must_use]
     pub fn score(&self) -> Option<u8> {
-        let known = [self.cpu, self.memory, self.io].iter().any(Option::is_some);
         let left = |lost: Option<f64>, weight: f64| {
             (1.0 - lost.unwrap_or(0.0).clamp(0.0, 1.0)).powf(STEEPNESS * weight)
         };
+        self.cpu?;
         let left = left(self.cpu, 1.0) * left(self.memory, 1.0) * left(self.io, IO_WEIGHT);
         // From 0 to 100, as `left` is from 0 to 1.
-        known.then(|| (100.0 * (1.0 - left)).round() as u8)
+        Some((100.0 * (1.0 - left)).round() as u8)
     }
 
     /// Whether it scores `from` or more.
@@ -193,10 +194,11 @@ mod tests {
             (lost(Some(0.01), None, None), Some(6)),
             (lost(Some(0.05), None, None), Some(29)),
             (lost(Some(0.1), None, None), Some(50)),
-            (lost(None, Some(0.1), None), Some(50)),
+            (lost(None, Some(0.1), None), None),
+            (lost(Some(0.0), Some(0.1), None), Some(50)),
             (lost(Some(0.2), None, None), Some(77)),
             (lost(Some(0.1), Some(0.1), None), Some(75)),
-            (lost(None, None, Some(0.1)), Some(16)),
+            (lost(Some(0.0), None, Some(0.1)), Some(16)),
             (lost(Some(1.0), None, None), Some(100)),
         ] {
             assert_eq!(contention.score(), score, "{contention:?}");
@@ -266,8 +268,9 @@ mod tests {
             which in 0usize..3,
         ) {
             let [cpu, memory, io] = shares;
-            let before = lost(cpu, memory, io).score().unwrap_or(0);
-            let mut shares = shares;
+            let cpu = cpu.or(Some(0.0));
+            let before = lost(cpu, memory, io).score().unwrap();
+            let mut shares = [cpu, memory, io];
             shares[which] = Some(shares[which].unwrap_or(0.0).max(more));
             let [cpu, memory, io] = shares;
             let after = lost(cpu, memory, io).score().unwrap();

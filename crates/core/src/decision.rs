@@ -112,6 +112,7 @@ impl Decision {
     /// The machine that was chosen, if any.
     #[must_use]
     pub fn chosen(&self) -> Option<&Judged> {
-        self.candidates.iter().find(|c| c.verdict == Reason::Chosen)
+        let chosen = |c: &&Judged| matches!(c.verdict, Reason::Chosen | Reason::RuleRepaired);
+        self.candidates.iter().find(chosen)
     }
 }

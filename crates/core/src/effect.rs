@@ -6,8 +6,9 @@ use crate::appraisal::{Answer, Wish, WishId};
 use crate::decision::Decision;
 use crate::handoff::Handoff;
 use crate::message::Message;
-use crate::model::{ExchangeId, HostId, HostState, MachineId, Time};
+use crate::model::{ClaimId, ExchangeId, HostId, HostState, MachineId, Time};
 use crate::port::{Event, HandoffId, Order};
+use crate::witness::Acquaintance;
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +30,10 @@ pub enum Input {
     Hypervisor(Event),
     /// A record could not be made durable. The effects behind it were dropped.
     StoreFailed(HandoffId, String),
+    /// What was known of a host could not be made durable. The effects behind it were dropped.
+    NotKept(HostId),
+    /// An operator has removed this host from the cluster.
+    Removed(HostId),
     /// An operator has fenced a host: it runs nothing, and never will without being told to. What is
     /// here of this machine is all that there is. [`Balancer::can_claim`] says whether that settles
     /// anything.
@@ -64,6 +69,8 @@ pub enum Timer {
     Handoff(HandoffId),
     /// Tell another host what this one runs.
     Watch,
+    /// Witnesses of this claim have been silent too long.
+    Witness(ClaimId),
     /// Look for somebody to give to, while this host is being emptied.
     Empty,
 }
@@ -75,6 +82,9 @@ pub enum Effect {
     /// [mark](Handoff::mark) and, for a donor, its [ticket](Handoff::ticket). If that fails, drop the
     /// rest of this list and say so by [`Input::StoreFailed`], before any other input.
     Persist(Handoff),
+    /// Make what is known of another host durable before anything behind it is done. If that fails,
+    /// drop the rest of this list and say so by [`Input::NotKept`], before any other input.
+    Acquaint(Acquaintance),
     /// Say this to another host.
     Send(HostId, Message),
     /// Wake the core at this time.

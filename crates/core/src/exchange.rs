@@ -23,11 +23,11 @@ use surveyed::Surveyed;
 
 use crate::ceiling::{Gauge, Measure};
 use crate::decision::{Decision, Judged, Reason, Role};
-use crate::host::Host;
+use crate::host::{Host, Toward};
 use crate::load::Basis;
 use crate::message::{Candidate, Quote, Report, Talk};
 use crate::model::{Entry, ExchangeId, HostId, HostState, LastMove, MachineId, Time};
-use crate::select::{Calm, Pair, Price, emptying, half_difference, improves};
+use crate::select::{Calm, Pair, Price, emptying, half_difference, improves, mending};
 use crate::survey::Answer as Answered;
 
 /// One conversation with one other host.
@@ -42,6 +42,8 @@ pub struct Exchange {
     measure: Measure,
     /// Donor, mean-aware: what room the receiver said it has.
     survey: Option<Box<Surveyed>>,
+    /// Donor: whether it gives what breaks a rule, whatever the loads.
+    mending: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -65,6 +67,13 @@ pub struct Offered {
     pub measure: Measure,
     /// How full the donor is.
     pub gauge: Option<Gauge>,
+}
+
+impl Offered {
+    /// How full the donor is, and whether soft rules yield to it.
+    fn donor(&self) -> (Option<&Gauge>, bool) {
+        (self.gauge.as_ref(), self.report.state == HostState::Draining)
+    }
 }
 
 /// What both hosts agreed on: the machine to hand over.
@@ -119,13 +128,16 @@ impl Exchange {
             phase: Phase::Inquiring,
             measure: None,
             survey: None,
+            mending: false,
         }
     }
 
-    /// Opens a conversation with `peer`.
+    /// Opens a conversation with `peer`; if `own` says so, because a rule is to be mended here.
     #[must_use]
     pub fn open(id: ExchangeId, peer: HostId, host: &Host, own: Report, now: Time) -> (Self, Talk) {
-        (Self::begin(id, peer, host.id().clone(), now), Talk::Inquire(own))
+        let mending = own.mends == Some(true);
+        let exchange = Self { mending, ..Self::begin(id, peer, host.id().clone(), now) };
+        (exchange, Talk::Inquire(own))
     }
 
     /// Opens a conversation with the host that a survey found best: with an offer, since it is known
@@ -134,14 +146,15 @@ impl Exchange {
     pub fn propose(
         id: ExchangeId,
         to: Answered,
-        measure: Measure,
+        (measure, mending): (Measure, bool),
         value_max: i32,
         host: &Host,
         now: Time,
     ) -> Step {
         let Answered { peer, report, room } = to;
         let survey = Some(Box::new(Surveyed { room, value_max }));
-        let exchange = Self { measure, survey, ..Self::begin(id, peer, host.id().clone(), now) };
+        let exchange =
+            Self { measure, survey, mending, ..Self::begin(id, peer, host.id().clone(), now) };
         match host.report(measure, now) {
             Ok(own) => exchange.offer(host, own, report, now),
             Err(unknown) => {
@@ -182,7 +195,8 @@ impl Exchange {
                 );
             }
         };
-        let emptied = [&own, &theirs].map(|report| report.state == HostState::Draining);
+        let emptied = [&own, &theirs]
+            .map(|report| report.state == HostState::Draining || report.mends == Some(true));
         let gives = if emptied[0] == emptied[1] { own.load > theirs.load } else { emptied[0] };
         let (pair, role, receiver) = if gives {
             (Pair { donor: own.load, receiver: theirs.load }, Role::Donor, theirs)
@@ -290,6 +304,13 @@ impl Exchange {
         }
     }
 
+    /// Receiver: whether soft rules yield to what makes the donor give.
+    #[must_use]
+    pub fn is_pressing(&self) -> bool {
+        let Phase::Quoted { offered, .. } = &self.phase else { return false };
+        offered.donor().1 || self.measure.is_some()
+    }
+
     /// Receiver: the donor has chosen. Checks the choice and agrees, or refuses.
     ///
     /// # Errors
@@ -316,12 +337,18 @@ impl Exchange {
             return Err(Box::new(decision));
         };
         let candidate = &candidates[index];
-        let quote = host.quote(measure, candidate, offered.gauge.as_ref(), now);
+        // What will be here is what its entry says.
+        let candidate = &Candidate { rules: Some(entry.rules.clone()), ..candidate.clone() };
+        let quote = host.quote(measure, candidate, offered.donor(), now);
         let price = Price { at_donor: candidate.at_donor, at_receiver: quotes[index].at_receiver };
-        let returned = in_return.and_then(|id| host.candidate(measure, id, &self.peer, now));
+        let (peer, protocol) = (&self.peer, offered.report.protocol);
+        let toward = Toward { peer, protocol, labels: None, mending: false };
+        let returned = in_return.and_then(|id| host.candidate(measure, id, &toward, now));
+        let emptied = offered.report.state == HostState::Draining;
         let kept = match &returned {
-            // A host that is being emptied gives whatever there is room for.
-            None if in_return.is_none() && offered.report.state == HostState::Draining => None,
+            // A host that is being emptied gives whatever there is room for, and a rule weighs more
+            // than loads.
+            None if in_return.is_none() && (emptied || candidate.mends.is_some()) => None,
             // What the other loads the donor only the donor knows; this side must end below it.
             Some(back) if pair.receiver + price.at_receiver - back.at_donor < pair.donor => None,
             None if in_return.is_none() => improves(&pair, price, &Calm::NONE).err(),
@@ -365,7 +392,8 @@ impl Exchange {
             }
         };
         let pair = Pair { donor: own.load, receiver: theirs.load };
-        let is_calm = !pair.exceeds(&host.calm) && own.state != HostState::Draining;
+        let urgent = own.state == HostState::Draining || self.mending;
+        let is_calm = !pair.exceeds(&host.calm) && !urgent;
         let calm = is_calm.then_some(Reason::WithinDeadBand);
         let limit = || host.past.may_give(own.state, &host.restraint, now).err();
         if let Some(reason) = calm.or_else(|| unwilling(theirs.state)).or_else(limit) {
@@ -380,7 +408,8 @@ impl Exchange {
     fn offer(mut self, host: &Host, own: Report, theirs: Report, now: Time) -> Step {
         let pair = Pair { donor: own.load, receiver: theirs.load };
         let measure = self.measure;
-        let (judged, candidates) = host.candidates(measure, &self.peer, &pair, now);
+        let toward = self.toward(&theirs);
+        let (judged, candidates) = host.candidates(measure, &toward, &pair, now);
         let nothing = candidates.is_empty();
         let gauge = host.gauge(now);
         let talk = Talk::Offer { report: own, candidates: candidates.clone(), measure, gauge };
@@ -408,7 +437,7 @@ impl Exchange {
         if let Some(reason) = unwilling(own.state).or_else(limit) {
             return refuse(self, reason, String::new(), Some(own));
         }
-        let (candidates, donor) = (&offered.candidates, offered.gauge.as_ref());
+        let (candidates, donor) = (&offered.candidates, offered.donor());
         let quote = |c: &Candidate| host.quote(self.measure, c, donor, now);
         let quotes: Vec<_> = candidates.iter().map(quote).collect();
         let judged = candidates.iter().zip(&quotes).map(|(candidate, quote)| Judged {
@@ -450,14 +479,23 @@ impl Exchange {
             })
             .collect();
         let emptied = own.state == HostState::Draining;
-        let (verdicts, in_return) = match &self.survey {
+        let (mut verdicts, in_return) = match &self.survey {
+            None if self.mending => {
+                let priority = |c: &Candidate| c.rules.as_ref().map_or(0, |rules| rules.priority);
+                let ranked: Vec<_> = candidates.iter().map(priority).zip(prices).collect();
+                (mending::first(&ranked), None)
+            }
             None if emptied => (emptying::largest(&candidates, &prices), None),
             None => (half_difference(&pair, &prices, &host.calm), None),
             Some(surveyed) => {
                 let offer = (self.measure, &candidates[..], &prices[..]);
-                surveyed.choose(&pair, &self.peer, offer, host, now)
+                surveyed.choose(&pair, &self.toward(&theirs), offer, host, now)
             }
         };
+        let chosen = verdicts.iter().position(|&v| v == Reason::Chosen);
+        if let Some(index) = chosen.filter(|_| self.mending) {
+            verdicts[index] = Reason::RuleRepaired;
+        }
         for ((judged, quote), verdict) in judged.iter_mut().zip(quotes).zip(&verdicts) {
             judged.at_receiver = Some(quote.at_receiver);
             judged.verdict = *verdict;
@@ -470,9 +508,12 @@ impl Exchange {
                 .as_ref()
                 .map(|(back, at_donor)| self::judged(back, Some(*at_donor), Reason::Returned)),
         );
-        let chosen = verdicts.iter().position(|&v| v == Reason::Chosen);
         let ending = match chosen {
-            _ if self.survey.is_none() && !emptied && !pair.exceeds(&host.calm) => {
+            _ if !emptied
+                && !self.mending
+                && self.survey.is_none()
+                && !pair.exceeds(&host.calm) =>
+            {
                 Reason::WithinDeadBand
             }
             None => Reason::NoCandidate,
@@ -503,6 +544,12 @@ impl Exchange {
             decision,
             in_return: in_return.map(|(back, _)| back),
         }))
+    }
+
+    /// Whom the machines of this host would go to.
+    const fn toward(&self, theirs: &Report) -> Toward<'_> {
+        let Self { peer, mending, .. } = self;
+        Toward { peer, protocol: theirs.protocol, labels: None, mending: *mending }
     }
 
     fn decline(

@@ -171,20 +171,36 @@ impl MachineExplained {
         let before = self.reasons.iter().position(|why| matches!(why.about, About::Peer(_)));
         let at = before.unwrap_or(self.reasons.len());
         let told = judged.map_or_else(Vec::new, |judged| told(&record, judged));
-        self.reasons.splice(at..at, told);
+        let guessed = self.reasons.split_off(at);
+        self.reasons = distinct(self.reasons.drain(..).chain(told).chain(guessed));
         self.record = Some(record);
     }
+}
+
+/// Each code once, as it is told first.
+pub(crate) fn distinct(reasons: impl Iterator<Item = Why>) -> Vec<Why> {
+    let mut kept: Vec<Why> = Vec::new();
+    for why in reasons {
+        if kept.iter().all(|known| known.code != why.code) {
+            kept.push(why);
+        }
+    }
+    kept
 }
 
 /// What a record says of a machine that it judged.
 fn told(record: &Decision, judged: &Judged) -> Vec<Why> {
     let about = || About::Record(record.peer.clone());
     let ended = || Why::new(record.ending, about(), record.detail.clone());
-    let verdict = || Why::new(judged.verdict, about(), String::new());
+    let verdict = || Why::new(judged.verdict, about(), judged.detail.clone());
+    let undecided = record.chosen().is_none() && judged.verdict == Reason::Farther;
     match (judged.verdict, record.ending, record.role) {
         // It came here by it, and what kept it elsewhere says nothing of here.
-        (Reason::Chosen, Reason::Moved, _) | (_, _, Some(Role::Receiver)) => Vec::new(),
-        (Reason::Chosen, ..) => vec![ended()],
+        (Reason::Chosen | Reason::RuleRepaired, Reason::Moved, _)
+        | (_, _, Some(Role::Receiver)) => Vec::new(),
+        (Reason::Chosen | Reason::RuleRepaired, ..) => vec![ended()],
+        // It was never chosen among.
+        _ if undecided => vec![ended()],
         (_, Reason::Moved | Reason::NoCandidate, _) => vec![verdict()],
         _ => vec![verdict(), ended()],
     }

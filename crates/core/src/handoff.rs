@@ -399,6 +399,9 @@ impl Handoffs {
         handoff.phase = phase;
         handoff.since = turn.now;
         turn.host.holds.incoming.remove(&handoff.id);
+        if handoff.role == Role::Receiver && phase == Phase::Done {
+            turn.host.holds.land(&handoff, turn.now);
+        }
         turn.host.holds.outgoing.remove(&handoff.machine);
         turn.host.holds.settling.remove(&handoff.machine);
         self.last = Some((handoff.id, reason));

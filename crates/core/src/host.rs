@@ -3,6 +3,8 @@
 mod appraising;
 mod candidates;
 mod judgement;
+mod ruling;
+mod seats;
 mod unfit;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,17 +13,21 @@ use crate::ceiling::{Ceilings, Gauge, Measure};
 use crate::cost::{Costing, Experience};
 use crate::decision::{Reason, Role};
 use crate::estimate::{Averaging, Stock};
+use crate::flocks::Flocks;
 use crate::handoff::{Handoff, Mode};
 use crate::load::{Machine, Metering, Unknown, View};
 use crate::message::{PROTOCOL, Probe, Report, Room};
 use crate::model::{
-    Entry, Group, HostId, HostProfile, HostState, MachineId, Resource, Resources, Time,
+    Entry, HostId, HostProfile, HostState, MachineId, Resource, Resources, Rules, Time,
 };
 use crate::port::{HandoffId, HostSample, Presence};
 use crate::restraint::{Past, Restraint};
 use crate::select::mean_aware::{self, Choice, Side};
-use crate::select::{Calm, LOAD_EPSILON, emptying, relief};
+use crate::select::{Calm, LOAD_EPSILON, emptying, mending, relief};
+use crate::witness::Seat;
 
+pub use ruling::{Misplaced, Toward};
+pub use seats::{Landed, Taken};
 pub use unfit::Unfit;
 
 /// A host: what it has, what it knows of itself, and what its handoffs hold.
@@ -53,6 +59,10 @@ pub struct Host {
     pub tentative: bool,
     /// By which commit point it hands machines over.
     pub mode: Mode,
+    /// Whether it gives away what breaks a rule.
+    pub repair: bool,
+    /// Where others of its machines' groups are.
+    pub flocks: Flocks,
     /// Whether disks that are on this host alone may be copied when their machine moves.
     pub copy_storage: bool,
     /// What its hypervisor has said that it cannot run.
@@ -72,6 +82,10 @@ pub struct Holds {
     pub settling: BTreeSet<MachineId>,
     /// Machines that were seen running on another host, too.
     pub doubled: BTreeSet<MachineId>,
+    /// Machines that have arrived and were not measured since.
+    pub landed: BTreeMap<MachineId, Landed>,
+    /// Seats that other hosts have said to have.
+    pub taken: BTreeMap<Seat, Taken>,
 }
 
 /// Room kept for a machine on its way here.
@@ -83,8 +97,8 @@ pub struct Incoming {
     pub memory_bytes: f64,
     /// What it uses.
     pub usage: Resources,
-    /// Its anti-affinity groups.
-    pub anti_affinity: Vec<Group>,
+    /// Its rules.
+    pub rules: Rules,
 }
 
 impl Host {
@@ -105,6 +119,8 @@ impl Host {
             averaging: Averaging::default(),
             tentative: false,
             mode: Mode::default(),
+            repair: true,
+            flocks: Flocks::default(),
             copy_storage: false,
             unfit: Unfit::default(),
             starving: None,
@@ -122,6 +138,7 @@ impl Host {
     pub fn observe(&mut self, mut sample: HostSample) {
         let arriving = |id: &MachineId| self.holds.incoming.values().any(|i| i.machine == *id);
         sample.machines.retain(|m| !arriving(&m.facts.id));
+        self.holds.seen(sample.at, sample.machines.iter().map(|m| &m.facts.id));
         if *self.view.provides() != sample.facts.provides {
             self.unfit.clear();
         }
@@ -183,7 +200,8 @@ impl Host {
     pub fn report(&self, measure: Measure, now: Time) -> Result<Report, Unknown> {
         let load = self.amount(measure, now)?;
         let contention = self.view.contention().score().filter(|_| !self.tentative);
-        Ok(Report { load, state: self.state, protocol: Some(PROTOCOL), contention })
+        let (state, protocol) = (self.state, Some(PROTOCOL));
+        Ok(Report { load, state, protocol, contention, mends: None })
     }
 
     /// Brings what this host itself has and uses into its estimate of the cluster. A host that is
@@ -233,10 +251,18 @@ impl Host {
     /// The best move from this host's side to another's: of entries while only they move, or of
     /// memory.
     #[must_use]
-    pub fn choose(&self, donor: &Side, receiver: &Side, value_max: i32) -> Option<Choice> {
+    pub fn choose(
+        &self,
+        donor: &Side,
+        receiver: &Side,
+        value_max: i32,
+        mending: bool,
+    ) -> Option<Choice> {
         let mean = f64::midpoint(donor.load, receiver.load).max(0.0);
         let gain_min = self.calm.gain_min * mean;
-        if self.state == HostState::Draining {
+        if mending {
+            mending::choose(donor, receiver)
+        } else if self.state == HostState::Draining {
             emptying::choose(donor, receiver)
         } else if self.tentative {
             mean_aware::choose(donor, receiver, value_max, gain_min)
@@ -383,8 +409,9 @@ impl Host {
             limit,
             rates: self.rates(measure),
             free_memory_bytes: self.free_memory_bytes(),
-            tenants: self.tenants(measure, peer, now),
+            tenants: self.tenants(measure, peer, probe.protocol, now),
             gauge: self.gauge(now),
+            labels: Some(self.profile.labels.clone()),
         });
         Ok((report, room))
     }

@@ -299,7 +299,9 @@ impl View {
         }
         self.background = sample.background.unwrap_or(Resources::ZERO);
         self.meter.press(sample.at, sample.pressure);
-        let mut waiting: Option<Waiting> = None;
+        let runs = sample.machines.iter().any(|machine| machine.presence.is_resident());
+        // Where nothing runs nobody waits.
+        let mut waiting = (!runs).then(Waiting::default);
         let mut before = std::mem::take(&mut self.series);
         self.machines.clear();
         for machine in sample.machines {
@@ -359,6 +361,12 @@ impl View {
         let forecast = Forecast::starting_at(usage);
         let series = Series { forecast, believed: Some(usage), ..Series::default() };
         self.series.insert(machine, series);
+    }
+
+    /// Whether what it knows is of now: it has been measured, and since the schedule changed last.
+    #[must_use]
+    pub const fn is_measured(&self) -> bool {
+        matches!(self.measured, Measured::At(_))
     }
 
     /// Every machine in this host's schedule.

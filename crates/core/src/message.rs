@@ -33,6 +33,11 @@
 //!     │ ◀────────────── Holding ──── │   Released or Cancel
 //!     │ ── Cancel ─────────────────▶ │   Discarded
 //!
+//!   a machine that must be the only one of its group among hosts with one value of a label
+//!  claimant                        every host that has it, or may have it
+//!     │ ── Ask(machine, seats) ────▶ │
+//!     │ ◀────────── Answer(verdict)  │
+//!
 //!   now and then
 //!     │ ── Running ────────────────▶ │   Runs, for what both run
 //! ```
@@ -43,13 +48,16 @@ use crate::ceiling::{Gauge, Measure};
 use crate::cost::Prediction;
 use crate::decision::Reason;
 use crate::estimate::Estimate;
+use crate::flocks::Flock;
 use crate::handoff::Ticket;
 use crate::load::Basis;
 use crate::model::{
-    DiskPlace, Entry, ExchangeId, Group, HostId, HostState, MachineId, Requirements, Resources,
-    Rules,
+    ClaimId, DiskPlace, Entry, ExchangeId, Group, HostId, HostState, MachineId, Requirements,
+    Resources, Rules,
 };
 use crate::port::{Commit, HandoffId, MigrationStats};
+use crate::rules::{Labels, Tie};
+use crate::witness::Seat;
 
 /// What one host says to another.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -63,17 +71,123 @@ pub enum Message {
     /// What hosts run, so that they find what runs twice.
     #[n(2)]
     Watch(#[n(0)] Watch),
+    /// Part of a claim to a seat; see [`crate::witness`].
+    #[n(3)]
+    Witness(#[n(0)] ClaimId, #[n(1)] Witness),
+}
+
+/// Most hosts that one answer names.
+pub const HOSTS_MAX: usize = 4096;
+
+/// What is said about seats: what at most one machine of a group may have among the hosts with one
+/// value of a label.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub enum Witness {
+    /// Claimant: "May I have these seats for this machine?"
+    #[n(0)]
+    Ask(#[n(0)] Ask),
+    /// "This is what I know, and I have written down who you are."
+    #[n(1)]
+    Answer(#[n(0)] Answer),
+    /// "An operator has removed this host from the cluster."
+    #[n(2)]
+    Removed(#[n(0)] HostId),
+}
+
+/// A claimant's question.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Ask {
+    /// The machine; with none, the claimant only tells of itself.
+    #[n(0)]
+    pub machine: Option<MachineId>,
+    /// The seats that it needs.
+    #[n(1)]
+    pub seats: Vec<Seat>,
+    /// The claimant's labels.
+    #[n(2)]
+    pub labels: Labels,
+    /// A digest of the hosts that the claimant knows.
+    #[n(3)]
+    pub known: u64,
+}
+
+/// A witness's answer.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Answer {
+    /// About the seats.
+    #[n(0)]
+    pub verdict: Verdict,
+    /// The witness's labels.
+    #[n(1)]
+    pub labels: Labels,
+    /// All hosts that the witness knows, where they are not those that the claimant knows; at most
+    /// [`HOSTS_MAX`].
+    #[n(2)]
+    pub hosts: Vec<HostId>,
+    /// Hosts that an operator has removed.
+    #[n(3)]
+    pub removed: Vec<HostId>,
+}
+
+/// What a witness says of seats.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+pub enum Verdict {
+    /// "Nothing here is in the way."
+    #[n(0)]
+    Clear,
+    /// "I do not know what I run."
+    #[n(1)]
+    Unsure,
+    /// "I want to take another machine of the group."
+    #[n(2)]
+    Claimed {
+        /// The other machine.
+        #[n(0)]
+        by: MachineId,
+        /// Whether one of the two insists.
+        #[n(1)]
+        hard: bool,
+    },
+    /// "I have another machine of the group, or am getting it."
+    #[n(3)]
+    Taken {
+        /// The other machine.
+        #[n(0)]
+        by: MachineId,
+        /// Whether one of the two insists.
+        #[n(1)]
+        hard: bool,
+    },
+}
+
+impl Verdict {
+    /// The worse of two counts. A wish counts less than that somebody does not know.
+    #[must_use]
+    pub const fn weight(&self) -> u8 {
+        match self {
+            Self::Clear => 0,
+            Self::Claimed { hard: false, .. } => 1,
+            Self::Taken { hard: false, .. } => 2,
+            Self::Unsure => 3,
+            Self::Claimed { hard: true, .. } => 4,
+            Self::Taken { hard: true, .. } => 5,
+        }
+    }
 }
 
 /// Most machines that one message names as running.
 pub const RUNNING_MAX: usize = 4096;
 
+/// Most groups that one message tells of.
+pub const FLOCKS_MAX: usize = 64;
+
 /// What hosts tell each other of what they run.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub enum Watch {
-    /// "This is what I run", each machine by a digest of its id; at most [`RUNNING_MAX`].
+    /// "This is what I run", each machine by a digest of its id; at most [`RUNNING_MAX`]. And of which
+    /// groups; at most [`FLOCKS_MAX`].
     #[n(0)]
-    Running(#[n(0)] Vec<u64>),
+    Running(#[n(0)] Vec<u64>, #[n(1)] Option<Vec<Flock>>),
     /// "I run this one. Do you?" Said back if so, the first time.
     #[n(1)]
     Runs(#[n(0)] MachineId),
@@ -94,6 +208,9 @@ pub struct Report {
     /// How much of what is wanted of it it cannot give: see [`crate::contention`].
     #[n(3)]
     pub contention: Option<u8>,
+    /// Whether it asks because a rule is broken there, and wants to give whatever the loads.
+    #[n(4)]
+    pub mends: Option<bool>,
 }
 
 /// What is said in an exchange.
@@ -217,6 +334,9 @@ pub struct Probe {
     /// The resource that the answer is to be given in, if not in loads.
     #[n(2)]
     pub measure: Measure,
+    /// [`PROTOCOL`] of the surveyor; none is 2 or earlier.
+    #[n(3)]
+    pub protocol: Option<u16>,
 }
 
 /// How a host stands.
@@ -254,6 +374,9 @@ pub struct Room {
     /// How full it is.
     #[n(5)]
     pub gauge: Option<Gauge>,
+    /// Its labels.
+    #[n(6)]
+    pub labels: Option<Labels>,
 }
 
 /// A machine of a host that has room, which could go to the surveyor in return for another.
@@ -307,6 +430,12 @@ pub struct Candidate {
     /// version.
     #[n(10)]
     pub rules: Option<Rules>,
+    /// What it leaves of each of its affinity groups, in the order of its rules.
+    #[n(11)]
+    pub ties: Option<Vec<Tie>>,
+    /// Whether it breaks a rule where it is, and is given because of that: a hard one, or a soft one.
+    #[n(12)]
+    pub mends: Option<bool>,
 }
 
 /// The receiver's answer to one candidate.
@@ -376,6 +505,9 @@ pub enum Pass {
         /// The source's number for it, as it was told.
         #[n(2)]
         ticket: Option<Ticket>,
+        /// The machine.
+        #[n(3)]
+        machine: Option<MachineId>,
         /// Where the copies of its local disks go, if it has any that are copied.
         #[n(8)]
         disks: Option<Vec<DiskPlace>>,

@@ -11,6 +11,7 @@
 
 pub mod emptying;
 pub mod mean_aware;
+pub mod mending;
 pub mod relief;
 
 use serde::{Deserialize, Serialize};

@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::ceiling::Measure;
 use crate::decision::{Judged, Reason};
 use crate::estimate::Estimate;
-use crate::host::Host;
-use crate::message::{Probe, Report, Room, Standing, Talk};
+use crate::host::{Host, Toward};
+use crate::message::{PROTOCOL, Probe, Report, Room, Standing, Talk};
 use crate::model::{ExchangeId, HostId, MachineId, Time};
 use crate::select::mean_aware::Score;
 
@@ -24,6 +24,7 @@ pub struct Survey {
     id: ExchangeId,
     giving: bool,
     measure: Measure,
+    mending: bool,
     waiting: BTreeSet<HostId>,
     told: Option<(HostId, Estimate)>,
     answers: Vec<Answer>,
@@ -52,7 +53,7 @@ impl Survey {
     pub fn open(
         id: ExchangeId,
         peers: &[HostId],
-        (giving, measure): (bool, Measure),
+        (giving, measure, mending): (bool, Measure, bool),
         estimate: Estimate,
         fresh_until: Time,
     ) -> (Self, impl Iterator<Item = (HostId, Talk)>) {
@@ -60,6 +61,7 @@ impl Survey {
             id,
             giving,
             measure,
+            mending,
             waiting: peers.iter().cloned().collect(),
             told: peers.first().map(|peer| (peer.clone(), estimate)),
             answers: Vec::new(),
@@ -70,7 +72,10 @@ impl Survey {
         };
         let probes = peers.iter().enumerate().map(move |(index, peer)| {
             let estimate = (index == 0).then_some(estimate);
-            (peer.clone(), Talk::Probe(Probe { estimate, giving, measure }))
+            (
+                peer.clone(),
+                Talk::Probe(Probe { estimate, giving, measure, protocol: Some(PROTOCOL) }),
+            )
         });
         (survey, probes)
     }
@@ -91,6 +96,12 @@ impl Survey {
     #[must_use]
     pub const fn measure(&self) -> Measure {
         self.measure
+    }
+
+    /// Whether it looks for somebody to take what breaks a rule, whatever the loads.
+    #[must_use]
+    pub const fn is_mending(&self) -> bool {
+        self.mending
     }
 
     /// Whether nobody is waited for any more.
@@ -163,11 +174,13 @@ impl Survey {
     pub fn best(&mut self, host: &Host, value_max: i32, now: Time) -> Option<Answer> {
         let mut best: Option<(usize, Score)> = None;
         for (index, answer) in self.answers.iter().enumerate() {
-            let Some((donor, _)) = host.side(self.measure, &answer.peer, &answer.room, now) else {
+            let (peer, protocol) = (&answer.peer, answer.report.protocol);
+            let toward = Toward { peer, protocol, labels: None, mending: self.mending };
+            let Some((donor, _)) = host.side(self.measure, &toward, &answer.room, now) else {
                 continue;
             };
             let receiver = host.side_of(self.measure, answer.report.load, &answer.room, now);
-            let choice = host.choose(&donor, &receiver, value_max);
+            let choice = host.choose(&donor, &receiver, value_max, self.mending);
             if let Some(choice) = choice
                 && !(self.fruitful && (choice.score.overfills || choice.score.swaps))
                 && best.is_none_or(|(_, score)| choice.score.rank() < score.rank())

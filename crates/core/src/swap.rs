@@ -37,9 +37,13 @@ impl Promise {
         Some(Self { after, exchange: agreement.exchange, to: agreement.peer.clone(), candidate })
     }
 
-    /// What to hand over to keep it; `None` if the machine is not here any more.
+    /// What to hand over to keep it; `None` if the machine is not here any more, or the one that has
+    /// come wants it to stay.
     #[must_use]
     pub fn keep(self, host: &Host, now: Time) -> Option<Agreement> {
+        if !host.still_lets_go(&self.candidate.machine, &self.to, now) {
+            return None;
+        }
         let price = self.candidate.at_donor;
         let entry = entry_there(host, &self.to, &self.candidate, price, now)?;
         let decision = record(self.exchange, host, &self.to, Role::Donor, &self.candidate, now);
@@ -84,12 +88,21 @@ impl Owed {
         self.exchange == exchange && self.from == *from && self.candidate.machine == *machine
     }
 
+    /// The record of what did not come.
+    #[must_use]
+    pub fn unpaid(&self, host: &Host, ending: Reason, detail: &str, now: Time) -> Decision {
+        let record = record(self.exchange, host, &self.from, Role::Receiver, &self.candidate, now);
+        Decision { ending, detail: detail.to_owned(), ..record }
+    }
+
     /// Takes it, if there still is room.
     ///
     /// # Errors
     /// Why it cannot be taken.
     pub fn take(self, entry: Entry, host: &Host, now: Time) -> Result<Agreement, Reason> {
-        let quote = host.quote(None, &self.candidate, None, now);
+        // What will be here is what its entry says; whether soft rules yield was judged before.
+        let candidate = Candidate { rules: Some(entry.rules.clone()), ..self.candidate.clone() };
+        let quote = host.quote(None, &candidate, (None, true), now);
         if let Some(reason) = quote.refusal {
             return Err(reason);
         }

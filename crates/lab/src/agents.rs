@@ -77,6 +77,8 @@ pub(crate) fn config(state: &State, agents: &AgentsSpec, host_index: usize) -> S
         let crate::Weights { cpu, memory, io } = weights;
         format!("\n[weights]\ncpu = {cpu:?}\nmemory = {memory:?}\nio = {io:?}\n")
     });
+    let labels = spec.labels.iter().map(|(label, value)| format!("{label} = '{value}'\n"));
+    let labels: String = labels.collect();
     format!(
         "host = '{id}'
 listen = '{listen}'
@@ -95,6 +97,8 @@ memory = '{memory_mib}MiB'
 io_per_s = '{io_bytes}B'
 cpu_speed = {cpu_speed:?}
 {weights}
+[labels]
+{labels}
 {extra}",
         id = spec.id,
         listen = address(state, host_index),

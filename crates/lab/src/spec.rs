@@ -1,6 +1,6 @@
 //! What a lab is to consist of.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -50,6 +50,9 @@ pub struct HostSpec {
     pub cpu_speed: f64,
     /// Weights of CPU, memory and I/O in this host's load; the agent's defaults without.
     pub weights: Option<Weights>,
+    /// Labels, such as `rack = r7`.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 impl HostSpec {
@@ -63,6 +66,7 @@ impl HostSpec {
             io_mib_s: 100.0,
             cpu_speed: 1.0,
             weights: None,
+            labels: BTreeMap::new(),
         }
     }
 }

@@ -17,6 +17,7 @@
 
 mod hypervisor;
 mod node;
+pub mod seats;
 mod world;
 
 pub use hypervisor::{Copy, Outcome};

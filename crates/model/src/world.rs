@@ -466,6 +466,8 @@ fn agreement(me: usize, peer: usize, epoch: Epoch) -> Agreement {
             needs: Requirements::default(),
             anti_affinity: Vec::new(),
             rules: None,
+            ties: None,
+            mends: None,
             margin: None,
             cost: None,
         },

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use evenkeel_core::decision::{Decision, Reason};
+use evenkeel_core::decision::{Decision, Judged, Reason};
 use evenkeel_core::handoff::{Mark, MarkKind, Recovered};
-use evenkeel_core::model::{Entry, Epoch, HostId, HostProfile, MachineId, Time};
-use evenkeel_core::port::{Order, Presence};
+use evenkeel_core::model::{Entry, Epoch, HostId, HostProfile, MachineId, Place, Time};
+use evenkeel_core::port::{HandoffId, Order, Presence};
 use evenkeel_core::select::Price;
+use evenkeel_core::witness::Seat;
 use evenkeel_hypervisor::memory::MemoryCloud;
 
 /// Something that must not be.
@@ -48,6 +49,9 @@ pub enum Invariant {
     MemoryFits,
     /// No two machines of an anti-affinity group share a host, none is where it must not be.
     RulesHold,
+    /// No two machines of a group that keep apart across a label are at hosts with one value of it:
+    /// none was brought there while another was.
+    SeatsHold,
     /// A move brings its pair closer together.
     PairCloser,
     /// A move does not lift the maximum of its pair.
@@ -58,7 +62,7 @@ pub enum Invariant {
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::RunsOnce,
         Self::NeverTwo,
         Self::ReleasedFirst,
@@ -68,6 +72,7 @@ impl Invariant {
         Self::EntryOnce,
         Self::MemoryFits,
         Self::RulesHold,
+        Self::SeatsHold,
         Self::PairCloser,
         Self::MaximumNotLifted,
         Self::HandoffsEnd,
@@ -86,6 +91,7 @@ impl Invariant {
             Self::EntryOnce => "every entry is in exactly one schedule",
             Self::MemoryFits => "the machines of a host fit into its memory",
             Self::RulesHold => "no rule is broken",
+            Self::SeatsHold => "no rule across a label is broken",
             Self::PairCloser => "a move brings its pair closer together",
             Self::MaximumNotLifted => "a move does not lift the maximum of its pair",
             Self::HandoffsEnd => "every handoff ends",
@@ -102,6 +108,11 @@ pub(crate) struct Checker {
     /// The highest epoch of each machine that was ever written to be released: a store may be lost
     /// after that.
     released: BTreeMap<MachineId, Epoch>,
+    /// Machines that keep apart across a label: since when each is on a host, counted, and whether a
+    /// handoff brought it there.
+    seated: BTreeMap<(MachineId, HostId), (u64, bool)>,
+    /// Where each handoff was to bring its machine.
+    sent: BTreeMap<HandoffId, HostId>,
     violations: Vec<Violation>,
 }
 
@@ -193,6 +204,9 @@ impl Checker {
 
     /// An order that a host gives, by what is durable on all of them before it is carried out.
     pub(crate) fn check_order(&mut self, at: Time, host: &HostId, order: &Order, own: &Recovered) {
+        if let Order::Migrate(migration) = order {
+            self.sent.insert(migration.handoff, migration.to.clone());
+        }
         let (Order::Resume(machine, stamp) | Order::Discard(machine, stamp)) = order else {
             return;
         };
@@ -224,7 +238,7 @@ impl Checker {
     pub(crate) fn check_host(&mut self, at: Time, host: &HostProfile, cloud: &MemoryCloud) {
         let id = &host.id;
         let mut committed = 0.0;
-        let mut groups: BTreeMap<&str, &MachineId> = BTreeMap::new();
+        let mut groups: BTreeMap<_, (&MachineId, bool)> = BTreeMap::new();
         let mut broken = Vec::new();
         for (facts, presence) in cloud.machines_on(id) {
             if !presence.is_resident() {
@@ -232,11 +246,14 @@ impl Checker {
             }
             committed += facts.memory_bytes;
             if let Ok(entry) = &facts.entry {
-                if is_misplaced(entry, id) {
+                if is_misplaced(entry, host) {
                     broken.push(format!("`{}` is pinned elsewhere than `{id}`", facts.id));
                 }
                 for group in &entry.rules.anti_affinity {
-                    if let Some(other) = groups.insert(group.name(), &facts.id) {
+                    let (key, soft) = ((group.name(), group.label()), group.is_soft());
+                    if let Some((other, yields)) = groups.insert(key, (&facts.id, soft))
+                        && !(soft && yields)
+                    {
                         broken.push(format!("`{}` and `{other}` share `{id}`", facts.id));
                     }
                 }
@@ -253,10 +270,62 @@ impl Checker {
         }
     }
 
+    /// A machine on one host, after it has changed there: whether it shares its seat with another one
+    /// elsewhere, and a handoff brought the later of the two.
+    pub(crate) fn check_seats<'a>(
+        &mut self,
+        at: Time,
+        host: &HostProfile,
+        machine: &MachineId,
+        hosts: impl Iterator<Item = &'a HostProfile>,
+        cloud: &MemoryCloud,
+    ) {
+        let key = |machine: &MachineId, host: &HostId| (machine.clone(), host.clone());
+        let mut here = cloud.machines_on(&host.id).filter(|(_, p)| p.is_resident());
+        let found = here.find(|(facts, _)| facts.id == *machine);
+        let entry = found.and_then(|(facts, _)| facts.entry.as_ref().ok());
+        let seats = entry.map(|e| Seat::needed(&e.rules.anti_affinity, &host.labels));
+        let Some((entry, seats)) = entry.zip(seats).filter(|(_, seats)| !seats.is_empty()) else {
+            self.seated.remove(&key(machine, &host.id));
+            return;
+        };
+        let next = 1 + self.seated.values().map(|(since, _)| *since).max().unwrap_or(0);
+        let sent = entry.handoff.and_then(|handoff| self.sent.get(&handoff));
+        let own = (next, sent == Some(&host.id));
+        let own = *self.seated.entry(key(machine, &host.id)).or_insert(own);
+        for other in hosts {
+            if !seats.iter().any(|seat| seat.is_on(&other.labels)) {
+                continue;
+            }
+            for (facts, presence) in cloud.machines_on(&other.id) {
+                let Ok(theirs) = &facts.entry else { continue };
+                let groups = &theirs.rules.anti_affinity;
+                let clash = |a: &Seat, b: &Seat| {
+                    let hard = !a.group.is_soft() || !b.group.is_soft();
+                    hard && a.group.is(&b.group) && a.value == b.value
+                };
+                let clash = presence.is_resident()
+                    && facts.id != *machine
+                    && Seat::needed(groups, &other.labels)
+                        .iter()
+                        .any(|b| seats.iter().any(|a| clash(a, b)));
+                let theirs = self.seated.get(&key(&facts.id, &other.id)).copied();
+                if clash && own.max(theirs.unwrap_or_default()).1 {
+                    let detail = format!(
+                        "`{machine}` on `{}` and `{}` ({presence:?}) on `{}`",
+                        host.id, facts.id, other.id
+                    );
+                    self.found(at, Invariant::SeatsHold, detail);
+                }
+            }
+        }
+    }
+
     /// A record of a decision, by its own figures. A host that is being emptied gives to more loaded
-    /// ones, too.
+    /// ones, too, and so does one where a rule is broken.
     pub(crate) fn check_record(&mut self, at: Time, decision: &Decision, is_emptied: bool) {
-        if is_emptied {
+        let repaired = |of: &Judged| of.verdict == Reason::RuleRepaired;
+        if is_emptied || decision.candidates.iter().any(repaired) {
             return;
         }
         let (Reason::Moved, Some(pair), Some(chosen)) =
@@ -288,8 +357,12 @@ impl Checker {
     }
 }
 
-fn is_misplaced(entry: &Entry, host: &HostId) -> bool {
+fn is_misplaced(entry: &Entry, host: &HostProfile) -> bool {
     // A machine may have been started where it is not pinned to; balancing must not bring it there.
-    let pinned = &entry.rules.pinned_to;
-    entry.last_move.is_some() && !pinned.is_empty() && !pinned.contains(&host.clone().into())
+    let hard = || entry.rules.pinned_to.iter().filter(|place| !place.is_soft());
+    let named = |place: &&Place| place.names(&host.id, &host.labels);
+    let mut wanted = hard().filter(|place| !place.is_not()).peekable();
+    let right = wanted.peek().is_none() || wanted.any(|place| named(&place));
+    let avoided = hard().filter(|place| place.is_not()).any(|place| named(&place));
+    entry.last_move.is_some() && (!right || avoided)
 }

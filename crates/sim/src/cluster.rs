@@ -19,6 +19,8 @@ use evenkeel_core::host::Host;
 use evenkeel_core::message::Message;
 use evenkeel_core::model::{HostId, HostState, MachineFacts, MachineId, Time};
 use evenkeel_core::port::{Event, HandoffId, Order};
+use evenkeel_core::rules::Labels;
+use evenkeel_core::witness::Acquaintances;
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_hypervisor::memory::{CloudError, MemoryCloud, Workload};
 use rand::{Rng, SeedableRng};
@@ -51,6 +53,8 @@ pub struct Tally {
     pub migrations_failed: u64,
     /// Most migrations that were under way from and to one host at once.
     pub at_once_max: u64,
+    /// Those of the messages that were about rules across a label.
+    pub witness_messages: u64,
     /// Datagrams of the membership.
     pub datagrams: u64,
     /// Their size in bytes.
@@ -173,7 +177,15 @@ impl Cluster {
 
     /// Starts the agents of all hosts that have none running.
     pub fn start(&mut self) {
-        let idle = |&index: &usize| self.agents[index].balancer.is_none();
+        self.start_those(|_| true);
+    }
+
+    /// Starts the agents of those of these hosts that have none running.
+    pub fn start_those(&mut self, which: impl Fn(&HostId) -> bool) {
+        let idle = |&index: &usize| {
+            let agent = &self.agents[index];
+            agent.balancer.is_none() && which(&agent.id)
+        };
         let idle: Vec<usize> = (0..self.agents.len()).filter(idle).collect();
         self.start_agents(&idle);
     }
@@ -184,14 +196,41 @@ impl Cluster {
         let mut all: Vec<_> = self.agents.iter().map(|agent| agent.id.clone()).collect();
         all.sort_unstable();
         let all: Arc<[HostId]> = all.into();
+        if self.keeps_apart_across() {
+            self.introduce(|_| true);
+        }
         for index in 0..self.agents.len() {
             let life = self.rng.next_u64();
             self.agents[index].start(life);
             self.note(index, || What::Started);
+            self.agents[index].store.acquaintances.meet(&all);
             self.inputs.push_back((index, Input::Acquaint(Arc::clone(&all))));
             self.inputs.push_back((index, Input::Start));
         }
         self.settle();
+    }
+
+    /// Whether any machine keeps away from others across a label.
+    fn keeps_apart_across(&self) -> bool {
+        let machines = self.agents.iter().flat_map(|agent| self.cloud.machines_on(&agent.id));
+        let mut entries = machines.filter_map(|(facts, _)| facts.entry.as_ref().ok());
+        entries.any(|e| e.rules.anti_affinity.iter().any(|group| group.label().is_some()))
+    }
+
+    /// Lets these hosts have told each other their labels, as they have after a while. To be done
+    /// before they are started.
+    pub fn introduce(&mut self, which: impl Fn(&HostId) -> bool) {
+        let agents = || self.agents.iter().filter(|agent| which(&agent.id));
+        let profiles: Vec<_> = agents().map(|agent| agent.spec.profile.clone()).collect();
+        let mut known: BTreeMap<&Labels, Acquaintances> = BTreeMap::new();
+        let agents = self.agents.iter_mut().filter(|agent| which(&agent.id));
+        for (agent, profile) in agents.zip(&profiles) {
+            let met = known.entry(&profile.labels).or_insert_with(|| {
+                let hosts = profiles.iter().map(|other| (&other.id, &other.labels));
+                Acquaintances::introduced(&profile.labels, hosts)
+            });
+            agent.store.acquaintances = met.clone();
+        }
     }
 
     /// Every host whose agent runs, as it knows itself.
@@ -374,6 +413,7 @@ impl Cluster {
             Planned::Tell { agent, members } => {
                 if self.agents[agent].balancer.is_some() {
                     self.note(agent, || What::Members(members.len()));
+                    self.agents[agent].store.acquaintances.meet(&members);
                     self.inputs.push_back((agent, Input::Acquaint(members)));
                 }
             }
@@ -452,6 +492,8 @@ impl Cluster {
             let profile = &self.agents[index].spec.profile;
             self.checker.check_host(self.now, profile, &self.cloud);
             self.checker.check_machine(self.now, machine, &self.cloud);
+            let hosts = self.agents.iter().map(|agent| &agent.spec.profile);
+            self.checker.check_seats(self.now, profile, machine, hosts, &self.cloud);
         }
         self.note(index, || What::Noticed(event.clone()));
         self.inputs.push_back((index, Input::Hypervisor(event)));
@@ -461,6 +503,14 @@ impl Cluster {
     fn carry_out(&mut self, index: usize, effect: Effect) -> bool {
         match effect {
             Effect::Persist(handoff) => return self.persist(index, handoff),
+            Effect::Acquaint(acquaintance) => {
+                let agent = &mut self.agents[index];
+                if agent.store_fails {
+                    self.inputs.push_front((index, Input::NotKept(acquaintance.host)));
+                    return false;
+                }
+                agent.store.acquaintances.keep(acquaintance);
+            }
             Effect::Send(to, message) => self.send(index, &to, message),
             Effect::SetTimer(timer, at) => {
                 let agent = &mut self.agents[index];
@@ -510,6 +560,7 @@ impl Cluster {
     fn send(&mut self, from: usize, to: &HostId, message: Message) {
         self.tally.messages += 1;
         self.tally.message_bytes += encoded_bytes(&message);
+        self.tally.witness_messages += u64::from(matches!(message, Message::Witness(..)));
         let sender = &self.agents[from].id;
         let Some(&to_index) = self.by_id.get(to) else {
             let why = format!("no host `{to}`");
@@ -518,7 +569,10 @@ impl Cluster {
         let mut arrived = false;
         for delay in self.network.carry(sender, to, Some(&message), &mut self.rng) {
             arrived = true;
-            let message = Box::new(message.clone());
+            let mut message = Box::new(message.clone());
+            if let Some(forge) = self.network.forges {
+                forge(&mut message);
+            }
             let deliver = Planned::Deliver { to: to_index, from, message };
             self.planned.push(self.now + delay, deliver);
         }
@@ -541,7 +595,7 @@ impl Cluster {
             self.ordered.insert(migration.handoff, Moved { at: self.now, machine, from, to });
         }
         let host = &self.agents[index].id;
-        if matches!(order, Order::Resume(..) | Order::Discard(..)) {
+        if matches!(order, Order::Migrate(_) | Order::Resume(..) | Order::Discard(..)) {
             self.checker.check_order(self.now, host, &order, &self.agents[index].store);
         }
         if let Ok(mut hypervisor) = self.cloud.on(host) {

@@ -1,9 +1,11 @@
 //! Clusters made up from a seed: like hosts or unlike ones, machines of all sizes, and a placement
 //! as skewed as grown clusters are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use evenkeel_core::model::{HostId, HostState, IdError, MachineId, Resources, Rules, Weights};
+use evenkeel_core::model::{
+    Group, HostId, HostState, IdError, MachineId, Resources, Rules, Weights,
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -23,19 +25,25 @@ pub struct Recipe {
     /// How skewed the placement is: machines choose a host with a probability that falls with its
     /// rank to this power. 0 is even.
     pub skew: f64,
+    /// Racks that the hosts are in, one after the other; 0 is none.
+    pub racks: usize,
+    /// Machines of a group that keeps apart across racks, at most; 0 is no groups.
+    pub group: usize,
+    /// Hosts, the last, that have no machines at first.
+    pub spare: usize,
 }
 
 impl Recipe {
     /// Like hosts with a skewed placement.
     #[must_use]
     pub const fn uniform(hosts: usize, machines: usize) -> Self {
-        Self { hosts, machines, mixed: false, skew: 1.0 }
+        Self { hosts, machines, mixed: false, skew: 1.0, racks: 0, group: 0, spare: 0 }
     }
 
     /// Two kinds of hosts with a skewed placement.
     #[must_use]
     pub const fn mixed(hosts: usize, machines: usize) -> Self {
-        Self { hosts, machines, mixed: true, skew: 1.0 }
+        Self { mixed: true, ..Self::uniform(hosts, machines) }
     }
 }
 
@@ -48,13 +56,18 @@ pub fn generate(recipe: &Recipe, seed: u64) -> Result<Snapshot, IdError> {
     let mut hosts = Vec::with_capacity(recipe.hosts);
     for index in 0..recipe.hosts {
         hosts.push(host(index, recipe.mixed && index % 2 == 1, recipe.mixed)?);
+        if recipe.racks > 0 {
+            let rack = format!("r{:02}", index % recipe.racks);
+            hosts[index].labels.insert("rack".to_owned(), rack);
+        }
     }
-    let mut ranks: Vec<usize> = (0..recipe.hosts).collect();
+    let used = recipe.hosts.saturating_sub(recipe.spare).max(1);
+    let mut ranks: Vec<usize> = (0..used).collect();
     for index in (1..ranks.len()).rev() {
         ranks.swap(index, rng.random_range(0..=index));
     }
     let mut total = 0.0;
-    let mut reach = Vec::with_capacity(recipe.hosts);
+    let mut reach = Vec::with_capacity(used);
     for rank in &ranks {
         total += ((rank + 1) as f64).powf(-recipe.skew);
         reach.push(total);
@@ -70,12 +83,12 @@ pub fn generate(recipe: &Recipe, seed: u64) -> Result<Snapshot, IdError> {
         // Full hosts send machines on; at last to the one with the most room.
         for attempt in 0..1000 {
             let drawn = rng.random_range(0.0..total.max(f64::MIN_POSITIVE));
-            place = reach.partition_point(|&r| r <= drawn).min(recipe.hosts - 1);
+            place = reach.partition_point(|&r| r <= drawn).min(used - 1);
             if free[place] >= vm.memory_bytes {
                 break;
             }
             if attempt == 999 {
-                let widest = (0..free.len()).max_by(|&a, &b| free[a].total_cmp(&free[b]));
+                let widest = (0..used).max_by(|&a, &b| free[a].total_cmp(&free[b]));
                 place = widest.unwrap_or(0);
             }
         }
@@ -83,7 +96,27 @@ pub fn generate(recipe: &Recipe, seed: u64) -> Result<Snapshot, IdError> {
         vm.host = hosts[place].id.clone();
         vms.push(vm);
     }
+    if recipe.racks > 0 && recipe.group > 0 {
+        keep_apart(&mut vms, &hosts, recipe.group);
+    }
     Ok(Snapshot { format: FORMAT.to_owned(), taken_at: None, hosts, vms })
+}
+
+/// Puts every machine into the first group of at most `size` that has none in its rack yet.
+fn keep_apart(vms: &mut [SnapshotMachine], hosts: &[SnapshotHost], size: usize) {
+    let rack = |host: &SnapshotHost| host.labels.get("rack").cloned().unwrap_or_default();
+    let racks: BTreeMap<_, _> = hosts.iter().map(|host| (host.id.clone(), rack(host))).collect();
+    let mut groups: Vec<BTreeSet<&String>> = Vec::new();
+    for vm in vms {
+        let Some(rack) = racks.get(&vm.host) else { continue };
+        let open = groups.iter().position(|g| g.len() < size && !g.contains(rack));
+        let number = open.unwrap_or(groups.len());
+        if open.is_none() {
+            groups.push(BTreeSet::new());
+        }
+        groups[number].insert(rack);
+        vm.rules.anti_affinity.extend(format!("g{number}@rack").parse::<Group>());
+    }
 }
 
 fn host(index: usize, large: bool, mixed: bool) -> Result<SnapshotHost, IdError> {

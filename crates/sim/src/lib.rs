@@ -8,6 +8,7 @@
 pub mod bounds;
 pub mod generate;
 pub mod plan;
+pub mod ruled;
 pub mod scenario;
 pub mod snapshot;
 pub mod traces;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use evenkeel_core::decision::Decision;
 use evenkeel_core::effect::Timer;
-use evenkeel_core::message::{Message, Pass, Talk, Watch};
+use evenkeel_core::message::{Message, Pass, Talk, Watch, Witness};
 use evenkeel_core::model::{HostId, Time};
 use evenkeel_core::port::{Event, Order};
 
@@ -102,8 +102,16 @@ impl fmt::Display for Brief<'_> {
                     write!(f, "{id} standing {:.4} room {}", s.report.load, s.room.is_some())
                 }
             },
-            Message::Watch(Watch::Running(machines)) => write!(f, "running {}", machines.len()),
+            Message::Watch(Watch::Running(machines, _)) => write!(f, "running {}", machines.len()),
             Message::Watch(Watch::Runs(machine)) => write!(f, "runs {machine}"),
+            Message::Witness(id, Witness::Ask(ask)) => match &ask.machine {
+                Some(machine) => write!(f, "{id} ask for {machine}"),
+                None => write!(f, "{id} introduce"),
+            },
+            Message::Witness(id, Witness::Answer(answer)) => {
+                write!(f, "{id} answer {:?}", answer.verdict)
+            }
+            Message::Witness(_, Witness::Removed(host)) => write!(f, "removed {host}"),
             Message::Handoff(id, pass) => match pass {
                 Pass::Reserve { machine, in_return: None, .. } => {
                     write!(f, "{id} reserve {machine}")

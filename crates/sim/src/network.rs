@@ -20,6 +20,8 @@ pub struct Network {
     pub duplication: f64,
     /// Loses every message that this says yes to.
     pub loses: Option<fn(&Message) -> bool>,
+    /// Changes what is said before it is heard: to show what comes of a lie.
+    pub forges: Option<fn(&mut Message)>,
     /// Hosts that nothing reaches and that reach nobody.
     pub cut_off: BTreeSet<HostId>,
     /// Partitions, under numbers of their maker's choice.
@@ -54,6 +56,7 @@ impl Default for Network {
             loss: 0.0,
             duplication: 0.0,
             loses: None,
+            forges: None,
             cut_off: BTreeSet::new(),
             partitions: BTreeMap::new(),
         }

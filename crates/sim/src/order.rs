@@ -1,6 +1,7 @@
 //! In which order machines can go where they shall, every step sound as machines are where they are
 //! meanwhile: it fits the memory that is free by then, breaks no rule and no ceiling, and leaves the
-//! receiver below what the donor had before it, unless the donor is being emptied.
+//! receiver below what the donor had before it, unless the donor is being emptied or the machine
+//! breaks a rule there.
 //!
 //! Hosts negotiated with what is passed on in between, which a plan leaves out, and so the order has
 //! to be found anew. In an attempt whatever may go goes, the machines of the most loaded hosts first.
@@ -11,7 +12,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use evenkeel_core::ceiling::{Ceilings, Gauge};
-use evenkeel_core::model::{HostId, HostProfile, HostState, Resources};
+use evenkeel_core::model::{Group, HostId, HostProfile, HostState, Resources};
+use evenkeel_core::rules::of_places;
 use evenkeel_core::select::{LOAD_EPSILON, Price};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -35,6 +37,8 @@ struct Leap<'a> {
     to: usize,
     factors: Resources,
     price: Price,
+    /// Whether it is where it must not be.
+    misplaced: bool,
 }
 
 /// A host as it is meanwhile.
@@ -43,20 +47,36 @@ struct Place<'a> {
     used: Resources,
     load: f64,
     free_bytes: f64,
-    /// Members of each anti-affinity and of each affinity group.
-    apart: BTreeMap<&'a str, u32>,
-    together: BTreeMap<&'a str, u32>,
+    /// Members of each anti-affinity and of each affinity group, of the former also those that insist.
+    apart: BTreeMap<Key<'a>, u32>,
+    insist: BTreeMap<Key<'a>, u32>,
+    together: BTreeMap<Key<'a>, u32>,
+}
+
+/// A group by its name and the label that it is across.
+type Key<'a> = (&'a str, Option<&'a str>);
+
+fn key(group: &Group) -> Key<'_> {
+    (group.name(), group.label())
+}
+
+fn count(members: &BTreeMap<Key<'_>, u32>, group: &Group) -> u32 {
+    members.get(&key(group)).copied().unwrap_or(0)
 }
 
 impl<'a> Place<'a> {
     fn count(&mut self, machine: &'a SnapshotMachine, comes: bool) {
-        let groups = machine.rules.anti_affinity.iter().map(|group| (group, true));
-        let groups = groups.chain(machine.rules.affinity.iter().map(|group| (group, false)));
-        for (group, apart) in groups {
-            let members = if apart { &mut self.apart } else { &mut self.together };
-            let count = members.entry(group.name()).or_default();
+        let tell = |members: &mut BTreeMap<_, u32>, group: &'a Group| {
+            let count = members.entry(key(group)).or_default();
             *count = if comes { *count + 1 } else { count.saturating_sub(1) };
+        };
+        for group in &machine.rules.anti_affinity {
+            tell(&mut self.apart, group);
+            if !group.is_soft() {
+                tell(&mut self.insist, group);
+            }
         }
+        machine.rules.affinity.iter().for_each(|group| tell(&mut self.together, group));
     }
 }
 
@@ -66,6 +86,10 @@ struct Problem<'a> {
     draining: Vec<bool>,
     start: Vec<Place<'a>>,
     leaps: Vec<Leap<'a>>,
+    /// Hosts by each value of each label.
+    zones: BTreeMap<(String, String), Vec<usize>>,
+    /// Leaps of machines that keep away from others across a label.
+    across: Vec<usize>,
     /// For each host the leaps from it and to it.
     leaving: Vec<Vec<usize>>,
     coming: Vec<Vec<usize>>,
@@ -81,6 +105,7 @@ impl<'a> Problem<'a> {
             load: 0.0,
             free_bytes: profile.usable_memory_bytes(),
             apart: BTreeMap::new(),
+            insist: BTreeMap::new(),
             together: BTreeMap::new(),
         };
         let mut start: Vec<_> = snapshot.hosts.iter().zip(&profiles).map(place).collect();
@@ -97,7 +122,9 @@ impl<'a> Problem<'a> {
                 let (at_donor, at_receiver) =
                     (profiles[from].price(&factors), profiles[to].price(&factors));
                 let price = Price { at_donor, at_receiver };
-                leaps.push(Leap { vm, machine, from, to, factors, price });
+                let (id, labels) = (&machine.host, &profiles[from].labels);
+                let misplaced = of_places(&machine.rules, id, Some(labels)).is_some();
+                leaps.push(Leap { vm, machine, from, to, factors, price, misplaced });
             }
         }
         for (place, profile) in start.iter_mut().zip(&profiles) {
@@ -113,8 +140,17 @@ impl<'a> Problem<'a> {
             leaving[leap.from].push(index);
             coming[leap.to].push(index);
         }
+        let mut zones: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+        for (host, profile) in profiles.iter().enumerate() {
+            for (label, value) in &profile.labels {
+                zones.entry((label.clone(), value.clone())).or_default().push(host);
+            }
+        }
+        let mut groups = leaps.iter().map(|leap| &leap.machine.rules.anti_affinity);
+        let is_across = |groups: &Vec<Group>| groups.iter().any(|group| group.label().is_some());
+        let across = (0..leaps.len()).filter(|_| groups.next().is_some_and(is_across)).collect();
         let draining = snapshot.hosts.iter().map(|h| h.state == HostState::Draining).collect();
-        Self { profiles, draining, start, leaps, leaving, coming }
+        Self { zones, across, profiles, draining, start, leaps, leaving, coming }
     }
 
     fn gauge(&self, host: usize, places: &[Place<'_>]) -> Gauge {
@@ -131,16 +167,35 @@ impl<'a> Problem<'a> {
         let (here, there) = (&places[leap.from], &places[leap.to]);
         let rules = &leap.machine.rules;
         let lifts = there.load + leap.price.at_receiver >= here.load - LOAD_EPSILON;
+        let clash = |g: &Group| self.clashes(leap, g, places);
+        let tears = |g: &Group| count(&there.together, g) + 1 < count(&here.together, g);
+        let crowded = || rules.anti_affinity.iter().any(|g| count(&here.apart, g) > 1);
         // Whoever has gone from a draining host is on a host that is none.
-        if lifts && !self.draining[leap.from]
+        if lifts && !self.draining[leap.from] && !leap.misplaced && !crowded()
             || leap.machine.promised_memory_bytes() > there.free_bytes
-            || rules.anti_affinity.iter().any(|g| there.apart.get(g.name()) > Some(&0))
-            || rules.affinity.iter().any(|g| here.together.get(g.name()) > Some(&1))
+            || rules.anti_affinity.iter().any(clash)
+            || !leap.misplaced && rules.affinity.iter().any(|g| !g.is_soft() && tears(g))
         {
             return false;
         }
         let (taker, giver) = (self.gauge(leap.to, places), self.gauge(leap.from, places));
         taker.admits(&leap.factors, &Resources::ZERO, Some(&giver)).is_ok()
+    }
+
+    /// Whether a machine would come to where another of a group is, that it stays apart from.
+    fn clashes(&self, leap: &Leap<'_>, group: &Group, places: &[Place<'_>]) -> bool {
+        let value = group.label().and_then(|label| {
+            let value = self.profiles[leap.to].labels.get(label)?;
+            self.zones.get(&(label.to_owned(), value.clone()))
+        });
+        let hosts = value.map_or(std::slice::from_ref(&leap.to), Vec::as_slice);
+        let soft = group.is_soft();
+        let members = |host: &usize| {
+            let place = &places[*host];
+            let own = u32::from(*host == leap.from && !soft);
+            count(if soft { &place.insist } else { &place.apart }, group) - own
+        };
+        hosts.iter().any(|host| members(host) > 0)
     }
 
     fn go(&self, leap: &Leap<'a>, places: &mut [Place<'a>]) {
@@ -193,6 +248,9 @@ impl<'a> Problem<'a> {
             let touched = [&self.leaving[to], &self.leaving[from]];
             let touched = touched.into_iter().chain([&self.coming[from], &self.coming[to]]);
             agenda.extend(touched.flatten().filter(|other| waiting.contains(other)));
+            if self.across.binary_search(&index).is_ok() {
+                agenda.extend(self.across.iter().filter(|other| waiting.contains(other)));
+            }
         }
     }
 

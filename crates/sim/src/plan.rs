@@ -437,6 +437,8 @@ fn kept(snapshot: &Snapshot) -> Vec<Kept> {
         let mate = |group: &Group| groups.get(&(&vm.host, group)).is_some_and(|&n| n > 1);
         if rules.ignore || !vm.movable {
             Some(Reason::RuleIgnored)
+        } else if rules.never_live {
+            Some(Reason::RuleNeverLive)
         } else if rules.pinned_to == [vm.host.clone().into()] {
             Some(Reason::RulePinned)
         } else {

@@ -1,7 +1,7 @@
 //! Whether the rule of half the difference could still move anything, seen from above. No host knows
 //! this; it only tells when watching may end.
 
-use evenkeel_core::host::Host;
+use evenkeel_core::host::{Host, Toward};
 use evenkeel_core::model::HostState;
 use evenkeel_core::select::{Calm, Pair, Price, improves};
 
@@ -35,13 +35,15 @@ fn offer(
     cluster: &Cluster,
 ) -> (bool, f64) {
     let pair = Pair { donor, receiver };
-    let (_, candidates) = giving.candidates(None, taking.id(), &pair, cluster.now());
+    let toward = Toward { labels: Some(&taking.profile.labels), ..Toward::of(taking.id()) };
+    let (_, candidates) = giving.candidates(None, &toward, &pair, cluster.now());
     let smallest = candidates.iter().map(|c| c.at_donor / 2.0).fold(f64::INFINITY, f64::min);
     let helps = candidates.iter().any(|candidate| {
         let gauge = giving.gauge(cluster.now());
-        let quote = taking.quote(None, candidate, gauge.as_ref(), cluster.now());
-        let price = Price { at_donor: candidate.at_donor, at_receiver: quote.at_receiver };
         let emptied = giving.state == HostState::Draining;
+        let donor = (gauge.as_ref(), emptied);
+        let quote = taking.quote(None, candidate, donor, cluster.now());
+        let price = Price { at_donor: candidate.at_donor, at_receiver: quote.at_receiver };
         quote.refusal.is_none() && (emptied || improves(&pair, price, &Calm::NONE).is_ok())
     });
     (helps, smallest)

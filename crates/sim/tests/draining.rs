@@ -314,6 +314,8 @@ fn a_new_machine_is_placed_by_the_hosts_own_prices() {
             margin: None,
             cost: None,
             rules: None,
+            ties: None,
+            mends: None,
         };
         // Asked of the full one: it counts itself.
         let (host, id) = (host_id(1), WishId(1));

@@ -38,11 +38,13 @@ fn report() -> impl Strategy<Value = Report> {
     let state =
         prop_oneof![Just(HostState::Active), Just(HostState::Cordoned), Just(HostState::Draining)];
     let (protocol, score) = (prop::option::of(1..5u16), prop::option::of(any::<u8>()));
-    (number(), state, protocol, score).prop_map(|(load, state, protocol, contention)| Report {
+    let asks = (protocol, score, prop::option::of(any::<bool>()));
+    (number(), state, asks).prop_map(|(load, state, (protocol, contention, mends))| Report {
         load,
         state,
         protocol,
         contention,
+        mends,
     })
 }
 
@@ -63,6 +65,8 @@ fn candidate() -> impl Strategy<Value = Candidate> {
             needs: Requirements { cpu_digest: (cpu > 1.0).then_some(7), ..Requirements::default() },
             anti_affinity: vec!["g".parse().unwrap()],
             rules: None,
+            ties: None,
+            mends: None,
             margin: Some(Resources { cpu_cores: at_donor, ..Resources::ZERO }),
             cost: Some(Prediction { bytes: memory, seconds: cpu, ..Prediction::default() }),
         }
@@ -122,9 +126,15 @@ fn pass() -> impl Strategy<Value = Pass> {
                 cpu: None,
             }
         }),
-        prop::option::of(Just(2)).prop_map(|protocol| {
-            Pass::Reserved { uri: "memory:///n001".to_owned(), protocol, ticket: None, disks: None }
-        }),
+        (prop::option::of(Just(2)), prop::option::of(any_machine())).prop_map(
+            |(protocol, machine)| Pass::Reserved {
+                uri: "memory:///n001".to_owned(),
+                protocol,
+                ticket: None,
+                disks: None,
+                machine,
+            }
+        ),
         reason().prop_map(|reason| Pass::Refused { reason, detail: None }),
         any_machine().prop_map(|machine| Pass::Released {
             machine,

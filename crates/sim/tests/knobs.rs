@@ -73,8 +73,8 @@ const RESTLESS: &str = "load.every = '10s'\nbalance.hold = 3\nbalance.smoothing 
 
 /// A host that comes back empty.
 const RETURNING: &str = "generate.hosts = 3\nbalance.round = '10s'\nbalance.hold = 1\nbalance.warm_up = 1\n\
-                         event = [{ at = '5m', do = { state = { host = 'h1', state = 'draining' } } },\n\
-                         { at = '15m', do = { state = { host = 'h1', state = 'active' } } }]";
+                         event = [{ at = '5m', do = { state = { host = 'n001', state = 'draining' } } },\n\
+                         { at = '15m', do = { state = { host = 'n001', state = 'active' } } }]";
 
 /// A key, another value than its default, and what makes its occasion.
 const KEYS: &[(&str, &str, &str)] = &[

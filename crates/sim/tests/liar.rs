@@ -101,7 +101,7 @@ impl Honest {
     /// Takes the liar's machine as far as a promise, whose answer this returns.
     fn ask_for_room(&mut self, number: u64, memory_gib: f64) -> Pass {
         let state = HostState::Active;
-        let report = Report { load: 1000.0, state, protocol: None, contention: None };
+        let report = Report { load: 1000.0, state, protocol: None, contention: None, mends: None };
         let exchange = ExchangeId(number);
         let machine = machine_id(&format!("m{number}"));
         let candidate = Candidate {
@@ -114,6 +114,8 @@ impl Honest {
             needs: Requirements::default(),
             anti_affinity: Vec::new(),
             rules: None,
+            ties: None,
+            mends: None,
             margin: None,
             cost: None,
         };

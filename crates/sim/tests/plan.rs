@@ -21,6 +21,14 @@ fn ruled(seed: u64, mixed: bool, rules: &[u8]) -> Snapshot {
     let recipe = if mixed { Recipe::mixed(6, 40) } else { Recipe::uniform(6, 40) };
     let mut snapshot = generate(&recipe, seed).unwrap();
     let mut group_on: BTreeMap<(HostId, u8), ()> = BTreeMap::new();
+    for (index, host) in snapshot.hosts.iter_mut().enumerate() {
+        host.labels.insert("rack".to_owned(), format!("r{}", index % 3));
+    }
+    let racks: BTreeMap<_, _> = snapshot
+        .hosts
+        .iter()
+        .map(|h| (h.id.clone(), HostId::new(&h.labels["rack"]).unwrap()))
+        .collect();
     for (vm, &rule) in snapshot.vms.iter_mut().zip(rules) {
         vm.rules = match rule {
             0 => Rules { ignore: true, ..Rules::default() },
@@ -29,6 +37,11 @@ fn ruled(seed: u64, mixed: bool, rules: &[u8]) -> Snapshot {
             // A group begins with at most one member on each host.
             3 | 4 if group_on.insert((vm.host.clone(), rule), ()).is_none() => Rules {
                 anti_affinity: vec![format!("g{rule}").parse().unwrap()],
+                ..Rules::default()
+            },
+            // And one across racks with at most one in each.
+            6 | 7 if group_on.insert((racks[&vm.host].clone(), rule), ()).is_none() => Rules {
+                anti_affinity: vec![format!("g{rule}@rack").parse().unwrap()],
                 ..Rules::default()
             },
             _ => Rules::default(),
@@ -79,7 +92,14 @@ fn carry_out(snapshot: &Snapshot, plan: &Plan) -> Result<BTreeMap<HostId, f64>, 
         let memory: f64 = there.iter().map(|vm| vm.promised_memory_bytes()).sum();
         prop_assert!(memory <= profiles[&step.to].usable_memory_bytes(), "{} is full", step.to);
         for group in &vm.rules.anti_affinity {
-            let mates = there.iter().filter(|m| m.rules.anti_affinity.contains(group)).count();
+            let zone = |host: &HostId| match group.label() {
+                Some(label) => profiles[host].labels[label].clone(),
+                None => host.to_string(),
+            };
+            let mates = snapshot.vms.iter().filter(|m| {
+                m.rules.anti_affinity.contains(group) && zone(&place[&m.id]) == zone(&step.to)
+            });
+            let mates = mates.count();
             prop_assert_eq!(mates, 1, "{} shares {}", group, step.to);
         }
     }

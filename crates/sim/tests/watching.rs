@@ -11,6 +11,7 @@ use evenkeel_core::balancer::{Balancer, Config};
 use evenkeel_core::decision::Reason;
 use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::handoff::{Mark, MarkKind, Recovered};
+use evenkeel_core::host::Toward;
 use evenkeel_core::message::Message;
 use evenkeel_core::model::{Entry, Epoch, HandoffId, MachineId, Time};
 use evenkeel_core::port::{
@@ -116,7 +117,8 @@ impl Two {
     fn verdict(&self, host: usize, machine: &str) -> Option<Reason> {
         let pair = Pair { donor: 1.0, receiver: 0.0 };
         let host_of = self.balancers[host].host();
-        let (judged, _) = host_of.candidates(None, &host_id(1 - host), &pair, self.now);
+        let peer = &host_id(1 - host);
+        let (judged, _) = host_of.candidates(None, &Toward::of(peer), &pair, self.now);
         judged.iter().find(|j| j.machine == machine_id(machine)).map(|j| j.verdict)
     }
 }

@@ -6,8 +6,10 @@
 //! | `handoff` | every handoff under way, and those ended lately | no |
 //! | `mark` | of every machine, to whom it was released and from whom it was claimed last | no |
 //! | `life` | every opening of this store, and how many handoffs it has numbered | no |
-//! | `decision` | decision records, the newest [`DECISIONS_MAX`] | yes |
-//! | `member` | the other hosts and where they were last reached | yes |
+//! | `decision` | decision records, as many as [`Retention`] says | yes |
+//! | `judged` | of every machine the last of those that judged it | yes |
+//! | `member` | the other hosts and where they were last reached | no |
+//! | `acquaintance` | what other hosts have said of themselves and of each other | no |
 //! | `admission` | hosts brought into the cluster, and with which join token | no |
 //! | `host_key` | every key that has had a certificate, and whether its host was removed | no |
 //!
@@ -15,7 +17,9 @@
 //! and is on disk when [`Store::persist`] returns. A store that was lost or restored from a backup
 //! misses lives, or numbers of a life, that other hosts know of: by that it is found out.
 
+mod acquaintances;
 mod admissions;
+mod history;
 
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
@@ -23,16 +27,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use evenkeel_core::decision::{Decision, Role};
+use evenkeel_core::decision::Role;
 use evenkeel_core::handoff::{Handoff, MarkKind, Recovered, Ticket};
 use evenkeel_core::model::{HostId, HostState, Time};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
 pub use crate::admissions::{Admissions, Admitted};
-
-/// Most decision records kept; the oldest go first.
-pub const DECISIONS_MAX: u32 = 100_000;
+pub use crate::history::{Retention, Wanted};
 
 /// Most ended handoffs kept; the oldest go first.
 const HANDOFFS_ENDED_MAX: u32 = 10_000;
@@ -81,6 +83,21 @@ const SCHEMA: &[&str] = &[
         kind TEXT NOT NULL, machine TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (kind, machine)
     ) STRICT;
     CREATE TABLE life (life TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT;
+    ",
+    // Finding records again, and the last one that judged a machine.
+    "
+    ALTER TABLE decision ADD COLUMN machine TEXT;
+    UPDATE decision SET machine = (
+        SELECT value ->> '$.machine' FROM json_each(record, '$.candidates')
+        WHERE value ->> '$.verdict' = 'CHOSEN'
+    );
+    CREATE INDEX decision_ended ON decision (ended_ms);
+    CREATE INDEX decision_machine ON decision (machine) WHERE machine IS NOT NULL;
+    CREATE TABLE judged (machine TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT;
+    ",
+    // What other hosts have said of themselves, for rules across a label.
+    "
+    CREATE TABLE acquaintance (host TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
     ",
 ];
 
@@ -155,6 +172,7 @@ pub struct Store {
     path: PathBuf,
     connection: Connection,
     writes: u32,
+    retention: Retention,
     life: u64,
     /// Held as long as the store is open: a second agent on this host finds it locked.
     _lock: File,
@@ -182,7 +200,8 @@ impl Store {
             return Err(StoreError::Newer { path, version });
         }
         let life = begin_life(&connection).map_err(|e| error("write to the store", e))?;
-        Ok(Self { path, connection, writes: 0, life, _lock: lock })
+        let retention = Retention::default();
+        Ok(Self { path, connection, writes: 0, retention, life, _lock: lock })
     }
 
     /// The store's identity: drawn when it was made, the same as long as it is not lost.
@@ -282,6 +301,7 @@ impl Store {
             lives: self.lives()?,
             life: self.life,
             boot,
+            acquaintances: self.acquaintances()?,
         })
     }
 
@@ -300,36 +320,6 @@ impl Store {
             }
         }
         Ok(lives)
-    }
-
-    /// Keeps a decision record.
-    ///
-    /// # Errors
-    /// When it could not be written.
-    pub fn record(&mut self, decision: &Decision) -> Result<(), StoreError> {
-        let record = self.json("a decision", serde_json::to_string(decision))?;
-        let insert = "INSERT INTO decision (exchange, ended_ms, peer, ending, record) \
-                      VALUES (?1, ?2, ?3, ?4, ?5)";
-        let peer = decision.peer.as_ref().map(HostId::as_str);
-        let row = params![
-            decision.exchange.to_string(),
-            signed(decision.ended),
-            peer,
-            decision.ending.code(),
-            record,
-        ];
-        self.connection.execute(insert, row).map_err(|e| self.error("write a decision", e))?;
-        self.clear_now_and_then();
-        Ok(())
-    }
-
-    /// The newest decision records, newest first, at most `limit`.
-    ///
-    /// # Errors
-    /// When the database cannot be read or a record is damaged.
-    pub fn decisions(&self, limit: u32) -> Result<Vec<Decision>, StoreError> {
-        let select = "SELECT record FROM decision ORDER BY seq DESC LIMIT ?1";
-        self.records("a decision", select, [limit])
     }
 
     /// Remembers where another host was reached.
@@ -409,8 +399,7 @@ impl Store {
         if !self.writes.is_multiple_of(CLEAR_EVERY) {
             return;
         }
-        let oldest = "DELETE FROM decision WHERE seq <= (SELECT max(seq) FROM decision) - ?1";
-        let _ = self.connection.execute(oldest, [DECISIONS_MAX]);
+        self.clear_decisions();
         let ended = "DELETE FROM handoff WHERE open = 0 AND id NOT IN \
                      (SELECT id FROM handoff WHERE open = 0 ORDER BY since_ms DESC LIMIT ?1)";
         let _ = self.connection.execute(ended, [HANDOFFS_ENDED_MAX]);

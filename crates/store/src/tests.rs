@@ -1,10 +1,11 @@
-use evenkeel_core::decision::Reason;
+use evenkeel_core::decision::{Decision, Judged, Reason};
 use evenkeel_core::exchange::Agreement;
 use evenkeel_core::handoff::{Mark, Phase};
 use evenkeel_core::load::Basis;
 use evenkeel_core::message::Candidate;
 use evenkeel_core::model::{Entry, Epoch, ExchangeId, MachineId, Requirements, Resources};
 use evenkeel_core::port::HandoffId;
+use evenkeel_core::witness::Acquaintance;
 
 use super::*;
 
@@ -43,6 +44,8 @@ fn handoff(id: u64, phase: Phase) -> Handoff {
             needs: Requirements::default(),
             anti_affinity: Vec::new(),
             rules: None,
+            ties: None,
+            mends: None,
             margin: None,
             cost: None,
         },
@@ -72,6 +75,23 @@ fn handoffs_under_way_are_there_after_a_restart_and_ended_ones_are_not() {
 }
 
 #[test]
+fn whom_a_host_knows_is_there_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(directory.path()).unwrap();
+    let host = |name| HostId::new(name).unwrap();
+    let labels = Some([("rack".to_owned(), "r1".to_owned())].into());
+    let heard = Acquaintance { host: host("b"), labels, told: Some(u64::MAX), removed: false };
+    store.remember(&host("z"), "192.0.2.1:7".parse().unwrap()).unwrap();
+    store.remember(&host("a"), "192.0.2.2:7".parse().unwrap()).unwrap();
+    store.acquaint(&Acquaintance { told: None, ..heard.clone() }).unwrap();
+    store.acquaint(&heard).unwrap();
+    drop(store);
+    let known = Store::open(directory.path()).unwrap().recovered(String::new()).unwrap();
+    assert_eq!(*known.acquaintances.members, [host("a"), host("z")]);
+    assert_eq!(*known.acquaintances.met, [(host("b"), heard)].into());
+}
+
+#[test]
 fn a_second_agent_is_refused_by_name_of_the_directory() {
     let directory = tempfile::tempdir().unwrap();
     let _first = Store::open(directory.path()).unwrap();
@@ -87,9 +107,80 @@ fn decisions_come_back_newest_first() {
     for ending in [Reason::Busy, Reason::Moved, Reason::NoPeer] {
         store.record(&decision(ending)).unwrap();
     }
-    let endings: Vec<_> = store.decisions(2).unwrap().iter().map(|d| d.ending).collect();
+    let endings: Vec<_> =
+        store.decisions(&Wanted::newest(2)).unwrap().iter().map(|d| d.ending).collect();
     assert_eq!(endings, [Reason::NoPeer, Reason::Moved]);
-    assert_eq!(store.decisions(9).unwrap()[0], decision(Reason::NoPeer));
+    assert_eq!(store.decisions(&Wanted::newest(9)).unwrap()[0], decision(Reason::NoPeer));
+}
+
+fn judged(machine: &str, verdict: Reason) -> Judged {
+    Judged {
+        machine: MachineId::new(machine).unwrap(),
+        name: "web".to_owned(),
+        basis: None,
+        factors: None,
+        at_donor: None,
+        at_receiver: None,
+        verdict,
+        detail: String::new(),
+    }
+}
+
+/// A record of these machines that ended after so many days.
+fn at_day(day: u64, exchange: u64, candidates: &[(&str, Reason)]) -> Decision {
+    let candidates = candidates.iter().map(|(machine, verdict)| judged(machine, *verdict));
+    Decision {
+        exchange: ExchangeId(exchange),
+        ended: Time::from_unix_ms(day * 86_400_000),
+        candidates: candidates.collect(),
+        ..decision(Reason::Moved)
+    }
+}
+
+#[test]
+fn records_are_found_by_time_machine_and_exchange() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(directory.path()).unwrap();
+    store.record(&at_day(1, 1, &[("m", Reason::Chosen), ("n", Reason::Farther)])).unwrap();
+    store.record(&at_day(2, 2, &[("n", Reason::Chosen)])).unwrap();
+    store.record(&at_day(3, 3, &[("m", Reason::CoolDown)])).unwrap();
+    let found = |wanted: &Wanted| -> Vec<u64> {
+        store.decisions(wanted).unwrap().iter().map(|d| d.exchange.0).collect()
+    };
+    let all = Wanted::newest(9);
+    let machine = |id: &str| Some(MachineId::new(id).unwrap());
+    assert_eq!(found(&all), [3, 2, 1]);
+    assert_eq!(
+        found(&Wanted { since: Some(Time::from_unix_ms(172_800_000)), ..all.clone() }),
+        [3, 2]
+    );
+    assert_eq!(found(&Wanted { moves: true, ..all.clone() }), [2, 1]);
+    assert_eq!(found(&Wanted { machine: machine("m"), ..all.clone() }), [3, 1]);
+    assert_eq!(found(&Wanted { machine: machine("m"), moves: true, ..all.clone() }), [1]);
+    assert_eq!(found(&Wanted { exchange: Some(ExchangeId(2)), ..all }), [2]);
+    let last = |id: &str| {
+        let last = store.last_judgement(&MachineId::new(id).unwrap()).unwrap();
+        last.map(|decision| decision.exchange.0)
+    };
+    assert_eq!((last("m"), last("n"), last("o")), (Some(3), Some(2), None));
+}
+
+#[test]
+fn records_are_kept_for_so_many_days_and_rows_only() {
+    for (retention, kept) in
+        [(Retention { days: 10, records: 1000 }, 11), (Retention { days: 1000, records: 7 }, 7)]
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = Store::open(directory.path()).unwrap();
+        store.retain(retention);
+        for day in 0..u64::from(CLEAR_EVERY) {
+            store.record(&at_day(day, day, &[("m", Reason::Farther)])).unwrap();
+        }
+        let found = store.decisions(&Wanted::newest(1000)).unwrap();
+        assert_eq!(found.len(), kept, "{retention:?}");
+        assert_eq!(found[0].exchange.0, u64::from(CLEAR_EVERY) - 1);
+        assert!(store.last_judgement(&MachineId::new("m").unwrap()).unwrap().is_some());
+    }
 }
 
 #[test]

@@ -10,12 +10,13 @@ use evenkeel_core::ceiling::Gauge;
 use evenkeel_core::cost::Prediction;
 use evenkeel_core::estimate::Estimate;
 use evenkeel_core::message::{
-    Appraisal, CPU_BYTES_MAX, Candidate, Message, OFFER_MAX, Pass, Quote, RUNNING_MAX, Report,
-    Room, Talk, Watch,
+    Appraisal, CPU_BYTES_MAX, Candidate, FLOCKS_MAX, HOSTS_MAX, Message, OFFER_MAX, Pass, Quote,
+    RUNNING_MAX, Report, Room, Talk, Watch, Witness,
 };
 use evenkeel_core::model::{
     CpuNeed, DiskPlace, Entry, ExchangeId, Network, Requirements, Resource, Resources, Rules,
 };
+use evenkeel_core::rules::Labels;
 use minicbor::{Decoder, Encoder};
 
 /// The version that this agent speaks.
@@ -145,10 +146,36 @@ fn check(message: &Message) -> Result<(), WireError> {
     match message {
         Message::Exchange(_, talk) => check_talk(talk),
         Message::Handoff(_, pass) => check_pass(pass),
-        Message::Watch(Watch::Running(machines)) => {
-            within(machines.len() <= RUNNING_MAX, "the number of machines that run")
+        Message::Watch(Watch::Running(machines, flocks)) => {
+            within(machines.len() <= RUNNING_MAX, "the number of machines that run")?;
+            let flocks = flocks.as_deref().unwrap_or_default();
+            within(flocks.len() <= FLOCKS_MAX, "the number of groups")?;
+            let mut values = flocks.iter().filter_map(|flock| flock.value.as_ref());
+            values.try_for_each(|value| text(value, "the value of a label"))
         }
         Message::Watch(Watch::Runs(_)) => Ok(()),
+        Message::Witness(_, witness) => check_witness(witness),
+    }
+}
+
+fn check_witness(witness: &Witness) -> Result<(), WireError> {
+    let labels = |labels: &Labels| {
+        within(labels.len() <= LIST_MAX, "the number of labels")?;
+        let mut texts = labels.iter().flat_map(|(label, value)| [label, value]);
+        texts.try_for_each(|value| text(value, "a label"))
+    };
+    match witness {
+        Witness::Ask(ask) => {
+            within(ask.seats.len() <= LIST_MAX, "the number of seats")?;
+            ask.seats.iter().try_for_each(|seat| text(&seat.value, "a label's value"))?;
+            labels(&ask.labels)
+        }
+        Witness::Answer(answer) => {
+            let hosts = answer.hosts.len().max(answer.removed.len());
+            within(hosts <= HOSTS_MAX, "the number of hosts")?;
+            labels(&answer.labels)
+        }
+        Witness::Removed(_) => Ok(()),
     }
 }
 
@@ -255,6 +282,10 @@ fn check_room(room: &Room) -> Result<(), WireError> {
     within(room.rates.is_plausible(), "a price per unit")?;
     within(room.free_memory_bytes.is_finite(), "a host's free memory")?;
     room.gauge.as_ref().map_or(Ok(()), check_gauge)?;
+    if let Some(labels) = &room.labels {
+        within(labels.len() <= LIST_MAX, "the number of labels")?;
+        labels.iter().flat_map(|(a, b)| [a, b]).try_for_each(|of| text(of, "a label"))?;
+    }
     within(room.tenants.len() <= OFFER_MAX, "the number of tenants")?;
     room.tenants.iter().try_for_each(|tenant| check_candidate(&tenant.candidate))
 }
@@ -270,6 +301,10 @@ fn check_candidate(candidate: &Candidate) -> Result<(), WireError> {
     within(candidate.cost.as_ref().is_none_or(finite), "a prediction")?;
     check_needs(&candidate.needs)?;
     within(candidate.anti_affinity.len() <= LIST_MAX, "the number of groups")?;
+    let ties = candidate.ties.as_deref().unwrap_or_default();
+    within(ties.len() <= LIST_MAX, "the number of affinity groups")?;
+    let mut values = ties.iter().filter_map(|tie| tie.value.as_ref());
+    values.try_for_each(|value| text(value, "the value of a label"))?;
     candidate.rules.as_ref().map_or(Ok(()), check_rules)
 }
 
@@ -341,18 +376,22 @@ fn texts(values: &[String], what: &'static str) -> Result<(), WireError> {
 #[cfg(test)]
 mod tests {
     use evenkeel_core::decision::Reason;
+    use evenkeel_core::flocks::Flock;
     use evenkeel_core::handoff::Ticket;
     use evenkeel_core::load::Basis;
-    use evenkeel_core::message::{Appraise, Probe, Standing, Tenant};
-    use evenkeel_core::model::{HostState, HugePages, LocalDisk, MachineId};
+    use evenkeel_core::message::{Answer, Appraise, Ask, Probe, Standing, Tenant, Verdict};
+    use evenkeel_core::model::{ClaimId, HostId, HostState, HugePages, LocalDisk, MachineId};
     use evenkeel_core::port::{Commit, HandoffId, MigrationStats};
+    use evenkeel_core::rules::Tie;
+    use evenkeel_core::witness::Seat;
     use proptest::prelude::*;
 
     use super::*;
     use evenkeel_core::model::PerResource;
 
     fn report(load: f64) -> Report {
-        Report { load, state: HostState::Active, protocol: Some(3), contention: Some(50) }
+        let (state, protocol) = (HostState::Active, Some(3));
+        Report { load, state, protocol, contention: Some(50), mends: Some(true) }
     }
 
     fn needs() -> Requirements {
@@ -382,6 +421,8 @@ mod tests {
                 priority: -3,
                 ..Rules::default()
             }),
+            ties: Some(vec![Tie { mates: 2, value: Some("r7".to_owned()) }]),
+            mends: Some(false),
             margin: Some(Resources { cpu_cores: 0.1, ..Resources::ZERO }),
             cost: Some(Prediction { bytes: 1e9, seconds: 1.0, ..Prediction::default() }),
         }
@@ -434,6 +475,7 @@ mod tests {
                 estimate: Some(Estimate::default()),
                 giving: true,
                 measure: Some(Resource::Cpu),
+                protocol: Some(3),
             }),
             Talk::Standing(Standing {
                 report: report(0.5),
@@ -445,6 +487,7 @@ mod tests {
                     free_memory_bytes: 1e9,
                     tenants: vec![Tenant { candidate: candidate(), origin: None }],
                     gauge: Some(gauge()),
+                    labels: Some([("rack".to_owned(), "r7".to_owned())].into()),
                 }),
             }),
             Talk::Appraise(Appraise {
@@ -470,6 +513,7 @@ mod tests {
                 uri: "qemu+unix:///session".to_owned(),
                 protocol: Some(2),
                 ticket: None,
+                machine: MachineId::new("m-1").ok(),
                 disks: Some(vec![DiskPlace { name: "vda".into(), path: "/srv/a".into() }]),
             },
             Pass::Refused { reason: Reason::NoMemory, detail: Some("full".to_owned()) },
@@ -487,11 +531,33 @@ mod tests {
             Pass::Arriving,
         ];
         let talks = talks.into_iter().map(|t| Message::Exchange(ExchangeId(u64::MAX), t));
-        let watches =
-            [Watch::Running(vec![0, u64::MAX]), Watch::Runs(MachineId::new("m-1").unwrap())];
+        let labels: Labels = [("rack".to_owned(), "r1".to_owned())].into();
+        let seat = Seat { group: "web@rack".parse().unwrap(), value: "r1".to_owned() };
+        let machine = || MachineId::new("m-1").unwrap();
+        let host = || HostId::new("h-1").unwrap();
+        let verdicts = [
+            Verdict::Clear,
+            Verdict::Unsure,
+            Verdict::Claimed { by: machine(), hard: true },
+            Verdict::Taken { by: machine(), hard: false },
+        ];
+        let answers = verdicts.map(|verdict| {
+            let (hosts, removed) = (vec![host()], vec![host()]);
+            Witness::Answer(Answer { verdict, labels: labels.clone(), hosts, removed })
+        });
+        let ask =
+            Ask { machine: Some(machine()), seats: vec![seat], labels: labels.clone(), known: 7 };
+        let witnesses = answers.into_iter().chain([Witness::Ask(ask), Witness::Removed(host())]);
+        let group = "web@rack".parse().unwrap();
+        let flock = Flock { group, members: 2, value: Some("r7".to_owned()) };
+        let watches = [
+            Watch::Running(vec![0, u64::MAX], Some(vec![flock])),
+            Watch::Runs(MachineId::new("m-1").unwrap()),
+        ];
         talks
             .chain(passes.into_iter().map(|p| Message::Handoff(HandoffId(9), p)))
             .chain(watches.map(Message::Watch))
+            .chain(witnesses.map(|w| Message::Witness(ClaimId(u64::MAX), w)))
             .collect()
     }
 
@@ -526,7 +592,7 @@ mod tests {
             e.null().unwrap();
         }
         e.f64(7.0).unwrap();
-        let known = Report { protocol: None, contention: None, ..report(0.5) };
+        let known = Report { protocol: None, contention: None, mends: None, ..report(0.5) };
         let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(known));
         assert_eq!(decode(&frame), Ok(inquiry));
     }
@@ -541,9 +607,33 @@ mod tests {
         e.array(2).unwrap().u32(0).unwrap();
         e.array(1).unwrap();
         e.array(2).unwrap().f64(0.5).unwrap().encode(HostState::Active).unwrap();
-        let report = Report { protocol: None, contention: None, ..report(0.5) };
+        let report = Report { protocol: None, contention: None, mends: None, ..report(0.5) };
         let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(report));
         assert_eq!(decode(&frame), Ok(inquiry));
+    }
+
+    #[test]
+    fn what_witnesses_are_asked_and_answer_is_less_than_150_bytes() {
+        let machine = || MachineId::new("11111111-2222-4333-8444-000000000001").unwrap();
+        let labels: Labels = [("rack".to_owned(), "r17".to_owned())].into();
+        let seat = Seat { group: "frontend@rack".parse().unwrap(), value: "r17".to_owned() };
+        let (known, seats) = (u64::MAX, vec![seat]);
+        let ask = Ask { machine: Some(machine()), seats, labels: labels.clone(), known };
+        let verdict = Verdict::Taken { by: machine(), hard: true };
+        let answer = Answer { verdict, labels, hosts: Vec::new(), removed: Vec::new() };
+        for said in [Witness::Ask(ask), Witness::Answer(answer)] {
+            let bytes = encode(&Message::Witness(ClaimId(u64::MAX), said)).len();
+            assert!(bytes < 150, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn a_kind_of_message_that_a_later_version_adds_is_refused_and_no_more() {
+        let mut frame = Vec::new();
+        let mut e = Encoder::new(&mut frame);
+        e.array(2).unwrap().u16(VERSION).unwrap();
+        e.array(2).unwrap().u32(99).unwrap().array(1).unwrap().u64(5).unwrap();
+        assert!(matches!(decode(&frame), Err(WireError::Malformed(_))));
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub struct Config {
     pub tentative: bool,
     /// By which commit point machines are handed over.
     pub commit: Mode,
+    /// Whether machines that break a rule where they are, by somebody else's doing, are moved.
+    pub repair: bool,
     /// Whether disks that are on this host alone may be copied when their machine moves.
     pub copy_storage: bool,
     /// From which score on a machine starves and is helped first, from 1 to 100; `None` helps nobody
@@ -64,6 +66,7 @@ impl Default for Config {
             policy: Policy::MeanAware(MeanAware::at_work()),
             tentative: false,
             commit: Mode::default(),
+            repair: true,
             copy_storage: false,
             starving: Some(STARVING),
         }

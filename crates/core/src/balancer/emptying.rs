@@ -16,7 +16,7 @@ use super::wishes::Purpose;
 use crate::appraisal::{Appraiser, Appraising, Lacking, Refusals};
 use crate::effect::{Effect, Timer};
 use crate::exchange::Exchange;
-use crate::host::Host;
+use crate::host::{Host, Toward};
 use crate::load::Machine;
 use crate::message::{Candidate, Report};
 use crate::model::{ExchangeId, HostId, HostState, Time};
@@ -92,7 +92,7 @@ impl Emptying {
         for (index, candidate) in self.candidates.iter().enumerate() {
             let takes = free().filter(|a| {
                 a.takes(index, candidate).is_ok()
-                    && host.candidate(None, &candidate.machine, &a.host, now).is_some()
+                    && host.candidate(None, &candidate.machine, &Toward::of(&a.host), now).is_some()
             });
             let after = |a: &Appraiser| {
                 a.said.report.load + a.said.quotes.get(index).map_or(0.0, |quote| quote.at_receiver)

@@ -3,9 +3,11 @@
 use super::{Balancer, Heard};
 use crate::decision::{Judged, Reason, Refusal, Role};
 use crate::explain::{
-    About, HostExplained, MachineBrief, MachineExplained, PeerBrief, Prospect, Why,
+    About, HostExplained, MachineBrief, MachineExplained, PeerBrief, Prospect, Why, distinct,
 };
 use crate::handoff::Handoff;
+use crate::host::Toward;
+use crate::load::Implausible;
 use crate::model::{HostId, HostState, MachineId, Time};
 use crate::select::{Pair, Policy};
 
@@ -25,13 +27,14 @@ impl Balancer {
             .members
             .iter()
             .find(|m| *m != host.id())
-            .and_then(|peer| host.candidate(None, id, peer, now)?.cost);
-        let mut reasons = self.of_machine(id, now);
-        reasons.extend(self.of_host(now));
-        reasons.extend(prospects.iter().map(|prospect| {
+            .and_then(|peer| host.candidate(None, id, &Toward::of(peer), now)?.cost);
+        let guessed = prospects.iter().map(|prospect| {
             let detail = format!("its load is {}", percent(prospect.load));
             Why::new(prospect.verdict, About::Peer(prospect.peer.clone()), detail)
-        }));
+        });
+        let certain = self.of_drain(id, now).into_iter().chain(self.of_machine(id, now));
+        let certain = certain.chain(self.of_host(now));
+        let reasons = distinct(certain.chain(guessed));
         Some(MachineExplained {
             machine: id.clone(),
             name: machine.facts.name.to_string(),
@@ -96,6 +99,13 @@ impl Balancer {
             false => others.collect(),
         };
         let mut reasons: Vec<Why> = Vec::new();
+        // A machine that makes no sense is new as long as it does not, which is not what keeps it.
+        let machine = self.host.view.machines().get(id);
+        let unknown = machine.and_then(|m| m.factors(&self.host.profile).err());
+        if unknown.is_some_and(|why| why != Implausible::SeenOnce) {
+            let detail = self.figures(Reason::UnknownLoad, id, now);
+            reasons.push(Why::new(Reason::UnknownLoad, About::Machine, detail));
+        }
         for peer in peers {
             match self.host.refusal(None, id, peer, now) {
                 None => return Vec::new(),
@@ -108,6 +118,21 @@ impl Balancer {
             }
         }
         reasons
+    }
+
+    /// Why a machine stays although its host is being emptied, by the hosts asked last.
+    fn of_drain(&self, id: &MachineId, now: Time) -> Option<Why> {
+        let staying =
+            self.drain(now)?.staying.into_iter().find(|lacking| lacking.machine == *id)?;
+        let counts = staying.refusals.iter().map(|(code, hosts)| format!("{code} by {hosts}"));
+        let counts: Vec<_> = counts.collect();
+        let about = if counts.is_empty() { About::Machine } else { About::Host };
+        let detail = match (counts.is_empty(), staying.detail) {
+            (true, detail) => detail,
+            (false, detail) if detail.is_empty() => counts.join(", "),
+            (false, detail) => format!("{}: {detail}", counts.join(", ")),
+        };
+        Some(Why::new(staying.reason, about, detail))
     }
 
     /// The figures behind a reason that keeps a machine.

@@ -37,7 +37,10 @@ impl Balancer {
         }
         let learning = self.host.averaging.tick();
         self.silent_rounds += 1;
-        let wanted = self.host.wants_to_give(now).flatten().filter(|_| !self.is_emptying());
+        let belongs = self.mend(now);
+        let mending = belongs.is_some();
+        let wanted = self.host.wants_to_give(now).flatten();
+        let wanted = wanted.filter(|_| !mending && !self.is_emptying());
         let measure = wanted.flatten();
         let excess = self.host.excess(measure, now).unwrap_or(0.0);
         let overloaded = wanted.is_some();
@@ -52,7 +55,7 @@ impl Balancer {
         if let Some(reason) = held_back {
             out.push(Effect::Record(self.lonely(id, reason, String::new(), now)));
         }
-        let giving = wants && held_back.is_none();
+        let giving = mending || wants && held_back.is_none();
         if !giving && !learning && !is_turn {
             return;
         }
@@ -63,10 +66,15 @@ impl Balancer {
             let span = self.config.round * FULL_ROUNDS;
             peers = self.crowded.pick(peers, count, target, span, now);
         }
-        peers.truncate(count);
+        let mut asked = belongs.unwrap_or_default();
+        peers.retain(|peer| !asked.contains(peer));
+        asked.append(&mut peers);
+        asked.truncate(count);
+        let peers = asked;
         let told = self.host.averaging.told();
         let fresh_until = now + self.config.round;
-        let (survey, probes) = Survey::open(id, &peers, (giving, measure), told, fresh_until);
+        let (survey, probes) =
+            Survey::open(id, &peers, (giving, measure, mending), told, fresh_until);
         out.extend(probes.map(|(to, talk)| Effect::Send(to, Message::Exchange(id, talk))));
         let limit = now + self.config.limits.reply_time_max.min(self.config.round / 2);
         out.push(Effect::SetTimer(Timer::Exchange(id), limit));
@@ -105,6 +113,11 @@ impl Balancer {
         while self.survey.as_ref().is_some_and(Survey::is_ready) && !self.is_busy() {
             let Some(mut survey) = self.survey.take() else { return };
             match self.host.is_overloaded(now) {
+                _ if survey.is_mending() && survey.is_fresh(now) && !self.stopping => {
+                    if !self.host.mends(now) {
+                        return;
+                    }
+                }
                 overloaded if !survey.is_giving() && !self.stopping => {
                     let ending = match (overloaded, self.host.target(None)) {
                         // What keeps it from giving is on record already.
@@ -133,6 +146,9 @@ impl Balancer {
             }
             let value_max = (self.unlucky / policy.patience.max(1)).min(2) as i32;
             let Some(best) = survey.best(&self.host, value_max, now) else {
+                if survey.is_mending() {
+                    return self.mended_in_vain(&survey, now, out);
+                }
                 if survey.answered && !survey.fruitful {
                     self.unlucky = self.unlucky.saturating_add(1);
                     self.unlucky_at = self.host.excess(survey.measure(), now).unwrap_or(0.0);
@@ -142,10 +158,10 @@ impl Balancer {
                 }
                 return;
             };
-            let measure = survey.measure();
+            let (measure, mending) = (survey.measure(), survey.is_mending());
             self.survey = Some(survey);
             let (id, peer) = (ExchangeId(rng.next_u64()), best.peer.clone());
-            let step = Exchange::propose(id, best, measure, value_max, &self.host, now);
+            let step = Exchange::propose(id, best, (measure, mending), value_max, &self.host, now);
             self.step(step, &peer, id, now, rng, out);
         }
     }
@@ -196,6 +212,7 @@ impl Balancer {
         let settled = self.host.averaging.is_steady() || self.members.is_empty();
         let measure = self.host.wants_to_give(now).flatten().flatten();
         idle && settled
+            && !self.may_mend(now)
             && (self.is_hopeless(&policy, measure, now)
                 || self.host.is_overloaded(now) != Some(true))
     }

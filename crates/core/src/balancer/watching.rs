@@ -14,16 +14,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use rand::Rng;
+use rand::{Rng, RngExt};
 
 use super::Balancer;
 use crate::effect::{Effect, Timer};
-use crate::message::{Message, RUNNING_MAX, Watch};
+use crate::message::{FLOCKS_MAX, Message, RUNNING_MAX, Watch};
 use crate::model::{Entry, HostId, LastMove, MachineId, Time};
 use crate::port::{HostSample, LookId, Order, Presence, Sight};
 
 /// How often a host tells another one what it runs.
 pub(super) const WATCH_EVERY: Duration = Duration::from_secs(60);
+/// How many hosts are told of groups each time.
+const TOLD: usize = 8;
 /// A machine that was not seen on the other host for so long runs there no more.
 const TWIN_TIME_MAX: Duration = Duration::from_secs(200);
 /// Most machines of one message that are looked into.
@@ -73,6 +75,7 @@ impl Balancer {
 
     pub(super) fn watch_timer(&mut self, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
         out.push(Effect::SetTimer(Timer::Watch, now + WATCH_EVERY));
+        self.introduce(now, rng, out);
         let here: BTreeSet<MachineId> = self.running().cloned().collect();
         let twins = &mut self.watching.twins;
         // What does not run here any more is not said to.
@@ -81,15 +84,35 @@ impl Balancer {
         let runs = |machine: &MachineId| Message::Watch(Watch::Runs(machine.clone()));
         out.extend(twins.iter().map(|(id, twin)| Effect::Send(twin.peer.clone(), runs(id))));
         let running: Vec<u64> = here.iter().map(digest).take(RUNNING_MAX).collect();
-        if let Some(peer) = self.draw(1, rng).pop().filter(|_| !running.is_empty()) {
-            out.push(Effect::Send(peer, Message::Watch(Watch::Running(running))));
+        let mut flocks = self.host.flocks_here();
+        // All of them in turn, where they are too many.
+        if flocks.len() > FLOCKS_MAX {
+            let first = rng.random_range(0..flocks.len());
+            flocks.rotate_left(first);
+            flocks.truncate(FLOCKS_MAX);
+        }
+        let told = Some(flocks).filter(|flocks| !flocks.is_empty());
+        let (mut peers, mut running) =
+            (self.draw(if told.is_some() { TOLD } else { 1 }, rng), running);
+        if running.is_empty() {
+            peers.clear();
+        }
+        for peer in peers {
+            let watch = Watch::Running(std::mem::take(&mut running), told.clone());
+            out.push(Effect::Send(peer, Message::Watch(watch)));
         }
     }
 
     /// Another host says what it runs.
     pub(super) fn watch(&mut self, from: &HostId, watch: Watch, now: Time, out: &mut Vec<Effect>) {
         match watch {
-            Watch::Running(theirs) => {
+            Watch::Running(theirs, told) => {
+                let own = told.map(|told| self.host.hear_flocks(from, &told, now));
+                if let Some(mut own) = own.filter(|own| !own.is_empty()) {
+                    own.truncate(FLOCKS_MAX);
+                    let watch = Watch::Running(Vec::new(), Some(own));
+                    out.push(Effect::Send(from.clone(), Message::Watch(watch)));
+                }
                 let theirs: BTreeSet<u64> = theirs.into_iter().collect();
                 let both = self.running().filter(|id| theirs.contains(&digest(id)));
                 let runs = both.take(RUNS_MAX).map(|id| Message::Watch(Watch::Runs(id.clone())));

@@ -2,9 +2,9 @@
 
 use crate::ceiling::Measure;
 use crate::decision::Reason;
-use crate::host::Host;
+use crate::host::{Host, Toward};
 use crate::message::{Candidate, Room};
-use crate::model::{HostId, MachineId, Time};
+use crate::model::{MachineId, Time};
 use crate::select::{Pair, Price};
 
 /// What a mean-aware donor knows of its receiver from a survey.
@@ -21,14 +21,14 @@ impl Surveyed {
     pub(super) fn choose(
         &self,
         pair: &Pair,
-        peer: &HostId,
+        toward: &Toward<'_>,
         (measure, candidates, prices): (Measure, &[Candidate], &[Result<Price, Reason>]),
         host: &Host,
         now: Time,
     ) -> (Vec<Reason>, Option<(Candidate, f64)>) {
         let open = |p: &Result<Price, Reason>| p.as_ref().err().copied().unwrap_or(Reason::Farther);
         let mut verdicts: Vec<_> = prices.iter().map(open).collect();
-        let Some((mut donor, ids)) = host.side(measure, peer, &self.room, now) else {
+        let Some((mut donor, ids)) = host.side(measure, toward, &self.room, now) else {
             return (verdicts, None);
         };
         let index_of = |id: &MachineId| candidates.iter().position(|c| c.machine == *id);
@@ -43,7 +43,8 @@ impl Surveyed {
         let mut receiver = host.side_of(measure, pair.receiver, &self.room, now);
         // The quotes have told where there is room.
         receiver.free_memory_bytes = f64::INFINITY;
-        let Some(choice) = host.choose(&donor, &receiver, self.value_max) else {
+        let choice = host.choose(&donor, &receiver, self.value_max, toward.mending);
+        let Some(choice) = choice else {
             let open = verdicts.iter_mut().zip(candidates);
             for (verdict, candidate) in open.filter(|(v, _)| **v == Reason::Farther) {
                 *verdict = host.unworthy(&donor, &receiver, &ids, &candidate.machine);

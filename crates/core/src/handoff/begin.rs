@@ -39,7 +39,11 @@ impl Handoffs {
             turn.looks = self.looks;
             match handoff.role {
                 Role::Donor => source::recover(&mut handoff, turn),
-                Role::Receiver => target::recover(&handoff, turn),
+                Role::Receiver => {
+                    // It is on record only since it was promised.
+                    handoff.examined = true;
+                    target::recover(&handoff, turn);
+                }
             }
             self.looks = turn.looks;
             hold(turn.host, &handoff);
@@ -73,7 +77,9 @@ impl Handoffs {
             cpu: handoff.needs.cpu_definition.as_deref().map(str::to_owned),
         };
         turn.send(&handoff, pass);
-        turn.wake(id, self.limits.reply_time_max);
+        // Where witnesses are asked, the target has as long for them.
+        let waits = if handoff.needs_seat() { 2 } else { 1 };
+        turn.wake(id, self.limits.reply_time_max * waits);
         self.live.insert(id, handoff);
     }
 
@@ -116,7 +122,7 @@ pub(super) fn hold(host: &mut Host, handoff: &Handoff) {
                 machine: handoff.machine.clone(),
                 memory_bytes: handoff.memory_bytes,
                 usage: handoff.usage,
-                anti_affinity: handoff.anti_affinity.clone(),
+                rules: handoff.entry.rules.clone(),
             };
             host.holds.incoming.insert(handoff.id, incoming);
         }

@@ -1,6 +1,6 @@
 //! What an operator says of handoffs under way.
 
-use super::record::Phase;
+use super::record::{Handoff, Phase};
 use super::turn::Turn;
 use super::{Handoffs, Next, cancelling, source, target};
 use crate::decision::{Reason, Role};
@@ -29,6 +29,19 @@ impl Handoffs {
                     _ => {}
                 }
                 Next::Stay
+            });
+        }
+    }
+
+    /// An operator has removed a host from the cluster: what nothing has come of will not come.
+    pub fn removed(&mut self, host: &HostId, turn: &mut Turn<'_>) {
+        let waits = |h: &&Handoff| {
+            h.role == Role::Receiver && h.phase == Phase::Reserved && h.peer == *host
+        };
+        let ids: Vec<_> = self.live.values().filter(waits).map(|h| h.id).collect();
+        for id in ids {
+            self.with(id, turn, |h, _, turn| {
+                target::hear(h, Pass::Refused { reason: Reason::Unreachable, detail: None }, turn)
             });
         }
     }

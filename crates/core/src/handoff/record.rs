@@ -12,6 +12,7 @@ use crate::model::{
     DiskPlace, Entry, Epoch, Group, HostId, MachineId, Requirements, Resources, Time,
 };
 use crate::port::{Commit, HandoffId, LookId, Presence, Stamp};
+use crate::witness::Acquaintances;
 
 /// How far a handoff is. Every phase but [`Phase::Offered`] is durable before anything is said or
 /// ordered that depends on it.
@@ -121,7 +122,7 @@ pub struct Handoff {
     pub load: f64,
     /// Memory that it may come to occupy, in bytes.
     pub memory_bytes: f64,
-    /// Its anti-affinity groups.
+    /// Its anti-affinity groups, for an agent of an earlier version; the entry holds all rules.
     pub anti_affinity: Vec<Group>,
     /// The commit point.
     #[serde(default = "fast")]
@@ -151,8 +152,8 @@ pub struct Handoff {
     pub cancelled_for: Option<Reason>,
     /// The record of the exchange that led to it.
     pub decision: Decision,
-    /// Source: where the target's hypervisor is reached.
-    #[serde(skip)]
+    /// Where the target's hypervisor is reached.
+    #[serde(default)]
     pub(crate) uri: String,
     /// What the machine needs, as agreed.
     #[serde(skip)]
@@ -234,6 +235,13 @@ impl Handoff {
             before: None,
             steps: Steps::default(),
         }
+    }
+
+    /// Whether others are kept away by it also from other hosts, so that it must not end by time
+    /// alone: nothing of it may arrive after that.
+    #[must_use]
+    pub fn needs_seat(&self) -> bool {
+        self.entry.rules.anti_affinity.iter().any(|group| group.label().is_some())
     }
 
     /// The stamp of the copy on the target.
@@ -352,6 +360,8 @@ pub struct Recovered {
     pub life: u64,
     /// Which boot of the host this is.
     pub boot: String,
+    /// Whom it knows.
+    pub acquaintances: Acquaintances,
 }
 
 impl Recovered {

@@ -45,6 +45,8 @@ pub(super) enum Question {
     Where,
     /// The target: "It is here, complete and paused. Is it released?"
     Holding,
+    /// The target: "I keep room for it. Is it coming?"
+    Reserved,
 }
 
 impl Handoffs {
@@ -68,13 +70,18 @@ impl Handoffs {
             },
             // Too late: nothing will come, and room need not be kept until it expires. Unless it was
             // released, for all that a store knows which has lost something.
-            Pass::Reserved { ticket, .. } => {
+            Pass::Reserved { ticket, machine, .. } => {
                 let released = self.marks.values().any(|mark| mark.handoff == id);
-                if !released && ticket.is_some_and(|ticket| self.remembers(ticket)) {
-                    let cancel = Pass::Cancel { reason: Reason::TimedOut, machine: None };
-                    turn.say(from, id, cancel);
+                let remembers = ticket.is_some_and(|ticket| self.remembers(ticket));
+                match machine {
+                    _ if released => return,
+                    _ if remembers => {
+                        let cancel = Pass::Cancel { reason: Reason::TimedOut, machine: None };
+                        return turn.say(from, id, cancel);
+                    }
+                    Some(machine) => (machine, Question::Reserved),
+                    None => return,
                 }
-                return;
             }
             _ => return,
         };
@@ -168,6 +175,15 @@ impl Handoffs {
         let runs = matches!(sight.presence, Presence::Running | Presence::Leaving);
         let held = is_it && !claimed && matches!(sight.presence, Presence::Held | Presence::Paused);
         let pass = match question {
+            // Of what no record tells, what is seen does: whether it is on its way.
+            Question::Reserved => match sight.presence {
+                Presence::Running | Presence::Paused | Presence::Defined | Presence::Absent => {
+                    Pass::Refused { reason: Reason::TimedOut, detail: None }
+                }
+                Presence::Leaving | Presence::Stranded | Presence::Incoming | Presence::Held => {
+                    return;
+                }
+            },
             Question::Holding if runs => cancelled(&machine),
             // Nobody here knows whether it was released: only an operator can say.
             Question::Holding | Question::Discarding => return,
@@ -268,6 +284,8 @@ fn unknown_agreement(
             needs: Requirements::default(),
             anti_affinity: Vec::new(),
             rules: None,
+            ties: None,
+            mends: None,
             margin: None,
             cost: None,
         },

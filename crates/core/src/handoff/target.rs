@@ -26,9 +26,14 @@ use crate::port::{Commit, Failure, FailureKind, Presence, Sight, Stamp, Unfit};
 pub(super) fn promise(h: &mut Handoff, disks: Vec<DiskPlace>, turn: &mut Turn<'_>) {
     h.examined = true;
     turn.persist(h);
-    let (uri, ticket) = (h.uri.clone(), h.ticket);
+    turn.send(h, reserved(h, disks));
+}
+
+/// Room is kept.
+fn reserved(h: &Handoff, disks: Vec<DiskPlace>) -> Pass {
     let disks = (!disks.is_empty()).then_some(disks);
-    turn.send(h, Pass::Reserved { uri, protocol: Some(PROTOCOL), ticket, disks });
+    let (protocol, machine) = (Some(PROTOCOL), Some(h.machine.clone()));
+    Pass::Reserved { uri: h.uri.clone(), protocol, ticket: h.ticket, disks, machine }
 }
 
 /// The hypervisor has said whether the machine can run here.
@@ -73,6 +78,11 @@ pub(super) fn hear(h: &mut Handoff, pass: Pass, turn: &mut Turn<'_>) -> Next {
             h.cancelled_for = Some(reason);
             turn.enter(h, Phase::Discarding, RETRY_MIN);
             turn.discard(h, h.to());
+        }
+        // The source knows nothing of it, and nothing is on its way.
+        (Phase::Reserved, Pass::Refused { .. }) => {
+            h.cancelled_for = Some(Reason::ReservationExpired);
+            turn.look(h);
         }
         (Phase::Discarding, Pass::Released { .. }) => {
             h.steps.contradicted = true;
@@ -149,7 +159,12 @@ fn looked_before_claim(
                 h.decision.detail = "the copy that was held is gone".to_owned();
                 return Next::Cancelled(Reason::Ended);
             }
-            if turn.now.since(h.since) >= limits.reservation_time {
+            let expired = turn.now.since(h.since) >= limits.reservation_time;
+            // Nobody else may have its seat before the source has said that nothing will come.
+            let told = h.cancelled_for.is_some();
+            if expired && h.needs_seat() && h.examined && !told {
+                turn.send(h, reserved(h, Vec::new()));
+            } else if expired || told {
                 h.decision.detail = "nothing arrived".to_owned();
                 return Next::Cancelled(Reason::ReservationExpired);
             }

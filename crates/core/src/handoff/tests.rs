@@ -124,6 +124,8 @@ fn agreement(host: &Host) -> Agreement {
             needs: Requirements::default(),
             anti_affinity: Vec::new(),
             rules: None,
+            ties: None,
+            mends: None,
             margin: None,
             cost: None,
         },
@@ -168,6 +170,7 @@ fn reserved_by_peer() -> Pass {
         uri: "qemu:///target".to_owned(),
         protocol: Some(PROTOCOL),
         ticket: Some(TICKET),
+        machine: Some(machine()),
         disks: None,
     }
 }

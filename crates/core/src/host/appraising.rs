@@ -16,7 +16,8 @@ impl Host {
         let report = self.report(None, now)?;
         let limit = self.may_take(asked.giver, now).err();
         let quote = |candidate: &Candidate| {
-            let quote = self.quote(None, candidate, asked.gauge.as_ref(), now);
+            let donor = (asked.gauge.as_ref(), asked.giver == HostState::Draining);
+            let quote = self.quote(None, candidate, donor, now);
             // Words, if there are any, are about the first of both.
             Quote { refusal: quote.refusal.or(limit), ..quote }
         };

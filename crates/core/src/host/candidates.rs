@@ -1,24 +1,32 @@
 //! Machines of a host as they are judged one by one: which may leave, which could come, and at what
 //! price.
 
-use super::Host;
+use super::ruling::{is_hard, judges_rules};
+use super::{Host, Toward};
 use crate::advantage::priced;
 use crate::ceiling::{Gauge, Measure};
 use crate::cost::{Prediction, Weight};
 use crate::decision::{Judged, Reason, Refusal};
 use crate::load::{Basis, Machine};
 use crate::message::{Candidate, OFFER_MAX, Quote, Room, Tenant};
-use crate::model::{Entry, Group, HostId, HostState, MachineId, Requirements, Resources, Time};
+use crate::model::{Entry, HostId, HostState, MachineId, Requirements, Resources, Rules, Time};
 use crate::port::Presence;
 use crate::select::mean_aware::{Piece, Side};
 use crate::select::{LOAD_EPSILON, Pair, rounded};
 
 impl Host {
     /// Its machines that could go to `peer` in return for another.
-    pub(super) fn tenants(&self, measure: Measure, peer: &HostId, now: Time) -> Vec<Tenant> {
+    pub(super) fn tenants(
+        &self,
+        measure: Measure,
+        peer: &HostId,
+        protocol: Option<u16>,
+        now: Time,
+    ) -> Vec<Tenant> {
+        let toward = Toward { peer, protocol, labels: None, mending: false };
         let machines = self.view.machines().iter();
         let tenant = machines.filter_map(|(id, machine)| {
-            let (entry, candidate) = self.candidate_of(measure, id, machine, peer, now).ok()?;
+            let (entry, candidate) = self.candidate_of(measure, id, machine, &toward, now).ok()?;
             // What it would be programmed to load there, only the other side could say.
             if candidate.basis == Basis::Target {
                 return None;
@@ -28,17 +36,17 @@ impl Host {
         tenant.take(OFFER_MAX).collect()
     }
 
-    /// One of its machines as a candidate, if it may go to `peer`.
+    /// One of its machines as a candidate, if it may go there.
     #[must_use]
     pub fn candidate(
         &self,
         measure: Measure,
         id: &MachineId,
-        peer: &HostId,
+        toward: &Toward<'_>,
         now: Time,
     ) -> Option<Candidate> {
         let machine = self.view.machines().get(id)?;
-        Some(self.candidate_of(measure, id, machine, peer, now).ok()?.1)
+        Some(self.candidate_of(measure, id, machine, toward, now).ok()?.1)
     }
 
     /// The same for a machine that was looked up.
@@ -49,7 +57,7 @@ impl Host {
         peer: &HostId,
         now: Time,
     ) -> Result<Candidate, Refusal> {
-        Ok(self.candidate_of(None, id, machine, peer, now)?.1)
+        Ok(self.candidate_of(None, id, machine, &Toward::of(peer), now)?.1)
     }
 
     /// Why one of its machines may not go to `peer`, if so.
@@ -62,7 +70,7 @@ impl Host {
         now: Time,
     ) -> Option<Refusal> {
         let machine = self.view.machines().get(id)?;
-        self.candidate_of(measure, id, machine, peer, now).err()
+        self.candidate_of(measure, id, machine, &Toward::of(peer), now).err()
     }
 
     fn candidate_of<'m>(
@@ -70,10 +78,11 @@ impl Host {
         measure: Measure,
         id: &MachineId,
         machine: &'m Machine,
-        peer: &HostId,
+        toward: &Toward<'_>,
         now: Time,
     ) -> Result<(&'m Entry, Candidate), Refusal> {
-        let entry = self.may_leave(id, machine, peer, now)?;
+        let mends = toward.mending.then(|| is_hard(&self.mended(now)));
+        let entry = self.may_leave(id, machine, toward, self.is_pressing(measure, mends), now)?;
         let (basis, factors) = machine.factors(&self.profile).map_err(|_| Reason::UnknownLoad)?;
         // A load that was programmed says nothing of a single resource.
         if measure.is_some() && basis == Basis::Target {
@@ -90,7 +99,9 @@ impl Host {
             memory_bytes: facts.memory_bytes,
             needs: self.needs_of(machine),
             anti_affinity: entry.rules.anti_affinity.clone(),
-            rules: Some(entry.rules.clone()),
+            rules: judges_rules(toward.protocol).then(|| entry.rules.clone()),
+            ties: judges_rules(toward.protocol).then(|| self.ties(id, &entry.rules)),
+            mends,
             margin: (!self.tentative).then_some(machine.margin),
             cost,
         };
@@ -147,7 +158,7 @@ impl Host {
     pub fn side(
         &self,
         measure: Measure,
-        peer: &HostId,
+        toward: &Toward<'_>,
         room: &Room,
         now: Time,
     ) -> Option<(Side, Vec<MachineId>)> {
@@ -155,8 +166,19 @@ impl Host {
         let own = self.gauge(now);
         let mut pieces = Vec::with_capacity(self.view.machines().len());
         let mut ids = Vec::with_capacity(pieces.capacity());
-        for (id, machine) in self.view.machines() {
-            let Ok(entry) = self.may_leave(id, machine, peer, now) else { continue };
+        let mended = toward.mending.then(|| self.mended(now));
+        let mends = mended.as_ref().map(is_hard);
+        let pressing = self.is_pressing(measure, mends);
+        let toward = Toward { labels: room.labels.as_ref(), ..*toward };
+        let priority = |m: &Machine| m.entry().map_or(0, |entry| entry.rules.priority);
+        let mut machines: Vec<_> = self.view.machines().iter().collect();
+        // Of equal choices the first is taken.
+        machines.sort_by_key(|(_, m)| priority(m));
+        for (id, machine) in machines {
+            if mended.as_ref().is_some_and(|mended| !mended.contains_key(id)) {
+                continue;
+            }
+            let Ok(entry) = self.may_leave(id, machine, &toward, pressing, now) else { continue };
             let Ok((_, factors)) = machine.factors(&self.profile) else { continue };
             let Ok(cost) = self.affordable(machine, entry, &factors) else { continue };
             let origin = self.origin(entry);
@@ -167,9 +189,10 @@ impl Host {
                 at_receiver: priced(&factors, &room.rates),
                 memory_bytes: machine.facts.memory_bytes,
                 at_home: origin.is_none(),
-                homeward: origin == Some(peer),
+                homeward: origin == Some(toward.peer),
                 movable: room.gauge.as_ref().is_none_or(admits),
                 seconds: cost.map_or(0.0, |cost| cost.seconds),
+                priority: entry.rules.priority,
                 starving: self.is_starving(id),
             });
             ids.push(id.clone());
@@ -183,14 +206,16 @@ impl Host {
     #[must_use]
     pub fn side_of(&self, measure: Measure, load: f64, room: &Room, now: Time) -> Side {
         let own = self.gauge(now);
+        let pressing = self.is_pressing(measure, None);
         let piece = |tenant: &Tenant| Piece {
             at_donor: self.price(measure, &tenant.candidate.factors),
             at_receiver: tenant.candidate.at_donor,
             memory_bytes: tenant.candidate.memory_bytes,
             at_home: tenant.origin.is_none(),
             homeward: tenant.origin.as_ref() == Some(self.id()),
-            movable: self.can_take(&tenant.candidate, own.as_ref(), None, now).is_ok(),
+            movable: self.can_take(&tenant.candidate, own.as_ref(), (None, pressing), now).is_ok(),
             seconds: tenant.candidate.cost.map_or(0.0, |cost| cost.seconds),
+            priority: 0,
             starving: false,
         };
         Side {
@@ -203,19 +228,24 @@ impl Host {
         }
     }
 
-    /// What it could give to `peer`: every machine judged, those on offer first and in the order of
-    /// the candidates. The verdict on those is still open and reads [`Reason::Farther`].
+    /// What it could give: every machine judged, or where a rule is to be mended every one that is
+    /// misplaced, those on offer first and in the order of the candidates. The verdict on those is
+    /// still open and reads [`Reason::Farther`].
     #[must_use]
     pub fn candidates(
         &self,
         measure: Measure,
-        peer: &HostId,
+        toward: &Toward<'_>,
         pair: &Pair,
         now: Time,
     ) -> (Vec<Judged>, Vec<Candidate>) {
         let mut offered = Vec::new();
         let mut kept = Vec::new();
+        let mended = toward.mending.then(|| self.mended(now));
         for (id, machine) in self.view.machines() {
+            if mended.as_ref().is_some_and(|mended| !mended.contains_key(id)) {
+                continue;
+            }
             let known = machine.factors(&self.profile).ok();
             let mut judged = Judged {
                 machine: id.clone(),
@@ -227,7 +257,7 @@ impl Host {
                 verdict: Reason::Farther,
                 detail: String::new(),
             };
-            match self.candidate_of(measure, id, machine, peer, now) {
+            match self.candidate_of(measure, id, machine, toward, now) {
                 Err(refusal) => {
                     (judged.verdict, judged.detail) = (refusal.reason, refusal.detail);
                     kept.push(judged);
@@ -240,7 +270,10 @@ impl Host {
             HostState::Draining => -c.memory_bytes,
             _ => rounded((c.at_donor - pair.wanted()).abs()),
         };
-        offered.sort_by(|(_, a), (_, b)| distance(a).total_cmp(&distance(b)));
+        let priority = |c: &Candidate| c.rules.as_ref().map_or(0, |rules| rules.priority);
+        offered.sort_by(|(_, a), (_, b)| {
+            distance(a).total_cmp(&distance(b)).then(priority(a).cmp(&priority(b)))
+        });
         for (mut judged, _) in offered.drain(offered.len().min(OFFER_MAX)..) {
             judged.verdict = Reason::NotOffered;
             kept.push(judged);
@@ -250,12 +283,13 @@ impl Host {
         (judged, candidates)
     }
 
-    /// Whether a machine of this host may go to `peer` at all; its entry if so.
+    /// Whether a machine of this host may go there at all; its entry if so.
     fn may_leave<'m>(
         &self,
         id: &MachineId,
         machine: &'m Machine,
-        peer: &HostId,
+        toward: &Toward<'_>,
+        pressing: bool,
         now: Time,
     ) -> Result<&'m Entry, Refusal> {
         let held = self.holds.outgoing.contains(id) || self.holds.settling.contains(id);
@@ -272,65 +306,53 @@ impl Host {
         if self.mode.choose(&machine.facts.locks).is_none() {
             return Err(Reason::NoLocks.into());
         }
-        machine.facts.needs.movable(self.may_copy())?;
-        let rules = &entry.rules;
-        if rules.ignore {
-            return Err(Reason::RuleIgnored.into());
-        }
-        if !rules.pinned_to.is_empty() && !rules.pinned_to.contains(&peer.clone().into()) {
-            return Err(Reason::RulePinned.into());
-        }
+        machine.facts.needs.movable(self.may_copy(&entry.rules))?;
+        self.lets_go(id, &entry.rules, toward, pressing, now)?;
         if self.past.is_quarantined(id, &self.restraint, now) {
             return Err(Reason::Quarantined.into());
         }
-        if self.state != HostState::Draining {
+        if self.state != HostState::Draining && !toward.mending {
             if machine.is_new {
                 return Err(Reason::WarmingUp.into());
             }
             let last = entry.last_move.as_ref();
-            if last.is_some_and(|last| self.restraint.is_cooling(last, peer, now)) {
+            if last.is_some_and(|last| self.restraint.is_cooling(last, toward.peer, now)) {
                 return Err(Reason::CoolDown.into());
             }
-        }
-        let has_mate = |(other, m): (&MachineId, &Machine)| {
-            other != id
-                && m.entry().is_some_and(|e| shares_group(&e.rules.affinity, &rules.affinity))
-        };
-        if !rules.affinity.is_empty() && self.view.machines().iter().any(has_mate) {
-            return Err(Reason::RuleAffinity.into());
         }
         Ok(entry)
     }
 
-    /// Whether disks of its machines that are on this host alone may be copied.
-    const fn may_copy(&self) -> bool {
-        self.copy_storage
+    /// Whether disks of a machine that are on this host alone may be copied.
+    const fn may_copy(&self, rules: &Rules) -> bool {
+        self.copy_storage || rules.copy_storage
     }
 
     /// What a machine of this host needs of another one. Local disks are told only where they may be
     /// copied.
     fn needs_of(&self, machine: &Machine) -> Requirements {
         let mut needs = machine.facts.needs.clone();
-        if !self.may_copy() {
+        if !machine.entry().is_some_and(|entry| self.may_copy(&entry.rules)) {
             needs.local_disks = None;
         }
         needs
     }
 
     /// What a candidate of another host would load this one, and whether it could be taken. `donor`
-    /// is how full the other is.
+    /// is how full the other is, and soft rules yield where something is `pressing` there.
     #[must_use]
     pub fn quote(
         &self,
         measure: Measure,
         candidate: &Candidate,
-        donor: Option<&Gauge>,
+        (donor, pressing): (Option<&Gauge>, bool),
         now: Time,
     ) -> Quote {
         let at_receiver = self.price(measure, &candidate.factors);
         let free = candidate.memory_bytes <= self.free_memory_bytes();
         let refusal = if free {
-            self.can_take(candidate, self.gauge(now).as_ref(), donor, now).err()
+            let pressing = pressing || measure.is_some() || candidate.mends == Some(true);
+            self.can_take(candidate, self.gauge(now).as_ref(), (donor, pressing), now).err()
         } else {
             Some(Reason::NoMemory.into())
         };
@@ -343,7 +365,7 @@ impl Host {
         &self,
         candidate: &Candidate,
         own: Option<&Gauge>,
-        donor: Option<&Gauge>,
+        (donor, pressing): (Option<&Gauge>, bool),
         now: Time,
     ) -> Result<(), Refusal> {
         if let Some(own) = own {
@@ -351,14 +373,7 @@ impl Host {
         }
         self.view.provides().meets(&candidate.needs)?;
         self.unfit.recall(&candidate.machine, &candidate.needs, now)?;
-        let groups = &candidate.anti_affinity;
-        let on_host = self.view.machines().values().filter_map(Machine::entry);
-        let clash = on_host.map(|e| &e.rules.anti_affinity).any(|g| shares_group(g, groups))
-            || self.holds.incoming.values().any(|i| shares_group(&i.anti_affinity, groups));
-        if clash { Err(Reason::RuleAntiAffinity.into()) } else { Ok(()) }
+        self.lets_come(candidate, pressing)?;
+        Ok(self.seats_are_free(&candidate.machine, &candidate.anti_affinity)?)
     }
-}
-
-fn shares_group(a: &[Group], b: &[Group]) -> bool {
-    a.iter().any(|group| b.iter().any(|other| other.is(group)))
 }

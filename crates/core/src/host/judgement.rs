@@ -1,7 +1,7 @@
 //! What a host would say of its machines now, given how another one said it stands. Nothing is agreed
 //! on: the receiver has the last word on what only it knows.
 
-use super::Host;
+use super::{Host, Toward};
 use crate::advantage::priced;
 use crate::ceiling::Measure;
 use crate::decision::{Judged, Reason};
@@ -22,12 +22,13 @@ impl Host {
         room: &Room,
         now: Time,
     ) -> Vec<Judged> {
-        let Some((donor, ids)) = self.side(measure, peer, room, now) else { return Vec::new() };
+        let toward = Toward { labels: room.labels.as_ref(), ..Toward::of(peer) };
+        let Some((donor, ids)) = self.side(measure, &toward, room, now) else { return Vec::new() };
         let receiver = self.side_of(measure, load, room, now);
         let pair = Pair { donor: donor.load, receiver: load };
-        let (mut judged, _) = self.candidates(measure, peer, &pair, now);
+        let (mut judged, _) = self.candidates(measure, &toward, &pair, now);
         let own = self.gauge(now);
-        let chosen = self.choose(&donor, &receiver, 0).map(|choice| ids[choice.go].clone());
+        let chosen = self.choose(&donor, &receiver, 0, false).map(|choice| ids[choice.go].clone());
         for judged in &mut judged {
             let known = self.view.machines().get(&judged.machine).zip(judged.factors);
             let Some((machine, factors)) = known else { continue };
@@ -61,10 +62,11 @@ impl Host {
         ids: &[MachineId],
         machine: &MachineId,
     ) -> Reason {
-        let piece = ids.iter().zip(&donor.pieces).find(|(id, _)| *id == machine);
-        let small = piece.is_some_and(|(_, piece)| {
-            let alone = Side { pieces: vec![*piece], ..donor.clone() };
-            !self.tentative && relief::choose(&alone, receiver, 0.0).is_some()
+        let pieces = ids.iter().zip(&donor.pieces).filter(|_| !self.tentative);
+        let piece = pieces.into_iter().find(|(id, _)| *id == machine).map(|(_, piece)| *piece);
+        let small = piece.is_some_and(|piece| {
+            let alone = Side { pieces: vec![piece], ..*donor };
+            relief::choose(&alone, receiver, 0.0).is_some()
         });
         if small { Reason::GainSmall } else { Reason::NoImprovement }
     }
@@ -73,7 +75,7 @@ impl Host {
     /// them as this host does.
     #[must_use]
     pub fn judge_by_half(&self, peer: &HostId, pair: &Pair, now: Time) -> Vec<Judged> {
-        let (mut judged, candidates) = self.candidates(None, peer, pair, now);
+        let (mut judged, candidates) = self.candidates(None, &Toward::of(peer), pair, now);
         let price = |load: f64| Price { at_donor: load, at_receiver: load };
         let prices: Vec<_> = candidates.iter().map(|c| Ok(price(c.at_donor))).collect();
         let verdicts = half_difference(pair, &prices, &self.calm);

@@ -172,6 +172,11 @@ number_type! {
 }
 
 number_type! {
+    /// One claim to a seat. Drawn at random by the host that claims.
+    ClaimId
+}
+
+number_type! {
     /// One handoff of one machine from one host to another. Drawn at random by the source.
     HandoffId
 }

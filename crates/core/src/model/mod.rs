@@ -9,7 +9,7 @@ mod schedule;
 mod time;
 
 pub use host::{HostFacts, HostProfile, HostState, ProfileError};
-pub use ids::{Epoch, ExchangeId, HandoffId, HostId, ID_BYTES_MAX, IdError, MachineId};
+pub use ids::{ClaimId, Epoch, ExchangeId, HandoffId, HostId, ID_BYTES_MAX, IdError, MachineId};
 pub use needs::{
     CpuNeed, DiskPlace, HugePages, LocalDisk, Missing, Network, Provides, Requirements,
 };

@@ -63,6 +63,12 @@ pub struct Rules {
     #[n(6)]
     #[serde(skip_serializing_if = "is_default")]
     pub max_share: Option<f64>,
+    /// Whether its disks that are on its host alone may be copied when it moves, also where that is
+    /// not configured for all machines.
+    #[n(9)]
+    #[cbor(default)]
+    #[serde(skip_serializing_if = "is_default")]
+    pub copy_storage: bool,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -205,6 +211,12 @@ impl Group {
         self.soft
     }
 
+    /// The same group, hard.
+    #[must_use]
+    pub fn hardened(&self) -> Self {
+        Self { soft: false, ..self.clone() }
+    }
+
     /// Whether both are the same group, however much their members insist.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
@@ -299,6 +311,15 @@ impl Place {
         match &self.hosts {
             Hosts::One(one) => one == host,
             Hosts::Labelled { label, value } => labels.get(label) == Some(value),
+        }
+    }
+
+    /// The label that it names hosts by, if it does.
+    #[must_use]
+    pub fn label(&self) -> Option<&str> {
+        match &self.hosts {
+            Hosts::One(_) => None,
+            Hosts::Labelled { label, .. } => Some(label),
         }
     }
 

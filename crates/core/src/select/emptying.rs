@@ -12,20 +12,24 @@ use crate::reason::Reason;
 /// The machine of `donor` that fits `receiver` best, if any finds room there.
 #[must_use]
 pub fn choose(donor: &Side, receiver: &Side) -> Option<Choice> {
-    let fits = |memory_bytes: f64| memory_bytes <= receiver.free_memory_bytes;
-    let mut best: Option<Choice> = None;
+    fits(donor, receiver).min_by(|a, b| a.score.rank().total_cmp(&b.score.rank()))
+}
+
+/// Every machine of `donor` that finds room with `receiver`, and how well it fits.
+pub(super) fn fits<'a>(
+    donor: &'a Side,
+    receiver: &'a Side,
+) -> impl Iterator<Item = Choice> + use<'a> {
     let pieces = donor.pieces.iter().enumerate();
-    for (go, piece) in pieces.filter(|(_, p)| p.movable && fits(p.memory_bytes)) {
+    let fits = pieces.filter(|(_, p)| p.movable && p.memory_bytes <= receiver.free_memory_bytes);
+    fits.map(|(go, piece)| {
         let load = receiver.load + piece.at_receiver;
         let apart = (load - receiver.target).abs();
         let distance = if receiver.par > 0.0 { rounded(apart / receiver.par) } else { 0.0 };
         let overfills = load > receiver.limit + LOAD_EPSILON;
         let score = Score { cost: 0.0, overfills, swaps: false, distance };
-        if best.is_none_or(|b| score.rank() < b.score.rank()) {
-            best = Some(Choice { go, back: None, score });
-        }
-    }
-    best
+        Choice { go, back: None, score }
+    })
 }
 
 /// The verdict on each candidate where memory moves: the largest that finds room goes, because what
@@ -65,6 +69,8 @@ mod tests {
             margin: None,
             cost: None,
             rules: None,
+            ties: None,
+            mends: None,
         };
         let room = Ok(Price { at_donor: 0.1, at_receiver: 0.1 });
         let candidates = [1e9, 8e9, 4e9, 4e9].map(candidate);

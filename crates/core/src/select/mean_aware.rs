@@ -47,6 +47,8 @@ pub struct Piece {
     pub movable: bool,
     /// How long its migration is predicted to take.
     pub seconds: f64,
+    /// Higher is helped first and moved last.
+    pub priority: i32,
     /// Whether it goes first, because it starves where it is.
     pub starving: bool,
 }
@@ -317,6 +319,7 @@ mod tests {
             homeward: false,
             movable: true,
             seconds: 0.0,
+            priority: 0,
             starving: false,
         }
     }
@@ -383,7 +386,7 @@ mod tests {
             at_donor in 0.0..0.5f64, at_receiver in 0.0..0.5f64, memory_bytes in 0.0..60.0f64,
             at_home in any::<bool>(), homeward in any::<bool>(), movable in any::<bool>(),
         ) -> Piece {
-            Piece { at_donor, at_receiver, memory_bytes, at_home, homeward: homeward && !at_home, movable, seconds: 0.0, starving: false }
+            Piece { at_donor, at_receiver, memory_bytes, at_home, homeward: homeward && !at_home, movable, seconds: 0.0, priority: 0, starving: false }
         }
     }
 

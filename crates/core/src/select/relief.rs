@@ -85,6 +85,7 @@ mod tests {
             homeward: false,
             movable: true,
             seconds: 1.0,
+            priority: 0,
             starving: false,
         }
     }

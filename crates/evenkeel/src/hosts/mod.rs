@@ -1,10 +1,15 @@
 //! The commands that need hosts: the agent, its clients and the lab.
 
 mod cluster;
+mod doctor;
 mod drain;
+mod explain;
+mod history;
 pub(crate) mod lab;
 mod report;
+mod rule;
 pub(crate) mod snapshot;
+mod top;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -33,15 +38,24 @@ pub(crate) enum HostCommand {
         after_help = "Examples:\n  evenkeel status --format json | jq .load\n  evenkeel status --host kvm2"
     )]
     Status(AskArgs),
-    /// Show the newest decisions of this host, and why each ended as it did
-    #[command(after_help = "Example:\n  evenkeel history --limit 5 --format json")]
-    History {
-        /// Most records to show
-        #[arg(long, default_value_t = 20)]
-        limit: u32,
-        #[command(flatten)]
-        ask: AskArgs,
-    },
+    /// Say in plain words why a machine stays, a host gives nothing, or something was decided
+    #[command(subcommand)]
+    Explain(explain::ExplainCommand),
+    /// Watch every host of the cluster: load, contention, and what moves
+    #[command(after_help = "Examples:\n  evenkeel top\n  evenkeel top --every 5 --times 3")]
+    Top(top::TopArgs),
+    /// Show what was decided in the cluster, from every host's own store, each migration once
+    #[command(after_help = "Examples:\n  evenkeel history --since 2d\n  \
+        evenkeel history --since 12h --vm web-1\n  \
+        evenkeel history --host kvm2 --all --limit 50 --format json")]
+    History(history::HistoryArgs),
+    /// Look for what will be trouble on this host, or in the cluster, and say what to do about it
+    #[command(after_help = "Examples:\n  \
+        evenkeel doctor                                      this host, by its agent\n  \
+        evenkeel doctor --config /etc/evenkeel/agent.toml    without an agent\n  \
+        evenkeel doctor --cluster --format json\n\n\
+        It changes nothing. Exits with 1 if anything is an error.")]
+    Doctor(doctor::DoctorArgs),
     /// Write what the cluster looks like now, as `evenkeel plan` reads it
     #[command(after_help = "Examples:\n  \
         evenkeel snapshot -c qemu+ssh://kvm1/system -c qemu+ssh://kvm2/system > now.json\n  \
@@ -61,6 +75,15 @@ pub(crate) enum HostCommand {
         #[command(flatten)]
         ask: AskArgs,
     },
+    /// Show what may happen to a machine of this host, or change it
+    #[command(after_help = "Examples:\n  \
+        evenkeel rule web-1                                 its rules\n  \
+        evenkeel rule web-1 set anti-affinity=web@rack      no two of `web` in one rack\n  \
+        evenkeel rule web-1 set affinity=shop? priority=10  with `shop`, if it can be\n  \
+        evenkeel rule web-1 set pinned-to=rack=r7 pinned-to=!kvm3\n  \
+        evenkeel rule web-1 remove priority pinned-to=!kvm3\n\n\
+        What ends in `?` is soft: it yields to draining and to ceilings. docs/rules.md says more.")]
+    Rule(rule::RuleArgs),
     /// Empty a host for maintenance: every machine goes to another one
     #[command(after_help = "Examples:\n  \
         evenkeel drain kvm2                          empty it and wait until it is\n  \
@@ -142,6 +165,14 @@ impl AskArgs {
     }
 }
 
+/// Every host of the cluster that is alive and a client of its agent, the one that is asked first.
+async fn everybody(socket: &Path) -> Result<Vec<(HostId, Client)>, Failure> {
+    let client = Client::new(socket);
+    let status = client.status().await?;
+    let others = status.members.iter().map(|host| (host.clone(), client.of(host)));
+    Ok(std::iter::once((status.host.clone(), client.clone())).chain(others).collect())
+}
+
 /// Writes what agents and the lab say of themselves to standard error.
 pub(crate) fn log_to_stderr() {
     tracing_subscriber::fmt()
@@ -162,13 +193,13 @@ pub(crate) fn run(command: HostCommand) -> Result<(), Failure> {
             let status = ask.client().status().await?;
             output::print(ask.format, &status, || report::status(&status))
         }),
-        HostCommand::History { limit, ask } => block_on(async {
-            let decisions = ask.client().decisions(limit).await?;
-            output::print(ask.format, &decisions, || report::history(&decisions))
-        }),
+        HostCommand::Explain(command) => block_on(explain::run(command)),
+        HostCommand::History(args) => block_on(history::run(args)),
+        HostCommand::Top(args) => block_on(top::run(args)),
         HostCommand::Target { machine, load: Target(load), ask } => {
             block_on(target(&machine, load, &ask))
         }
+        HostCommand::Rule(args) => block_on(rule::run(&args)),
         HostCommand::Drain(args) => block_on(drain::drain(&args)),
         HostCommand::Cordon(args) => block_on(drain::set_state(&args, HostState::Cordoned)),
         HostCommand::Uncordon(args) => block_on(drain::set_state(&args, HostState::Active)),
@@ -176,6 +207,7 @@ pub(crate) fn run(command: HostCommand) -> Result<(), Failure> {
         HostCommand::Claim { machine, i_have_fenced, ask } => {
             block_on(claim(&machine, &i_have_fenced, &ask))
         }
+        HostCommand::Doctor(args) => block_on(doctor::doctor(args)),
         HostCommand::Snapshot(args) => snapshot::run(&args),
         HostCommand::Lab(command) => lab::run(command),
     }

@@ -6,6 +6,7 @@ use evenkeel_core::decision::{Decision, Role};
 use evenkeel_core::load::Basis;
 use evenkeel_core::model::{HostId, Time};
 
+use super::history::Entry;
 use crate::output::{percent, table};
 
 const UNKNOWN: &str = "?";
@@ -105,49 +106,60 @@ pub(super) fn score(score: Option<u8>) -> String {
     score.map_or_else(|| UNKNOWN.to_owned(), |score| score.to_string())
 }
 
-pub(super) fn history(decisions: &[Decision]) -> String {
-    if decisions.is_empty() {
-        return "nothing decided yet".to_owned();
+pub(super) fn history(entries: &[Entry]) -> String {
+    if entries.is_empty() {
+        return "nothing was decided in that time; --all also shows what came to nothing"
+            .to_owned();
     }
-    let mut table = table(&["when", "with", "loads", "half", "machine", "prices", "ending"]);
-    for d in decisions {
-        let peer = d.peer.as_ref().map_or("-", HostId::as_str);
-        let (loads, half) = d.pair.map_or_else(Default::default, |pair| {
+    let mut table = table(&["when", "from", "to", "loads", "half", "machine", "prices", "ending"]);
+    for Entry { record, other } in entries {
+        let peer = record.peer.as_ref().map_or("-", HostId::as_str);
+        let host = record.host.as_str();
+        let (from, to) = match record.role {
+            Some(Role::Donor) => (host, peer),
+            Some(Role::Receiver) => (peer, host),
+            None => (host, "-"),
+        };
+        let (loads, half) = record.pair.map_or_else(Default::default, |pair| {
             (
                 format!("{} → {}", percent(pair.donor), percent(pair.receiver)),
                 percent(pair.wanted()),
             )
         });
-        let direction = match d.role {
-            Some(Role::Donor) => "to ",
-            Some(Role::Receiver) => "from ",
-            None => "",
-        };
-        let chosen = d.chosen();
+        let chosen = record.chosen();
         let prices = chosen
             .and_then(|c| c.at_donor.zip(c.at_receiver))
             .map_or_else(String::new, |(donor, receiver)| {
                 format!("{} / {}", percent(donor), percent(receiver))
             });
-        let ending = match d.detail.as_str() {
-            "" => d.ending.to_string(),
-            detail => format!("{}\n{detail}", d.ending),
-        };
         table.add_row([
-            clock_time(d.ended),
-            format!("{direction}{peer}"),
+            clock_time(record.ended),
+            from.to_owned(),
+            to.to_owned(),
             loads,
             half,
             chosen.map_or_else(String::new, |c| c.name.clone()),
             prices,
-            ending,
+            ending(record, other.as_ref()),
         ]);
     }
     table.to_string()
 }
 
+/// How it ended, and what the other host says if that differs.
+fn ending(record: &Decision, other: Option<&Decision>) -> String {
+    let mut ending = record.ending.to_string();
+    if let Some(other) = other.filter(|other| other.ending != record.ending) {
+        ending += &format!(", and by {} {}", other.host, other.ending);
+    }
+    if !record.detail.is_empty() {
+        ending += &format!("\n{}", record.detail);
+    }
+    ending
+}
+
 /// Local time of day, as far as the system knows where it is.
-fn clock_time(time: Time) -> String {
+pub(super) fn clock_time(time: Time) -> String {
     let ms = i64::try_from(time.unix_ms()).unwrap_or(i64::MAX);
     jiff::Timestamp::from_millisecond(ms).map_or_else(
         |_| time.to_string(),

@@ -207,6 +207,7 @@ pub(super) fn full_entry(epoch: u64) -> Entry {
             anti_affinity: ["\"quorum\" 'a'@rack", "ünïcode?"].map(group).to_vec(),
             ignore: true,
             never_live: true,
+            copy_storage: true,
             priority: -3,
             max_share: Some(0.5),
         },

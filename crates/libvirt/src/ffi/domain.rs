@@ -187,7 +187,8 @@ impl Domain {
         unsafe { take_text(sys::virDomainGetXMLDesc(self.as_ptr(), flags)) }
     }
 
-    /// The size of a disk as the domain sees it, and what of it is in use on its host, in bytes.
+    /// The size of a disk as the domain sees it, and the size of what holds it on its host, in bytes.
+    /// (What libvirt calls its allocation is, while it runs, only how far it has been written to.)
     pub(crate) fn disk_size(&self, disk: &str) -> Result<(u64, u64), CallError> {
         let disk = text("a disk", disk)?;
         // SAFETY: integers only.
@@ -197,7 +198,7 @@ impl Domain {
             sys::virDomainGetBlockInfo(self.as_ptr(), disk.as_ptr(), &raw mut info, 0)
         })?;
         #[allow(clippy::useless_conversion, reason = "narrower on some systems")]
-        Ok((info.capacity.into(), info.allocation.into()))
+        Ok((info.capacity.into(), info.physical.into()))
     }
 
     /// Has its virtual CPUs execute.

@@ -3,7 +3,7 @@
 //! ```xml
 //! <evenkeel:entry xmlns:evenkeel="https://evenkeel.dev/schedule/1"
 //!                 epoch="3" handoff="00c0ffee00c0ffee" target-load="0.25" ignore="yes"
-//!                 never-live="yes" priority="10" max-share="0.5">
+//!                 never-live="yes" priority="10" max-share="0.5" copy-storage="yes">
 //!   <evenkeel:pinned-to host="h1"/>
 //!   <evenkeel:pinned-to label="room" value="r2" soft="yes"/>
 //!   <evenkeel:pinned-to host="h9" not="yes"/>
@@ -80,7 +80,11 @@ fn element(entry: &Entry, prefix: &str, declared: &str) -> Result<String, Unwrit
 
 /// The rest of the start tag, and an element for each place and group.
 fn write_rules(out: &mut String, rules: &Rules, prefix: &str) -> Result<(), UnwritableEntry> {
-    for (name, set) in [("ignore", rules.ignore), ("never-live", rules.never_live)] {
+    for (name, set) in [
+        ("ignore", rules.ignore),
+        ("never-live", rules.never_live),
+        ("copy-storage", rules.copy_storage),
+    ] {
         out.push_str(&flag(name, set));
     }
     if rules.priority != 0 {
@@ -242,6 +246,7 @@ fn read_figures(element: &Element) -> Result<Rules, String> {
     Ok(Rules {
         ignore: read_flag(element, "ignore")?,
         never_live: read_flag(element, "never-live")?,
+        copy_storage: read_flag(element, "copy-storage")?,
         priority: priority.transpose()?.unwrap_or_default(),
         max_share: max_share.transpose()?,
         ..Rules::default()
@@ -386,6 +391,7 @@ mod tests {
             ("><e:anti-affinity group='a' across='b c'/></e:entry>", ["label", "b c"]),
             ("><e:anti-affinity group='a' soft='a bit'/></e:entry>", ["soft", "a bit"]),
             ("never-live='once'/>", ["never-live", "once"]),
+            ("copy-storage='some'/>", ["copy-storage", "some"]),
             ("priority='high'/>", ["priority", "high"]),
             ("priority='100000'/>", ["priority", "100000"]),
             ("max-share='half'/>", ["max-share", "half"]),
@@ -474,6 +480,7 @@ mod tests {
                     anti_affinity,
                     ignore,
                     never_live,
+                    copy_storage: never_live != ignore,
                     priority,
                     max_share,
                 }

@@ -316,7 +316,9 @@ impl From<RulesTable> for Rules {
     fn from(table: RulesTable) -> Self {
         let RulesTable { pinned_to, affinity, anti_affinity, .. } = table;
         let RulesTable { ignore, never_live, priority, max_share, .. } = table;
-        Self { pinned_to, affinity, anti_affinity, ignore, never_live, priority, max_share }
+        let rules =
+            Self { pinned_to, affinity, anti_affinity, ignore, never_live, ..Self::default() };
+        Self { priority, max_share, ..rules }
     }
 }
 

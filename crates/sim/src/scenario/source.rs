@@ -34,6 +34,15 @@ pub struct Generate {
     /// How skewed the placement is; 0 is even.
     #[serde(default = "skewed")]
     pub skew: f64,
+    /// Racks that the hosts are in, by their label `rack`; 0 is none.
+    #[serde(default)]
+    pub racks: usize,
+    /// Machines of a group that keeps apart across racks, at most; 0 is no groups.
+    #[serde(default)]
+    pub group: usize,
+    /// Hosts, the last, that have no machines at first.
+    #[serde(default)]
+    pub spare: usize,
 }
 
 /// Kinds of made-up clusters.
@@ -248,6 +257,9 @@ impl Source {
             let recipe = Recipe {
                 mixed,
                 skew: made_up.skew,
+                racks: made_up.racks,
+                group: made_up.group,
+                spare: made_up.spare,
                 ..Recipe::uniform(made_up.hosts, made_up.machines)
             };
             generate(&recipe, made_up.seed)?

@@ -99,6 +99,7 @@ fn a_source_sends_its_cpu_along_and_carries_out_what_was_agreed() {
         uri: "qemu:///t".to_owned(),
         protocol: Some(PROTOCOL),
         ticket: Some(TICKET),
+        machine: None,
         disks: Some(vec![place()]),
     };
     let out = side.hear(reserved);

@@ -189,6 +189,7 @@ fn a_target_that_cannot_hold_a_machine_back_is_given_none_that_needs_it() {
         protocol: None,
         ticket: None,
         disks: None,
+        machine: None,
     };
     let out = offered(Commit::Strict, false).hear(old());
     assert_eq!(ending(&out), Some(Reason::Version));
@@ -248,4 +249,28 @@ fn a_target_that_does_not_answer_a_cancellation_holds_nothing_up_and_is_answered
     assert_eq!(last, Some(Reason::MigrationFailed));
     let ticket = Some(Ticket { life: LIFE, number: 1 });
     assert_eq!(said(&side.hear(Pass::Holding { machine: machine(), ticket })), [&cancelled()]);
+}
+
+#[test]
+fn a_source_that_knows_nothing_of_a_reservation_says_whether_anything_is_on_its_way() {
+    use Presence::{Absent, Defined, Held, Leaving, Paused, Running, Stranded};
+    let unknown = Some(Ticket { life: LIFE + 9, number: 1 });
+    let Pass::Reserved { uri, protocol, machine, .. } = reserved_by_peer() else { unreachable!() };
+    let asked = Pass::Reserved { uri, protocol, machine, ticket: unknown, disks: None };
+    for (presence, says) in [
+        (Running, true),
+        (Paused, true),
+        (Defined, true),
+        (Absent, true),
+        (Leaving, false),
+        (Stranded, false),
+        (Held, false),
+    ] {
+        let mut side = Side::new("source");
+        assert!(looks(&side.hear(asked.clone())));
+        let out = side.looked(presence);
+        let refused = Pass::Refused { reason: Reason::TimedOut, detail: None };
+        let expected = if says { vec![&refused] } else { Vec::new() };
+        assert_eq!(said(&out), expected, "{presence:?}");
+    }
 }

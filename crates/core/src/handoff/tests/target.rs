@@ -123,7 +123,7 @@ fn questions_about_unknown_handoffs_are_bounded() {
 #[test]
 fn room_kept_for_a_source_that_has_given_up_is_freed_at_once() {
     // A source that has lost its records does not know whether it has.
-    assert_eq!(Side::new("source").hear(reserved_by_peer()), []);
+    assert!(said(&Side::new("source").hear(reserved_by_peer())).is_empty());
     let mut source = offered(Commit::Strict, false);
     source.timer();
     let late = source.hear(reserved_by_peer());
@@ -177,4 +177,40 @@ fn what_was_seen_before_a_question_is_no_answer_to_it() {
         assert!(said(&out).is_empty(), "{question:?}: {out:?}");
         assert!(!said(&side.looked(Presence::Absent)).is_empty(), "{question:?}");
     }
+}
+
+/// A target that keeps room for a machine which others are kept away by from the whole rack.
+fn reserved_with_a_seat() -> Side {
+    let mut side = Side::new("target");
+    let mut agreement = agreement(&side.host);
+    agreement.entry.rules.anti_affinity = vec!["web@rack".parse().unwrap()];
+    let (commit, uri) = (Commit::Strict, "qemu:///target".to_owned());
+    let offer = Offer { agreement, commit, autostart: false, ticket: Some(TICKET) };
+    side.act(|handoffs, turn| handoffs.take(ID, offer, uri, turn));
+    side
+}
+
+#[test]
+fn a_reservation_that_keeps_others_away_does_not_end_by_time_alone() {
+    let mut side = reserved_with_a_seat();
+    for hours in 0..100 {
+        side.now = side.now + Duration::from_secs(3600);
+        assert!(looks(&side.timer()));
+        let out = side.looked(Presence::Absent);
+        assert_eq!(said(&out), [&reserved_by_peer()], "after {hours} h it asks its source");
+        assert_eq!(side.phase(), Some(Phase::Reserved));
+    }
+    // The source knows nothing of it, and what it says is looked into once more.
+    assert!(looks(&side.hear(Pass::Refused { reason: Reason::TimedOut, detail: None })));
+    assert_eq!(ending(&side.looked(Presence::Absent)), Some(Reason::ReservationExpired));
+
+    let mut side = reserved_with_a_seat();
+    side.hear(Pass::Refused { reason: Reason::TimedOut, detail: None });
+    let out = side.looked(Presence::Held);
+    assert!(matches!(said(&out)[..], [Pass::Holding { .. }]), "what has arrived is not given up");
+
+    let mut side = reserved_with_a_seat();
+    let source = host_id("source");
+    assert!(looks(&side.act(|handoffs, turn| handoffs.removed(&source, turn))));
+    assert_eq!(ending(&side.looked(Presence::Absent)), Some(Reason::ReservationExpired));
 }

@@ -1,0 +1,177 @@
+//! How a host sees to rules across a label: as the target of a handoff, and as a witness.
+
+use rand::Rng;
+
+use super::Balancer;
+use crate::decision::Reason;
+use crate::effect::{Effect, Timer};
+use crate::handoff::Offer;
+use crate::host::{Incoming, Taken};
+use crate::message::{Message, Pass, Witness};
+use crate::model::{ClaimId, HostId, Time};
+use crate::port::HandoffId;
+use crate::swap::Promise;
+use crate::witness::{Claim, Outcome, Refusal, Seat};
+
+impl Balancer {
+    /// These are members now.
+    pub(super) fn meet(&mut self, members: std::sync::Arc<[HostId]>, out: &mut Vec<Effect>) {
+        self.witnesses.meet(&members, out);
+        self.members = members;
+    }
+
+    /// Target: takes what was agreed on, once all witnesses of its seats are clear.
+    pub(super) fn admit(
+        &mut self,
+        id: HandoffId,
+        offer: Offer,
+        pressing: bool,
+        now: Time,
+        rng: &mut impl Rng,
+        out: &mut Vec<Effect>,
+    ) {
+        let agreement = &offer.agreement;
+        let seats = Seat::needed(&agreement.entry.rules.anti_affinity, self.witnesses.labels());
+        if seats.is_empty() {
+            return self.accept(id, offer, now, out);
+        }
+        let pressing = pressing || agreement.candidate.mends == Some(true);
+        let machine = agreement.candidate.machine.clone();
+        let incoming = Incoming {
+            machine: machine.clone(),
+            memory_bytes: agreement.candidate.memory_bytes,
+            usage: agreement.candidate.factors,
+            rules: agreement.entry.rules.clone(),
+        };
+        self.host.holds.incoming.insert(id, incoming);
+        self.reserving.insert(id, offer);
+        let claim = ClaimId(rng.next_u64());
+        let limit = now + self.config.limits.reply_time_max;
+        out.push(Effect::SetTimer(Timer::Witness(claim), limit));
+        let here = self.host.here(&self.handoffs);
+        let wanted = Claim { handoff: id, machine, seats, pressing };
+        let outcome = self.witnesses.claim(claim, wanted, &here, out);
+        self.concluded(outcome, now, out);
+    }
+
+    /// Tells of this host those that do not know it yet.
+    pub(super) fn introduce(&mut self, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
+        let claim = ClaimId(rng.next_u64());
+        let here = self.host.here(&self.handoffs);
+        if self.witnesses.introduce(claim, &here, out) {
+            let limit = now + self.config.limits.reply_time_max;
+            out.push(Effect::SetTimer(Timer::Witness(claim), limit));
+        }
+    }
+
+    fn accept(&mut self, id: HandoffId, offer: Offer, now: Time, out: &mut Vec<Effect>) {
+        if let Some(promise) = Promise::of(&offer.agreement, id) {
+            self.promise = Some(promise);
+        }
+        let uri = self.migration_uri.clone();
+        self.hand(now, out, |handoffs, turn| handoffs.take(id, offer, uri, turn));
+    }
+
+    /// Another host says something about seats.
+    pub(super) fn witness(
+        &mut self,
+        id: ClaimId,
+        from: &HostId,
+        said: Witness,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        match said {
+            Witness::Ask(ask) => {
+                let here = self.host.here(&self.handoffs);
+                self.witnesses.asked(from, id, ask, &here, out);
+            }
+            Witness::Answer(answer) => {
+                let here = self.host.here(&self.handoffs);
+                let outcome = self.witnesses.answered(from, id, answer, &here, out);
+                self.concluded(outcome, now, out);
+            }
+            Witness::Removed(host) => self.removed(&host, now, out),
+        }
+    }
+
+    /// A claim has ended, if there is an outcome.
+    pub(super) fn concluded(&mut self, outcome: Option<Outcome>, now: Time, out: &mut Vec<Effect>) {
+        let Some(Outcome { handoff, result }) = outcome else { return };
+        let Some(offer) = self.reserving.remove(&handoff) else { return };
+        match result {
+            Ok(()) => self.accept(handoff, offer, now, out),
+            Err(refusal) => self.refuse(handoff, offer, refusal, now, out),
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        id: HandoffId,
+        offer: Offer,
+        refusal: Refusal,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let Refusal { reason, detail, taken_by } = refusal;
+        self.host.holds.incoming.remove(&id);
+        let agreement = offer.agreement;
+        if let Some(by) = taken_by {
+            let groups = &agreement.entry.rules.anti_affinity;
+            for seat in Seat::needed(groups, self.witnesses.labels()) {
+                self.host.holds.taken.insert(seat, Taken { by: by.clone(), at: now });
+            }
+        }
+        let told = Some(detail.clone()).filter(|words| !words.is_empty());
+        let refused = Message::Handoff(id, Pass::Refused { reason, detail: told });
+        out.push(Effect::Send(agreement.peer, refused));
+        let mut record = agreement.decision;
+        (record.ending, record.detail, record.ended) = (reason, detail, now);
+        out.push(Effect::Record(record));
+    }
+
+    /// The source has given up a handoff that waits for its witnesses.
+    pub(super) fn withdraw(
+        &mut self,
+        id: HandoffId,
+        from: &HostId,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.reserving.get(&id).is_none_or(|offer| offer.agreement.peer != *from) {
+            return;
+        }
+        self.witnesses.withdraw(id);
+        let refusal = Refusal::of(Reason::TimedOut, format!("`{from}` did not wait any longer"));
+        if let Some(offer) = self.reserving.remove(&id) {
+            self.refuse(id, offer, refusal, now, out);
+        }
+    }
+
+    /// Refuses whatever waits for its witnesses.
+    pub(super) fn refuse_all(&mut self, reason: Reason, now: Time, out: &mut Vec<Effect>) {
+        for (id, offer) in std::mem::take(&mut self.reserving) {
+            self.witnesses.withdraw(id);
+            self.refuse(id, offer, Refusal::of(reason, String::new()), now, out);
+        }
+    }
+
+    /// An operator has removed a host, and whoever hears of it first passes it on.
+    pub(super) fn remove(&mut self, host: &HostId, now: Time, out: &mut Vec<Effect>) {
+        let others = self.members.iter().filter(|m| *m != host && *m != self.host.id());
+        let removed = Message::Witness(ClaimId(0), Witness::Removed(host.clone()));
+        out.extend(others.map(|other| Effect::Send(other.clone(), removed.clone())));
+        self.removed(host, now, out);
+    }
+
+    /// A host was removed: it is no witness any more, and nothing comes from it.
+    fn removed(&mut self, host: &HostId, now: Time, out: &mut Vec<Effect>) {
+        if !self.witnesses.remove(host, out) {
+            return;
+        }
+        for outcome in self.witnesses.undelivered(host, "it was removed") {
+            self.concluded(Some(outcome), now, out);
+        }
+        self.hand(now, out, |handoffs, turn| handoffs.removed(host, turn));
+    }
+}
