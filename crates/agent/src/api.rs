@@ -1,4 +1,5 @@
-//! The local API: HTTP over a UNIX socket that only the agent's own user can open.
+//! The local API: HTTP over a UNIX socket that only the agent's own user can open, and where so
+//! configured [over TCP](crate::tcp).
 //!
 //! `/api/v1/hosts/HOST/…` asks the agent of another host for `/api/v1/…`, as far as that host's
 //! configuration [grants](crate::access) it.
@@ -8,9 +9,20 @@
 //! | `GET /healthz` | `ok` while the driver answers |
 //! | `GET /api/v1/status` | [`Status`](crate::Status) |
 //! | `GET /api/v1/decisions`, `GET /api/v1/explain/…` | why things are as they are (`insight.rs`) |
+//! | `GET /api/v1/facts` | [`Facts`](evenkeel_doctor::Facts) about this host, for whoever judges it |
+//! | `GET /api/v1/migration_uri` | by which URI other hosts' libvirt reaches this one; `null`: agents carry |
+//! | `GET /api/v1/reach/HOST` | why this host does not reach that one's libvirt, or `null` |
 //! | `GET /metrics` | the same status for Prometheus |
 //! | `POST /api/v1/machines/ID/claim` | takes a machine for this host's, whose other host was fenced |
 //! | `PUT /api/v1/machines/ID/target` | programs a target load, or with `null` removes it |
+//! | `PUT /api/v1/machines/ID/rules` | gives a machine other rules than it has |
+//! | `POST /api/v1/machines/ID/move` | moves a machine to the host named, or with `null` to the best |
+//! | `GET /api/v1/moves/ID` | [`MoveStatus`](crate::operating::MoveStatus) |
+//! | `GET /api/v1/recommendations` | what waits for an operator |
+//! | `POST /api/v1/recommendations/ID/approve` | judges one anew, and moves the machine if it still helps |
+//! | `DELETE /api/v1/recommendations/ID` | drops one |
+//! | `PUT /api/v1/pause` | pauses the whole cluster |
+//! | `DELETE /api/v1/pause` | ends the pause |
 //! | `PUT /api/v1/state` | `"cordoned"`: the host takes nothing; `"active"`: it takes part again |
 //! | `POST /api/v1/drain` | empties the host if the rest can hold it; what of it fits |
 //! | `POST /api/v1/place` | where a new machine fits best |
@@ -21,6 +33,7 @@ use std::io;
 use std::net::SocketAddr as HostAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::extract::{Extension, Path as UrlPath, State};
@@ -30,20 +43,23 @@ use axum::response::IntoResponse;
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use evenkeel_core::appraisal::Wish;
-use evenkeel_core::model::{HostId, HostState, MachineId};
+use evenkeel_core::model::{HostId, HostState, MachineId, Rules};
 use evenkeel_net::Net;
 use serde::{Deserialize, Serialize};
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::AgentError;
 use crate::access::{self, Caller, Members, Need};
 use crate::emptying::{self, Waiter};
+use crate::facts;
 use crate::forward::{self, Forward};
 use crate::insight::{self, Question};
 use crate::metrics;
+use crate::operating::{self, Operation};
 use crate::status::Status;
+use crate::tcp::Tcp;
+use crate::{AgentError, Config};
 
 /// Requests that may wait for the driver.
 const REQUESTS_MAX: usize = 32;
@@ -55,12 +71,15 @@ pub(crate) enum Request {
     /// Why things are as they are.
     Insight(Question),
     SetTarget(MachineId, Option<f64>, Reply<()>),
+    SetRules(MachineId, Box<Rules>, Reply<()>),
     RemoveHost(HostId, Reply<()>),
     SetState(HostState, Reply<()>),
     Wish(Box<Wish>, Waiter),
     RenewCertificate(Reply<SystemTime>),
     /// Where the agent of another host is reached.
     Address(HostId, Reply<HostAddr>),
+    /// What operators say about moving machines.
+    Operate(Operation),
     /// The machine, and the host that was fenced.
     Claim(MachineId, HostId, Reply<()>),
 }
@@ -75,12 +94,14 @@ impl Request {
             Self::Status(reply) => drop(reply.send(Err(why.to_owned()))),
             Self::Insight(question) => question.refuse(why),
             Self::SetTarget(_, _, reply)
+            | Self::SetRules(_, _, reply)
             | Self::Claim(_, _, reply)
             | Self::SetState(_, reply)
             | Self::RemoveHost(_, reply) => drop(reply.send(Err(why.to_owned()))),
             Self::RenewCertificate(reply) => drop(reply.send(Err(why.to_owned()))),
             Self::Wish(_, waiter) => waiter.refuse(why.to_owned()),
             Self::Address(_, reply) => drop(reply.send(Err(why.to_owned()))),
+            Self::Operate(operation) => operation.refuse(why),
         }
     }
 }
@@ -111,6 +132,8 @@ pub(crate) struct Peers {
     pub(crate) here: HostId,
     pub(crate) net: Net,
     pub(crate) may: Members,
+    /// Whoever knows the token.
+    pub(crate) tcp: Option<Tcp>,
 }
 
 /// Serves the API on the socket, and other hosts as far as they `may` ask, until the agent ends.
@@ -119,9 +142,10 @@ pub(crate) struct Peers {
 /// # Errors
 /// When the socket cannot be made, or another agent serves it: that one is not disturbed.
 pub(crate) fn serve(
-    path: &Path,
+    config: &Config,
     peers: Peers,
 ) -> Result<(Socket, mpsc::Receiver<Request>), AgentError> {
+    let path = config.api_socket.as_path();
     let failed = |source| AgentError::Api { path: path.to_owned(), source };
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(AgentError::ApiInUse(path.to_owned()));
@@ -129,14 +153,20 @@ pub(crate) fn serve(
     let listener = listen(path).map_err(failed)?;
     let socket = Socket(path.to_owned());
     let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-    let Peers { here, net, may } = peers;
-    let own = routes().with_state(requests.clone());
-    let local = own.clone().layer(Extension(Caller::Local));
+    let Peers { here, net, may, tcp } = peers;
+    let routes = routes().layer(Extension(Arc::new(config.clone()))).with_state(requests.clone());
     let calls = net.calls();
-    let forward = Forward::new(here.clone(), net, requests, local.clone()).routes();
+    let local = routes.clone().layer(Extension(Caller::Local));
+    let forward = Forward::new(here.clone(), net, requests, local);
+    let ways = Router::new().route("/api/v1/reach/{host}", get(facts::reach));
+    let ways = ways.route_layer(from_fn_with_state(Need::Read, access::check));
+    let own = routes.merge(ways.with_state(forward.clone()));
+    let local = own.clone().layer(Extension(Caller::Local));
+    let forward = forward.routes();
     let needs_own = from_fn_with_state(Need::Own, access::check);
     let for_peers = own.merge(forward.clone().route_layer(needs_own));
     let local = local.merge(forward);
+    tcp.map(|tcp| tokio::spawn(tcp.serve(local.clone())));
     tokio::spawn(async move {
         if let Err(error) = axum::serve(Guarded(listener), local).await {
             tracing::error!(%error, "the local API ended");
@@ -152,12 +182,17 @@ fn routes() -> Router<Driver> {
     let read = Router::new()
         .route("/healthz", get(healthz))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/facts", get(facts::answer))
+        .route("/api/v1/migration_uri", get(facts::migration_uri))
         .route("/api/v1/place", post(emptying::place))
         .merge(insight::routes())
         .route("/metrics", get(metrics))
+        .merge(operating::reading())
         .route_layer(needs(Need::Read));
     let operate = Router::new()
         .route("/api/v1/machines/{id}/target", put(set_target))
+        .route("/api/v1/machines/{id}/rules", put(set_rules))
+        .merge(operating::acting())
         .route("/api/v1/state", put(emptying::set_state))
         .route("/api/v1/drain", post(emptying::drain))
         .route_layer(needs(Need::Operate));
@@ -247,6 +282,15 @@ async fn set_target(
 ) -> Result<Json<()>, Failed> {
     let refused = StatusCode::CONFLICT;
     ask(&driver, refused, |answer| Request::SetTarget(machine, target, answer)).await.map(Json)
+}
+
+async fn set_rules(
+    State(driver): State<Driver>,
+    UrlPath(machine): UrlPath<MachineId>,
+    Json(rules): Json<Rules>,
+) -> Result<Json<()>, Failed> {
+    let (refused, rules) = (StatusCode::CONFLICT, Box::new(rules));
+    ask(&driver, refused, |answer| Request::SetRules(machine, rules, answer)).await.map(Json)
 }
 
 async fn remove_host(

@@ -11,26 +11,27 @@
 //! the host of a handoff that is under way here, and joins it to one of three sockets: libvirt's own, as
 //! far as a migration needs it, and those that QEMU makes for this machine.
 
+mod arrivals;
+
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use evenkeel_core::decision::Role;
-use evenkeel_core::handoff::{Handoff, Phase};
+use evenkeel_core::handoff::Handoff;
 use evenkeel_core::model::HostId;
 use evenkeel_core::port::{HandoffId, Migration};
-use evenkeel_libvirt::{Filter, Sockets, is_carried};
-use evenkeel_net::{Caller, Inspect, Net, Pace};
-use rustix::fs::{FileType, Mode, OFlags};
+use evenkeel_libvirt::{Sockets, is_carried};
+use evenkeel_net::{Caller, Net, Pace};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
+
+use arrivals::{Arrivals, Expected};
 
 /// What a stream is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +118,7 @@ impl Carrier {
         for left in fs::read_dir(&self.dir)?.flatten() {
             remove(&left.path());
         }
-        let arrivals = Arrivals { known: Arc::default(), libvirt };
+        let arrivals = Arrivals::new(libvirt);
         self.arrivals = Some(arrivals.clone());
         tokio::spawn(async move {
             while let Some(caller) = callers.recv().await {
@@ -191,25 +192,6 @@ impl Carrier {
     }
 }
 
-/// What a handoff to here may have.
-struct Expected {
-    from: HostId,
-    /// Whether more streams may come.
-    open: bool,
-}
-
-impl Expected {
-    fn of(handoff: &Handoff) -> Option<(HandoffId, Self)> {
-        let open = match (handoff.role, handoff.phase) {
-            (Role::Receiver, Phase::Reserved | Phase::Holding) => true,
-            // What it is claimed by needs no more of its source than to end.
-            (Role::Receiver, Phase::Claimed) => false,
-            _ => return None,
-        };
-        Some((handoff.id, Self { from: handoff.peer.clone(), open }))
-    }
-}
-
 /// A machine on its way from here. Dropped, its sockets and streams are closed.
 struct Departure {
     dir: PathBuf,
@@ -259,149 +241,6 @@ impl Way {
             let said = format!("the connection with host `{}` broke off: {why}", self.to);
             *lock(&self.trouble) = Some(said);
         }
-    }
-}
-
-/// Machines on their way to here.
-#[derive(Clone)]
-struct Arrivals {
-    known: Arc<Mutex<BTreeMap<HandoffId, Arrival>>>,
-    libvirt: PathBuf,
-}
-
-/// A machine on its way to here. Dropped, its sockets and streams are closed.
-struct Arrival {
-    from: HostId,
-    sockets: Sockets,
-    /// Whether more streams may come.
-    open: bool,
-    /// For streams of each kind.
-    places: [Arc<Semaphore>; 3],
-    streams: JoinSet<()>,
-}
-
-impl Arrival {
-    fn new(from: HostId, sockets: Sockets) -> Self {
-        // QEMU, which is of the agent's group, makes its socket there.
-        if let Err(error) = make_dir(&sockets.dir, 0o770) {
-            warn!(%error, dir = %sockets.dir.display(), "no directory for an incoming machine");
-        }
-        let places = Channel::ALL.map(|channel| Arc::new(Semaphore::new(channel.streams_max())));
-        Self { from, sockets, open: true, places, streams: JoinSet::new() }
-    }
-}
-
-impl Drop for Arrival {
-    fn drop(&mut self) {
-        remove(&self.sockets.dir);
-    }
-}
-
-impl Arrivals {
-    fn expect(&self, dir: &Path, expected: BTreeMap<HandoffId, Expected>) {
-        let mut known = lock(&self.known);
-        known.retain(|id, _| expected.contains_key(id));
-        for (id, Expected { from, open }) in expected {
-            let new = || Arrival::new(from, Sockets::of(dir, id));
-            known.entry(id).or_insert_with(new).open = open;
-        }
-    }
-
-    /// Lets a caller in, or tells it why not.
-    fn receive(&self, caller: Caller) {
-        let mut known = lock(&self.known);
-        match admit(&mut known, &caller) {
-            Ok((arrival, channel, place)) => {
-                while arrival.streams.try_join_next().is_some() {}
-                let target = match channel {
-                    Channel::Control => Target::Libvirt(self.libvirt.clone()),
-                    qemu => Target::Qemu(qemu.socket(&arrival.sockets)),
-                };
-                arrival.streams.spawn(let_in(caller, target, place));
-            }
-            Err(why) => {
-                warn!(host = %caller.from, why, "a stream is not taken");
-                tokio::spawn(async move { caller.decline(&why).await });
-            }
-        }
-    }
-}
-
-/// Whose handoff a caller belongs to, and its place in it; or why it has none.
-fn admit<'a>(
-    known: &'a mut BTreeMap<HandoffId, Arrival>,
-    caller: &Caller,
-) -> Result<(&'a mut Arrival, Channel, OwnedSemaphorePermit), String> {
-    let (channel, handoff) = Channel::of(&caller.request)
-        .ok_or_else(|| "this version does not know what is asked for".to_owned())?;
-    let arrival = known
-        .get_mut(&handoff)
-        .filter(|arrival| arrival.from == caller.from && arrival.open)
-        .ok_or_else(|| format!("no machine is expected from it by handoff {handoff}"))?;
-    let place = arrival.places[channel as usize].clone().try_acquire_owned();
-    let place = place.map_err(|_| format!("{channel:?} of handoff {handoff} has its streams"))?;
-    Ok((arrival, channel, place))
-}
-
-/// What a stream from another host is joined to.
-enum Target {
-    Libvirt(PathBuf),
-    Qemu(PathBuf),
-}
-
-impl Target {
-    async fn connect(&self) -> io::Result<UnixStream> {
-        match self {
-            Self::Libvirt(path) => UnixStream::connect(path).await,
-            Self::Qemu(path) => {
-                // QEMU may write in its directory: it must not lead elsewhere from there.
-                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let socket = rustix::fs::open(path, flags, Mode::empty())?;
-                let found = FileType::from_raw_mode(rustix::fs::fstat(&socket)?.st_mode);
-                if found != FileType::Socket {
-                    return Err(io::Error::other("what QEMU is to listen at is no socket"));
-                }
-                UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).await
-            }
-        }
-    }
-
-    /// What of the other host's bytes may pass.
-    fn inspect(&self) -> Option<Inspect> {
-        match self {
-            Self::Libvirt(_) => {
-                let mut filter = Filter::default();
-                Some(Box::new(move |bytes| filter.inspect(bytes).map_err(|why| why.to_string())))
-            }
-            Self::Qemu(_) => None,
-        }
-    }
-}
-
-async fn let_in(caller: Caller, target: Target, _place: OwnedSemaphorePermit) {
-    let from = caller.from.clone();
-    let local = match target.connect().await {
-        Ok(local) => local,
-        Err(error) => {
-            let (what, path) = match &target {
-                Target::Libvirt(path) => ("libvirt", path),
-                Target::Qemu(path) => ("QEMU", path),
-            };
-            let why = format!("{what} does not answer at `{}`: {error}", path.display());
-            warn!(host = %from, why, "a machine cannot be let in");
-            return caller.decline(&why).await;
-        }
-    };
-    let joined = match caller.accept().await {
-        Ok(stream) => stream.join(local, None, target.inspect()).await,
-        Err(error) => Err(error),
-    };
-    match joined {
-        Err(why) if why.kind() == io::ErrorKind::PermissionDenied => {
-            warn!(host = %from, %why, "a stream is cut off");
-        }
-        Err(why) => debug!(host = %from, %why, "a stream broke off"),
-        Ok(joined) => debug!(host = %from, ?joined, "a stream has ended"),
     }
 }
 

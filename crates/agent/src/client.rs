@@ -6,7 +6,8 @@ use std::time::Duration;
 use evenkeel_core::appraisal::Fit;
 use evenkeel_core::decision::Decision;
 use evenkeel_core::explain::{HostExplained, MachineExplained};
-use evenkeel_core::model::{HostId, HostState, MachineId};
+use evenkeel_core::model::{HostId, HostState, MachineId, MoveId, Rules};
+use evenkeel_doctor::Facts;
 use evenkeel_store::Wanted;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -17,6 +18,7 @@ use tokio::net::UnixStream;
 
 use crate::api::Problem;
 use crate::emptying::{DrainRequest, PlaceRequest, Placement};
+use crate::operating::{MoveStatus, PauseWish, RecommendationStatus};
 use crate::status::Status;
 
 /// Largest answer taken, in bytes.
@@ -91,6 +93,22 @@ impl Client {
         self.call(Method::GET, &path, Bytes::new()).await
     }
 
+    /// What there is to know about the host for whoever judges it.
+    ///
+    /// # Errors
+    /// When it is not reached, or its libvirt takes too long.
+    pub async fn facts(&self) -> Result<Facts, ClientError> {
+        self.call(Method::GET, "/api/v1/facts", Bytes::new()).await
+    }
+
+    /// Why the host does not reach the libvirt of another one, if it does not.
+    ///
+    /// # Errors
+    /// When it is not reached, or that other one is not.
+    pub async fn reach(&self, other: &HostId) -> Result<Option<String>, ClientError> {
+        self.call(Method::GET, &format!("/api/v1/reach/{other}"), Bytes::new()).await
+    }
+
     /// The decision records that are wanted, newest first.
     ///
     /// # Errors
@@ -141,6 +159,16 @@ impl Client {
         }
         let path = format!("/api/v1/machines/{machine}/target");
         let body = serde_json::to_vec(&target).map_err(|e| self.broken(&e))?;
+        self.call(Method::PUT, &path, body.into()).await
+    }
+
+    /// Gives a machine of the host these rules.
+    ///
+    /// # Errors
+    /// When it is not reached, or refuses: then nothing has changed.
+    pub async fn set_rules(&self, machine: &MachineId, rules: &Rules) -> Result<(), ClientError> {
+        let path = format!("/api/v1/machines/{machine}/rules");
+        let body = serde_json::to_vec(rules).map_err(|e| self.broken(&e))?;
         self.call(Method::PUT, &path, body.into()).await
     }
 
@@ -198,6 +226,67 @@ impl Client {
         let path = format!("/api/v1/machines/{machine}/claim");
         let body = serde_json::to_vec(fenced).map_err(|e| self.broken(&e))?;
         self.call(Method::POST, &path, body.into()).await
+    }
+
+    /// Moves a machine to a host, or to wherever it fits best. Answers at once, how far that is.
+    ///
+    /// # Errors
+    /// When it is not reached, or refuses: then nothing has changed.
+    pub async fn migrate(
+        &self,
+        machine: &MachineId,
+        to: Option<&HostId>,
+    ) -> Result<MoveStatus, ClientError> {
+        let body = serde_json::to_vec(&to).map_err(|e| self.broken(&e))?;
+        let path = format!("/api/v1/machines/{machine}/move");
+        self.call(Method::POST, &path, body.into()).await
+    }
+
+    /// How far a move is that an operator has ordered.
+    ///
+    /// # Errors
+    /// When it is not reached, or knows nothing of it.
+    pub async fn directed(&self, id: MoveId) -> Result<MoveStatus, ClientError> {
+        self.call(Method::GET, &format!("/api/v1/moves/{id}"), Bytes::new()).await
+    }
+
+    /// What the host recommends, oldest first.
+    ///
+    /// # Errors
+    /// When it is not reached.
+    pub async fn recommendations(&self) -> Result<Vec<RecommendationStatus>, ClientError> {
+        self.call(Method::GET, "/api/v1/recommendations", Bytes::new()).await
+    }
+
+    /// Has a recommended move made, if it still helps. Answers at once, how far that is.
+    ///
+    /// # Errors
+    /// When it is not reached, or refuses: then nothing has changed.
+    pub async fn approve(&self, id: MoveId) -> Result<MoveStatus, ClientError> {
+        let path = format!("/api/v1/recommendations/{id}/approve");
+        self.call(Method::POST, &path, Bytes::new()).await
+    }
+
+    /// Drops a recommended move.
+    ///
+    /// # Errors
+    /// When it is not reached, or knows nothing of it.
+    pub async fn skip(&self, id: MoveId) -> Result<(), ClientError> {
+        let path = format!("/api/v1/recommendations/{id}");
+        self.call(Method::DELETE, &path, Bytes::new()).await
+    }
+
+    /// Pauses the whole cluster, or with `None` ends the pause.
+    ///
+    /// # Errors
+    /// When it is not reached, or refuses: then nothing has changed.
+    pub async fn pause(&self, wish: Option<&PauseWish>) -> Result<(), ClientError> {
+        let path = "/api/v1/pause";
+        let Some(wish) = wish else {
+            return self.call(Method::DELETE, path, Bytes::new()).await;
+        };
+        let body = serde_json::to_vec(wish).map_err(|e| self.broken(&e))?;
+        self.call(Method::PUT, path, body.into()).await
     }
 
     pub(crate) async fn call<T: DeserializeOwned>(

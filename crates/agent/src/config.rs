@@ -4,13 +4,13 @@
 //! error that names the nearest known one. `docs/configuration.md` describes each key.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use evenkeel_config::{
-    BalanceConfig, CeilingsConfig, SPAN_MAX, SPAN_MIN, ValueError, check, duration,
+    BalanceConfig, CeilingsConfig, OperationConfig, SPAN_MAX, SPAN_MIN, ValueError, check, duration,
 };
 use evenkeel_core::balancer;
 use evenkeel_core::handoff::{Limits, Mode};
@@ -19,13 +19,18 @@ use evenkeel_core::model::{
     WeightsError, check_label,
 };
 use evenkeel_core::rules::Labels;
+use evenkeel_libvirt::{carried_uri, socket_of};
 use evenkeel_store::Retention;
 use serde::Deserialize;
 
 use crate::access::Members;
+use crate::tcp::TcpConfig;
 
 /// The port that agents listen on unless told otherwise.
 pub const PORT: u16 = 7946;
+
+/// Most labels of a host.
+const LABELS_MAX: usize = 64;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +111,8 @@ pub struct Config {
     pub ceilings: CeilingsConfig,
     /// How this host balances.
     pub balance: BalanceConfig,
+    /// How much it does by itself, and when.
+    pub operation: OperationConfig,
     /// How machines are handed over.
     pub handoff: HandoffConfig,
     /// By which way they come.
@@ -114,16 +121,34 @@ pub struct Config {
     pub history: HistoryConfig,
     /// Paths on storage that other hosts reach too, and the id under which they know it.
     pub storage: BTreeMap<PathBuf, String>,
-    /// Labels of this host, for rules that go across one.
+    /// Labels of this host, such as `rack = "r7"`, by which rules name it and go across.
     pub labels: Labels,
+    /// What becomes of broken rules.
+    pub rules: RulesConfig,
+}
+
+/// `[rules]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RulesConfig {
+    /// Whether machines that break a rule where they are, by somebody else's doing, are moved.
+    pub repair: bool,
+}
+
+impl Default for RulesConfig {
+    fn default() -> Self {
+        Self { repair: true }
+    }
 }
 
 /// `[api]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ApiConfig {
     /// What other members of the cluster may ask for.
     pub members: Members,
+    /// How it is served over TCP, if at all.
+    pub tcp: Option<TcpConfig>,
 }
 
 /// `[history]`.
@@ -278,10 +303,12 @@ impl Default for Config {
             ceilings: CeilingsConfig::default(),
             history: HistoryConfig::default(),
             balance: BalanceConfig::default(),
+            operation: OperationConfig::default(),
             handoff: HandoffConfig::default(),
             migration: MigrationConfig::default(),
             storage: BTreeMap::new(),
             labels: Labels::new(),
+            rules: RulesConfig::default(),
         }
     }
 }
@@ -329,6 +356,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         self.balance.check()?;
         self.ceilings.check()?;
+        self.operation.check()?;
         self.history.check()?;
         let grace = format!("{:?}", self.stop_grace);
         check(self.stop_grace <= SPAN_MAX, "stop_grace", &grace, "at most 8760h")?;
@@ -336,6 +364,8 @@ impl Config {
         let in_range = (SPAN_MIN..=SPAN_MAX).contains(&doubt);
         let want = "at least 100ms and at most 8760h";
         check(in_range, "handoff.doubt_time_max", &format!("{doubt:?}"), want)?;
+        let many = format!("{} labels", self.labels.len());
+        check(self.labels.len() <= LABELS_MAX, "labels", &many, "at most 64")?;
         let absolute = self.migration.socket_dir.is_absolute();
         let dir = self.migration.socket_dir.display();
         check(absolute, "migration.socket_dir", &dir, "an absolute path")?;
@@ -368,6 +398,23 @@ impl Config {
     #[must_use]
     pub fn advertised(&self) -> SocketAddr {
         self.advertise.unwrap_or(self.listen)
+    }
+
+    /// By which URI other hosts' libvirt reaches the one of this host.
+    #[must_use]
+    pub fn migration_uri(&self) -> String {
+        match (self.carrier(), &self.libvirt.migration_uri, self.advertised().ip()) {
+            (CarrierKind::Agents, ..) => carried_uri(&self.libvirt.uri),
+            (CarrierKind::Direct, Some(uri), _) => uri.clone(),
+            (CarrierKind::Direct, None, IpAddr::V4(ip)) => format!("qemu+tls://{ip}/system"),
+            (CarrierKind::Direct, None, IpAddr::V6(ip)) => format!("qemu+tls://[{ip}]/system"),
+        }
+    }
+
+    /// Where libvirt listens on this host for what agents carry to it, if that is known.
+    #[must_use]
+    pub fn libvirt_socket(&self) -> Option<PathBuf> {
+        self.migration.libvirt_socket.clone().or_else(|| socket_of(&self.libvirt.uri))
     }
 
     /// The capacity declared, and of what is not declared, what was `found`.
@@ -413,7 +460,10 @@ impl Config {
         let limits = Limits { doubt_time_max: self.handoff.doubt_time_max, ..balance.limits };
         let HandoffConfig { mode: commit, copy_storage, .. } = self.handoff;
         let ceilings = self.ceilings.ceilings();
-        balancer::Config { ceilings, limits, commit, copy_storage, ..balance }
+        let OperationConfig { mode, recommendation_time, .. } = self.operation;
+        let told =
+            balancer::Config { mode, recommendation_time, repair: self.rules.repair, ..balance };
+        balancer::Config { ceilings, limits, commit, copy_storage, ..told }
     }
 }
 
@@ -445,9 +495,13 @@ mod tests {
         check("stop_grace = '99999999h'\n", &["`stop_grace`", "at most 8760h"]);
         check("listen = '127.0.0.1:1'\nhost = 'a b'\n", &["`host`", "a b"]);
         check("[balance]\nround = 'soon'\n", &["`soon` is no duration", "30s"]);
+        check("[operation]\nmode = 'manual'\n", &["manual", "observe", "automatic"]);
+        check("[operation]\ntime_zone = 'Mars/Olympus'\n", &["operation.time_zone", "Mars"]);
+        check("[operation]\nwindows = ['nights']\n", &["`nights`", "mon-fri 22:00-06:00"]);
         check("[handoff]\nmode = 'quick'\n", &["quick", "strict"]);
         check("[migration]\ncarrier = 'pigeon'\n", &["pigeon", "agents", "direct"]);
         check("[migration]\nsocket_dir = 'run'\n", &["migration.socket_dir", "absolute"]);
+        check("[api.tcp]\nlisten = '127.0.0.1:1'\n", &["missing field `certificate`"]);
         check("[api]\nmembers = 'all'\n", &["all", "none", "read", "operate"]);
         check("[handoff]\ndoubt_time_max = '1ms'\n", &["handoff.doubt_time_max", "100ms"]);
         check("[balance]\njitter = 1.5\n", &["balance.jitter", "1.5", "below 1"]);
@@ -455,6 +509,8 @@ mod tests {
         check("listen = '0.0.0.0:7946'\n", &["`listen` is 0.0.0.0:7946", "advertise"]);
         check("listen = '127.0.0.1:1'\n[capacity]\ncpu_cores = 0\n", &["capacity of 0 for cpu"]);
         check("listen = '127.0.0.1:1'\n[weights]\ncpu = -1\n", &["weights", "cpu is -1"]);
+        check("[labels]\nrack = 'a?'\n", &["`labels`", "a?"]);
+        check("[rules]\nrepare = true\n", &["did you mean `repair`"]);
         check("not toml", &["agent.toml", "line 1"]);
     }
 

@@ -10,11 +10,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use evenkeel_core::balancer::Balancer;
-use evenkeel_core::decision::{Decision, Reason};
+use evenkeel_core::control::{Pause, PauseRegister};
+use evenkeel_core::decision::{Decision, Reason, Role};
 use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::handoff::Handoff;
 use evenkeel_core::message::{Message, Talk};
-use evenkeel_core::model::{HostId, MachineId};
+use evenkeel_core::model::{HostId, MachineId, Time};
 use evenkeel_core::port::{Event, Failure, FailureKind, HandoffId, Migration, Order, Progress};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_membership::{self as membership, Change, Membership, Output};
@@ -31,6 +32,7 @@ use crate::authority;
 use crate::carrier::Carrier;
 use crate::clock::Clock;
 use crate::emptying::Wishes;
+use crate::hours::OpenHours;
 use crate::status::Status;
 use crate::timers::{Due, Timers};
 
@@ -82,6 +84,7 @@ pub(crate) struct Driver {
     /// Records of handoffs that have ended which could not be written, in their order: tried again
     /// until they can.
     pub(crate) unclosed: VecDeque<Handoff>,
+    pub(crate) hours: OpenHours,
     pub(crate) alarms: Alarms,
     /// Why the last sample failed, if it did.
     pub(crate) unmeasured: Option<String>,
@@ -117,6 +120,7 @@ impl Stopping {
 impl Driver {
     /// Runs until the core says that nothing is under way any more.
     pub(crate) async fn run(mut self, mut sources: Sources) {
+        self.watch_hours();
         self.feed(Input::Start);
         let mut stopping: Option<Stopping> = None;
         while !self.stopped {
@@ -176,12 +180,21 @@ impl Driver {
             match due {
                 Due::Core(Timer::Sample) => {
                     self.close_records();
+                    self.watch_hours();
                     self.alarms.tell(self.balancer.handoffs(), self.clock.now());
                     self.feed(Input::Timer(Timer::Sample));
                 }
                 Due::Core(timer) => self.feed(Input::Timer(timer)),
                 Due::Membership(timer) => self.membership(membership::Input::Timer(timer)),
             }
+        }
+    }
+
+    /// Tells the core when the hours begin or end in which this host may move machines by itself.
+    fn watch_hours(&mut self) {
+        if let Some(closed) = self.hours.look(jiff::Timestamp::now()) {
+            info!(closed, "the hours in which this host moves machines by itself");
+            self.feed(Input::Closed(closed));
         }
     }
 
@@ -283,6 +296,7 @@ impl Driver {
                 self.hypervisor.submit(order);
             }
             Effect::Record(decision) => self.record(&decision),
+            Effect::Keep(register) => self.keep(&register),
             Effect::Answer(id, answer) => return self.answered(id, answer),
             Effect::Stopped => self.stopped = true,
         }
@@ -293,6 +307,18 @@ impl Driver {
         let known = self.addresses.get(to);
         let addr = known.ok_or_else(|| format!("the address of host `{to}` is not known"))?;
         self.net.send(to, *addr, encode(message)).map_err(|why| why.to_string())
+    }
+
+    fn keep(&mut self, register: &PauseRegister) {
+        match &register.pause {
+            Some(Pause { until, by, reason }) => {
+                warn!(on = %register.on, by, until = %instant(*until), reason, "the cluster is paused");
+            }
+            None => info!(on = %register.on, "the pause of the cluster is ended"),
+        }
+        if let Err(error) = self.store.keep(register) {
+            warn!(%error, "a restart of this agent forgets the pause until another host tells of it");
+        }
     }
 
     /// Makes ready for a migration.
@@ -421,9 +447,11 @@ impl Driver {
         // Whoever asked may have gone away; that is no error.
         match request {
             Request::Status(answer) => {
-                let status = Status::of(&self.balancer, &self.progress, self.clock.now());
+                let (change, now) = (self.hours.change, self.clock.now());
+                let status = Status::of(&self.balancer, &self.progress, change, now);
                 let _ = answer.send(Ok(status));
             }
+            Request::Operate(operation) => self.operate(operation),
             Request::Insight(question) => self.tell_why(question),
             Request::SetState(state, answer) => {
                 let _ = answer.send(self.set_state(state));
@@ -459,20 +487,26 @@ impl Driver {
                 }
                 let _ = answer.send(settled);
             }
-            Request::SetTarget(machine, _, answer) if self.writers.contains_key(&machine) => {
-                let busy = format!("the entry of machine `{machine}` is being written: try again");
-                let _ = answer.send(Err(busy));
-            }
             Request::SetTarget(machine, target, answer) => {
-                match self.balancer.program_target(&machine, target) {
-                    Ok(order) => {
-                        self.writers.insert(machine, answer);
-                        self.hypervisor.submit(order);
-                    }
-                    Err(why) => {
-                        let _ = answer.send(Err(why));
-                    }
-                }
+                self.write_entry(self.balancer.program_target(&machine, target), machine, answer);
+            }
+            Request::SetRules(machine, rules, answer) => {
+                self.write_entry(self.balancer.set_rules(&machine, *rules), machine, answer);
+            }
+        }
+    }
+
+    /// Has a machine's entry written; the answer waits for it.
+    fn write_entry(&mut self, order: Result<Order, String>, machine: MachineId, answer: Reply<()>) {
+        let busy = || format!("the entry of machine `{machine}` is being written: try again");
+        let free = !self.writers.contains_key(&machine);
+        match order.and_then(|order| free.then_some(order).ok_or_else(busy)) {
+            Ok(order) => {
+                self.writers.insert(machine, answer);
+                self.hypervisor.submit(order);
+            }
+            Err(why) => {
+                let _ = answer.send(Err(why));
             }
         }
     }
@@ -504,6 +538,12 @@ async fn sleep_until(wake: Option<Instant>) {
     }
 }
 
+/// A point in time as people read it.
+fn instant(time: Time) -> jiff::Timestamp {
+    let ms = i64::try_from(time.unix_ms()).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::MAX)
+}
+
 fn log(decision: &Decision) {
     let peer = decision.peer.as_ref().map_or("-", HostId::as_str);
     let Decision { exchange, ending, detail, .. } = decision;
@@ -511,6 +551,10 @@ fn log(decision: &Decision) {
         (Reason::Moved, Some(machine)) => {
             let downtime_ms = decision.stats.map_or(0, |stats| stats.downtime_ms);
             info!(%exchange, peer, role = ?decision.role, machine = machine.name, downtime_ms, "moved");
+        }
+        (Reason::Observing | Reason::AwaitsApproval, Some(machine)) => {
+            let to = matches!(decision.role, Some(Role::Donor));
+            info!(%exchange, peer, %ending, machine = machine.name, to, "would be moved");
         }
         (_, Some(machine)) => {
             warn!(%exchange, peer, machine = machine.name, %ending, detail, "not moved");

@@ -18,6 +18,8 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tower::ServiceExt;
@@ -27,9 +29,9 @@ use crate::api::{self, Driver, Failed, problem};
 
 /// How long a request may take, from the first byte to the last of its answer. Less than a client
 /// waits, who is then told which host did not answer.
-const TIME_MAX: Duration = Duration::from_secs(30);
+pub(crate) const TIME_MAX: Duration = Duration::from_secs(30);
 /// Largest request that is passed on or taken from another host, in bytes.
-const REQUEST_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// Largest answer that is passed on, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Requests of this host that may be under way at others, and of others here.
@@ -56,6 +58,30 @@ impl Forward {
     /// The routes that name a host.
     pub(crate) fn routes(self) -> Router {
         Router::new().route("/api/v1/hosts/{host}/{*what}", routing::any(forward)).with_state(self)
+    }
+
+    /// What the agent of another host answers to this, or that of this host itself.
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        host: &HostId,
+        path: &'static str,
+    ) -> Result<T, Failed> {
+        let broken = |why: String| problem(StatusCode::BAD_GATEWAY, why);
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = Uri::from_static(path);
+        let response = if *host == self.here {
+            self.local.clone().oneshot(request).await.into_response()
+        } else {
+            self.ask(host, request).await?
+        };
+        let status = response.status();
+        let body = to_bytes(response.into_body(), ANSWER_BYTES_MAX).await;
+        let body = body.map_err(|error| broken(error.to_string()))?;
+        if !status.is_success() {
+            let why = format!("host `{host}`: {}", String::from_utf8_lossy(&body));
+            return Err(problem(status, why));
+        }
+        serde_json::from_slice(&body).map_err(|error| broken(error.to_string()))
     }
 
     async fn ask(&self, host: &HostId, request: Request) -> Result<Response, Failed> {
@@ -161,11 +187,7 @@ pub(crate) async fn serve(
             let answered = timeout(TIME_MAX, async {
                 let _own = own.acquire().await;
                 let _room = room.acquire().await;
-                hyper::server::conn::http1::Builder::new()
-                    .keep_alive(false)
-                    .max_buf_size(REQUEST_BYTES_MAX)
-                    .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
-                    .await
+                answer(stream, service).await
             });
             match answered.await {
                 Ok(Ok(())) => {}
@@ -174,6 +196,18 @@ pub(crate) async fn serve(
             }
         });
     }
+}
+
+/// Answers one request on a stream.
+pub(crate) async fn answer(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    service: Router,
+) -> Result<(), hyper::Error> {
+    hyper::server::conn::http1::Builder::new()
+        .keep_alive(false)
+        .max_buf_size(REQUEST_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+        .await
 }
 
 #[cfg(test)]

@@ -10,14 +10,18 @@ mod clock;
 pub mod config;
 mod driver;
 mod emptying;
+pub mod facts;
 mod forward;
+mod hours;
 mod insight;
 mod metrics;
+pub mod operating;
 pub mod status;
+mod tcp;
 mod timers;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,7 +29,7 @@ use evenkeel_core::balancer::Balancer;
 use evenkeel_core::model::{HostId, Resources};
 use evenkeel_core::port::{Event, Failure, HostSample, Order};
 use evenkeel_hypervisor::Hypervisor;
-use evenkeel_libvirt::{LibvirtConfig, LibvirtHypervisor, SharedStorage, carried_uri, socket_of};
+use evenkeel_libvirt::{LibvirtConfig, LibvirtHypervisor, SharedStorage};
 use evenkeel_membership::{Config as MembershipConfig, Member, Membership};
 use evenkeel_net::{DialError, Identity, Limits, Net, NetError, PkiError};
 use evenkeel_store::{Store, StoreError};
@@ -49,7 +53,10 @@ pub use crate::config::{Config, ConfigError};
 use crate::driver::{Driver, Refusals, Sources};
 use crate::emptying::Wishes;
 pub use crate::emptying::{DrainRequest, PlaceRequest, Placement};
+use crate::hours::OpenHours;
 pub use crate::status::Status;
+use crate::tcp::Tcp;
+pub use crate::tcp::{TcpConfig, TcpError};
 use crate::timers::Timers;
 pub use evenkeel_store::Wanted;
 
@@ -77,6 +84,9 @@ pub enum AgentError {
     /// The network cannot be used.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// The API cannot be served over TCP.
+    #[error(transparent)]
+    Tcp(#[from] TcpError),
     /// The configuration and the certificate name different hosts.
     #[error(
         "the configuration names host `{configured}`, and the certificate in `{directory}` host \
@@ -139,8 +149,12 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     store.retain(config.history.retention());
     let enroller = authority::enroller(&config, &store)?;
     let (net, net_events) = Net::bind(config.listen, &identity, Limits::default(), enroller)?;
-    let peers = api::Peers { here: host.clone(), net: net.clone(), may: config.api.members };
-    let (_socket, mut requests) = api::serve(&config.api_socket, peers)?;
+    let tcp = match &config.api.tcp {
+        Some(tcp) => Some(Tcp::open(tcp).await?),
+        None => None,
+    };
+    let peers = api::Peers { here: host.clone(), net: net.clone(), may: config.api.members, tcp };
+    let (_socket, mut requests) = api::serve(&config, peers)?;
     let mut stop = stop_signals()?;
 
     let carrier = carrier(&config, &net).await?;
@@ -188,6 +202,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         writers: BTreeMap::new(),
         refusals: Refusals::default(),
         unclosed: VecDeque::new(),
+        hours: OpenHours::new(config.operation.hours()),
         alarms: Alarms::default(),
         unmeasured: None,
         identity_dir: config.identity_dir.clone(),
@@ -227,9 +242,8 @@ async fn carrier(config: &Config, net: &Net) -> Result<Carrier, AgentError> {
     let bandwidth = migration.bandwidth_max.map(|bytes| bytes.as_u64());
     let mut carrier = Carrier::new(net.clone(), path.clone(), bandwidth);
     if config.carrier() == CarrierKind::Agents {
-        let uri = &config.libvirt.uri;
-        let libvirt = migration.libvirt_socket.clone().or_else(|| socket_of(uri));
-        let libvirt = libvirt.ok_or_else(|| AgentError::NoLibvirtSocket(uri.clone()))?;
+        let unknown = || AgentError::NoLibvirtSocket(config.libvirt.uri.clone());
+        let libvirt = config.libvirt_socket().ok_or_else(unknown)?;
         carrier
             .let_in(net.listen_streams().await?, libvirt)
             .map_err(|source| AgentError::Carrier { path: path.clone(), source })?;
@@ -244,12 +258,6 @@ fn connect(
     clock: Clock,
 ) -> Result<LibvirtHypervisor, AgentError> {
     let libvirt = &config.libvirt;
-    let reached = match (config.carrier(), &libvirt.migration_uri, config.advertised().ip()) {
-        (CarrierKind::Agents, ..) => carried_uri(&libvirt.uri),
-        (CarrierKind::Direct, Some(uri), _) => uri.clone(),
-        (CarrierKind::Direct, None, IpAddr::V4(ip)) => format!("qemu+tls://{ip}/system"),
-        (CarrierKind::Direct, None, IpAddr::V6(ip)) => format!("qemu+tls://[{ip}]/system"),
-    };
     let shared =
         |(path, id): (&PathBuf, &String)| SharedStorage { path: path.clone(), id: id.clone() };
     let settings = LibvirtConfig {
@@ -258,7 +266,7 @@ fn connect(
         carried: config.migration.socket_dir.clone(),
         storage: config.storage.iter().map(shared).collect(),
         lock_manager: config.handoff.lock_manager.clone(),
-        ..LibvirtConfig::new(libvirt.uri.clone(), reached)
+        ..LibvirtConfig::new(libvirt.uri.clone(), config.migration_uri())
     };
     let sink = move |event| tell(&events, event);
     LibvirtHypervisor::new(settings, sink, move || clock.now()).map_err(AgentError::Threads)

@@ -13,6 +13,8 @@ use evenkeel_core::model::{
 use evenkeel_core::port::{Commit, HandoffId, Presence, Progress};
 use serde::{Deserialize, Serialize};
 
+use crate::operating::OperationStatus;
+
 /// One host as its agent sees it now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -64,6 +66,9 @@ pub struct Status {
     pub machines: Vec<MachineStatus>,
     /// Handoffs under way.
     pub handoffs: Vec<HandoffStatus>,
+    /// How much it does by itself, and what it was told.
+    #[serde(default)]
+    pub operation: OperationStatus,
 }
 
 /// One entry of a host's schedule.
@@ -143,6 +148,7 @@ impl Status {
     pub(crate) fn of(
         balancer: &Balancer,
         progress: &BTreeMap<HandoffId, Progress>,
+        hours_change: Option<Time>,
         now: Time,
     ) -> Self {
         let host = balancer.host();
@@ -188,6 +194,7 @@ impl Status {
             talking_to: balancer.talking_to().cloned(),
             machines: host.view.machines().iter().map(machine).collect(),
             handoffs: balancer.handoffs().map(handoff).collect(),
+            operation: OperationStatus::of(balancer, progress, hours_change, now),
         }
     }
 }

@@ -5,6 +5,8 @@
 //! sense is named with what it must be.
 
 mod balance;
+mod hours;
+mod operation;
 mod span;
 
 use std::fmt;
@@ -12,6 +14,8 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 
 pub use balance::{BalanceConfig, CeilingsConfig, PolicyConfig, SmoothingConfig};
+pub use hours::{Blackout, Hours, Weekly};
+pub use operation::OperationConfig;
 pub use span::{SPAN_MAX, SPAN_MIN, duration, duration_or_none};
 
 /// A value that is of the right kind and makes no sense.

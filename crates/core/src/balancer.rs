@@ -6,10 +6,13 @@
 
 mod config;
 mod crowded;
+mod directed;
 mod emptying;
 mod explaining;
 mod heard;
 mod mending;
+mod pausing;
+mod recommending;
 mod seeking;
 mod watching;
 mod wishes;
@@ -30,23 +33,28 @@ pub use self::heard::{ClusterContention, Heard};
 use self::mending::Mending;
 use self::wishes::Purpose;
 use crate::appraisal::Appraising;
+use crate::control::{Authority, Control};
 use crate::cost::Experience;
-use crate::decision::{Decision, Reason};
+use crate::decision::{Decision, Reason, Role};
 use crate::effect::{Effect, Input, Timer};
 use crate::exchange::{Agreement, Answer, Exchange, Offered, Step};
 use crate::handoff::{Choice, Handoff, Handoffs, Offer, Recovered, Terms, Turn};
 use crate::host::Host;
 use crate::message::{Message, Pass, Talk};
 use crate::model::{
-    Entry, ExchangeId, HostId, HostProfile, HostState, MachineId, TARGET_LOAD_MAX, Time,
+    Entry, ExchangeId, HostId, HostProfile, HostState, MachineId, Rules, TARGET_LOAD_MAX, Time,
 };
 use crate::port::{Commit, Event, HandoffId, Order, Stamp};
 use crate::select::Policy;
 use crate::survey::Survey;
 use crate::swap::{Owed, Promise};
 use crate::witness::Witnesses;
+use directed::DirectedMoves;
+use recommending::Recommendations;
 use watching::Watching;
 
+pub use directed::{Directed, MoveOrder, Outcome, Stage};
+pub use recommending::Recommendation;
 pub use watching::Twin;
 
 /// One host's balancer.
@@ -80,6 +88,8 @@ pub struct Balancer {
     sampling: bool,
     stopping: bool,
     watching: Watching,
+    directed: DirectedMoves,
+    recommendations: Recommendations,
     witnesses: Witnesses,
     /// What waits for its witnesses.
     reserving: BTreeMap<HandoffId, Offer>,
@@ -97,6 +107,7 @@ impl Balancer {
         host.experience = Experience::new(&config.costing);
         host.tentative = config.tentative;
         (host.mode, host.repair) = (config.commit, config.repair);
+        host.control = Control { mode: config.mode, closed: false, pause: recovered.pause.clone() };
         host.copy_storage = config.copy_storage;
         // Half-difference keeps to its rule, and in plans nobody waits for anything.
         let helps = matches!(config.policy, Policy::MeanAware(_)) && !config.tentative;
@@ -123,6 +134,8 @@ impl Balancer {
             sampling: false,
             stopping: false,
             watching: Watching::default(),
+            directed: DirectedMoves::default(),
+            recommendations: Recommendations::default(),
             witnesses,
             reserving: BTreeMap::new(),
         }
@@ -161,12 +174,29 @@ impl Balancer {
         machine: &MachineId,
         target: Option<f64>,
     ) -> Result<Order, String> {
-        let host = self.host.id();
         if let Some(load) =
             target.filter(|t| !(t.is_finite() && (0.0..=TARGET_LOAD_MAX).contains(t)))
         {
             return Err(format!("a target load of {load} is out of range: 0 to {TARGET_LOAD_MAX}"));
         }
+        self.edited(machine, |entry| Entry { target_load: target, ..entry })
+    }
+
+    /// The order that gives a machine of this host these rules.
+    ///
+    /// # Errors
+    /// Why not, in words; nothing changes then.
+    pub fn set_rules(&self, machine: &MachineId, rules: Rules) -> Result<Order, String> {
+        rules.check().map_err(|error| error.to_string())?;
+        self.edited(machine, |entry| Entry { rules, ..entry })
+    }
+
+    fn edited(
+        &self,
+        machine: &MachineId,
+        edit: impl FnOnce(Entry) -> Entry,
+    ) -> Result<Order, String> {
+        let host = self.host.id();
         let known = self.host.view.machines().get(machine);
         let known = known.ok_or_else(|| format!("host `{host}` has no machine `{machine}`"))?;
         if self.handoffs.moves(machine) {
@@ -175,13 +205,13 @@ impl Balancer {
         let entry = known.facts.entry.as_ref().map_err(|why| {
             format!("the schedule entry of machine `{}` cannot be read: {why}", known.facts.name)
         })?;
-        let entry = Entry { target_load: target, ..entry.clone() };
-        Ok(Order::WriteEntry(machine.clone(), entry))
+        Ok(Order::WriteEntry(machine.clone(), edit(entry.clone())))
     }
 
     /// Takes what happened at `now`, which must not lie before the `now` of an earlier call, and
     /// appends what to do about it to `out`.
     pub fn handle(&mut self, input: Input, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
+        let first = out.len();
         match input {
             Input::Start => self.start(now, rng, out),
             Input::Members(mut members) => {
@@ -197,7 +227,7 @@ impl Balancer {
             Input::Message(from, Message::Handoff(id, pass)) => {
                 self.pass(id, &from, pass, now, rng, out);
             }
-            Input::Message(from, Message::Watch(watch)) => self.watch(&from, watch, now, out),
+            Input::Message(from, Message::Watch(watch)) => self.watch(&from, watch, now, rng, out),
             Input::Message(from, Message::Witness(id, said)) => {
                 self.witness(id, &from, said, now, out);
             }
@@ -214,10 +244,18 @@ impl Balancer {
             }
             Input::SetState(state) => self.set_state(state, now),
             Input::Wish(id, wish) => self.wish(id, wish, now, rng, out),
+            Input::Pause(pause) => self.set_pause(pause, now, out),
+            Input::Migrate(order) => {
+                self.begin_directed(order, Authority::Told, (None, None), now);
+            }
+            Input::Approve(id) => self.approve(id, now),
+            Input::Skip(id) => self.recommendations.skip(id),
+            Input::Closed(closed) => self.host.control.closed = closed,
             Input::Stop | Input::StopNow => self.stop(input == Input::StopNow, now, out),
         }
         self.swap(now, rng, out);
         self.appraised(now, out);
+        self.direct(first, now, rng, out);
         self.empty(now, rng, out);
         self.pursue(now, rng, out);
         if self.stopping && !self.handoffs.hold_up_stop() {
@@ -281,6 +319,9 @@ impl Balancer {
                 if let Some(survey) = self.survey.as_mut().filter(|s| s.id() == id) {
                     survey.close();
                 }
+                if let Some(survey) = self.directed.survey(id) {
+                    survey.close();
+                }
                 if let Some(owed) = self.owed.take_if(|owed| owed.exchange == id && owed.overdue)
                     && self.handoffs.has_just_moved(owed.after)
                 {
@@ -299,6 +340,8 @@ impl Balancer {
                 }
             }
             Timer::Watch => self.watch_timer(now, rng, out),
+            // Gone on with after every input.
+            Timer::Directed => {}
             Timer::Witness(id) => {
                 let outcome = self.witnesses.expire(id);
                 self.concluded(outcome, now, out);
@@ -330,6 +373,7 @@ impl Balancer {
                         self.host.observe(sample);
                         self.host.holds.forget_taken(now);
                         self.host.take_stock(now);
+                        self.forget_recommendations(now);
                         self.hasten(starved, now, out);
                     }
                     Err(failure) => self.host.view.fail(failure.detail),
@@ -376,13 +420,19 @@ impl Balancer {
 
     /// Draws another host at random (claims 4, 17, 27) and asks it for its load.
     fn round(&mut self, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
-        if self.is_busy() || self.stopping {
+        if self.is_busy() || self.stopping || self.directed.is_waiting() {
             return;
         }
         let id = ExchangeId(rng.next_u64());
         let Some(mut own) = self.own_report(id, now, out) else {
             return;
         };
+        // One that knows the mean goes on learning.
+        let stands_still = self.host.control.permits(Role::Donor, own.authority(), now).err();
+        if let (Policy::HalfDifference, Some(reason)) = (&self.config.policy, stands_still) {
+            let record = self.lonely(id, reason, String::new(), now);
+            return out.push(Effect::Record(record));
+        }
         let peers = self.draw(1, rng);
         if peers.is_empty() {
             let record = self.lonely(id, Reason::NoPeer, String::new(), now);
@@ -447,11 +497,17 @@ impl Balancer {
             predicted: None,
             measure: None,
             commit: None,
+            authority: self.host.authority(),
         }
     }
 
-    /// A host is in one exchange at a time, and in no more handoffs than it may be.
+    /// Whether it neither begins an exchange nor takes part in one.
     fn is_busy(&self) -> bool {
+        self.is_engaged() || self.directed.is_looking()
+    }
+
+    /// A host is in one exchange at a time, and in no more handoffs than it may be.
+    fn is_engaged(&self) -> bool {
         self.exchange.is_some()
             || self.owed.is_some()
             || self.handoffs.engaged() + self.reserving.len() >= self.config.handoffs_max.max(1)
@@ -498,6 +554,10 @@ impl Balancer {
             }
             return;
         }
+        if self.hear_standing(id, from, &talk) {
+            return;
+        }
+        self.remind_of_pause(from, &talk, now, out);
         let refuse = |reason| Talk::Decline { reason, detail: String::new(), report: None };
         let reply = |talk| Effect::Send(from.clone(), Message::Exchange(id, talk));
         match talk {
@@ -517,8 +577,8 @@ impl Balancer {
                     out.push(Effect::Record(record));
                 }
             },
-            Talk::Offer { report, candidates, measure, gauge } => {
-                let offered = Offered { report, candidates, measure, gauge };
+            Talk::Offer { report, candidates, measure, gauge, authority } => {
+                let offered = Offered { report, candidates, measure, gauge, authority };
                 let step = Exchange::take_offer(id, from, offered, &self.host, now);
                 self.step(step, from, id, now, rng, out);
             }
@@ -552,7 +612,11 @@ impl Balancer {
                 out.push(Effect::Record(record));
             }
             Step::Agree(agreement) => {
+                if let Some(reason) = self.withheld(&agreement, now) {
+                    return self.withhold(*agreement, reason, now, out);
+                }
                 let handoff = HandoffId(rng.next_u64());
+                self.directed.agreed(id, handoff);
                 if let Some(survey) = &mut self.survey {
                     survey.fruitful = true;
                 }
@@ -684,6 +748,7 @@ impl Balancer {
         if let Some(survey) = &mut self.survey {
             survey.miss(to);
         }
+        self.directed.missed(to);
         self.appraising.iter_mut().for_each(|(_, asked)| asked.miss(to));
         if let Some(exchange) = self.exchange.take_if(|e| e.peer() == to) {
             let record = exchange.abandon(&self.host, Reason::Unreachable, why.to_owned(), now);

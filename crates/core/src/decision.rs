@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ceiling::Measure;
+use crate::control::Authority;
 use crate::cost::Prediction;
 use crate::handoff::Choice;
 use crate::load::Basis;
@@ -106,6 +107,9 @@ pub struct Decision {
     /// By which commit point the machine was handed over, and why; the donor's record has it.
     #[serde(default)]
     pub commit: Option<Choice>,
+    /// On whose word a machine was to move.
+    #[serde(default)]
+    pub authority: Authority,
 }
 
 impl Decision {

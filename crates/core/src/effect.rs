@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use crate::appraisal::{Answer, Wish, WishId};
+use crate::balancer::MoveOrder;
+use crate::control::{Pause, PauseRegister};
 use crate::decision::Decision;
 use crate::handoff::Handoff;
 use crate::message::Message;
-use crate::model::{ClaimId, ExchangeId, HostId, HostState, MachineId, Time};
+use crate::model::{ClaimId, ExchangeId, HostId, HostState, MachineId, MoveId, Time};
 use crate::port::{Event, HandoffId, Order};
 use crate::witness::Acquaintance;
 
@@ -47,6 +49,18 @@ pub enum Input {
     },
     /// An operator wants this host to take part, or not.
     SetState(HostState),
+    /// An operator wants nothing to be moved by any balancer's decision, anywhere, or with `None`
+    /// wants that to end.
+    Pause(Option<Pause>),
+    /// An operator orders one machine to be moved, whatever the loads. See
+    /// [`Balancer::can_migrate`](crate::balancer::Balancer::can_migrate).
+    Migrate(MoveOrder),
+    /// An operator approves of a recommendation of this host, or of one that is no more.
+    Approve(MoveId),
+    /// An operator does not want a recommendation to be followed.
+    Skip(MoveId),
+    /// Whether it is now outside the hours in which this host may move machines by its own decision.
+    Closed(bool),
     /// An operator wishes something about which others have to be asked first. Answered by one
     /// [`Effect::Answer`].
     Wish(WishId, Wish),
@@ -69,6 +83,8 @@ pub enum Timer {
     Handoff(HandoffId),
     /// Tell another host what this one runs.
     Watch,
+    /// Try again what operators have ordered.
+    Directed,
     /// Witnesses of this claim have been silent too long.
     Witness(ClaimId),
     /// Look for somebody to give to, while this host is being emptied.
@@ -93,6 +109,9 @@ pub enum Effect {
     Order(Order),
     /// Keep this record of a decision. May fail without harm.
     Record(Decision),
+    /// Keep what is known of pauses, in place of what was kept before. If that fails, it is learnt
+    /// again from others after a restart.
+    Keep(PauseRegister),
     /// This becomes of a wish. If it is that the host is being emptied now, that is to outlast the
     /// agent.
     Answer(WishId, Answer),

@@ -15,13 +15,16 @@
 //! An answer to an inquiry is a statement, not a promise: only an offer engages its receiver. Every
 //! phase has the same limit of time, and every way out of it ends in a [`Decision`].
 
+mod ordered;
 mod record;
 mod surveyed;
 
+pub use ordered::Ordered;
 use record::{apply, judged};
 use surveyed::Surveyed;
 
 use crate::ceiling::{Gauge, Measure};
+use crate::control::{Authority, Autonomy};
 use crate::decision::{Decision, Judged, Reason, Role};
 use crate::host::{Host, Toward};
 use crate::load::Basis;
@@ -40,8 +43,12 @@ pub struct Exchange {
     phase: Phase,
     /// What loads and prices are of.
     measure: Measure,
+    /// On whose word the donor gives.
+    authority: Authority,
     /// Donor, mean-aware: what room the receiver said it has.
     survey: Option<Box<Surveyed>>,
+    /// Donor: the machine that an operator has ordered to be moved.
+    ordered: Option<Box<Ordered>>,
     /// Donor: whether it gives what breaks a rule, whatever the loads.
     mending: bool,
 }
@@ -67,12 +74,15 @@ pub struct Offered {
     pub measure: Measure,
     /// How full the donor is.
     pub gauge: Option<Gauge>,
+    /// On whose word they are to move, where that is not plain from the report.
+    pub authority: Option<Authority>,
 }
 
 impl Offered {
-    /// How full the donor is, and whether soft rules yield to it.
-    fn donor(&self) -> (Option<&Gauge>, bool) {
-        (self.gauge.as_ref(), self.report.state == HostState::Draining)
+    /// How full the donor is, whether soft rules yield to it, and on whose word it gives.
+    fn donor(&self) -> (Option<&Gauge>, bool, Authority) {
+        let emptied = self.report.state == HostState::Draining;
+        (self.gauge.as_ref(), emptied, self.authority())
     }
 }
 
@@ -108,12 +118,26 @@ pub enum Step {
     Agree(Box<Agreement>),
 }
 
+/// Why a host takes no machine on such a word, as far as the other can tell from its report.
+fn refusing(receiver: &Report, authority: Authority) -> Option<Reason> {
+    let observes = receiver.mode == Some(Autonomy::Observe) && !authority.is_operators();
+    let observing = observes && authority > Authority::Observe;
+    unwilling(receiver.state).or(observing.then_some(Reason::Observing))
+}
+
 /// Why a host takes no machine, whatever the loads.
 pub(crate) const fn unwilling(receiver: HostState) -> Option<Reason> {
     match receiver {
         HostState::Active => None,
         HostState::Cordoned => Some(Reason::Cordoned),
         HostState::Draining => Some(Reason::Draining),
+    }
+}
+
+impl Offered {
+    /// On whose word they are to move.
+    fn authority(&self) -> Authority {
+        self.authority.unwrap_or_else(|| self.report.authority())
     }
 }
 
@@ -127,7 +151,9 @@ impl Exchange {
             began: now,
             phase: Phase::Inquiring,
             measure: None,
+            authority: Authority::default(),
             survey: None,
+            ordered: None,
             mending: false,
         }
     }
@@ -153,8 +179,9 @@ impl Exchange {
     ) -> Step {
         let Answered { peer, report, room } = to;
         let survey = Some(Box::new(Surveyed { room, value_max }));
-        let exchange =
-            Self { measure, survey, mending, ..Self::begin(id, peer, host.id().clone(), now) };
+        let authority = host.authority();
+        let begun = Self::begin(id, peer, host.id().clone(), now);
+        let exchange = Self { measure, survey, authority, mending, ..begun };
         match host.report(measure, now) {
             Ok(own) => exchange.offer(host, own, report, now),
             Err(unknown) => {
@@ -168,7 +195,8 @@ impl Exchange {
     /// is being emptied: with an offer.
     #[must_use]
     pub fn give(id: ExchangeId, peer: HostId, theirs: Report, host: &Host, now: Time) -> Step {
-        let exchange = Self::begin(id, peer, host.id().clone(), now);
+        let begun = Self::begin(id, peer, host.id().clone(), now);
+        let exchange = Self { authority: host.authority(), ..begun };
         match host.report(None, now) {
             Ok(own) => exchange.offer(host, own, theirs, now),
             Err(unknown) => {
@@ -181,7 +209,7 @@ impl Exchange {
     /// Answers the inquiry of `from`: with an offer if this host is the more loaded one.
     #[must_use]
     pub fn answer(id: ExchangeId, from: &HostId, theirs: Report, host: &Host, now: Time) -> Answer {
-        let exchange = Self::begin(id, from.clone(), from.clone(), now);
+        let mut exchange = Self::begin(id, from.clone(), from.clone(), now);
         let own = match host.report(None, now) {
             Ok(own) => own,
             Err(unknown) => {
@@ -208,11 +236,9 @@ impl Exchange {
             let reason = Reason::WithinDeadBand;
             return exchange.decline(host, reason, String::new(), known, Some(own), now);
         }
-        let limit = || match role {
-            Role::Receiver => host.may_take(theirs.state, now).err(),
-            Role::Donor => host.past.may_give(own.state, &host.restraint, now).err(),
-        };
-        if let Some(reason) = unwilling(receiver.state).or_else(limit) {
+        exchange.authority = if gives { own.authority() } else { theirs.authority() };
+        let limit = || host.may(role, exchange.authority, now).err();
+        if let Some(reason) = refusing(&receiver, exchange.authority).or_else(limit) {
             return exchange.decline(host, reason, String::new(), known, Some(own), now);
         }
         if role == Role::Receiver {
@@ -274,8 +300,9 @@ impl Exchange {
     pub fn hear(self, talk: Talk, host: &Host, now: Time) -> Step {
         match (self.phase.clone(), talk) {
             (Phase::Inquiring, Talk::Accept(theirs)) => self.accepted(theirs, host, now),
-            (Phase::Inquiring, Talk::Offer { report, candidates, measure, gauge }) => {
-                self.price(Offered { report, candidates, measure, gauge }, host, now)
+            (Phase::Inquiring, Talk::Offer { report, candidates, measure, gauge, authority }) => {
+                let offered = Offered { report, candidates, measure, gauge, authority };
+                self.price(offered, host, now)
             }
             (Phase::Offering { own, judged, candidates }, Talk::Quotes { report, quotes })
                 if quotes.len() == candidates.len() =>
@@ -308,7 +335,7 @@ impl Exchange {
     #[must_use]
     pub fn is_pressing(&self) -> bool {
         let Phase::Quoted { offered, .. } = &self.phase else { return false };
-        offered.donor().1 || self.measure.is_some()
+        offered.donor().1 || self.measure.is_some() || self.authority == Authority::Told
     }
 
     /// Receiver: the donor has chosen. Checks the choice and agrees, or refuses.
@@ -339,13 +366,17 @@ impl Exchange {
         let candidate = &candidates[index];
         // What will be here is what its entry says.
         let candidate = &Candidate { rules: Some(entry.rules.clone()), ..candidate.clone() };
+        let authority = self.authority;
         let quote = host.quote(measure, candidate, offered.donor(), now);
         let price = Price { at_donor: candidate.at_donor, at_receiver: quotes[index].at_receiver };
         let (peer, protocol) = (&self.peer, offered.report.protocol);
-        let toward = Toward { peer, protocol, labels: None, mending: false };
+        let toward = Toward { peer, protocol, labels: None, mending: false, authority };
         let returned = in_return.and_then(|id| host.candidate(measure, id, &toward, now));
+        let willing = host.takes(authority, now).err();
         let emptied = offered.report.state == HostState::Draining;
         let kept = match &returned {
+            // Loads do not matter.
+            None if authority == Authority::Told => None,
             // A host that is being emptied gives whatever there is room for, and a rule weighs more
             // than loads.
             None if in_return.is_none() && (emptied || candidate.mends.is_some()) => None,
@@ -354,7 +385,6 @@ impl Exchange {
             None if in_return.is_none() => improves(&pair, price, &Calm::NONE).err(),
             _ => Some(Reason::NoImprovement),
         };
-        let willing = unwilling(host.state);
         if let Some(back) = &returned {
             decision.candidates.push(judged(back, None, Reason::Returned));
         }
@@ -395,13 +425,14 @@ impl Exchange {
         let urgent = own.state == HostState::Draining || self.mending;
         let is_calm = !pair.exceeds(&host.calm) && !urgent;
         let calm = is_calm.then_some(Reason::WithinDeadBand);
-        let limit = || host.past.may_give(own.state, &host.restraint, now).err();
-        if let Some(reason) = calm.or_else(|| unwilling(theirs.state)).or_else(limit) {
+        let authority = host.authority();
+        let limit = || host.may(Role::Donor, authority, now).err();
+        if let Some(reason) = calm.or_else(|| refusing(&theirs, authority)).or_else(limit) {
             let mut record = self.record(host, reason, String::new(), now);
             (record.pair, record.role) = (Some(pair), Some(Role::Donor));
             return Step::End(None, record);
         }
-        self.offer(host, own, theirs, now)
+        Self { authority, ..self }.offer(host, own, theirs, now)
     }
 
     /// Donor: offers what could go, if anything.
@@ -412,7 +443,10 @@ impl Exchange {
         let (judged, candidates) = host.candidates(measure, &toward, &pair, now);
         let nothing = candidates.is_empty();
         let gauge = host.gauge(now);
-        let talk = Talk::Offer { report: own, candidates: candidates.clone(), measure, gauge };
+        let authority = Some(self.authority).filter(|word| *word != own.authority());
+        let candidates_said = candidates.clone();
+        let talk =
+            Talk::Offer { report: own, candidates: candidates_said, measure, gauge, authority };
         self.phase = Phase::Offering { own, judged, candidates };
         if nothing {
             let mut record = self.record(host, Reason::NoCandidate, String::new(), now);
@@ -424,7 +458,7 @@ impl Exchange {
 
     /// Receiver: prices what is offered by its own capacity and weights (claims 8, 20, 31).
     fn price(mut self, offered: Offered, host: &Host, now: Time) -> Step {
-        self.measure = offered.measure;
+        (self.measure, self.authority) = (offered.measure, offered.authority());
         let refuse = |exchange: Self, reason: Reason, detail: String, report: Option<Report>| {
             let talk = Talk::Decline { reason, detail: detail.clone(), report };
             Step::End(Some(talk), exchange.record(host, reason, detail, now))
@@ -433,8 +467,7 @@ impl Exchange {
             Ok(own) => own,
             Err(unknown) => return refuse(self, Reason::UnknownLoad, unknown.to_string(), None),
         };
-        let limit = || host.may_take(offered.report.state, now).err();
-        if let Some(reason) = unwilling(own.state).or_else(limit) {
+        if let Err(reason) = host.takes(self.authority, now) {
             return refuse(self, reason, String::new(), Some(own));
         }
         let (candidates, donor) = (&offered.candidates, offered.donor());
@@ -479,15 +512,16 @@ impl Exchange {
             })
             .collect();
         let emptied = own.state == HostState::Draining;
-        let (mut verdicts, in_return) = match &self.survey {
-            None if self.mending => {
+        let (mut verdicts, in_return) = match (&self.survey, &self.ordered) {
+            (_, Some(ordered)) => ordered.choose(&pair, (self.measure, &prices), host),
+            (None, None) if self.mending => {
                 let priority = |c: &Candidate| c.rules.as_ref().map_or(0, |rules| rules.priority);
                 let ranked: Vec<_> = candidates.iter().map(priority).zip(prices).collect();
                 (mending::first(&ranked), None)
             }
-            None if emptied => (emptying::largest(&candidates, &prices), None),
-            None => (half_difference(&pair, &prices, &host.calm), None),
-            Some(surveyed) => {
+            (None, None) if emptied => (emptying::largest(&candidates, &prices), None),
+            (None, None) => (half_difference(&pair, &prices, &host.calm), None),
+            (Some(surveyed), None) => {
                 let offer = (self.measure, &candidates[..], &prices[..]);
                 surveyed.choose(&pair, &self.toward(&theirs), offer, host, now)
             }
@@ -508,14 +542,10 @@ impl Exchange {
                 .as_ref()
                 .map(|(back, at_donor)| self::judged(back, Some(*at_donor), Reason::Returned)),
         );
+        let by_loads = !emptied && !self.mending;
+        let by_difference = by_loads && self.survey.is_none() && self.ordered.is_none();
         let ending = match chosen {
-            _ if !emptied
-                && !self.mending
-                && self.survey.is_none()
-                && !pair.exceeds(&host.calm) =>
-            {
-                Reason::WithinDeadBand
-            }
+            _ if by_difference && !pair.exceeds(&host.calm) => Reason::WithinDeadBand,
             None => Reason::NoCandidate,
             Some(_) => Reason::Moved,
         };
@@ -534,6 +564,8 @@ impl Exchange {
             let close = Talk::Close { reason: Reason::Ended, verdicts };
             return Step::End(Some(close), decision);
         };
+        let modes = [theirs.mode.unwrap_or_default(), entry.mode()];
+        decision.authority = modes.into_iter().fold(self.authority, Authority::within);
         Step::Agree(Box::new(Agreement {
             exchange: self.id,
             peer: self.peer,
@@ -548,8 +580,14 @@ impl Exchange {
 
     /// Whom the machines of this host would go to.
     const fn toward(&self, theirs: &Report) -> Toward<'_> {
-        let Self { peer, mending, .. } = self;
-        Toward { peer, protocol: theirs.protocol, labels: None, mending: *mending }
+        let Self { peer, mending, authority, .. } = self;
+        Toward {
+            peer,
+            protocol: theirs.protocol,
+            labels: None,
+            mending: *mending,
+            authority: *authority,
+        }
     }
 
     fn decline(
@@ -603,6 +641,7 @@ pub(crate) fn entry_there(
             from: from.clone(),
             moves: Some(host.restraint.moves_with(entry.last_move.as_ref(), now)),
             cost_percent: percent(host.correction(&candidate.machine, entry)),
+            others: None,
         }),
         handoff: None,
     })

@@ -192,12 +192,13 @@ pub(crate) fn distinct(reasons: impl Iterator<Item = Why>) -> Vec<Why> {
 fn told(record: &Decision, judged: &Judged) -> Vec<Why> {
     let about = || About::Record(record.peer.clone());
     let ended = || Why::new(record.ending, about(), record.detail.clone());
-    let verdict = || Why::new(judged.verdict, about(), String::new());
+    let verdict = || Why::new(judged.verdict, about(), judged.detail.clone());
     let undecided = record.chosen().is_none() && judged.verdict == Reason::Farther;
     match (judged.verdict, record.ending, record.role) {
         // It came here by it, and what kept it elsewhere says nothing of here.
-        (Reason::Chosen, Reason::Moved, _) | (_, _, Some(Role::Receiver)) => Vec::new(),
-        (Reason::Chosen, ..) => vec![ended()],
+        (Reason::Chosen | Reason::RuleRepaired, Reason::Moved, _)
+        | (_, _, Some(Role::Receiver)) => Vec::new(),
+        (Reason::Chosen | Reason::RuleRepaired, ..) => vec![ended()],
         // It was never chosen among.
         _ if undecided => vec![ended()],
         (_, Reason::Moved | Reason::NoCandidate, _) => vec![verdict()],

@@ -10,6 +10,7 @@ mod unfit;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ceiling::{Ceilings, Gauge, Measure};
+use crate::control::{Authority, Autonomy, Control};
 use crate::cost::{Costing, Experience};
 use crate::decision::{Reason, Role};
 use crate::estimate::{Averaging, Stock};
@@ -59,6 +60,8 @@ pub struct Host {
     pub tentative: bool,
     /// By which commit point it hands machines over.
     pub mode: Mode,
+    /// What operators have said of how much it does by itself.
+    pub control: Control,
     /// Whether it gives away what breaks a rule.
     pub repair: bool,
     /// Where others of its machines' groups are.
@@ -82,6 +85,8 @@ pub struct Holds {
     pub settling: BTreeSet<MachineId>,
     /// Machines that were seen running on another host, too.
     pub doubled: BTreeSet<MachineId>,
+    /// Machines that this host would move, and why it does not.
+    pub recommended: BTreeMap<MachineId, Reason>,
     /// Machines that have arrived and were not measured since.
     pub landed: BTreeMap<MachineId, Landed>,
     /// Seats that other hosts have said to have.
@@ -119,6 +124,7 @@ impl Host {
             averaging: Averaging::default(),
             tentative: false,
             mode: Mode::default(),
+            control: Control::default(),
             repair: true,
             flocks: Flocks::default(),
             copy_storage: false,
@@ -151,13 +157,21 @@ impl Host {
     /// # Errors
     /// When the load of the host or of one of its machines is not known.
     pub fn load(&self, now: Time) -> Result<f64, Unknown> {
-        self.amount(None, now)
+        // Sums of what comes and goes leave a rounding error behind.
+        Ok(self.price(None, &self.usage(now)?).max(0.0))
     }
 
-    /// The same in a measure.
+    /// What it reckons with, in a measure: on a host that does not act by itself, as if what it
+    /// recommends had happened.
     fn amount(&self, measure: Measure, now: Time) -> Result<f64, Unknown> {
-        // Sums of what comes and goes leave a rounding error behind.
-        Ok(self.price(measure, &self.usage(now)?).max(0.0))
+        let mut usage = self.usage(now)?;
+        if self.control.mode != Autonomy::Automatic {
+            let gone = self.holds.recommended.keys().filter_map(|id| self.view.machines().get(id));
+            for (_, factors) in gone.filter_map(|m| m.factors(&self.profile).ok()) {
+                usage = usage - factors;
+            }
+        }
+        Ok(self.price(measure, &usage).max(0.0))
     }
 
     /// What its machines and it itself use, with machines on their way counted where they are going.
@@ -198,10 +212,32 @@ impl Host {
     /// # Errors
     /// When its load is not known.
     pub fn report(&self, measure: Measure, now: Time) -> Result<Report, Unknown> {
+        let mode = Some(self.control.mode).filter(|mode| *mode != Autonomy::Automatic);
         let load = self.amount(measure, now)?;
         let contention = self.view.contention().score().filter(|_| !self.tentative);
         let (state, protocol) = (self.state, Some(PROTOCOL));
-        Ok(Report { load, state, protocol, contention, mends: None })
+        Ok(Report { load, state, protocol, contention, mends: None, mode })
+    }
+
+    /// On whose word it gives machines.
+    #[must_use]
+    pub fn authority(&self) -> Authority {
+        self.control.authority(self.state)
+    }
+
+    /// Whether it takes part in another move on such a word.
+    ///
+    /// # Errors
+    /// What keeps it.
+    pub fn may(&self, role: Role, authority: Authority, now: Time) -> Result<(), Reason> {
+        self.control.permits(role, authority, now)?;
+        if authority.is_operators() {
+            return Ok(());
+        }
+        match role {
+            Role::Donor => self.past.may(role, &self.restraint, now),
+            Role::Receiver => self.may_take(self.state, now),
+        }
     }
 
     /// Brings what this host itself has and uses into its estimate of the cluster. A host that is
@@ -325,7 +361,7 @@ impl Host {
         if !self.past.has_held(&self.restraint) && self.starves().is_none() {
             return Err(Reason::Held);
         }
-        self.past.may(Role::Donor, &self.restraint, now)
+        self.may(Role::Donor, self.authority(), now)
     }
 
     /// Whether it may take a machine now from a host in this state: one that is being emptied is not
@@ -397,23 +433,41 @@ impl Host {
         peer: &HostId,
         probe: &Probe,
         now: Time,
-    ) -> Result<(Report, Option<Room>), Unknown> {
+    ) -> Result<(Report, Result<Room, Option<Reason>>), Unknown> {
         let measure = probe.measure;
         let report = self.report(measure, now)?;
+        let authority = probe.authority.unwrap_or_default();
+        if !probe.giving {
+            return Ok((report, Err(None)));
+        }
+        if let Err(reason) = self.takes(authority, now) {
+            return Ok((report, Err(Some(reason))));
+        }
         let known = self.target(measure).zip(self.limit(measure));
-        let takes = probe.giving
-            && self.state == HostState::Active
-            && self.may_take(HostState::Active, now).is_ok();
-        let room = known.filter(|_| takes).map(|(target, limit)| Room {
+        // What an operator has ordered needs room, and not what is fair.
+        let room = known.or(authority.is_operators().then_some((report.load, report.load)));
+        let room = room.map(|(target, limit)| Room {
             target,
             limit,
             rates: self.rates(measure),
             free_memory_bytes: self.free_memory_bytes(),
-            tenants: self.tenants(measure, peer, probe.protocol, now),
+            tenants: self.tenants(measure, peer, (probe.protocol, authority), now),
             gauge: self.gauge(now),
             labels: Some(self.profile.labels.clone()),
         });
-        Ok((report, room))
+        Ok((report, room.ok_or(Some(Reason::Learning))))
+    }
+
+    /// Whether it takes machines on such a word.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn takes(&self, authority: Authority, now: Time) -> Result<(), Reason> {
+        match self.state {
+            HostState::Active => self.may(Role::Receiver, authority, now),
+            HostState::Cordoned => Err(Reason::Cordoned),
+            HostState::Draining => Err(Reason::Draining),
+        }
     }
 
     /// What one unit of each resource loads it.

@@ -9,6 +9,7 @@ pub mod appraisal;
 pub mod balancer;
 pub mod ceiling;
 pub mod contention;
+pub mod control;
 pub mod cost;
 pub mod decision;
 pub mod effect;

@@ -45,6 +45,7 @@
 use minicbor::{Decode, Encode};
 
 use crate::ceiling::{Gauge, Measure};
+use crate::control::{Authority, Autonomy, PauseRegister};
 use crate::cost::Prediction;
 use crate::decision::Reason;
 use crate::estimate::Estimate;
@@ -191,6 +192,9 @@ pub enum Watch {
     /// "I run this one. Do you?" Said back if so, the first time.
     #[n(1)]
     Runs(#[n(0)] MachineId),
+    /// "This is what I know of pauses."
+    #[n(2)]
+    Pause(#[n(0)] PauseRegister),
 }
 
 /// What a host says of itself when it compares loads.
@@ -211,6 +215,20 @@ pub struct Report {
     /// Whether it asks because a rule is broken there, and wants to give whatever the loads.
     #[n(4)]
     pub mends: Option<bool>,
+    /// How much it does by itself; everything if it does not say.
+    #[n(5)]
+    pub mode: Option<Autonomy>,
+}
+
+impl Report {
+    /// On whose word it gives machines.
+    #[must_use]
+    pub fn authority(&self) -> Authority {
+        match self.state {
+            HostState::Draining => Authority::Ordered,
+            HostState::Active | HostState::Cordoned => self.mode.unwrap_or_default().into(),
+        }
+    }
 }
 
 /// What is said in an exchange.
@@ -250,6 +268,9 @@ pub enum Talk {
         /// How full the donor is.
         #[n(3)]
         gauge: Option<Gauge>,
+        /// On whose word they are to move, where that is not plain from the report.
+        #[n(4)]
+        authority: Option<Authority>,
     },
     /// "This is what they would load me", in the order of the offer.
     #[n(4)]
@@ -337,6 +358,9 @@ pub struct Probe {
     /// [`PROTOCOL`] of the surveyor; none is 2 or earlier.
     #[n(3)]
     pub protocol: Option<u16>,
+    /// On whose word the surveyor gives; a balancer's own if it does not say.
+    #[n(4)]
+    pub authority: Option<Authority>,
 }
 
 /// How a host stands.
@@ -351,6 +375,9 @@ pub struct Standing {
     /// What it could take, if the surveyor has something to give and it can take anything now.
     #[n(2)]
     pub room: Option<Room>,
+    /// Why it takes nothing, if the surveyor has something to give.
+    #[n(3)]
+    pub refusal: Option<Reason>,
 }
 
 /// What a host could take, for others to reckon with. Its own quotes count in the end.

@@ -67,6 +67,10 @@ reasons! {
     #[cbor(18)] Held = "HELD": "This host is above its limit, but has not been for long enough to act.", "Nothing; a smaller `hold` acts sooner.";
     #[cbor(19)] MoveLimit = "MOVE_LIMIT": "A host has taken part in as many moves within an hour as it may.", "Nothing; see `given_per_hour_max` and `taken_per_hour_max`.";
     #[cbor(20)] Learning = "LEARNING": "This host does not know its fair share of the cluster's load yet.", "Nothing; it takes some rounds, more in larger clusters.";
+    #[cbor(21)] Paused = "PAUSED": "An operator has paused the whole cluster.", "`evenkeel resume` ends the pause before its time; `evenkeel status` says until when it holds, and who wanted it.";
+    #[cbor(22)] OutsideHours = "OUTSIDE_HOURS": "A host moves machines by itself only in certain hours, and this was outside them.", "Nothing; `windows` and `blackouts` under `[operation]` say which.";
+    #[cbor(23)] Observing = "OBSERVING": "A host or the machine only observes: this is what would have been done.", "Set `mode` under `[operation]`, or of the machine, to `approve` or `automatic` when it may move machines.";
+    #[cbor(24)] AwaitsApproval = "AWAITS_APPROVAL": "It is recommended, and waits for an operator.", "`evenkeel recommendations` lists what waits; `evenkeel approve` does it, `evenkeel skip` drops it.";
     #[cbor(27)] Returning = "RETURNING": "The less loaded host has come back a short while ago and is filled gently.", "Nothing; see `return_time` and `return_per_minute_max`.";
     #[cbor(28)] NoSpare = "NO_SPARE": "Once this host is empty, the rest could not do without another one of them.", "Add a host, free memory, or drain with `--force`.";
     #[cbor(85)] NoRoom = "NO_ROOM": "None of the hosts that this one asked takes machines now: each is cordoned, being emptied, busy, at its limit of moves, or does not know the cluster yet.", "Nothing, if it passes; otherwise see `evenkeel explain host` of the others.";
@@ -94,6 +98,7 @@ reasons! {
     #[cbor(54)] CostHigh = "COST_HIGH": "Moving it is predicted to cost more than levelling its load gains for as long as that load is expected to last.", "Nothing; a longer `payback` counts on loads lasting longer.";
     #[cbor(55)] NoLocks = "NO_LOCKS": "Nothing keeps two copies of it apart, and `handoff.mode` is `fast`.", "Set `handoff.mode` to `auto` or `strict`, or put its disks on storage whose locks hold on all hosts.";
     #[cbor(56)] RunsTwice = "RUNS_TWICE": "It was seen running on another host, too, and nobody moves it.", "Stop the copy that is wrong, and look at its disks after that.";
+    #[cbor(25)] OtherMover = "OTHER_MOVER": "Somebody else has moved it here not long ago, so it is left alone for a while.", "Nothing; a smaller `cool_down` lets it move sooner. If another program balances these hosts, too, let only one of them.";
     #[cbor(57)] RuleSoft = "RULE_SOFT": "A soft rule would not hold on the other host, and nothing presses.", "Nothing; soft rules yield when a host is emptied or over a ceiling.";
     #[cbor(58)] RuleNeverLive = "RULE_NEVER_LIVE": "It is never to be migrated live.", "Move it while it is shut down, or remove the rule with `evenkeel rule`.";
     #[cbor(59)] RuleMaxShare = "RULE_MAX_SHARE": "It would take a larger share of the other host than it may.", "Nothing; larger hosts take it, or raise its `max-share`.";
@@ -109,7 +114,7 @@ reasons! {
     #[cbor(73)] NoNetwork = "NO_NETWORK": "The other host has not the virtual network, bridge or interface that it is connected to.", "Define the network on that host under the same name and start it.";
     #[cbor(74)] NoHugePages = "NO_HUGE_PAGES": "The other host has not enough free huge pages of the size that its memory is made of.", "Reserve more huge pages on that host (`vm.nr_hugepages`).";
     #[cbor(75)] NoNumaNode = "NO_NUMA_NODE": "It is bound to NUMA nodes or CPUs that the other host does not have.", "Take the binding out of its definition, or bind it to what all hosts have.";
-    #[cbor(76)] LocalDisk = "LOCAL_DISK": "A disk of it is on its host alone, and may not or cannot be copied.", "Put the disk on shared storage, or let it be copied: `copy_storage` under `[handoff]`.";
+    #[cbor(76)] LocalDisk = "LOCAL_DISK": "A disk of it is on its host alone, and may not or cannot be copied.", "Put the disk on shared storage, or let it be copied: `copy-storage` in its schedule entry, or `copy_storage` under `[handoff]`.";
     #[cbor(77)] NoDiskRoom = "NO_DISK_ROOM": "The other host has no place for the copy of a disk: no pool of that name, no room in it, or a file in the way.", "Make a pool of that name on that host with room enough, and clear away what an earlier move left there.";
     #[cbor(78)] NeedsChanged = "NEEDS_CHANGED": "What it needs of a host has changed since the two hosts agreed on it, so its migration was not begun.", "Nothing; the next round offers it as it is now.";
     #[cbor(79)] FitUnknown = "FIT_UNKNOWN": "The other host's hypervisor could not say whether it can run it.", "The detail holds its words; see that libvirt answers there.";

@@ -256,7 +256,13 @@ mod tests {
     }
 
     fn moved(minutes: u64, moves: u32) -> LastMove {
-        LastMove { at: at(minutes), from: host("a"), moves: Some(moves), cost_percent: None }
+        LastMove {
+            at: at(minutes),
+            from: host("a"),
+            moves: Some(moves),
+            cost_percent: None,
+            others: None,
+        }
     }
 
     #[test]
@@ -301,7 +307,13 @@ mod tests {
                 let back = left.get(&next).is_some_and(|&left| at(now).since(left) < HOUR);
                 assert!(!back, "path {path}: back on {next} after {now} minutes");
                 let moves = Some(calm.moves_with(Some(&last), at(now)));
-                last = LastMove { at: at(now), from: here.clone(), moves, cost_percent: None };
+                last = LastMove {
+                    at: at(now),
+                    from: here.clone(),
+                    moves,
+                    cost_percent: None,
+                    others: None,
+                };
                 left.insert(here, at(now));
                 here = next;
             }

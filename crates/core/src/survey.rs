@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ceiling::Measure;
+use crate::control::Authority;
 use crate::decision::{Judged, Reason};
 use crate::estimate::Estimate;
 use crate::host::{Host, Toward};
@@ -28,6 +29,7 @@ pub struct Survey {
     waiting: BTreeSet<HostId>,
     told: Option<(HostId, Estimate)>,
     answers: Vec<Answer>,
+    refusals: Vec<(HostId, Reason)>,
     fresh_until: Time,
     /// How many of those asked have said anything.
     pub heard: usize,
@@ -48,12 +50,26 @@ pub struct Answer {
     pub room: Room,
 }
 
+impl Answer {
+    /// It, as one whom a machine may be given to on such a word.
+    #[must_use]
+    pub const fn toward(&self, authority: Authority) -> Toward<'_> {
+        Toward {
+            peer: &self.peer,
+            protocol: self.report.protocol,
+            labels: self.room.labels.as_ref(),
+            mending: false,
+            authority,
+        }
+    }
+}
+
 impl Survey {
     /// Asks `peers`, the first of which is also averaged with. Answers what to say to each.
     pub fn open(
         id: ExchangeId,
         peers: &[HostId],
-        (giving, measure, mending): (bool, Measure, bool),
+        (giving, measure, authority, mending): (bool, Measure, Authority, bool),
         estimate: Estimate,
         fresh_until: Time,
     ) -> (Self, impl Iterator<Item = (HostId, Talk)>) {
@@ -65,6 +81,7 @@ impl Survey {
             waiting: peers.iter().cloned().collect(),
             told: peers.first().map(|peer| (peer.clone(), estimate)),
             answers: Vec::new(),
+            refusals: Vec::new(),
             fresh_until,
             heard: 0,
             answered: false,
@@ -72,10 +89,10 @@ impl Survey {
         };
         let probes = peers.iter().enumerate().map(move |(index, peer)| {
             let estimate = (index == 0).then_some(estimate);
-            (
-                peer.clone(),
-                Talk::Probe(Probe { estimate, giving, measure, protocol: Some(PROTOCOL) }),
-            )
+            let said = Some(authority).filter(|word| *word != Authority::Automatic);
+            let protocol = Some(PROTOCOL);
+            let probe = Probe { estimate, giving, measure, protocol, authority: said };
+            (peer.clone(), Talk::Probe(probe))
         });
         (survey, probes)
     }
@@ -130,6 +147,36 @@ impl Survey {
         if let Some(room) = standing.room {
             self.answered = true;
             self.answers.push(Answer { peer: from.clone(), report: standing.report, room });
+        } else if let Some(reason) = standing.refusal {
+            self.refusals.push((from.clone(), reason));
+        }
+    }
+
+    /// Who takes nothing, and why.
+    #[must_use]
+    pub fn refusals(&self) -> &[(HostId, Reason)] {
+        &self.refusals
+    }
+
+    /// Why nobody takes anything, if an operator does not want them to: the reason that all of them
+    /// have, and in words who has which.
+    #[must_use]
+    pub fn refused_for(&self) -> Option<(Reason, String)> {
+        let lasting =
+            |reason| matches!(reason, Reason::Observing | Reason::Paused | Reason::OutsideHours);
+        let mut refusals = self.refusals.iter().filter(|(_, reason)| lasting(*reason));
+        let (_, first) = refusals.clone().next().filter(|_| !self.answered)?;
+        let same = refusals.all(|(_, reason)| reason == first);
+        let ending = if same { *first } else { Reason::NoCandidate };
+        let said: Vec<_> =
+            self.refusals.iter().map(|(host, why)| format!("{host}: {why}")).collect();
+        Some((ending, said.join(", ")))
+    }
+
+    /// One of those asked says no.
+    pub fn refused(&mut self, from: &HostId, reason: Reason) {
+        if self.waiting.remove(from) {
+            self.refusals.push((from.clone(), reason));
         }
     }
 
@@ -146,6 +193,34 @@ impl Survey {
     /// It has been long enough: whoever has not answered does not.
     pub fn close(&mut self) {
         self.waiting.clear();
+    }
+
+    /// Takes out the answer of the host that has this machine the least loaded, within its ceilings
+    /// if any is. Whoever cannot take it has refused from then on.
+    pub fn roomiest(
+        &mut self,
+        host: &Host,
+        (machine, authority): (&MachineId, Authority),
+        now: Time,
+    ) -> Option<Answer> {
+        let mut best: Option<(usize, (bool, f64))> = None;
+        let mut index = 0;
+        while let Some(answer) = self.answers.get(index) {
+            match host.fit(self.measure, machine, (answer, authority), now) {
+                Ok((load, within)) => {
+                    let rank = (!within, load);
+                    if best.is_none_or(|(_, least)| rank < least) {
+                        best = Some((index, rank));
+                    }
+                    index += 1;
+                }
+                Err(refusal) => {
+                    let refused = self.answers.remove(index);
+                    self.refusals.push((refused.peer, refusal.reason));
+                }
+            }
+        }
+        best.map(|(index, _)| self.answers.remove(index))
     }
 
     /// The verdict on each machine of a host for which no answer is good enough: of each, from the
@@ -174,8 +249,7 @@ impl Survey {
     pub fn best(&mut self, host: &Host, value_max: i32, now: Time) -> Option<Answer> {
         let mut best: Option<(usize, Score)> = None;
         for (index, answer) in self.answers.iter().enumerate() {
-            let (peer, protocol) = (&answer.peer, answer.report.protocol);
-            let toward = Toward { peer, protocol, labels: None, mending: self.mending };
+            let toward = Toward { mending: self.mending, ..answer.toward(host.authority()) };
             let Some((donor, _)) = host.side(self.measure, &toward, &answer.room, now) else {
                 continue;
             };

@@ -12,6 +12,7 @@
 //! A promise is no more than that. If it is not kept (an agent dies, room is gone), every machine is
 //! still on exactly one host, and the pair is a pair like any other.
 
+use crate::control::Authority;
 use crate::decision::{Decision, Judged, Reason, Role};
 use crate::exchange::{Agreement, entry_there};
 use crate::host::Host;
@@ -102,7 +103,7 @@ impl Owed {
     pub fn take(self, entry: Entry, host: &Host, now: Time) -> Result<Agreement, Reason> {
         // What will be here is what its entry says; whether soft rules yield was judged before.
         let candidate = Candidate { rules: Some(entry.rules.clone()), ..self.candidate.clone() };
-        let quote = host.quote(None, &candidate, (None, true), now);
+        let quote = host.quote(None, &candidate, (None, true, Authority::Ordered), now);
         if let Some(reason) = quote.refusal {
             return Err(reason);
         }
@@ -160,5 +161,6 @@ fn record(
         predicted: candidate.cost,
         measure: None,
         commit: None,
+        authority: Authority::Automatic,
     }
 }

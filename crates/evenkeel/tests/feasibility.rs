@@ -25,12 +25,12 @@ const DISK_MIB: usize = 24;
 /// Where QEMU writes to the disk, in bytes.
 const WRITTEN_AT: usize = 8192;
 
-fn up(more: &str) -> Cluster {
+fn up() -> Cluster {
     let guest = |name| {
         let dirty = Dirty { mib: 2, mib_per_s: 2 };
         GuestSpec { dirty, ..GuestSpec::new(name, "h1", 50) }
     };
-    let extra = balance(Duration::from_millis(500), &CALM) + more;
+    let extra = balance(Duration::from_millis(500), &CALM);
     Cluster::up(alike(2, 2.0), vec![guest("passing"), guest("local")], &extra)
 }
 
@@ -97,7 +97,7 @@ fn pass_a_directory_through(cluster: &Cluster, guest: &str) {
 
 #[test]
 fn a_device_of_its_host_and_a_local_disk_without_a_yes_keep_a_machine_and_are_named() {
-    let cluster = up("");
+    let cluster = up();
     let here = pool(&cluster, "h1");
     pool(&cluster, "h2");
     plug_in(&cluster, "local", &here.join("local.raw"));
@@ -118,13 +118,16 @@ fn begin_anew(cluster: &Cluster, host: &str) {
 
 #[test]
 fn a_local_disk_that_may_be_copied_finds_room_first_and_arrives_intact() {
-    let cluster = up("[handoff]\ncopy_storage = true\n");
+    let cluster = up();
     let file = pool(&cluster, "h1").join("local.raw");
     let held = plug_in(&cluster, "local", &file);
-    cluster.set_target("local", Some(0.2));
-    let entry = "<entry ignore='yes' target-load='0.2'/>";
-    let edit = ["metadata", "passing", NAMESPACE, "--key", "evenkeel", "--live", "--config"];
-    cluster.virsh("h1", &[&edit[..], &["--set", entry]].concat()).expect("it stays");
+    for (guest, entry) in [
+        ("local", "<entry copy-storage='yes' target-load='0.2'/>"),
+        ("passing", "<entry ignore='yes' target-load='0.2'/>"),
+    ] {
+        let edit = ["metadata", guest, NAMESPACE, "--key", "evenkeel", "--live", "--config"];
+        cluster.virsh("h1", &[&edit[..], &["--set", entry]].concat()).expect("written");
+    }
 
     // There is no place for it.
     let homeless = judged(&cluster, "local", Reason::NoDiskRoom);

@@ -256,8 +256,9 @@ impl Peer {
 }
 
 fn inquiry(id: u64) -> Vec<u8> {
+    let (protocol, contention, mends, mode) = (None, None, None, None);
     let state = HostState::Active;
-    let report = Report { load: 0.5, state, protocol: None, contention: None, mends: None };
+    let report = Report { load: 0.5, state, protocol, contention, mends, mode };
     evenkeel_wire::encode(&Message::Exchange(ExchangeId(id), Talk::Inquire(report)))
 }
 
@@ -294,6 +295,7 @@ fn a_flood_of_malformed_oversize_and_out_of_turn_frames_is_dropped_and_logged_at
             uri: "qemu:///system".to_owned(),
             protocol: None,
             ticket: None,
+            machine: None,
             disks: None,
         },
         Pass::Released { machine, stats: MigrationStats::default(), autostart: None },

@@ -99,7 +99,8 @@ cpu_speed = {cpu_speed:?}
 {weights}
 [labels]
 {labels}
-{extra}",
+{operation}{extra}",
+        operation = operation(&agents.extra_config),
         id = spec.id,
         listen = address(state, host_index),
         seeds = seeds.join(", "),
@@ -114,6 +115,12 @@ cpu_speed = {cpu_speed:?}
         cpu_speed = spec.cpu_speed,
         extra = agents.extra_config,
     )
+}
+
+/// In a lab agents act at once, unless told otherwise.
+fn operation(extra_config: &str) -> &'static str {
+    let told = extra_config.lines().any(|line| line.trim() == "[operation]");
+    if told { "" } else { "[operation]\nmode = 'automatic'\n\n" }
 }
 
 /// How machines come to a host: through its agent, where it sees sockets of its own.

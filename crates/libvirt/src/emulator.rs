@@ -100,7 +100,7 @@ fn judge(emulator: Emulator) -> Result<Emulator, EmulatorError> {
 
 /// Whether the processor has the extensions that KVM needs; on architectures that do not list them
 /// so, libvirt's word is taken.
-fn processor_virtualizes() -> bool {
+pub(crate) fn processor_virtualizes() -> bool {
     if !cfg!(any(target_arch = "x86_64", target_arch = "x86")) {
         return true;
     }

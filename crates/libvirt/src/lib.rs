@@ -24,6 +24,7 @@ mod failure;
 mod ffi;
 #[doc(hidden)]
 pub mod fuzzing;
+mod inspect;
 mod locks;
 mod migrate;
 mod pressure;
@@ -50,7 +51,8 @@ use worker::{Changed, Task};
 
 pub use carried::{Filter, NotAllowed, Sockets, carried_uri, is_carried, socket_of};
 pub use emulator::{Emulator, EmulatorError, QemuVersion, check_emulator};
-pub use storage::SharedStorage;
+pub use inspect::{Inspection, baseline_cpu, inspect, reaches};
+pub use storage::{SharedStorage, mounted_at};
 
 /// Most migrations that a host sends at once.
 pub const MIGRATIONS_MAX: usize = 8;

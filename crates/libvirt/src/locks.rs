@@ -30,6 +30,7 @@ pub(crate) struct Mounts(Vec<Mount>);
 struct Mount {
     point: PathBuf,
     kind: String,
+    source: String,
     options: Vec<String>,
 }
 
@@ -46,21 +47,29 @@ impl Mounts {
             let mut head = head.split(' ');
             let point = unescaped(head.nth(4)?);
             let mut tail = tail.split(' ');
-            let kind = tail.next()?.to_owned();
-            let options = [head.next(), tail.nth(1)].into_iter().flatten();
+            let (kind, source) = (tail.next()?.to_owned(), tail.next().unwrap_or(""));
+            let options = [head.next(), tail.next()].into_iter().flatten();
             let options = options.flat_map(|all| all.split(',')).map(str::to_owned).collect();
-            Some(Mount { point: point.into(), kind, options })
+            Some(Mount { point: point.into(), kind, source: unescaped(source), options })
         });
         Self(mounts.collect())
     }
 
+    /// What is mounted at a path or above it, and its file system.
+    pub(crate) fn at(&self, path: &Path) -> Option<(String, String)> {
+        let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        self.above(&path).map(|mount| (mount.source.clone(), mount.kind.clone()))
+    }
+
+    /// Of several at the same place the last one is on top.
+    fn above(&self, path: &Path) -> Option<&Mount> {
+        let above = self.0.iter().filter(|mount| path.starts_with(&mount.point));
+        above.max_by_key(|mount| mount.point.components().count())
+    }
+
     /// Why locks of this file hold on this host only, if so.
     fn fault_of(&self, path: &Path) -> Option<String> {
-        let below = |mount: &&Mount| path.starts_with(&mount.point);
-        // Of several at the same place the last one is on top.
-        let mount =
-            self.0.iter().filter(below).max_by_key(|mount| mount.point.components().count());
-        let Some(Mount { kind, options, .. }) = mount else {
+        let Some(Mount { kind, options, .. }) = self.above(path) else {
             return Some("what it is on is not known".to_owned());
         };
         if !CARRYING.contains(&kind.as_str()) {

@@ -185,6 +185,12 @@ fn own_pool(pool: &Element) -> Option<(String, PathBuf)> {
     (of_files && path.is_absolute()).then(|| (pool.text_of("name").to_owned(), path))
 }
 
+/// What is mounted at a path or above it, and its file system; nothing where the kernel does not tell.
+#[must_use]
+pub fn mounted_at(path: &Path) -> Option<(String, String)> {
+    Mounts::read().at(path)
+}
+
 /// The id of a pool that other hosts reach too: its kind and what it is made from, which is the same
 /// text wherever the same pool is defined.
 fn shared_pool_id(pool: &Element) -> Option<String> {

@@ -491,6 +491,7 @@ fn agreement(me: usize, peer: usize, epoch: Epoch) -> Agreement {
             predicted: None,
             measure: None,
             commit: None,
+            authority: Default::default(),
         },
         in_return: None,
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use evenkeel_core::control::Authority;
 use evenkeel_core::decision::{Decision, Judged, Reason};
 use evenkeel_core::handoff::{Mark, MarkKind, Recovered};
 use evenkeel_core::model::{Entry, Epoch, HostId, HostProfile, MachineId, Place, Time};
@@ -322,10 +323,11 @@ impl Checker {
     }
 
     /// A record of a decision, by its own figures. A host that is being emptied gives to more loaded
-    /// ones, too, and so does one where a rule is broken.
+    /// ones, too, so does one where a rule is broken, and who was told to go goes.
     pub(crate) fn check_record(&mut self, at: Time, decision: &Decision, is_emptied: bool) {
         let repaired = |of: &Judged| of.verdict == Reason::RuleRepaired;
-        if is_emptied || decision.candidates.iter().any(repaired) {
+        let told = decision.authority == Authority::Told;
+        if told || is_emptied || decision.candidates.iter().any(repaired) {
             return;
         }
         let (Reason::Moved, Some(pair), Some(chosen)) =

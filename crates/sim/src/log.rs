@@ -104,6 +104,9 @@ impl fmt::Display for Brief<'_> {
             },
             Message::Watch(Watch::Running(machines, _)) => write!(f, "running {}", machines.len()),
             Message::Watch(Watch::Runs(machine)) => write!(f, "runs {machine}"),
+            Message::Watch(Watch::Pause(register)) => {
+                write!(f, "pause {}", if register.pause.is_some() { "on" } else { "off" })
+            }
             Message::Witness(id, Witness::Ask(ask)) => match &ask.machine {
                 Some(machine) => write!(f, "{id} ask for {machine}"),
                 None => write!(f, "{id} introduce"),

@@ -35,13 +35,14 @@ fn offer(
     cluster: &Cluster,
 ) -> (bool, f64) {
     let pair = Pair { donor, receiver };
-    let toward = Toward { labels: Some(&taking.profile.labels), ..Toward::of(taking.id()) };
+    let labels = Some(&taking.profile.labels);
+    let toward = Toward { labels, authority: giving.authority(), ..Toward::of(taking.id()) };
     let (_, candidates) = giving.candidates(None, &toward, &pair, cluster.now());
     let smallest = candidates.iter().map(|c| c.at_donor / 2.0).fold(f64::INFINITY, f64::min);
     let helps = candidates.iter().any(|candidate| {
         let gauge = giving.gauge(cluster.now());
         let emptied = giving.state == HostState::Draining;
-        let donor = (gauge.as_ref(), emptied);
+        let donor = (gauge.as_ref(), emptied, giving.authority());
         let quote = taking.quote(None, candidate, donor, cluster.now());
         let price = Price { at_donor: candidate.at_donor, at_receiver: quote.at_receiver };
         quote.refusal.is_none() && (emptied || improves(&pair, price, &Calm::NONE).is_ok())

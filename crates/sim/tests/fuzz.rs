@@ -5,17 +5,20 @@
 mod common;
 
 use common::*;
-use evenkeel_core::balancer::Balancer;
+use evenkeel_core::balancer::{Balancer, MoveOrder};
 use evenkeel_core::ceiling::{Gauge, Measure};
+use evenkeel_core::control::{Authority, Autonomy, Pause, PauseRegister};
 use evenkeel_core::cost::Prediction;
 use evenkeel_core::decision::{Reason, Role};
 use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::handoff::{Phase, Recovered, Ticket};
 use evenkeel_core::load::Basis;
-use evenkeel_core::message::{Candidate, Message, Pass, Quote, Report, Talk};
+use evenkeel_core::message::{
+    Candidate, Message, Pass, Probe, Quote, Report, Standing, Talk, Watch,
+};
 use evenkeel_core::model::{
-    Entry, Epoch, ExchangeId, HostState, MachineId, Missing, PerResource, Requirements, Resource,
-    Resources, Time,
+    Entry, Epoch, ExchangeId, HostState, MachineId, Missing, MoveId, PerResource, Requirements,
+    Resource, Resources, Time,
 };
 use evenkeel_core::port::{
     Commit, Counters, Event, Failure, FailureKind, HandoffId, HostSample, LookId, MachineSample,
@@ -34,17 +37,36 @@ fn number() -> impl Strategy<Value = f64> {
     prop_oneof![4 => 0.0..2.0f64, 1 => any::<f64>()]
 }
 
+fn mode() -> impl Strategy<Value = Option<Autonomy>> {
+    use Autonomy::{Approve, Automatic, Observe};
+    prop::option::of(prop::sample::select(vec![Observe, Approve, Automatic]))
+}
+
+fn authority() -> impl Strategy<Value = Option<Authority>> {
+    use Authority::{Approve, Automatic, Observe, Ordered, Told};
+    prop::option::of(prop::sample::select(vec![Observe, Approve, Automatic, Ordered, Told]))
+}
+
+fn pause() -> impl Strategy<Value = Option<Pause>> {
+    prop::option::of(any::<u64>().prop_map(|until| Pause {
+        until: Time::from_unix_ms(until),
+        by: "eve".to_owned(),
+        reason: String::new(),
+    }))
+}
+
 fn report() -> impl Strategy<Value = Report> {
     let state =
         prop_oneof![Just(HostState::Active), Just(HostState::Cordoned), Just(HostState::Draining)];
     let (protocol, score) = (prop::option::of(1..5u16), prop::option::of(any::<u8>()));
-    let asks = (protocol, score, prop::option::of(any::<bool>()));
-    (number(), state, asks).prop_map(|(load, state, (protocol, contention, mends))| Report {
+    let asks = (protocol, score, prop::option::of(any::<bool>()), mode());
+    (number(), state, asks).prop_map(|(load, state, (protocol, contention, mends, mode))| Report {
         load,
         state,
         protocol,
         contention,
         mends,
+        mode,
     })
 }
 
@@ -94,17 +116,23 @@ fn talk() -> impl Strategy<Value = Talk> {
             detail: String::new(),
             report
         }),
-        (report(), candidates, measure(), number()).prop_map(
-            |(report, candidates, measure, used)| {
+        (report(), candidates, measure(), number(), authority()).prop_map(
+            |(report, candidates, measure, used, authority)| {
                 let gauge = Some(Gauge {
                     capacity: Resources { cpu_cores: 4.0, memory_bytes: used, io_bytes_per_s: 0.0 },
                     used: Resources { cpu_cores: used, ..Resources::ZERO },
                     margin: Resources::ZERO,
                     ceilings: PerResource { cpu: used, memory: 1.0, io: 0.9 },
                 });
-                Talk::Offer { report, candidates, measure, gauge }
+                Talk::Offer { report, candidates, measure, gauge, authority }
             }
         ),
+        (any::<bool>(), measure(), authority()).prop_map(|(giving, measure, authority)| {
+            Talk::Probe(Probe { estimate: None, giving, measure, protocol: None, authority })
+        }),
+        (report(), prop::option::of(reason())).prop_map(|(report, refusal)| {
+            Talk::Standing(Standing { report, estimate: None, room: None, refusal })
+        }),
         (report(), quotes).prop_map(|(report, quotes)| Talk::Quotes { report, quotes }),
         (reason(), verdicts).prop_map(|(reason, verdicts)| Talk::Close { reason, verdicts }),
     ]
@@ -223,7 +251,15 @@ fn input() -> impl Strategy<Value = Input> {
         4 => Just(Timer::Round),
         1 => (0..4u64).prop_map(|id| Timer::Exchange(ExchangeId(id))),
         1 => (0..4u64).prop_map(|id| Timer::Handoff(HandoffId(id))),
+        1 => Just(Timer::Watch),
+        1 => Just(Timer::Directed),
     ];
+    let order = (any_machine(), prop::option::of(from()))
+        .prop_map(|(machine, to)| Input::Migrate(MoveOrder { id: MoveId(1), machine, to }));
+    let register = (from(), any::<u64>(), pause()).prop_map(|(from, at, pause)| {
+        let register = PauseRegister { at: Time::from_unix_ms(at), on: from.clone(), pause };
+        Input::Message(from, Message::Watch(Watch::Pause(register)))
+    });
     prop_oneof![
         1 => prop::collection::vec(from(), 0..5).prop_map(Input::Members),
         6 => (from(), 0..4u64, talk())
@@ -236,6 +272,12 @@ fn input() -> impl Strategy<Value = Input> {
         1 => (0..4u64).prop_map(|id| Input::StoreFailed(HandoffId(id), "full".to_owned())),
         1 => Just(Input::SetState(HostState::Draining)),
         1 => Just(Input::SetState(HostState::Active)),
+        1 => pause().prop_map(Input::Pause),
+        1 => register,
+        1 => any::<bool>().prop_map(Input::Closed),
+        2 => order,
+        1 => (0..4u64).prop_map(|id| Input::Approve(MoveId(id))),
+        1 => (0..4u64).prop_map(|id| Input::Skip(MoveId(id))),
     ]
 }
 

@@ -100,8 +100,9 @@ impl Honest {
 
     /// Takes the liar's machine as far as a promise, whose answer this returns.
     fn ask_for_room(&mut self, number: u64, memory_gib: f64) -> Pass {
-        let state = HostState::Active;
-        let report = Report { load: 1000.0, state, protocol: None, contention: None, mends: None };
+        let (protocol, contention, mends, mode) = (None, None, None, None);
+        let (load, state) = (1000.0, HostState::Active);
+        let report = Report { load, state, protocol, contention, mends, mode };
         let exchange = ExchangeId(number);
         let machine = machine_id(&format!("m{number}"));
         let candidate = Candidate {
@@ -122,7 +123,8 @@ impl Honest {
         let say = |talk| Message::Exchange(exchange, talk);
         let accepted = self.hear(say(Talk::Inquire(report)));
         assert!(matches!(accepted, Some(Message::Exchange(_, Talk::Accept(_)))), "{accepted:?}");
-        let offer = Talk::Offer { report, candidates: vec![candidate], gauge: None, measure: None };
+        let candidates = vec![candidate];
+        let offer = Talk::Offer { report, candidates, gauge: None, measure: None, authority: None };
         let quoted = self.hear(say(offer));
         assert!(matches!(quoted, Some(Message::Exchange(_, Talk::Quotes { .. }))), "{quoted:?}");
         let reserve = Pass::Reserve {

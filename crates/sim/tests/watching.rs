@@ -169,7 +169,7 @@ fn a_machine_that_somebody_else_has_moved_here_gets_a_new_epoch_and_is_left_alon
     two.running[0] = two.written.clone();
     two.pass_a_minute();
     assert_eq!(two.written.len(), 1, "once");
-    assert_eq!(two.verdict(0, "m"), Some(Reason::CoolDown));
+    assert_eq!(two.verdict(0, "m"), Some(Reason::OtherMover));
 }
 
 #[test]

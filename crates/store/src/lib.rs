@@ -8,6 +8,7 @@
 //! | `life` | every opening of this store, and how many handoffs it has numbered | no |
 //! | `decision` | decision records, as many as [`Retention`] says | yes |
 //! | `judged` | of every machine the last of those that judged it | yes |
+//! | `pause` | what is known of pauses, in one row | yes |
 //! | `member` | the other hosts and where they were last reached | no |
 //! | `acquaintance` | what other hosts have said of themselves and of each other | no |
 //! | `admission` | hosts brought into the cluster, and with which join token | no |
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use evenkeel_core::control::PauseRegister;
 use evenkeel_core::decision::Role;
 use evenkeel_core::handoff::{Handoff, MarkKind, Recovered, Ticket};
 use evenkeel_core::model::{HostId, HostState, Time};
@@ -98,6 +100,10 @@ const SCHEMA: &[&str] = &[
     // What other hosts have said of themselves, for rules across a label.
     "
     CREATE TABLE acquaintance (host TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
+    ",
+    // What an operator has said to the whole cluster.
+    "
+    CREATE TABLE pause (one INTEGER PRIMARY KEY CHECK (one = 1), record TEXT NOT NULL) STRICT;
     ",
 ];
 
@@ -301,6 +307,7 @@ impl Store {
             lives: self.lives()?,
             life: self.life,
             boot,
+            pause: self.records("a pause", "SELECT record FROM pause", [])?.pop(),
             acquaintances: self.acquaintances()?,
         })
     }
@@ -320,6 +327,17 @@ impl Store {
             }
         }
         Ok(lives)
+    }
+
+    /// Keeps what is known of pauses, in place of what was kept before.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    pub fn keep(&mut self, register: &PauseRegister) -> Result<(), StoreError> {
+        let record = self.json("a pause", serde_json::to_string(register))?;
+        let insert = "INSERT OR REPLACE INTO pause VALUES (1, ?1)";
+        self.connection.execute(insert, [record]).map_err(|e| self.error("write a pause", e))?;
+        Ok(())
     }
 
     /// Remembers where another host was reached.

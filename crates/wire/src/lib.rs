@@ -7,6 +7,7 @@
 //! bounded. It is never trustworthy in content.
 
 use evenkeel_core::ceiling::Gauge;
+use evenkeel_core::control::Pause;
 use evenkeel_core::cost::Prediction;
 use evenkeel_core::estimate::Estimate;
 use evenkeel_core::message::{
@@ -154,6 +155,11 @@ fn check(message: &Message) -> Result<(), WireError> {
             values.try_for_each(|value| text(value, "the value of a label"))
         }
         Message::Watch(Watch::Runs(_)) => Ok(()),
+        Message::Watch(Watch::Pause(register)) => {
+            let Some(Pause { by, reason, .. }) = &register.pause else { return Ok(()) };
+            text(by, "who pauses")?;
+            text(reason, "why it is paused")
+        }
         Message::Witness(_, witness) => check_witness(witness),
     }
 }
@@ -375,12 +381,13 @@ fn texts(values: &[String], what: &'static str) -> Result<(), WireError> {
 
 #[cfg(test)]
 mod tests {
+    use evenkeel_core::control::{Authority, Autonomy, PauseRegister};
     use evenkeel_core::decision::Reason;
     use evenkeel_core::flocks::Flock;
     use evenkeel_core::handoff::Ticket;
     use evenkeel_core::load::Basis;
     use evenkeel_core::message::{Answer, Appraise, Ask, Probe, Standing, Tenant, Verdict};
-    use evenkeel_core::model::{ClaimId, HostId, HostState, HugePages, LocalDisk, MachineId};
+    use evenkeel_core::model::{ClaimId, HostId, HostState, HugePages, LocalDisk, MachineId, Time};
     use evenkeel_core::port::{Commit, HandoffId, MigrationStats};
     use evenkeel_core::rules::Tie;
     use evenkeel_core::witness::Seat;
@@ -390,8 +397,9 @@ mod tests {
     use evenkeel_core::model::PerResource;
 
     fn report(load: f64) -> Report {
+        let mode = Some(Autonomy::Approve);
         let (state, protocol) = (HostState::Active, Some(3));
-        Report { load, state, protocol, contention: Some(50), mends: Some(true) }
+        Report { load, state, protocol, contention: Some(50), mends: Some(true), mode }
     }
 
     fn needs() -> Requirements {
@@ -438,7 +446,8 @@ mod tests {
     }
 
     fn offer(report: Report, candidates: Vec<Candidate>) -> Talk {
-        Talk::Offer { report, candidates, measure: None, gauge: Some(gauge()) }
+        let authority = Some(Authority::Told);
+        Talk::Offer { report, candidates, measure: None, gauge: Some(gauge()), authority }
     }
 
     fn appraisal(quotes: usize) -> Appraisal {
@@ -476,6 +485,7 @@ mod tests {
                 giving: true,
                 measure: Some(Resource::Cpu),
                 protocol: Some(3),
+                authority: Some(Authority::Ordered),
             }),
             Talk::Standing(Standing {
                 report: report(0.5),
@@ -489,6 +499,7 @@ mod tests {
                     gauge: Some(gauge()),
                     labels: Some([("rack".to_owned(), "r7".to_owned())].into()),
                 }),
+                refusal: Some(Reason::Busy),
             }),
             Talk::Appraise(Appraise {
                 candidates: vec![candidate(); 2],
@@ -550,9 +561,21 @@ mod tests {
         let witnesses = answers.into_iter().chain([Witness::Ask(ask), Witness::Removed(host())]);
         let group = "web@rack".parse().unwrap();
         let flock = Flock { group, members: 2, value: Some("r7".to_owned()) };
+        let pause = |until| Pause {
+            until: Time::from_unix_ms(until),
+            by: "eve".to_owned(),
+            reason: "ü".to_owned(),
+        };
+        let register = |pause| PauseRegister {
+            at: Time::from_unix_ms(1),
+            on: HostId::new("h1").unwrap(),
+            pause,
+        };
         let watches = [
             Watch::Running(vec![0, u64::MAX], Some(vec![flock])),
             Watch::Runs(MachineId::new("m-1").unwrap()),
+            Watch::Pause(register(Some(pause(u64::MAX)))),
+            Watch::Pause(register(None)),
         ];
         talks
             .chain(passes.into_iter().map(|p| Message::Handoff(HandoffId(9), p)))
@@ -592,7 +615,8 @@ mod tests {
             e.null().unwrap();
         }
         e.f64(7.0).unwrap();
-        let known = Report { protocol: None, contention: None, mends: None, ..report(0.5) };
+        let known =
+            Report { protocol: None, contention: None, mends: None, mode: None, ..report(0.5) };
         let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(known));
         assert_eq!(decode(&frame), Ok(inquiry));
     }
@@ -607,7 +631,8 @@ mod tests {
         e.array(2).unwrap().u32(0).unwrap();
         e.array(1).unwrap();
         e.array(2).unwrap().f64(0.5).unwrap().encode(HostState::Active).unwrap();
-        let report = Report { protocol: None, contention: None, mends: None, ..report(0.5) };
+        let report =
+            Report { protocol: None, contention: None, mends: None, mode: None, ..report(0.5) };
         let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(report));
         assert_eq!(decode(&frame), Ok(inquiry));
     }

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::Config;
 use crate::api::{Peers, Request as Asked, Socket};
 use crate::client::{Client, ClientError};
 
@@ -27,8 +28,9 @@ impl Agent {
         let identity = ca.issue(&host).unwrap();
         let (net, events) = Net::bind(any, &identity, Limits::default(), None).unwrap();
         let path = dir.path().join(name);
-        let peers = Peers { here: host.clone(), net: net.clone(), may };
-        let (socket, mut requests) = api::serve(&path, peers).unwrap();
+        let peers = Peers { here: host.clone(), net: net.clone(), may, tcp: None };
+        let config = Config { api_socket: path.clone(), ..Config::default() };
+        let (socket, mut requests) = api::serve(&config, peers).unwrap();
         let mut addresses: BTreeMap<_, _> =
             known.iter().map(|a| (a.host.clone(), a.net.local_addr().unwrap())).collect();
         // Nobody listens at port 9.

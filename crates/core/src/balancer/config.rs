@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use super::recommending::RECOMMENDATION_TIME;
 use crate::ceiling::Ceilings;
 use crate::contention::STARVING;
+use crate::control::Autonomy;
 use crate::cost::Costing;
 use crate::handoff::{Limits, Mode};
 use crate::load::Metering;
@@ -41,6 +43,10 @@ pub struct Config {
     pub tentative: bool,
     /// By which commit point machines are handed over.
     pub commit: Mode,
+    /// How much it does by itself.
+    pub mode: Autonomy,
+    /// How long what it recommends holds.
+    pub recommendation_time: Duration,
     /// Whether machines that break a rule where they are, by somebody else's doing, are moved.
     pub repair: bool,
     /// Whether disks that are on this host alone may be copied when their machine moves.
@@ -66,6 +72,8 @@ impl Default for Config {
             policy: Policy::MeanAware(MeanAware::at_work()),
             tentative: false,
             commit: Mode::default(),
+            mode: Autonomy::default(),
+            recommendation_time: RECOMMENDATION_TIME,
             repair: true,
             copy_storage: false,
             starving: Some(STARVING),

@@ -174,8 +174,7 @@ impl Balancer {
         if !self.members.iter().any(|m| m != host.id()) {
             return vec![about(Reason::NoPeer, String::new())];
         }
-        let limited = host.past.may(Role::Donor, &host.restraint, now).err();
-        let limited = limited.filter(|_| host.state != HostState::Draining);
+        let limited = host.may(Role::Donor, host.authority(), now).err();
         if self.config.policy == Policy::HalfDifference {
             return limited.map(|code| about(code, String::new())).into_iter().collect();
         }

@@ -37,7 +37,8 @@ impl Balancer {
         }
         let learning = self.host.averaging.tick();
         self.silent_rounds += 1;
-        let belongs = self.mend(now);
+        let permitted = self.host.control.permits(Role::Donor, self.host.authority(), now).is_ok();
+        let belongs = if permitted { self.mend(now) } else { None };
         let mending = belongs.is_some();
         let wanted = self.host.wants_to_give(now).flatten();
         let wanted = wanted.filter(|_| !mending && !self.is_emptying());
@@ -73,8 +74,8 @@ impl Balancer {
         let peers = asked;
         let told = self.host.averaging.told();
         let fresh_until = now + self.config.round;
-        let (survey, probes) =
-            Survey::open(id, &peers, (giving, measure, mending), told, fresh_until);
+        let what = (giving, measure, self.host.authority(), mending);
+        let (survey, probes) = Survey::open(id, &peers, what, told, fresh_until);
         out.extend(probes.map(|(to, talk)| Effect::Send(to, Message::Exchange(id, talk))));
         let limit = now + self.config.limits.reply_time_max.min(self.config.round / 2);
         out.push(Effect::SetTimer(Timer::Exchange(id), limit));
@@ -94,11 +95,13 @@ impl Balancer {
             // It has more than it wants to have, however much that is.
             self.crowded.hear(from, f64::INFINITY, now);
         }
-        let probe = Probe { giving: probe.giving && !self.is_busy(), ..probe };
-        match self.host.standing(from, &probe, now) {
+        let busy = probe.giving && self.is_busy();
+        match self.host.standing(from, &Probe { giving: probe.giving && !busy, ..probe }, now) {
             Ok((report, room)) => {
                 let estimate = probe.estimate.map(|theirs| self.host.averaging.answer(theirs));
-                Talk::Standing(Standing { report, estimate, room })
+                let refusal = room.as_ref().err().copied().flatten();
+                let refusal = if busy { Some(Reason::Busy) } else { refusal };
+                Talk::Standing(Standing { report, estimate, room: room.ok(), refusal })
             }
             Err(unknown) => {
                 let (reason, detail) = (Reason::UnknownLoad, unknown.to_string());
@@ -154,7 +157,11 @@ impl Balancer {
                     self.unlucky_at = self.host.excess(survey.measure(), now).unwrap_or(0.0);
                 }
                 if !survey.fruitful {
-                    out.push(Effect::Record(self.fruitless(&survey, now)));
+                    let refused = survey.refused_for();
+                    out.push(Effect::Record(match refused {
+                        Some((reason, detail)) => self.lonely(survey.id(), reason, detail, now),
+                        None => self.fruitless(&survey, now),
+                    }));
                 }
                 return;
             };

@@ -94,6 +94,9 @@ impl Balancer {
         let told = Some(flocks).filter(|flocks| !flocks.is_empty());
         let (mut peers, mut running) =
             (self.draw(if told.is_some() { TOLD } else { 1 }, rng), running);
+        if let Some(peer) = peers.first() {
+            self.tell_of_pause(peer, out);
+        }
         if running.is_empty() {
             peers.clear();
         }
@@ -104,8 +107,16 @@ impl Balancer {
     }
 
     /// Another host says what it runs.
-    pub(super) fn watch(&mut self, from: &HostId, watch: Watch, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn watch(
+        &mut self,
+        from: &HostId,
+        watch: Watch,
+        now: Time,
+        rng: &mut impl Rng,
+        out: &mut Vec<Effect>,
+    ) {
         match watch {
+            Watch::Pause(register) => self.hear_of_pause(from, register, rng, out),
             Watch::Running(theirs, told) => {
                 let own = told.map(|told| self.host.hear_flocks(from, &told, now));
                 if let Some(mut own) = own.filter(|own| !own.is_empty()) {
@@ -176,7 +187,13 @@ impl Balancer {
             let entry = Entry {
                 epoch: entry.epoch.next(),
                 handoff: None,
-                last_move: Some(LastMove { at: now, from, moves, cost_percent }),
+                last_move: Some(LastMove {
+                    at: now,
+                    from,
+                    moves,
+                    cost_percent,
+                    others: Some(true),
+                }),
                 ..entry.clone()
             };
             out.push(Effect::Order(Order::WriteEntry(facts.id.clone(), entry)));

@@ -17,7 +17,8 @@ impl Balancer {
     /// These are members now.
     pub(super) fn meet(&mut self, members: std::sync::Arc<[HostId]>, out: &mut Vec<Effect>) {
         self.witnesses.meet(&members, out);
-        self.members = members;
+        let before = std::mem::replace(&mut self.members, members);
+        self.tell_newcomers(&before, out);
     }
 
     /// Target: takes what was agreed on, once all witnesses of its seats are clear.

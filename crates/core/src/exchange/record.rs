@@ -39,6 +39,7 @@ impl Exchange {
             predicted: None,
             measure: self.measure,
             commit: None,
+            authority: self.authority,
         }
     }
 }

@@ -6,6 +6,7 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use super::commit::Choice;
+use crate::control::PauseRegister;
 use crate::decision::{Decision, Reason, Role};
 use crate::exchange::Agreement;
 use crate::model::{
@@ -360,6 +361,8 @@ pub struct Recovered {
     pub life: u64,
     /// Which boot of the host this is.
     pub boot: String,
+    /// What was known of pauses.
+    pub pause: Option<PauseRegister>,
     /// Whom it knows.
     pub acquaintances: Acquaintances,
 }

@@ -7,6 +7,7 @@ use super::begin::hold;
 use super::record::{Handoff, MarkKind, Phase, Ticket};
 use super::turn::Turn;
 use super::{Handoffs, RETRY_MIN};
+use crate::control::Authority;
 use crate::decision::{Decision, Reason, Role};
 use crate::exchange::Agreement;
 use crate::load::Basis;
@@ -309,6 +310,7 @@ fn unknown_agreement(
             predicted: None,
             measure: None,
             commit: None,
+            authority: Authority::Automatic,
         },
         in_return: None,
     }

@@ -3,6 +3,7 @@ mod source;
 mod target;
 
 use super::*;
+use crate::control::Authority;
 use crate::decision::Decision;
 use crate::exchange::Agreement;
 use crate::host::Host;
@@ -149,6 +150,7 @@ fn agreement(host: &Host) -> Agreement {
             predicted: None,
             measure: None,
             commit: None,
+            authority: Authority::Automatic,
         },
         in_return: None,
     }

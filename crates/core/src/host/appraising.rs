@@ -1,6 +1,7 @@
 //! What a host says of machines that could come, and which of its own have to go.
 
 use super::Host;
+use crate::control::Authority;
 use crate::decision::{Reason, Refusal};
 use crate::load::{Machine, Unknown};
 use crate::message::{Appraisal, Appraise, Candidate, Quote};
@@ -16,7 +17,8 @@ impl Host {
         let report = self.report(None, now)?;
         let limit = self.may_take(asked.giver, now).err();
         let quote = |candidate: &Candidate| {
-            let donor = (asked.gauge.as_ref(), asked.giver == HostState::Draining);
+            let emptied = asked.giver == HostState::Draining;
+            let donor = (asked.gauge.as_ref(), emptied, Authority::Automatic);
             let quote = self.quote(None, candidate, donor, now);
             // Words, if there are any, are about the first of both.
             Quote { refusal: quote.refusal.or(limit), ..quote }

@@ -5,14 +5,18 @@ use super::ruling::{is_hard, judges_rules};
 use super::{Host, Toward};
 use crate::advantage::priced;
 use crate::ceiling::{Gauge, Measure};
+use crate::control::{Authority, Autonomy};
 use crate::cost::{Prediction, Weight};
 use crate::decision::{Judged, Reason, Refusal};
 use crate::load::{Basis, Machine};
 use crate::message::{Candidate, OFFER_MAX, Quote, Room, Tenant};
-use crate::model::{Entry, HostId, HostState, MachineId, Requirements, Resources, Time};
+use crate::model::{
+    Entry, HostId, HostState, LastMove, MachineId, Requirements, Resources, Rules, Time,
+};
 use crate::port::Presence;
 use crate::select::mean_aware::{Piece, Side};
 use crate::select::{LOAD_EPSILON, Pair, rounded};
+use crate::survey::Answer;
 
 impl Host {
     /// Its machines that could go to `peer` in return for another.
@@ -20,13 +24,17 @@ impl Host {
         &self,
         measure: Measure,
         peer: &HostId,
-        protocol: Option<u16>,
+        (protocol, authority): (Option<u16>, Authority),
         now: Time,
     ) -> Vec<Tenant> {
-        let toward = Toward { peer, protocol, labels: None, mending: false };
+        let toward = Toward { peer, protocol, labels: None, mending: false, authority };
         let machines = self.view.machines().iter();
         let tenant = machines.filter_map(|(id, machine)| {
             let (entry, candidate) = self.candidate_of(measure, id, machine, &toward, now).ok()?;
+            // A machine that nobody has ordered to move does not go by another one's word.
+            if Authority::Automatic.within(entry.mode()) < authority.min(Authority::Automatic) {
+                return None;
+            }
             // What it would be programmed to load there, only the other side could say.
             if candidate.basis == Basis::Target {
                 return None;
@@ -45,8 +53,22 @@ impl Host {
         toward: &Toward<'_>,
         now: Time,
     ) -> Option<Candidate> {
-        let machine = self.view.machines().get(id)?;
-        Some(self.candidate_of(measure, id, machine, toward, now).ok()?.1)
+        self.offerable(measure, id, toward, now).ok()
+    }
+
+    /// The same.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn offerable(
+        &self,
+        measure: Measure,
+        id: &MachineId,
+        toward: &Toward<'_>,
+        now: Time,
+    ) -> Result<Candidate, Refusal> {
+        let machine = self.view.machines().get(id).ok_or(Reason::Ended)?;
+        Ok(self.candidate_of(measure, id, machine, toward, now)?.1)
     }
 
     /// The same for a machine that was looked up.
@@ -82,13 +104,18 @@ impl Host {
         now: Time,
     ) -> Result<(&'m Entry, Candidate), Refusal> {
         let mends = toward.mending.then(|| is_hard(&self.mended(now)));
-        let entry = self.may_leave(id, machine, toward, self.is_pressing(measure, mends), now)?;
+        let told = toward.authority == Authority::Told;
+        let pressing = told || self.is_pressing(measure, mends);
+        let entry = self.may_leave(id, machine, toward, pressing, now)?;
         let (basis, factors) = machine.factors(&self.profile).map_err(|_| Reason::UnknownLoad)?;
         // A load that was programmed says nothing of a single resource.
         if measure.is_some() && basis == Basis::Target {
             return Err(Reason::NoImprovement.into());
         }
-        let cost = self.affordable(machine, entry, &factors)?;
+        let cost = match self.affordable(machine, entry, &factors) {
+            Err(_) if told => None,
+            judged => judged?,
+        };
         let facts = &machine.facts;
         let candidate = Candidate {
             machine: facts.id.clone(),
@@ -246,17 +273,7 @@ impl Host {
             if mended.as_ref().is_some_and(|mended| !mended.contains_key(id)) {
                 continue;
             }
-            let known = machine.factors(&self.profile).ok();
-            let mut judged = Judged {
-                machine: id.clone(),
-                name: machine.facts.name.to_string(),
-                basis: known.map(|k| k.0),
-                factors: known.map(|k| k.1),
-                at_donor: known.map(|k| self.price(measure, &k.1)),
-                at_receiver: None,
-                verdict: Reason::Farther,
-                detail: String::new(),
-            };
+            let mut judged = self.judged(measure, id, machine);
             match self.candidate_of(measure, id, machine, toward, now) {
                 Err(refusal) => {
                     (judged.verdict, judged.detail) = (refusal.reason, refusal.detail);
@@ -283,6 +300,44 @@ impl Host {
         (judged, candidates)
     }
 
+    /// A machine of this host as it is judged, with the verdict still open.
+    pub(crate) fn judged(&self, measure: Measure, id: &MachineId, machine: &Machine) -> Judged {
+        let known = machine.factors(&self.profile).ok();
+        Judged {
+            machine: id.clone(),
+            name: machine.facts.name.to_string(),
+            basis: known.map(|k| k.0),
+            factors: known.map(|k| k.1),
+            at_donor: known.map(|k| self.price(measure, &k.1)),
+            at_receiver: None,
+            verdict: Reason::Farther,
+            detail: String::new(),
+        }
+    }
+
+    /// What a host that has answered would be loaded with this machine, and whether that is within
+    /// its ceilings.
+    ///
+    /// # Errors
+    /// Why it cannot go there.
+    pub fn fit(
+        &self,
+        measure: Measure,
+        machine: &MachineId,
+        (answer, authority): (&Answer, Authority),
+        now: Time,
+    ) -> Result<(f64, bool), Refusal> {
+        let candidate = self.offerable(measure, machine, &answer.toward(authority), now)?;
+        if candidate.memory_bytes > answer.room.free_memory_bytes {
+            return Err(Reason::NoMemory.into());
+        }
+        let (factors, margin) = (&candidate.factors, candidate.margin.unwrap_or_default());
+        let own = self.gauge(now);
+        let within = answer.room.gauge.as_ref();
+        let within = within.is_none_or(|g| g.admits(factors, &margin, own.as_ref()).is_ok());
+        Ok((answer.report.load + priced(factors, &answer.room.rates), within))
+    }
+
     /// Whether a machine of this host may go there at all; its entry if so.
     fn may_leave<'m>(
         &self,
@@ -306,33 +361,60 @@ impl Host {
         if self.mode.choose(&machine.facts.locks).is_none() {
             return Err(Reason::NoLocks.into());
         }
-        machine.facts.needs.movable(self.may_copy())?;
+        machine.facts.needs.movable(self.may_copy(&entry.rules))?;
         self.lets_go(id, &entry.rules, toward, pressing, now)?;
-        if self.past.is_quarantined(id, &self.restraint, now) {
-            return Err(Reason::Quarantined.into());
-        }
-        if self.state != HostState::Draining && !toward.mending {
-            if machine.is_new {
-                return Err(Reason::WarmingUp.into());
-            }
-            let last = entry.last_move.as_ref();
-            if last.is_some_and(|last| self.restraint.is_cooling(last, toward.peer, now)) {
-                return Err(Reason::CoolDown.into());
-            }
+        if toward.authority != Authority::Told {
+            self.is_left_alone(id, machine, entry, toward, now)?;
         }
         Ok(entry)
     }
 
-    /// Whether disks of its machines that are on this host alone may be copied.
-    const fn may_copy(&self) -> bool {
-        self.copy_storage
+    /// What keeps a machine here unless an operator has said that it goes.
+    fn is_left_alone(
+        &self,
+        id: &MachineId,
+        machine: &Machine,
+        entry: &Entry,
+        toward: &Toward<'_>,
+        now: Time,
+    ) -> Result<(), Reason> {
+        let Toward { peer, authority, .. } = *toward;
+        if self.past.is_quarantined(id, &self.restraint, now) {
+            return Err(Reason::Quarantined);
+        }
+        if authority.is_operators() || self.state == HostState::Draining {
+            return Ok(());
+        }
+        if let Some(reason) = self.holds.recommended.get(id) {
+            return Err(*reason);
+        }
+        if entry.mode() == Autonomy::Observe && authority > Authority::Observe {
+            return Err(Reason::Observing);
+        }
+        if toward.mending {
+            return Ok(());
+        }
+        if machine.is_new {
+            return Err(Reason::WarmingUp);
+        }
+        let cooling = |last: &&LastMove| self.restraint.is_cooling(last, peer, now);
+        match entry.last_move.as_ref().filter(cooling) {
+            Some(last) if last.is_others() => Err(Reason::OtherMover),
+            Some(_) => Err(Reason::CoolDown),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether disks of a machine that are on this host alone may be copied.
+    const fn may_copy(&self, rules: &Rules) -> bool {
+        self.copy_storage || rules.copy_storage
     }
 
     /// What a machine of this host needs of another one. Local disks are told only where they may be
     /// copied.
     fn needs_of(&self, machine: &Machine) -> Requirements {
         let mut needs = machine.facts.needs.clone();
-        if !self.may_copy() {
+        if !machine.entry().is_some_and(|entry| self.may_copy(&entry.rules)) {
             needs.local_disks = None;
         }
         needs
@@ -345,14 +427,17 @@ impl Host {
         &self,
         measure: Measure,
         candidate: &Candidate,
-        (donor, pressing): (Option<&Gauge>, bool),
+        (donor, pressing, authority): (Option<&Gauge>, bool, Authority),
         now: Time,
     ) -> Quote {
         let at_receiver = self.price(measure, &candidate.factors);
         let free = candidate.memory_bytes <= self.free_memory_bytes();
+        // Who was told to move it need not mind how busy this host is.
+        let own = self.gauge(now).filter(|_| authority != Authority::Told);
         let refusal = if free {
-            let pressing = pressing || measure.is_some() || candidate.mends == Some(true);
-            self.can_take(candidate, self.gauge(now).as_ref(), (donor, pressing), now).err()
+            let told = authority == Authority::Told;
+            let pressing = pressing || told || measure.is_some() || candidate.mends == Some(true);
+            self.can_take(candidate, own.as_ref(), (donor, pressing), now).err()
         } else {
             Some(Reason::NoMemory.into())
         };

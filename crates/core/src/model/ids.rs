@@ -181,6 +181,11 @@ number_type! {
     HandoffId
 }
 
+number_type! {
+    /// A move that an operator has ordered, or is asked to approve. Drawn at random.
+    MoveId
+}
+
 /// How often a machine's schedule entry has changed hosts. Grows by one with every move, travels
 /// with the machine, and tells a stale copy from the live one.
 #[derive(

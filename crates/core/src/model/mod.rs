@@ -9,7 +9,9 @@ mod schedule;
 mod time;
 
 pub use host::{HostFacts, HostProfile, HostState, ProfileError};
-pub use ids::{ClaimId, Epoch, ExchangeId, HandoffId, HostId, ID_BYTES_MAX, IdError, MachineId};
+pub use ids::{
+    ClaimId, Epoch, ExchangeId, HandoffId, HostId, ID_BYTES_MAX, IdError, MachineId, MoveId,
+};
 pub use needs::{
     CpuNeed, DiskPlace, HugePages, LocalDisk, Missing, Network, Provides, Requirements,
 };

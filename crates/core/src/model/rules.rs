@@ -19,6 +19,7 @@ use minicbor::{Decode, Decoder, Encode, Encoder};
 use serde::{Deserialize, Serialize};
 
 use super::{HostId, ID_BYTES_MAX, IdError};
+use crate::control::Autonomy;
 
 /// Most groups and places that one machine names.
 pub const NAMES_MAX: usize = 64;
@@ -63,6 +64,16 @@ pub struct Rules {
     #[n(6)]
     #[serde(skip_serializing_if = "is_default")]
     pub max_share: Option<f64>,
+    /// How much may be done with it without an operator; everything if it does not say.
+    #[n(7)]
+    #[serde(skip_serializing_if = "is_default")]
+    pub mode: Option<Autonomy>,
+    /// Whether its disks that are on its host alone may be copied when it moves, also where that is
+    /// not configured for all machines.
+    #[n(9)]
+    #[cbor(default)]
+    #[serde(skip_serializing_if = "is_default")]
+    pub copy_storage: bool,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -6,6 +6,7 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use super::{Epoch, HandoffId, HostId, MachineId, Requirements, Rules, Time};
+use crate::control::Autonomy;
 
 /// A machine's last change of hosts.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
@@ -25,6 +26,19 @@ pub struct LastMove {
     #[n(3)]
     #[serde(default)]
     pub cost_percent: Option<u32>,
+    /// Whether somebody else than Evenkeel has moved it; `None` if not. It then came from a host that
+    /// nobody knows, and [`Self::from`] is where it was found.
+    #[n(4)]
+    #[serde(default)]
+    pub others: Option<bool>,
+}
+
+impl LastMove {
+    /// Whether somebody else than Evenkeel has moved it.
+    #[must_use]
+    pub fn is_others(&self) -> bool {
+        self.others == Some(true)
+    }
 }
 
 /// Largest target load, as a share of the host. Above 1 it is more than the host has, which a machine
@@ -55,6 +69,14 @@ pub struct Entry {
     /// epoch it tells one copy of the machine from another.
     #[n(4)]
     pub handoff: Option<HandoffId>,
+}
+
+impl Entry {
+    /// How much may be done with the machine without an operator.
+    #[must_use]
+    pub fn mode(&self) -> Autonomy {
+        self.rules.mode.unwrap_or_default()
+    }
 }
 
 /// Why a copy of a machine that wrongly runs could do no harm to its disks, if so: what decides

@@ -162,6 +162,7 @@ mod tests {
             predicted: None,
             measure: None,
             commit: None,
+            authority: Default::default(),
         }
     }
 

@@ -1,11 +1,14 @@
 //! The commands that need hosts: the agent, its clients and the lab.
 
 mod cluster;
+mod doctor;
 mod drain;
 mod explain;
 mod history;
 pub(crate) mod lab;
+mod operating;
 mod report;
+mod rule;
 pub(crate) mod snapshot;
 mod top;
 
@@ -47,6 +50,13 @@ pub(crate) enum HostCommand {
         evenkeel history --since 12h --vm web-1\n  \
         evenkeel history --host kvm2 --all --limit 50 --format json")]
     History(history::HistoryArgs),
+    /// Look for what will be trouble on this host, or in the cluster, and say what to do about it
+    #[command(after_help = "Examples:\n  \
+        evenkeel doctor                                      this host, by its agent\n  \
+        evenkeel doctor --config /etc/evenkeel/agent.toml    without an agent\n  \
+        evenkeel doctor --cluster --format json\n\n\
+        It changes nothing. Exits with 1 if anything is an error.")]
+    Doctor(doctor::DoctorArgs),
     /// Write what the cluster looks like now, as `evenkeel plan` reads it
     #[command(after_help = "Examples:\n  \
         evenkeel snapshot -c qemu+ssh://kvm1/system -c qemu+ssh://kvm2/system > now.json\n  \
@@ -66,6 +76,17 @@ pub(crate) enum HostCommand {
         #[command(flatten)]
         ask: AskArgs,
     },
+    /// Show what may happen to a machine of this host, or change it
+    #[command(after_help = "Examples:\n  \
+        evenkeel rule web-1                                 its rules\n  \
+        evenkeel rule web-1 set anti-affinity=web@rack      no two of `web` in one rack\n  \
+        evenkeel rule web-1 set affinity=shop? priority=10  with `shop`, if it can be\n  \
+        evenkeel rule web-1 set pinned-to=rack=r7 pinned-to=!kvm3\n  \
+        evenkeel rule web-1 remove priority pinned-to=!kvm3\n\n\
+        What ends in `?` is soft: it yields to draining and to ceilings. docs/rules.md says more.")]
+    Rule(rule::RuleArgs),
+    #[command(flatten)]
+    Operate(operating::OperateCommand),
     /// Empty a host for maintenance: every machine goes to another one
     #[command(after_help = "Examples:\n  \
         evenkeel drain kvm2                          empty it and wait until it is\n  \
@@ -181,6 +202,7 @@ pub(crate) fn run(command: HostCommand) -> Result<(), Failure> {
         HostCommand::Target { machine, load: Target(load), ask } => {
             block_on(target(&machine, load, &ask))
         }
+        HostCommand::Rule(args) => block_on(rule::run(&args)),
         HostCommand::Drain(args) => block_on(drain::drain(&args)),
         HostCommand::Cordon(args) => block_on(drain::set_state(&args, HostState::Cordoned)),
         HostCommand::Uncordon(args) => block_on(drain::set_state(&args, HostState::Active)),
@@ -188,6 +210,8 @@ pub(crate) fn run(command: HostCommand) -> Result<(), Failure> {
         HostCommand::Claim { machine, i_have_fenced, ask } => {
             block_on(claim(&machine, &i_have_fenced, &ask))
         }
+        HostCommand::Operate(command) => operating::run(command),
+        HostCommand::Doctor(args) => block_on(doctor::doctor(args)),
         HostCommand::Snapshot(args) => snapshot::run(&args),
         HostCommand::Lab(command) => lab::run(command),
     }

@@ -2,6 +2,8 @@
 
 use comfy_table::CellAlignment;
 use evenkeel_agent::Status;
+use evenkeel_agent::operating::OperationStatus;
+use evenkeel_core::control::Autonomy;
 use evenkeel_core::decision::{Decision, Role};
 use evenkeel_core::load::Basis;
 use evenkeel_core::model::{HostId, Time};
@@ -27,6 +29,7 @@ pub(super) fn status(status: &Status) -> String {
         [] => "\nno other member is alive".to_owned(),
         names => format!("\nmembers: {}", names.join(", ")),
     };
+    text += &operation(&status.operation);
     if let Some(drain) = &status.drain {
         text += &format!("\n{}", super::drain::how_far(drain));
         let staying = drain.staying.iter();
@@ -79,6 +82,37 @@ pub(super) fn status(status: &Status) -> String {
         }
     }
     format!("{text}\n{table}")
+}
+
+/// How much it does by itself, and what it was told.
+fn operation(operation: &OperationStatus) -> String {
+    let mut text = match operation.mode {
+        Autonomy::Automatic => String::new(),
+        Autonomy::Observe => {
+            "\nmode: observe; it says in its history what it would move".to_owned()
+        }
+        Autonomy::Approve => "\nmode: approve; it asks before it moves anything".to_owned(),
+    };
+    if let Some(pause) = &operation.pause {
+        let why = if pause.reason.is_empty() { "" } else { ": " };
+        let (until, by, reason) = (clock_time(pause.until), &pause.by, &pause.reason);
+        text += &format!("\nPAUSED until {until} by {by}{why}{reason}");
+    }
+    if operation.outside_hours {
+        let until = operation.hours_change.map(|at| format!(" until {}", clock_time(at)));
+        text += &format!("\noutside its hours{}", until.unwrap_or_default());
+    }
+    if operation.recommendations > 0 {
+        let count = operation.recommendations;
+        text += &format!("\nrecommended moves: {count}; `evenkeel recommendations` lists them");
+    }
+    for ordered in &operation.moves {
+        let to = ordered.to.as_ref().map_or("wherever it fits", HostId::as_str);
+        let stage = format!("{:?}", ordered.stage).to_lowercase();
+        let why = ordered.reason.map_or_else(String::new, |reason| format!(" ({reason})"));
+        text += &format!("\nordered: {} to {to}, {stage}{why}", ordered.name);
+    }
+    text
 }
 
 /// What goes without, on this host and in the cluster.

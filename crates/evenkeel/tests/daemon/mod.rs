@@ -188,9 +188,11 @@ impl Place {
 
     /// Writes a configuration of a host that declares all of its capacity.
     pub fn configure(&self, seeds: &[SocketAddr]) {
+        let told = self.tables.contains("[operation]");
+        let operation = if told { "" } else { "[operation]\nmode = 'automatic'\n" };
         let declared = "[capacity]\ncpu_cores = 2.0\nmemory = '4GiB'\nio_per_s = '100MB'\n";
         self.write(&format!(
-            "{}{}[libvirt]\nuri = '{uri}'\n{way}{declared}{}",
+            "{}{}[libvirt]\nuri = '{uri}'\n{way}{declared}{operation}{}",
             self.base(seeds),
             self.more,
             self.tables,

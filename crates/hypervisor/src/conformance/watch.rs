@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use evenkeel_core::control::Autonomy;
 use evenkeel_core::model::{Entry, Epoch, HostId, LastMove, MachineId, Requirements, Rules, Time};
 use evenkeel_core::port::{
     Commit, Counters, Event, Failure, HandoffId, HostSample, LookId, MachineSample, Migration,
@@ -207,6 +208,8 @@ pub(super) fn full_entry(epoch: u64) -> Entry {
             anti_affinity: ["\"quorum\" 'a'@rack", "ünïcode?"].map(group).to_vec(),
             ignore: true,
             never_live: true,
+            mode: Some(Autonomy::Approve),
+            copy_storage: true,
             priority: -3,
             max_share: Some(0.5),
         },
@@ -215,6 +218,7 @@ pub(super) fn full_entry(epoch: u64) -> Entry {
             from: host("h3"),
             moves: Some(3),
             cost_percent: Some(125),
+            others: Some(true),
         }),
         handoff: Some(HandoffId(epoch.rotate_left(60))),
     }

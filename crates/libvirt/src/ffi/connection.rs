@@ -1,7 +1,7 @@
 //! Connections, and what is asked of a host.
 
 use std::collections::BTreeSet;
-use std::ffi::{CStr, CString, c_uint, c_ulong};
+use std::ffi::{CStr, CString, c_char, c_uint, c_ulong};
 use std::ptr::{self, NonNull};
 
 use virt_sys as sys;
@@ -206,6 +206,63 @@ impl Connection {
             )
         })
         .map(drop)
+    }
+
+    /// The richest CPU that all hosts with these CPUs can give to domains of this type.
+    pub(crate) fn baseline_cpu(
+        &self,
+        cpus: &[String],
+        virt_type: &str,
+    ) -> Result<String, CallError> {
+        let cpus: Vec<CString> =
+            cpus.iter().map(|cpu| text("a CPU", cpu)).collect::<Result<_, _>>()?;
+        let mut pointers: Vec<*const c_char> = cpus.iter().map(|cpu| cpu.as_ptr()).collect();
+        let count = c_uint::try_from(pointers.len()).unwrap_or(c_uint::MAX);
+        let virt_type = optional("the type", virt_type)?;
+        let virt_type = virt_type.as_ref().map_or(ptr::null(), |text| text.as_ptr());
+        // SAFETY: the connection is valid, null means the default, the list holds `count` texts that
+        // live for the call, and the text returned is ours to free.
+        unsafe {
+            take_text(sys::virConnectBaselineHypervisorCPU(
+                self.as_ptr(),
+                ptr::null(),
+                ptr::null(),
+                ptr::null(),
+                virt_type,
+                pointers.as_mut_ptr(),
+                count,
+                0,
+            ))
+        }
+    }
+
+    /// The version of the libvirt that answers, as [`Self::hypervisor_version`] counts.
+    pub(crate) fn library_version(&self) -> Result<u64, CallError> {
+        let mut version: c_ulong = 0;
+        // SAFETY: the connection is valid, and so is the place for the answer.
+        check(unsafe { sys::virConnectGetLibVersion(self.as_ptr(), &raw mut version) })?;
+        #[allow(clippy::useless_conversion, reason = "narrower on 32-bit systems")]
+        Ok(version.into())
+    }
+
+    /// The descriptions of all domains, running or not. One that went away meanwhile has none.
+    pub(crate) fn descriptions(&self) -> Result<Vec<String>, CallError> {
+        let mut domains: *mut sys::virDomainPtr = ptr::null_mut();
+        // SAFETY: the connection is valid, and so is the place for the list.
+        let count =
+            check(unsafe { sys::virConnectListAllDomains(self.as_ptr(), &raw mut domains, 0) })?;
+        let mut described = Vec::new();
+        for index in 0..count as usize {
+            // SAFETY: the list holds `count` domains, each ours to free, once.
+            unsafe {
+                let domain = *domains.add(index);
+                described.extend(take_text(sys::virDomainGetXMLDesc(domain, 0)));
+                sys::virDomainFree(domain);
+            }
+        }
+        // SAFETY: allocated by libvirt for us, null at worst, and not used after.
+        unsafe { super::free(domains.cast()) };
+        Ok(described)
     }
 
     /// The names of all active virtual networks.

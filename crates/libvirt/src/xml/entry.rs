@@ -3,7 +3,7 @@
 //! ```xml
 //! <evenkeel:entry xmlns:evenkeel="https://evenkeel.dev/schedule/1"
 //!                 epoch="3" handoff="00c0ffee00c0ffee" target-load="0.25" ignore="yes"
-//!                 never-live="yes" priority="10" max-share="0.5">
+//!                 never-live="yes" priority="10" max-share="0.5" copy-storage="yes" mode="approve">
 //!   <evenkeel:pinned-to host="h1"/>
 //!   <evenkeel:pinned-to label="room" value="r2" soft="yes"/>
 //!   <evenkeel:pinned-to host="h9" not="yes"/>
@@ -18,6 +18,7 @@
 //! known and makes no sense is an error, never a default: a rule that somebody mistyped must not
 //! silently cease to hold.
 
+use evenkeel_core::control::Autonomy;
 use evenkeel_core::model::{
     Entry, Epoch, Group, HandoffId, HostId, Hosts, LastMove, Place, RuleError, Rules,
     TARGET_LOAD_MAX, Time,
@@ -64,13 +65,16 @@ fn element(entry: &Entry, prefix: &str, declared: &str) -> Result<String, Unwrit
         out.push_str(&format!(" target-load=\"{load}\""));
     }
     write_rules(&mut out, rules, prefix)?;
-    if let Some(LastMove { at, from, moves, cost_percent }) = last_move {
+    if let Some(LastMove { at, from, moves, cost_percent, others }) = last_move {
         let at = written_time(*at);
         out.push_str(&format!("<{prefix}last-move at=\"{at}\" from=\"{from}\""));
         for (name, number) in [("moves", moves), ("cost-percent", cost_percent)] {
             if let Some(number) = number {
                 out.push_str(&format!(" {name}=\"{number}\""));
             }
+        }
+        if *others == Some(true) {
+            out.push_str(" by=\"others\"");
         }
         out.push_str("/>");
     }
@@ -80,7 +84,11 @@ fn element(entry: &Entry, prefix: &str, declared: &str) -> Result<String, Unwrit
 
 /// The rest of the start tag, and an element for each place and group.
 fn write_rules(out: &mut String, rules: &Rules, prefix: &str) -> Result<(), UnwritableEntry> {
-    for (name, set) in [("ignore", rules.ignore), ("never-live", rules.never_live)] {
+    for (name, set) in [
+        ("ignore", rules.ignore),
+        ("never-live", rules.never_live),
+        ("copy-storage", rules.copy_storage),
+    ] {
         out.push_str(&flag(name, set));
     }
     if rules.priority != 0 {
@@ -88,6 +96,9 @@ fn write_rules(out: &mut String, rules: &Rules, prefix: &str) -> Result<(), Unwr
     }
     if let Some(share) = rules.max_share {
         out.push_str(&format!(" max-share=\"{share}\""));
+    }
+    if let Some(mode) = rules.mode {
+        out.push_str(&format!(" mode=\"{mode}\""));
     }
     out.push('>');
     for place in &rules.pinned_to {
@@ -216,6 +227,7 @@ fn read(element: &Element) -> Result<Entry, String> {
                     from: read_host(child, "from")?,
                     moves: read_number(child, "moves")?,
                     cost_percent: read_number(child, "cost-percent")?,
+                    others: child.attribute("by").map(|by| by == "others").filter(|others| *others),
                 });
             }
             _ => {}
@@ -239,11 +251,17 @@ fn read_figures(element: &Element) -> Result<Rules, String> {
         let share = text.trim().parse::<f64>();
         share.map_err(|_| wrong("entry", "max-share", text, "a share, such as 0.5 for half a host"))
     });
+    let mode = element.attribute("mode").map(|text| {
+        let mode = text.trim().parse::<Autonomy>();
+        mode.map_err(|_| wrong("entry", "mode", text, "`observe`, `approve` or `automatic`"))
+    });
     Ok(Rules {
         ignore: read_flag(element, "ignore")?,
         never_live: read_flag(element, "never-live")?,
+        copy_storage: read_flag(element, "copy-storage")?,
         priority: priority.transpose()?.unwrap_or_default(),
         max_share: max_share.transpose()?,
+        mode: mode.transpose()?,
         ..Rules::default()
     })
 }
@@ -386,9 +404,11 @@ mod tests {
             ("><e:anti-affinity group='a' across='b c'/></e:entry>", ["label", "b c"]),
             ("><e:anti-affinity group='a' soft='a bit'/></e:entry>", ["soft", "a bit"]),
             ("never-live='once'/>", ["never-live", "once"]),
+            ("copy-storage='some'/>", ["copy-storage", "some"]),
             ("priority='high'/>", ["priority", "high"]),
             ("priority='100000'/>", ["priority", "100000"]),
             ("max-share='half'/>", ["max-share", "half"]),
+            ("mode='manual'/>", ["mode", "manual"]),
             ("max-share='50'/>", ["largest share", "50"]),
             ("><e:last-move at='yesterday' from='h'/></e:entry>", ["at", "yesterday"]),
             ("><e:last-move at='1' from='h' moves='many'/></e:entry>", ["moves", "many"]),
@@ -465,21 +485,29 @@ mod tests {
         ];
         let place = (hosts, any::<(bool, bool)>())
             .prop_filter_map("no place", |(hosts, (not, soft))| Place::new(hosts, not, soft).ok());
-        let figures = (any::<(bool, bool)>(), -1100..1100, prop::option::of(-0.1..1.1f64));
+        let modes = prop::option::of(prop::sample::select(Autonomy::ALL.to_vec()));
+        let figures = (any::<(bool, bool)>(), -1100..1100, prop::option::of(-0.1..1.1f64), modes);
         let rules = (prop::collection::vec(place, 0..4), groups(), groups(), figures).prop_map(
-            |(pinned_to, affinity, anti_affinity, ((ignore, never_live), priority, max_share))| {
+            |(
+                pinned_to,
+                affinity,
+                anti_affinity,
+                ((ignore, never_live), priority, max_share, mode),
+            )| {
                 Rules {
                     pinned_to,
                     affinity,
                     anti_affinity,
                     ignore,
                     never_live,
+                    copy_storage: never_live != ignore,
                     priority,
                     max_share,
+                    mode,
                 }
             },
         );
-        let numbers = any::<(Option<u32>, Option<u32>)>();
+        let numbers = (any::<Option<u32>>(), any::<Option<u32>>(), prop::option::of(Just(true)));
         let last = prop::option::of((any::<u64>(), host, numbers));
         let stamp = (any::<u64>(), prop::option::of(any::<u64>().prop_map(HandoffId)));
         (stamp, prop::option::of(any::<f64>()), rules, last).prop_map(
@@ -488,11 +516,12 @@ mod tests {
                 handoff,
                 target_load,
                 rules,
-                last_move: last.map(|(at, from, (moves, cost_percent))| LastMove {
+                last_move: last.map(|(at, from, (moves, cost_percent, others))| LastMove {
                     at: Time::from_unix_ms(at),
                     from,
                     moves,
                     cost_percent,
+                    others,
                 }),
             },
         )

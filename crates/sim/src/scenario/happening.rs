@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use evenkeel_config::{duration, duration_or_none};
+use evenkeel_core::control::Autonomy;
 use evenkeel_core::model::{Group, HostId, HostState, MachineId, Place, Resources, Rules};
 use serde::Deserialize;
 
@@ -310,13 +311,17 @@ pub struct RulesTable {
     pub priority: i32,
     /// Largest share of a host that it may come to load.
     pub max_share: Option<f64>,
+    /// How much may be done with it without an operator.
+    pub mode: Option<Autonomy>,
 }
 
 impl From<RulesTable> for Rules {
     fn from(table: RulesTable) -> Self {
         let RulesTable { pinned_to, affinity, anti_affinity, .. } = table;
-        let RulesTable { ignore, never_live, priority, max_share, .. } = table;
-        Self { pinned_to, affinity, anti_affinity, ignore, never_live, priority, max_share }
+        let RulesTable { ignore, never_live, priority, max_share, mode, .. } = table;
+        let rules =
+            Self { pinned_to, affinity, anti_affinity, ignore, never_live, ..Self::default() };
+        Self { priority, max_share, mode, ..rules }
     }
 }
 

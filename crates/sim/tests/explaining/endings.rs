@@ -7,6 +7,8 @@ use evenkeel_core::effect::Input;
 use evenkeel_core::handoff::Phase;
 use evenkeel_core::message::{Message, Talk};
 use evenkeel_core::model::{HostId, HostState};
+use evenkeel_core::port::{Failure, FailureKind};
+use evenkeel_hypervisor::memory::Fault;
 use evenkeel_sim::{Cluster, What};
 
 use crate::common::*;
@@ -29,6 +31,8 @@ pub(crate) const SITUATIONS: &[Situation] = &[
     (Reason::MigrationTooLong, migration_too_long, Told::First),
     (Reason::ReservationExpired, reservation_expired, Told::LastOfOther),
     (Reason::Ended, ended, Told::Last),
+    (Reason::NeedsChanged, needs_changed, Told::First),
+    (Reason::Returning, returning, Told::Last),
 ];
 
 /// The cluster as soon as the last record of the first host ended so.
@@ -155,4 +159,25 @@ fn ended() -> Cluster {
     let mut cluster = once(Stage::new().start(), |c| !c.on_their_way().is_empty());
     cluster.stop(&machine_id("m")).unwrap();
     ending(cluster, Reason::Ended)
+}
+
+fn needs_changed() -> Cluster {
+    let mut cluster = Stage::new().start();
+    let failure = Failure::new(FailureKind::NeedsChanged, "it has come to need a USB stick");
+    let fault = Fault { failure, ..refused() };
+    cluster.cloud_mut().fail_next_migration(&host_id(0), fault).unwrap();
+    ending(cluster, Reason::NeedsChanged)
+}
+
+fn returning() -> Cluster {
+    let mut cluster = Stage::new()
+        .edit(|s| {
+            s.there.config.restraint.return_time = Duration::from_secs(3600);
+            s.there.config.restraint.return_per_minute_max = 0;
+        })
+        .start();
+    for state in [HostState::Cordoned, HostState::Active] {
+        cluster.input(&host_id(1), Input::SetState(state));
+    }
+    ending(cluster, Reason::Returning)
 }

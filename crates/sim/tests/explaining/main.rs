@@ -3,13 +3,16 @@
 //! **A new code needs a situation**: a line in the table of `verdicts.rs` (what keeps a machine, or a
 //! host) or `endings.rs` (how an exchange ends), with a function that prepares a cluster, mostly two
 //! hosts with [`Stage`], and says where the code is to be found. `Told::First` asks most: that it is
-//! the reason that decides in `evenkeel explain vm`.
+//! the reason that decides in `evenkeel explain vm`. A code that no cluster of the simulator can be
+//! brought to goes to [`ELSEWHERE`], with the test that shows it.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
 #[path = "../common/mod.rs"]
 mod common;
 mod endings;
+mod needs;
+mod rules;
 mod stage;
 mod verdicts;
 
@@ -39,6 +42,13 @@ enum Told {
 
 /// A code, what brings it about, and where it is told.
 type Situation = (Reason, fn() -> Cluster, Told);
+
+/// Codes that are shown by another test: what is told by a command alone, or by a real hypervisor.
+const ELSEWHERE: &[(Reason, &str)] = &[
+    (Reason::NoSpare, "evenkeel/tests/draining.rs"),
+    (Reason::NoCpuFeature, "core/src/handoff/tests/examined.rs"),
+    (Reason::FitUnknown, "core/src/handoff/tests/examined.rs"),
+];
 
 /// What `evenkeel explain vm` would say, with the last record that judged the machine.
 fn explained(cluster: &Cluster, machine: &str) -> MachineExplained {
@@ -86,17 +96,29 @@ fn check((code, prepare, told): &Situation) -> Result<(), String> {
 }
 
 fn situations() -> Vec<Situation> {
-    verdicts::SITUATIONS.iter().chain(endings::SITUATIONS).copied().collect()
+    let of_machines = verdicts::SITUATIONS.iter().chain(rules::SITUATIONS).chain(needs::SITUATIONS);
+    of_machines.chain(endings::SITUATIONS).copied().collect()
 }
 
 #[test]
 fn every_code_has_a_situation() {
-    let prepared: BTreeSet<_> = situations().iter().map(|(code, ..)| *code).collect();
+    let prepared = situations().into_iter().map(|(code, ..)| code);
+    let prepared: BTreeSet<_> = prepared.chain(ELSEWHERE.iter().map(|(code, _)| *code)).collect();
     let missing: Vec<_> = Reason::ALL.iter().filter(|code| !prepared.contains(code)).collect();
     assert!(
         missing.is_empty(),
         "these codes need a situation, see the top of this file: {missing:?}"
     );
+}
+
+#[test]
+fn what_is_shown_elsewhere_is_named_there() {
+    for (code, file) in ELSEWHERE {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{file}: {e}"));
+        let names = [code.code().to_owned(), format!("Reason::{code:?}")];
+        assert!(names.iter().any(|name| text.contains(name)), "{file} does not name {code}");
+    }
 }
 
 #[test]

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use evenkeel_core::balancer::Config;
 use evenkeel_core::ceiling::Ceilings;
+use evenkeel_core::control::{Autonomy, Pause};
 use evenkeel_core::decision::Reason;
 use evenkeel_core::effect::Input;
 use evenkeel_core::handoff::Mode;
 use evenkeel_core::message::{Message, Talk, Watch};
 use evenkeel_core::model::{
-    Entry, HostState, LastMove, Locks, PerResource, Requirements, Resources, Rules, Weights,
+    Entry, HostState, LastMove, Locks, PerResource, Resources, Rules, Weights,
 };
 use evenkeel_core::port::{Failure, FailureKind};
 use evenkeel_hypervisor::memory::{Aftermath, Fault, Workload};
@@ -25,12 +26,6 @@ pub(crate) const SITUATIONS: &[Situation] = &[
     (Reason::NoImprovement, no_improvement, Told::First),
     (Reason::GainSmall, gain_small, Told::First),
     (Reason::NoMemory, no_memory, Told::First),
-    (Reason::NoCpuModel, no_cpu_model, Told::First),
-    (Reason::NoStorage, no_storage, Told::First),
-    (Reason::RulePinned, rule_pinned, Told::First),
-    (Reason::RuleIgnored, rule_ignored, Told::First),
-    (Reason::RuleAffinity, rule_affinity, Told::First),
-    (Reason::RuleAntiAffinity, rule_anti_affinity, Told::First),
     (Reason::NotRunning, not_running, Told::First),
     (Reason::EntryInvalid, entry_invalid, Told::First),
     (Reason::UnderWay, under_way, Told::First),
@@ -53,7 +48,41 @@ pub(crate) const SITUATIONS: &[Situation] = &[
     (Reason::MoveLimit, move_limit, Told::First),
     (Reason::Cordoned, cordoned, Told::First),
     (Reason::Draining, draining, Told::First),
+    (Reason::Paused, paused, Told::First),
+    (Reason::OutsideHours, outside_hours, Told::First),
+    (Reason::Observing, observing, Told::First),
+    (Reason::AwaitsApproval, awaits_approval, Told::First),
+    (Reason::OtherMover, other_mover, Told::First),
 ];
+
+fn paused() -> Cluster {
+    let mut cluster = Stage::new().start();
+    let pause = Pause { until: at(3600), by: "eve".to_owned(), reason: String::new() };
+    cluster.input(&host_id(1), Input::Pause(Some(pause)));
+    after(cluster, 60)
+}
+
+fn outside_hours() -> Cluster {
+    let mut cluster = Stage::new().start();
+    cluster.input(&host_id(0), Input::Closed(true));
+    after(cluster, 60)
+}
+
+fn with_mode(mode: Autonomy) -> Cluster {
+    Stage::new().ruled(Rules { mode: Some(mode), ..Rules::default() }).minute()
+}
+
+fn observing() -> Cluster {
+    with_mode(Autonomy::Observe)
+}
+
+fn awaits_approval() -> Cluster {
+    with_mode(Autonomy::Approve)
+}
+
+fn other_mover() -> Cluster {
+    moved_lately(Some(true))
+}
 
 fn is_offer(message: &Message) -> bool {
     matches!(message, Message::Exchange(_, Talk::Offer { .. }))
@@ -86,49 +115,6 @@ fn no_memory() -> Cluster {
     Stage::new().edit(|s| s.there.profile.reserved_memory_bytes = 127.0 * GIB).minute()
 }
 
-fn needing(needs: Requirements) -> Cluster {
-    let stage = Stage::new().edit(|s| s.m.needs = needs);
-    stage.there_has(|facts| facts.provides.arch = "x86_64".to_owned()).minute()
-}
-
-fn no_cpu_model() -> Cluster {
-    needing(Requirements { arch: "aarch64".to_owned(), ..Requirements::default() })
-}
-
-fn no_storage() -> Cluster {
-    needing(Requirements { local_storage: true, ..Requirements::default() })
-}
-
-fn rule_pinned() -> Cluster {
-    let text = serde_json::json!({ "pinned_to": ["n000"] });
-    Stage::new().ruled(serde_json::from_value(text).unwrap()).minute()
-}
-
-fn rule_ignored() -> Cluster {
-    Stage::new().ruled(Rules { ignore: true, ..Rules::default() }).minute()
-}
-
-/// Rules from JSON: a form that outlives the types behind it.
-fn group(kind: &str) -> Rules {
-    serde_json::from_value(serde_json::json!({ kind: ["web"] })).unwrap()
-}
-
-fn rule_affinity() -> Cluster {
-    let mate = Rules { ignore: true, ..group("affinity") };
-    Stage::new()
-        .ruled(group("affinity"))
-        .edit(|s| s.others.push((0, 0.1, with_rules("mate", mate))))
-        .minute()
-}
-
-fn rule_anti_affinity() -> Cluster {
-    let rival = Rules { ignore: true, ..group("anti_affinity") };
-    Stage::new()
-        .ruled(group("anti_affinity"))
-        .edit(|s| s.others.push((1, 0.1, with_rules("rival", rival))))
-        .minute()
-}
-
 fn not_running() -> Cluster {
     let mut cluster = Stage::new().start();
     cluster.cloud_mut().pause(&machine_id("m")).unwrap();
@@ -144,7 +130,11 @@ fn under_way() -> Cluster {
 }
 
 fn cool_down() -> Cluster {
-    let last = LastMove { at: at(0), from: host_id(1), moves: None, cost_percent: None };
+    moved_lately(None)
+}
+
+fn moved_lately(others: Option<bool>) -> Cluster {
+    let last = LastMove { at: at(0), from: host_id(1), moves: None, cost_percent: None, others };
     Stage::new()
         .configured(|c| c.restraint.cool_down = Duration::from_secs(1800))
         .edit(|s| s.m.entry = Ok(Entry { last_move: Some(last), ..Entry::default() }))

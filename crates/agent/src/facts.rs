@@ -1,0 +1,272 @@
+//! What is to be known of this host by whoever judges whether it is in order: see
+//! [`evenkeel_doctor`].
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Json;
+use axum::extract::{Extension, Path as UrlPath, State};
+use axum::http::StatusCode;
+use evenkeel_core::model::HostId;
+use evenkeel_doctor::{
+    AgentFacts, CapacityFacts, Facts, IdentityFacts, LibvirtFacts, MigrationFacts, StorageFacts,
+    StoreFacts, Version,
+};
+use evenkeel_libvirt::{inspect, mounted_at, reaches};
+use evenkeel_net::Identity;
+
+use crate::Config;
+use crate::api::{Driver, Failed, Request, ask, problem};
+use crate::config::CarrierKind;
+use crate::forward::Forward;
+use crate::status::Status;
+
+/// libvirt's configuration of QEMU on a host, and what it is without a word there.
+const QEMU_CONF: &str = "/etc/libvirt/qemu.conf";
+const MIGRATION_PORTS: (u16, u16) = (49152, 49215);
+/// So many of the ports are tried.
+const PORTS_TRIED: u16 = 8;
+/// How long libvirt may take to be looked at, or to be reached: an unprivileged client whose daemon is
+/// gone tries for half a minute to start one.
+const LIBVIRT_TIME_MAX: Duration = Duration::from_secs(8);
+/// How long all of it may take.
+const TIME_MAX: Duration = Duration::from_secs(20);
+
+/// Finds out what there is to know about this host, its agent aside. Blocks while libvirt answers.
+/// Nothing is changed, but for a file in the state directory that is made and removed.
+#[must_use]
+pub fn gather(config: &Config) -> Facts {
+    let identity = Identity::load(&config.identity_dir).map_err(|error| error.to_string());
+    let certified = identity.as_ref().ok().map(|identity| identity.host().to_string());
+    let host = config.host.clone().or(certified).unwrap_or_else(|| "this host".to_owned());
+    let qemu_conf = fs::read_to_string(QEMU_CONF).ok();
+    let qemu_conf = qemu_conf.filter(|_| config.libvirt.uri.ends_with("/system"));
+    Facts {
+        host,
+        at_ms: millis(SystemTime::now()),
+        evenkeel: env!("CARGO_PKG_VERSION").to_owned(),
+        agent: None,
+        libvirt: libvirt(config, qemu_conf.as_deref()),
+        migration: migration(config, qemu_conf.as_deref()),
+        identity: identity.map(|identity| IdentityFacts {
+            host: identity.host().to_string(),
+            cluster: identity.cluster().to_string(),
+            expires_ms: millis(identity.expires()),
+            renewal_due_ms: millis(identity.renewal_due()),
+        }),
+        capacity: CapacityFacts {
+            memory: fs::read_to_string("/proc/meminfo").map_or(0, |text| total_memory(&text)),
+            declared: config.capacity.memory.map(|size| size.as_u64()),
+            reserved: config.capacity.reserved_memory.map_or(0, |size| size.as_u64()),
+        },
+        store: store(&config.state_dir),
+        storage: storage(config),
+        lock_manager: config.handoff.lock_manager.clone(),
+        pressure: Path::new("/proc/pressure/memory").exists(),
+    }
+}
+
+/// What an agent says of itself, as far as it matters here.
+#[must_use]
+pub fn of_agent(status: &Status) -> AgentFacts {
+    AgentFacts {
+        unknown: status.unknown.clone(),
+        members: status.members.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Does what may block for long on a thread of its own, and waits for it at most
+/// [`LIBVIRT_TIME_MAX`].
+fn limited<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    let (done, outcome) = mpsc::channel();
+    let spawned = std::thread::Builder::new().name("facts".to_owned()).spawn(move || {
+        // Nobody waits any more if it took too long.
+        let _ = done.send(work());
+    });
+    spawned.map_err(|error| error.to_string())?;
+    let late = |_| format!("nothing came within {LIBVIRT_TIME_MAX:?}");
+    outcome.recv_timeout(LIBVIRT_TIME_MAX).map_err(late)?
+}
+
+fn libvirt(config: &Config, qemu_conf: Option<&str>) -> Result<LibvirtFacts, String> {
+    let uri = config.libvirt.uri.clone();
+    let found = limited(move || inspect(&uri))?;
+    Ok(LibvirtFacts {
+        uri: config.libvirt.uri.clone(),
+        version: Version(found.libvirt),
+        qemu: Version(found.qemu),
+        hardware: found.hardware,
+        virt_type: found.virt_type,
+        cpu: found.cpu,
+        cpu_model: found.cpu_model,
+        emulated_machines: found.emulated_machines,
+        lock_manager: qemu_conf.and_then(|text| setting(text, "lock_manager")),
+    })
+}
+
+fn migration(config: &Config, qemu_conf: Option<&str>) -> MigrationFacts {
+    let uri = config.migration_uri();
+    if config.carrier() == CarrierKind::Agents {
+        let unreached = match config.libvirt_socket() {
+            None => Some(format!("where it listens is not known from `{}`", config.libvirt.uri)),
+            Some(path) => {
+                let opened = UnixStream::connect(&path);
+                opened.err().map(|error| format!("`{}`: {error}", path.display()))
+            }
+        };
+        return MigrationFacts { carried: true, uri, unreached, ..MigrationFacts::default() };
+    }
+    let port = |name, otherwise| {
+        let said = qemu_conf.and_then(|text| setting(text, name));
+        said.and_then(|port| port.parse().ok()).unwrap_or(otherwise)
+    };
+    let (first, last) = (
+        port("migration_port_min", MIGRATION_PORTS.0),
+        port("migration_port_max", MIGRATION_PORTS.1),
+    );
+    let address = config.libvirt.listen_address.as_ref().and_then(|at| at.parse().ok());
+    let address: IpAddr = address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let tried = first..=last.min(first.saturating_add(PORTS_TRIED - 1));
+    let free = tried.clone().filter(|port| TcpListener::bind((address, *port)).is_ok()).count();
+    let count = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
+    MigrationFacts {
+        carried: false,
+        unreached: reached(&uri),
+        uri,
+        ports: (first, last),
+        free: (count(free), count(tried.count())),
+    }
+}
+
+/// Why a libvirt is not reached, if it is not.
+fn reached(uri: &str) -> Option<String> {
+    let uri = uri.to_owned();
+    limited(move || reaches(&uri)).err()
+}
+
+/// A setting in a file of libvirt's: `name = "value"` or `name = value`.
+fn setting(text: &str, name: &str) -> Option<String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
+    let mut values = lines.filter_map(|line| {
+        let (key, value) = line.split_once('=')?;
+        (key.trim() == name).then(|| value.trim().trim_matches('"').to_owned())
+    });
+    values.next()
+}
+
+/// The line `MemTotal:  24684100 kB`, in bytes.
+fn total_memory(meminfo: &str) -> u64 {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0).saturating_mul(1024)
+}
+
+fn store(directory: &Path) -> StoreFacts {
+    let trial = directory.join(format!(".doctor-{}", std::process::id()));
+    let written = fs::write(&trial, b"").and_then(|()| fs::remove_file(&trial));
+    let room = rustix::fs::statvfs(directory).map_or(0, |room| {
+        let block: u64 = room.f_frsize;
+        room.f_bavail.saturating_mul(block)
+    });
+    StoreFacts {
+        path: directory.display().to_string(),
+        fault: written.err().map(|error| error.to_string()),
+        file_system: mounted_at(directory).map_or_else(String::new, |(_, kind)| kind),
+        free: room,
+    }
+}
+
+fn storage(config: &Config) -> BTreeMap<String, StorageFacts> {
+    let facts = config.storage.iter().map(|(path, id)| {
+        let (source, file_system) = mounted_at(path).unwrap_or_default();
+        let (path, found) = (path.display().to_string(), path.exists());
+        (id.clone(), StorageFacts { path, found, source, file_system })
+    });
+    facts.collect()
+}
+
+/// `GET /api/v1/facts`.
+pub(crate) async fn answer(
+    State(driver): State<Driver>,
+    Extension(config): Extension<std::sync::Arc<Config>>,
+) -> Result<Json<Facts>, Failed> {
+    let status = ask(&driver, StatusCode::SERVICE_UNAVAILABLE, Request::Status).await;
+    let mut facts = in_time(move || gather(&config)).await?;
+    facts.agent = Some(match status {
+        Ok(status) => of_agent(&status),
+        Err((_, Json(refused))) => {
+            AgentFacts { unknown: Some(refused.error), ..AgentFacts::default() }
+        }
+    });
+    Ok(Json(facts))
+}
+
+/// `GET /api/v1/migration_uri`: by which URI other hosts' libvirt reaches this one; `null` if agents
+/// carry machines here.
+pub(crate) async fn migration_uri(
+    Extension(config): Extension<std::sync::Arc<Config>>,
+) -> Json<Option<String>> {
+    let carried = config.carrier() == CarrierKind::Agents;
+    Json((!carried).then(|| config.migration_uri()))
+}
+
+/// `GET /api/v1/reach/HOST`: why this host does not reach the libvirt of that one, or `null`. That
+/// host itself is asked where it is.
+pub(crate) async fn reach(
+    State(forward): State<Forward>,
+    UrlPath(host): UrlPath<HostId>,
+) -> Result<Json<Option<String>>, Failed> {
+    let uri: Option<String> = forward.get(&host, "/api/v1/migration_uri").await?;
+    match uri {
+        // The answer came by the link that machines would go by.
+        None => Ok(Json(None)),
+        Some(uri) => in_time(move || reached(&uri)).await.map(Json),
+    }
+}
+
+/// Does what blocks where that holds nothing up, and waits for it for some time.
+async fn in_time<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failed> {
+    let done = tokio::time::timeout(TIME_MAX, tokio::task::spawn_blocking(work)).await;
+    let late = || {
+        let why = format!("libvirt has not answered within {TIME_MAX:?}");
+        problem(StatusCode::GATEWAY_TIMEOUT, why)
+    };
+    done.map_err(|_| late())?.map_err(|_| late())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_libvirt_are_read_unless_they_are_remarks() {
+        let text = "# lock_manager = \"sanlock\"\nlock_manager = \"lockd\"\nmigration_port_min=5\n";
+        assert_eq!(setting(text, "lock_manager").as_deref(), Some("lockd"));
+        assert_eq!(setting(text, "migration_port_min").as_deref(), Some("5"));
+        assert_eq!(setting(text, "migration_port"), None);
+        assert_eq!(total_memory("MemTotal:   2 kB\nMemFree: 1 kB\n"), 2048);
+    }
+
+    #[test]
+    fn a_state_directory_that_is_not_there_cannot_be_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let there = store(directory.path());
+        assert_eq!((there.fault, fs::read_dir(&directory).unwrap().count()), (None, 0));
+        assert!(there.free > 0 && !there.file_system.is_empty());
+        assert!(store(&directory.path().join("none")).fault.is_some());
+    }
+}

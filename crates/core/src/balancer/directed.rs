@@ -1,0 +1,451 @@
+//! Moves that an operator has ordered, one machine each, by the same exchange as any other.
+//!
+//! ```text
+//!   Waiting ──▶ Looking (no host was named) ──▶ Asking ──▶ Moving ──▶ Ended
+//!      ▲                                          │  │ refused, and nobody else to ask
+//!      └───────────── the other host is busy ─────┘  └───────────────▶ Ended
+//! ```
+//!
+//! They come before what this host would do by itself. What they end with is kept for a while, for
+//! whoever has ordered them; the records of the exchange and the handoff are as ever.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use rand::{Rng, RngExt};
+
+use super::Balancer;
+use crate::ceiling::Measure;
+use crate::control::Authority;
+use crate::decision::{Decision, Judged, Reason};
+use crate::effect::{Effect, Timer};
+use crate::exchange::{Exchange, Ordered};
+use crate::message::{Candidate, Message, Talk};
+use crate::model::{ExchangeId, HostId, MachineId, MoveId, Time};
+use crate::port::{HandoffId, MigrationStats, Presence};
+use crate::survey::Survey;
+
+/// Most directed moves that wait or are under way at once, and most that have ended and are kept.
+const MOVES_MAX: usize = 64;
+/// Most hosts that are asked where a machine could go.
+const ASKED_MAX: usize = 64;
+/// How long one waits for hosts that are busy.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// How long before a host that was busy is asked again, on average.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A move of one machine that an operator has ordered.
+#[derive(Clone, Debug)]
+pub struct Directed {
+    /// Its id.
+    pub id: MoveId,
+    /// The machine.
+    pub machine: MachineId,
+    /// Its name.
+    pub name: String,
+    /// The host that has it when it is ordered.
+    pub from: HostId,
+    /// Where to; to wherever it fits best if `None`.
+    pub to: Option<HostId>,
+    /// On whose word: [`Authority::Told`], or [`Authority::Ordered`] where loads are judged.
+    pub authority: Authority,
+    /// When it was ordered.
+    pub ordered: Time,
+    /// How far it is.
+    pub stage: Stage,
+    /// Who did not take it, and why.
+    pub refusals: Vec<(HostId, Reason)>,
+    measure: Measure,
+    in_return: Option<Candidate>,
+}
+
+/// How far a directed move is.
+#[derive(Clone, Debug)]
+pub enum Stage {
+    /// It waits for this host, or for the time given, to be tried again.
+    Waiting {
+        /// When to try.
+        at: Time,
+        /// Why it came to nothing last.
+        why: Option<Reason>,
+    },
+    /// Others are asked where it fits.
+    Looking(Survey),
+    /// Another host is asked to take it.
+    Asking {
+        /// The exchange.
+        exchange: ExchangeId,
+        /// The other host.
+        peer: HostId,
+        /// Others that could take it, if this one does not.
+        others: Survey,
+    },
+    /// It is being handed over.
+    Moving {
+        /// The handoff.
+        handoff: HandoffId,
+        /// The other host.
+        peer: HostId,
+    },
+    /// It is over.
+    Ended(Outcome),
+}
+
+/// What came of a directed move.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// When it ended.
+    pub at: Time,
+    /// [`Reason::Moved`], or why not.
+    pub ending: Reason,
+    /// More on it, in words; may be empty.
+    pub detail: String,
+    /// The other host, if it came to that.
+    pub peer: Option<HostId>,
+    /// What it cost, if it has moved.
+    pub stats: Option<MigrationStats>,
+}
+
+/// What an operator orders.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MoveOrder {
+    /// Its id, drawn by the driver.
+    pub id: MoveId,
+    /// The machine.
+    pub machine: MachineId,
+    /// Where to; to wherever it fits best if `None`.
+    pub to: Option<HostId>,
+}
+
+/// The directed moves of one host.
+#[derive(Clone, Debug, Default)]
+pub(super) struct DirectedMoves {
+    /// In the order in which they were ordered.
+    open: Vec<Directed>,
+    /// The newest last.
+    ended: VecDeque<Directed>,
+}
+
+impl DirectedMoves {
+    /// Whether one is about to be settled with another host.
+    pub(super) fn is_looking(&self) -> bool {
+        self.open.iter().any(|m| matches!(m.stage, Stage::Looking(_)))
+    }
+
+    /// Whether one waits for its turn.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.open.iter().any(|m| matches!(m.stage, Stage::Waiting { .. }))
+    }
+
+    pub(super) fn survey(&mut self, id: ExchangeId) -> Option<&mut Survey> {
+        self.open.iter_mut().find_map(|m| match &mut m.stage {
+            Stage::Looking(survey) if survey.id() == id => Some(survey),
+            _ => None,
+        })
+    }
+
+    /// Another host cannot be reached.
+    pub(super) fn missed(&mut self, host: &HostId) {
+        for directed in &mut self.open {
+            if let Stage::Looking(survey) = &mut directed.stage {
+                survey.miss(host);
+            }
+        }
+    }
+
+    /// An exchange has led to a handoff.
+    pub(super) fn agreed(&mut self, exchange: ExchangeId, handoff: HandoffId) {
+        for directed in &mut self.open {
+            if let Stage::Asking { exchange: asked, peer, .. } = &directed.stage
+                && *asked == exchange
+            {
+                directed.stage = Stage::Moving { handoff, peer: peer.clone() };
+            }
+        }
+    }
+
+    fn end(&mut self, index: usize, outcome: Outcome) {
+        let ended = Directed { stage: Stage::Ended(outcome), ..self.open.remove(index) };
+        if self.ended.len() >= MOVES_MAX {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(ended);
+    }
+}
+
+impl Balancer {
+    /// Moves that operators have ordered: those under way, and the newest that have ended.
+    pub fn directed(&self) -> impl Iterator<Item = &Directed> {
+        self.directed.open.iter().chain(&self.directed.ended)
+    }
+
+    /// Whether a machine of this host could be ordered to another, or anywhere, as far as this host
+    /// knows by itself.
+    ///
+    /// # Errors
+    /// Why not, in words; nothing changes then.
+    pub fn can_migrate(&self, machine: &MachineId, to: Option<&HostId>) -> Result<(), String> {
+        let host = self.host.id();
+        let known = self.host.view.machines().get(machine);
+        let known = known.ok_or_else(|| format!("host `{host}` has no machine `{machine}`"))?;
+        let name = &known.facts.name;
+        let stays = |why: String| Err(format!("{why}: machine `{name}` stays on `{host}`"));
+        if self.stopping {
+            return stays(format!("the agent of `{host}` is stopping"));
+        }
+        if to == Some(host) {
+            return Err(format!("machine `{name}` is on host `{host}` already"));
+        }
+        if let Some(to) = to.filter(|to| !self.members.contains(to)) {
+            let others: Vec<_> =
+                self.members.iter().filter(|m| *m != host).map(HostId::as_str).collect();
+            let alive = others.join(", ");
+            return stays(format!("no live host is called `{to}` (alive are: {alive})"));
+        }
+        if !self.members.iter().any(|member| member != host) {
+            return stays("no other host of the cluster is alive".to_owned());
+        }
+        let ordered = self.directed.open.iter().any(|m| m.machine == *machine);
+        if ordered || self.handoffs.moves(machine) {
+            return Err(format!(
+                "machine `{name}` is being moved already; `evenkeel status` says where to"
+            ));
+        }
+        if known.presence != Presence::Running {
+            return stays("only a running machine is moved live".to_owned());
+        }
+        if self.directed.open.len() >= MOVES_MAX {
+            return stays(format!("{MOVES_MAX} ordered moves wait already"));
+        }
+        Ok(())
+    }
+
+    /// Lets a directed move wait for its turn. One that cannot be is none: see
+    /// [`Self::can_migrate`].
+    pub(super) fn begin_directed(
+        &mut self,
+        order: MoveOrder,
+        authority: Authority,
+        (measure, in_return): (Measure, Option<Candidate>),
+        now: Time,
+    ) {
+        let MoveOrder { id, machine, to } = order;
+        if self.can_migrate(&machine, to.as_ref()).is_err() {
+            return;
+        }
+        let known = self.host.view.machines().get(&machine);
+        let name = known.map_or_else(String::new, |m| m.facts.name.to_string());
+        let from = self.host.id().clone();
+        self.directed.open.push(Directed {
+            id,
+            machine,
+            name,
+            from,
+            to,
+            authority,
+            ordered: now,
+            stage: Stage::Waiting { at: now, why: None },
+            refusals: Vec::new(),
+            measure,
+            in_return,
+        });
+    }
+
+    /// Goes on with directed moves: takes note of what was recorded since `first`, and begins the
+    /// next if this host is free for it.
+    pub(super) fn direct(
+        &mut self,
+        mut first: usize,
+        now: Time,
+        rng: &mut impl Rng,
+        out: &mut Vec<Effect>,
+    ) {
+        loop {
+            if self.directed.open.is_empty() {
+                return;
+            }
+            let mut records = Vec::new();
+            for effect in &out[first.min(out.len())..] {
+                if let Effect::Record(decision) = effect {
+                    records.push(decision.clone());
+                }
+            }
+            first = out.len();
+            records.iter().for_each(|decision| self.note(decision, now, rng, out));
+            self.settle_directed(now);
+            let Some(index) = self.next_directed(now).filter(|_| !self.is_engaged()) else {
+                return;
+            };
+            self.pursue_directed(index, now, rng, out);
+        }
+    }
+
+    fn next_directed(&self, now: Time) -> Option<usize> {
+        self.directed.open.iter().position(|directed| match &directed.stage {
+            Stage::Waiting { at, .. } => *at <= now,
+            Stage::Looking(survey) => survey.is_ready(),
+            _ => false,
+        })
+    }
+
+    /// Ends what has waited for too long, or will not be heard of any more.
+    fn settle_directed(&mut self, now: Time) {
+        for index in (0..self.directed.open.len()).rev() {
+            let directed = &self.directed.open[index];
+            let (ending, peer) = match &directed.stage {
+                Stage::Waiting { .. } | Stage::Looking(_) if self.stopping => {
+                    (Reason::Stopping, None)
+                }
+                Stage::Waiting { why, .. } if now.since(directed.ordered) > PATIENCE => {
+                    (why.unwrap_or(Reason::Busy), directed.to.clone())
+                }
+                Stage::Moving { handoff, peer } if !self.handoffs.is_live(*handoff) => {
+                    (Reason::Ended, Some(peer.clone()))
+                }
+                _ => continue,
+            };
+            let detail = String::new();
+            self.directed.end(index, Outcome { at: now, ending, detail, peer, stats: None });
+        }
+    }
+
+    /// Takes note of a record, if it is of a directed move.
+    fn note(&mut self, decision: &Decision, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
+        let is_of = |directed: &Directed| match &directed.stage {
+            Stage::Asking { exchange, .. } => *exchange == decision.exchange,
+            Stage::Moving { handoff, .. } => Some(*handoff) == decision.handoff,
+            _ => false,
+        };
+        let Some(index) = self.directed.open.iter().position(is_of) else { return };
+        let directed = &mut self.directed.open[index];
+        let verdict = decision.candidates.iter().find(|c| c.machine == directed.machine);
+        let reason = match (decision.ending, verdict) {
+            (Reason::NoCandidate, Some(judged)) => judged.verdict,
+            (ending, _) => ending,
+        };
+        let waiting = Stage::Waiting { at: now, why: None };
+        if let Stage::Asking { peer, others, .. } = std::mem::replace(&mut directed.stage, waiting)
+        {
+            directed.refusals.push((peer, reason));
+            // Others are asked; who was named may be asked again.
+            if directed.to.is_none() {
+                directed.stage = Stage::Looking(others);
+                return;
+            }
+            if is_transient(reason) {
+                return self.try_later(index, reason, now, rng, out);
+            }
+        }
+        let Decision { detail, peer, stats, .. } = decision.clone();
+        self.directed.end(index, Outcome { at: now, ending: reason, detail, peer, stats });
+    }
+
+    /// Tries again in a while. Two hosts that are after each other do not meet for ever.
+    fn try_later(
+        &mut self,
+        index: usize,
+        why: Reason,
+        now: Time,
+        rng: &mut impl Rng,
+        out: &mut Vec<Effect>,
+    ) {
+        let at = now + RETRY.mul_f64(rng.random_range(0.5..1.5));
+        self.directed.open[index].stage = Stage::Waiting { at, why: Some(why) };
+        out.push(Effect::SetTimer(Timer::Directed, at));
+    }
+
+    /// Looks for somebody to take a machine, or asks who was named or found.
+    fn pursue_directed(
+        &mut self,
+        index: usize,
+        now: Time,
+        rng: &mut impl Rng,
+        out: &mut Vec<Effect>,
+    ) {
+        let directed = &mut self.directed.open[index];
+        let (machine, authority) = (directed.machine.clone(), directed.authority);
+        let waiting = Stage::Waiting { at: now, why: None };
+        let Stage::Looking(mut survey) = std::mem::replace(&mut directed.stage, waiting) else {
+            return self.look_around(index, now, rng, out);
+        };
+        let Some(best) = survey.roomiest(&self.host, (&machine, authority), now) else {
+            return self.nobody_takes(index, &survey, now, rng, out);
+        };
+        let exchange = ExchangeId(rng.next_u64());
+        let directed = &mut self.directed.open[index];
+        let (peer, others) = (best.peer.clone(), survey);
+        directed.stage = Stage::Asking { exchange, peer, others };
+        let order = Ordered { machine, authority, in_return: directed.in_return.clone() };
+        let step = Exchange::order(exchange, &best, order, directed.measure, &self.host, now);
+        self.step(step, &best.peer, exchange, now, rng, out);
+    }
+
+    /// Asks who was named, or others, whether a machine could go there.
+    fn look_around(&mut self, index: usize, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
+        let named = self.directed.open[index].to.clone();
+        let peers = named.map_or_else(|| self.draw(ASKED_MAX, rng), |to| vec![to]);
+        let (id, told) = (ExchangeId(rng.next_u64()), self.host.averaging.told());
+        let directed = &mut self.directed.open[index];
+        directed.refusals.clear();
+        let what = (true, directed.measure, directed.authority, false);
+        let (survey, probes) = Survey::open(id, &peers, what, told, now + PATIENCE);
+        directed.stage = Stage::Looking(survey);
+        out.extend(probes.map(|(to, talk)| Effect::Send(to, Message::Exchange(id, talk))));
+        let limit = now + self.config.limits.reply_time_max;
+        out.push(Effect::SetTimer(Timer::Exchange(id), limit));
+    }
+
+    /// Nobody is left to ask.
+    fn nobody_takes(
+        &mut self,
+        index: usize,
+        survey: &Survey,
+        now: Time,
+        rng: &mut impl Rng,
+        out: &mut Vec<Effect>,
+    ) {
+        let directed = &mut self.directed.open[index];
+        let asked = std::mem::take(&mut directed.refusals);
+        let all: Vec<_> = asked.into_iter().chain(survey.refusals().iter().cloned()).collect();
+        if let Some((_, why)) = all.iter().find(|(_, reason)| is_transient(*reason)) {
+            return self.try_later(index, *why, now, rng, out);
+        }
+        let named = self.directed.open[index].to.clone();
+        let (ending, detail) = match (all.as_slice(), &named) {
+            ([], _) => (Reason::TimedOut, "no other host has answered".to_owned()),
+            ([.., (_, reason)], Some(_)) => (*reason, String::new()),
+            (all, None) => {
+                let said = all.iter().map(|(host, reason)| format!("{host}: {reason}"));
+                (Reason::NoCandidate, said.collect::<Vec<_>>().join(", "))
+            }
+        };
+        let directed = &mut self.directed.open[index];
+        directed.refusals = all;
+        let (machine, authority) = (directed.machine.clone(), directed.authority);
+        let outcome =
+            Outcome { at: now, ending, detail: detail.clone(), peer: named.clone(), stats: None };
+        self.directed.end(index, outcome);
+        let known = self.host.view.machines().get(&machine);
+        let judged = known.map(|known| self.host.judged(None, &machine, known));
+        let judged = judged.map(|judged| Judged { verdict: ending, ..judged });
+        let lonely = self.lonely(survey.id(), ending, detail, now);
+        let candidates = judged.into_iter().collect();
+        out.push(Effect::Record(Decision { peer: named, candidates, authority, ..lonely }));
+    }
+
+    /// A host asked where a machine could go has answered.
+    pub(super) fn hear_standing(&mut self, survey: ExchangeId, from: &HostId, said: &Talk) -> bool {
+        let Some(survey) = self.directed.survey(survey) else { return false };
+        match said {
+            Talk::Standing(standing) => survey.hear(from, standing.clone(), &mut self.host),
+            Talk::Decline { reason, .. } => survey.refused(from, *reason),
+            _ => survey.miss(from),
+        }
+        true
+    }
+}
+
+/// Whether what was refused for this may soon be taken.
+const fn is_transient(reason: Reason) -> bool {
+    matches!(reason, Reason::Busy | Reason::UnknownLoad | Reason::UnderWay)
+}

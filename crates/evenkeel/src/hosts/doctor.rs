@@ -1,0 +1,141 @@
+//! What is wrong with this host or the cluster before it shows: asks, and has it judged.
+
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use evenkeel_agent::{Client, Config, facts};
+use evenkeel_core::model::HostId;
+use evenkeel_doctor::cluster::{self, Asked, Baseline, Way};
+use evenkeel_doctor::{Facts, Finding, Level, host, worst};
+
+use super::AskArgs;
+use crate::output::{self, Failure, table};
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Look at every host that the agent knows, and at whether they fit each other
+    #[arg(long, conflicts_with_all = ["config", "host"])]
+    cluster: bool,
+    /// Look by this configuration file, whether an agent runs or not
+    #[arg(long, value_name = "FILE", conflicts_with = "host")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    ask: AskArgs,
+}
+
+pub(super) async fn doctor(args: DoctorArgs) -> Result<(), Failure> {
+    let findings = match &args.config {
+        Some(file) => host::examine(&by_configuration(Config::load(file)?).await?),
+        None if args.cluster => of_cluster(&args.ask.client()).await?,
+        None => {
+            let facts = args.ask.client().facts().await;
+            let hint =
+                |error| format!("{error}; or look without it: `evenkeel doctor --config FILE`");
+            host::examine(&facts.map_err(hint)?)
+        }
+    };
+    output::print(args.ask.format, &findings, || report(&findings))?;
+    let errors = findings.iter().filter(|f| f.level == Level::Error).count();
+    if worst(&findings) == Level::Error {
+        return Err(format!("{errors} of {} findings are trouble", findings.len()).into());
+    }
+    Ok(())
+}
+
+/// What this program finds out by itself, and the agent's own word if there is one.
+async fn by_configuration(config: Config) -> Result<Facts, Failure> {
+    let status = Client::new(&config.api_socket).status().await;
+    let mut found = tokio::task::spawn_blocking(move || facts::gather(&config)).await?;
+    found.agent = status.ok().map(|status| facts::of_agent(&status));
+    Ok(found)
+}
+
+async fn of_cluster(client: &Client) -> Result<Vec<Finding>, Failure> {
+    let here = client.facts().await?;
+    let mut findings = host::examine(&here);
+    let members = here.agent.as_ref().map(|agent| agent.members.clone()).unwrap_or_default();
+    let here_id = HostId::new(&here.host)?;
+    let mut asked =
+        vec![Asked { host: here.host.clone(), facts: Ok(here.clone()), skew_ms: (0, 0) }];
+    let mut ways = Vec::new();
+    for member in members {
+        let id = HostId::new(&member)?;
+        let (there, before) = (client.of(&id), now_ms());
+        let facts = there.facts().await.map_err(|error| error.to_string());
+        let skew_ms = facts.as_ref().map_or((0, 0), |facts| skew(facts.at_ms, before, now_ms()));
+        if let Ok(facts) = &facts {
+            findings.extend(host::examine(facts));
+            ways.push(way(client, &here.host, &id).await);
+            ways.push(way(&there, &member, &here_id).await);
+        }
+        asked.push(Asked { host: member, facts, skew_ms });
+    }
+    let baseline = baseline(&here, &asked);
+    findings.extend(cluster::examine(&asked, &ways, &baseline));
+    Ok(findings)
+}
+
+/// By how much a clock is ahead that showed `at_ms` between `before` and `after` of this one, and how
+/// far that may be wrong.
+fn skew(at_ms: u64, before: u64, after: u64) -> (i64, u64) {
+    let middle = u64::midpoint(before, after);
+    let ahead = i128::from(at_ms) - i128::from(middle);
+    (i64::try_from(ahead).unwrap_or(i64::MAX), after.saturating_sub(before) / 2)
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+async fn way(from: &Client, name: &str, to: &HostId) -> Way {
+    let fault = from.reach(to).await.unwrap_or_else(|error| Some(error.to_string()));
+    Way { from: name.to_owned(), to: to.to_string(), fault }
+}
+
+/// What this host's libvirt works out for all of them.
+fn baseline(here: &Facts, asked: &[Asked]) -> Result<Baseline, String> {
+    let mine =
+        here.libvirt.as_ref().map_err(|why| format!("libvirt here does not answer: {why}"))?;
+    let mut cpus = Vec::new();
+    for facts in asked.iter().filter_map(|asked| asked.facts.as_ref().ok()) {
+        match &facts.libvirt {
+            Ok(libvirt) if !libvirt.cpu.is_empty() => cpus.push(libvirt.cpu.clone()),
+            _ => return Err(format!("host `{}` does not tell its CPU", facts.host)),
+        }
+    }
+    let (model, features) = evenkeel_libvirt::baseline_cpu(&mine.uri, &mine.virt_type, &cpus)?;
+    Ok(Baseline { model, features })
+}
+
+fn report(findings: &[Finding]) -> String {
+    let mut table = table(&["level", "host", "check", "found"]);
+    let mut sorted: Vec<_> = findings.iter().collect();
+    sorted.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+    for finding in sorted {
+        let found = match &finding.remedy {
+            Some(remedy) => format!("{}\n  → {remedy}", finding.what),
+            None => finding.what.clone(),
+        };
+        table.add_row([
+            format!("{:?}", finding.level).to_lowercase(),
+            finding.host.clone().unwrap_or_else(|| "all".to_owned()),
+            finding.check.code().to_owned(),
+            found,
+        ]);
+    }
+    table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_compared_with_the_middle_of_question_and_answer() {
+        assert_eq!(skew(1_050, 1_000, 1_100), (0, 50));
+        assert_eq!(skew(500, 1_000, 1_100), (-550, 50));
+        assert_eq!(skew(u64::MAX, 0, 0), (i64::MAX, 0));
+    }
+}
