@@ -15,6 +15,7 @@
 //! | `GET /metrics` | the same status for Prometheus |
 //! | `POST /api/v1/machines/ID/claim` | takes a machine for this host's, whose other host was fenced |
 //! | `PUT /api/v1/machines/ID/target` | programs a target load, or with `null` removes it |
+//! | `PUT /api/v1/machines/ID/rules` | gives a machine other rules than it has |
 //! | `POST /api/v1/machines/ID/move` | moves a machine to the host named, or with `null` to the best |
 //! | `GET /api/v1/moves/ID` | [`MoveStatus`](crate::operating::MoveStatus) |
 //! | `GET /api/v1/recommendations` | what waits for an operator |
@@ -42,7 +43,7 @@ use axum::response::IntoResponse;
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use evenkeel_core::appraisal::Wish;
-use evenkeel_core::model::{HostId, HostState, MachineId};
+use evenkeel_core::model::{HostId, HostState, MachineId, Rules};
 use evenkeel_net::Net;
 use serde::{Deserialize, Serialize};
 use tokio::net::unix::SocketAddr;
@@ -70,6 +71,7 @@ pub(crate) enum Request {
     /// Why things are as they are.
     Insight(Question),
     SetTarget(MachineId, Option<f64>, Reply<()>),
+    SetRules(MachineId, Box<Rules>, Reply<()>),
     RemoveHost(HostId, Reply<()>),
     SetState(HostState, Reply<()>),
     Wish(Box<Wish>, Waiter),
@@ -92,6 +94,7 @@ impl Request {
             Self::Status(reply) => drop(reply.send(Err(why.to_owned()))),
             Self::Insight(question) => question.refuse(why),
             Self::SetTarget(_, _, reply)
+            | Self::SetRules(_, _, reply)
             | Self::Claim(_, _, reply)
             | Self::SetState(_, reply)
             | Self::RemoveHost(_, reply) => drop(reply.send(Err(why.to_owned()))),
@@ -188,6 +191,7 @@ fn routes() -> Router<Driver> {
         .route_layer(needs(Need::Read));
     let operate = Router::new()
         .route("/api/v1/machines/{id}/target", put(set_target))
+        .route("/api/v1/machines/{id}/rules", put(set_rules))
         .merge(operating::acting())
         .route("/api/v1/state", put(emptying::set_state))
         .route("/api/v1/drain", post(emptying::drain))
@@ -278,6 +282,15 @@ async fn set_target(
 ) -> Result<Json<()>, Failed> {
     let refused = StatusCode::CONFLICT;
     ask(&driver, refused, |answer| Request::SetTarget(machine, target, answer)).await.map(Json)
+}
+
+async fn set_rules(
+    State(driver): State<Driver>,
+    UrlPath(machine): UrlPath<MachineId>,
+    Json(rules): Json<Rules>,
+) -> Result<Json<()>, Failed> {
+    let (refused, rules) = (StatusCode::CONFLICT, Box::new(rules));
+    ask(&driver, refused, |answer| Request::SetRules(machine, rules, answer)).await.map(Json)
 }
 
 async fn remove_host(

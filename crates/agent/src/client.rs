@@ -6,7 +6,7 @@ use std::time::Duration;
 use evenkeel_core::appraisal::Fit;
 use evenkeel_core::decision::Decision;
 use evenkeel_core::explain::{HostExplained, MachineExplained};
-use evenkeel_core::model::{HostId, HostState, MachineId, MoveId};
+use evenkeel_core::model::{HostId, HostState, MachineId, MoveId, Rules};
 use evenkeel_doctor::Facts;
 use evenkeel_store::Wanted;
 use http_body_util::{BodyExt, Full, Limited};
@@ -159,6 +159,16 @@ impl Client {
         }
         let path = format!("/api/v1/machines/{machine}/target");
         let body = serde_json::to_vec(&target).map_err(|e| self.broken(&e))?;
+        self.call(Method::PUT, &path, body.into()).await
+    }
+
+    /// Gives a machine of the host these rules.
+    ///
+    /// # Errors
+    /// When it is not reached, or refuses: then nothing has changed.
+    pub async fn set_rules(&self, machine: &MachineId, rules: &Rules) -> Result<(), ClientError> {
+        let path = format!("/api/v1/machines/{machine}/rules");
+        let body = serde_json::to_vec(rules).map_err(|e| self.broken(&e))?;
         self.call(Method::PUT, &path, body.into()).await
     }
 

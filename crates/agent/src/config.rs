@@ -29,6 +29,9 @@ use crate::tcp::TcpConfig;
 /// The port that agents listen on unless told otherwise.
 pub const PORT: u16 = 7946;
 
+/// Most labels of a host.
+const LABELS_MAX: usize = 64;
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -118,8 +121,24 @@ pub struct Config {
     pub history: HistoryConfig,
     /// Paths on storage that other hosts reach too, and the id under which they know it.
     pub storage: BTreeMap<PathBuf, String>,
-    /// Labels of this host, for rules that go across one.
+    /// Labels of this host, such as `rack = "r7"`, by which rules name it and go across.
     pub labels: Labels,
+    /// What becomes of broken rules.
+    pub rules: RulesConfig,
+}
+
+/// `[rules]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RulesConfig {
+    /// Whether machines that break a rule where they are, by somebody else's doing, are moved.
+    pub repair: bool,
+}
+
+impl Default for RulesConfig {
+    fn default() -> Self {
+        Self { repair: true }
+    }
 }
 
 /// `[api]`.
@@ -289,6 +308,7 @@ impl Default for Config {
             migration: MigrationConfig::default(),
             storage: BTreeMap::new(),
             labels: Labels::new(),
+            rules: RulesConfig::default(),
         }
     }
 }
@@ -344,6 +364,8 @@ impl Config {
         let in_range = (SPAN_MIN..=SPAN_MAX).contains(&doubt);
         let want = "at least 100ms and at most 8760h";
         check(in_range, "handoff.doubt_time_max", &format!("{doubt:?}"), want)?;
+        let many = format!("{} labels", self.labels.len());
+        check(self.labels.len() <= LABELS_MAX, "labels", &many, "at most 64")?;
         let absolute = self.migration.socket_dir.is_absolute();
         let dir = self.migration.socket_dir.display();
         check(absolute, "migration.socket_dir", &dir, "an absolute path")?;
@@ -439,7 +461,8 @@ impl Config {
         let HandoffConfig { mode: commit, copy_storage, .. } = self.handoff;
         let ceilings = self.ceilings.ceilings();
         let OperationConfig { mode, recommendation_time, .. } = self.operation;
-        let told = balancer::Config { mode, recommendation_time, ..balance };
+        let told =
+            balancer::Config { mode, recommendation_time, repair: self.rules.repair, ..balance };
         balancer::Config { ceilings, limits, commit, copy_storage, ..told }
     }
 }
@@ -486,6 +509,8 @@ mod tests {
         check("listen = '0.0.0.0:7946'\n", &["`listen` is 0.0.0.0:7946", "advertise"]);
         check("listen = '127.0.0.1:1'\n[capacity]\ncpu_cores = 0\n", &["capacity of 0 for cpu"]);
         check("listen = '127.0.0.1:1'\n[weights]\ncpu = -1\n", &["weights", "cpu is -1"]);
+        check("[labels]\nrack = 'a?'\n", &["`labels`", "a?"]);
+        check("[rules]\nrepare = true\n", &["did you mean `repair`"]);
         check("not toml", &["agent.toml", "line 1"]);
     }
 

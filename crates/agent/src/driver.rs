@@ -487,20 +487,26 @@ impl Driver {
                 }
                 let _ = answer.send(settled);
             }
-            Request::SetTarget(machine, _, answer) if self.writers.contains_key(&machine) => {
-                let busy = format!("the entry of machine `{machine}` is being written: try again");
-                let _ = answer.send(Err(busy));
-            }
             Request::SetTarget(machine, target, answer) => {
-                match self.balancer.program_target(&machine, target) {
-                    Ok(order) => {
-                        self.writers.insert(machine, answer);
-                        self.hypervisor.submit(order);
-                    }
-                    Err(why) => {
-                        let _ = answer.send(Err(why));
-                    }
-                }
+                self.write_entry(self.balancer.program_target(&machine, target), machine, answer);
+            }
+            Request::SetRules(machine, rules, answer) => {
+                self.write_entry(self.balancer.set_rules(&machine, *rules), machine, answer);
+            }
+        }
+    }
+
+    /// Has a machine's entry written; the answer waits for it.
+    fn write_entry(&mut self, order: Result<Order, String>, machine: MachineId, answer: Reply<()>) {
+        let busy = || format!("the entry of machine `{machine}` is being written: try again");
+        let free = !self.writers.contains_key(&machine);
+        match order.and_then(|order| free.then_some(order).ok_or_else(busy)) {
+            Ok(order) => {
+                self.writers.insert(machine, answer);
+                self.hypervisor.submit(order);
+            }
+            Err(why) => {
+                let _ = answer.send(Err(why));
             }
         }
     }

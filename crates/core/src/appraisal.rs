@@ -389,7 +389,7 @@ mod tests {
             (vec![(20.0, 4.0), (5.0, 4.0)], vec![], Some("h0")),
             (vec![(12.0, 4.0)], vec![], Some("h0")),
             // In sum there is room, but not in one place.
-            (vec![(3.0, 0.0), (3.0, 0.0), (4.0, 0.0)], vec!["b"], Some("h2")),
+            (vec![(3.0, 0.0), (3.0, 0.0), (4.0, 0.0)], vec!["b"], None),
             (vec![], vec!["a", "b", "c"], None),
         ];
         for (others, lacking, without) in cases {

@@ -42,7 +42,7 @@ use crate::handoff::{Choice, Handoff, Handoffs, Offer, Recovered, Terms, Turn};
 use crate::host::Host;
 use crate::message::{Message, Pass, Talk};
 use crate::model::{
-    Entry, ExchangeId, HostId, HostProfile, HostState, MachineId, TARGET_LOAD_MAX, Time,
+    Entry, ExchangeId, HostId, HostProfile, HostState, MachineId, Rules, TARGET_LOAD_MAX, Time,
 };
 use crate::port::{Commit, Event, HandoffId, Order, Stamp};
 use crate::select::Policy;
@@ -174,12 +174,29 @@ impl Balancer {
         machine: &MachineId,
         target: Option<f64>,
     ) -> Result<Order, String> {
-        let host = self.host.id();
         if let Some(load) =
             target.filter(|t| !(t.is_finite() && (0.0..=TARGET_LOAD_MAX).contains(t)))
         {
             return Err(format!("a target load of {load} is out of range: 0 to {TARGET_LOAD_MAX}"));
         }
+        self.edited(machine, |entry| Entry { target_load: target, ..entry })
+    }
+
+    /// The order that gives a machine of this host these rules.
+    ///
+    /// # Errors
+    /// Why not, in words; nothing changes then.
+    pub fn set_rules(&self, machine: &MachineId, rules: Rules) -> Result<Order, String> {
+        rules.check().map_err(|error| error.to_string())?;
+        self.edited(machine, |entry| Entry { rules, ..entry })
+    }
+
+    fn edited(
+        &self,
+        machine: &MachineId,
+        edit: impl FnOnce(Entry) -> Entry,
+    ) -> Result<Order, String> {
+        let host = self.host.id();
         let known = self.host.view.machines().get(machine);
         let known = known.ok_or_else(|| format!("host `{host}` has no machine `{machine}`"))?;
         if self.handoffs.moves(machine) {
@@ -188,8 +205,7 @@ impl Balancer {
         let entry = known.facts.entry.as_ref().map_err(|why| {
             format!("the schedule entry of machine `{}` cannot be read: {why}", known.facts.name)
         })?;
-        let entry = Entry { target_load: target, ..entry.clone() };
-        Ok(Order::WriteEntry(machine.clone(), entry))
+        Ok(Order::WriteEntry(machine.clone(), edit(entry.clone())))
     }
 
     /// Takes what happened at `now`, which must not lie before the `now` of an earlier call, and

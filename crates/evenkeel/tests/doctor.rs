@@ -68,14 +68,19 @@ fn a_sound_cluster_is_found_sound_and_its_ills_are_found_by_their_checks() {
 
     // A configuration that is wrong in several ways, and no agent of it.
     let ill = cluster.lab().dir().join("ill.toml");
+    let direct = "migration_uri = 'qemu+unix:///session?socket=/none'";
     let sick = fs::read_to_string(&config).expect("it is there");
     let line = |key: &str| sick.lines().find(|l| l.starts_with(key)).expect("a line").to_owned();
     let sick = sick
         .replace(&line("uri = "), "uri = 'qemu+unix:///session?socket=/nonexistent'")
-        .replace(&line("migration_uri = "), "migration_uri = 'qemu+unix:///session?socket=/none'")
         .replace(&line("state_dir = "), "state_dir = '/nonexistent/state'")
         .replace(&line("api_socket = "), "api_socket = '/nonexistent/agent.sock'")
         .replace(&line("memory = "), "memory = '900TiB'");
+    // libvirt by itself, whoever carries machines in this lab.
+    let sick = match sick.lines().find(|line| line.starts_with("migration_uri = ")) {
+        Some(line) => sick.replace(line, direct),
+        None => sick.replace("[migration]", &format!("{direct}\n[migration]\ncarrier = 'direct'")),
+    };
     fs::write(&ill, sick + "\n[storage]\n'/nonexistent/vm' = 'nfs1'\n").expect("written");
     let ran = doctor(&["--config", ill.to_str().expect("text")]);
     let found = ills(&ran);
@@ -91,18 +96,17 @@ fn a_sound_cluster_is_found_sound_and_its_ills_are_found_by_their_checks() {
 
     // A host whose libvirt has died, seen from the other one.
     cluster.lab().kill_host("h2").expect("killed");
+    cluster.lab().start_agent("h2").expect("it starts without libvirt");
+    cluster.until(LIMIT, "both agents known to each other again", |cluster| {
+        let knows = |host| cluster.status(host).is_some_and(|s| s.members.len() == 1);
+        (knows("h1") && knows("h2")).then_some(())
+    });
     let ran = doctor(&[&["--cluster"], &socket[..]].concat());
     let found = ills(&ran);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     has(&found, "LIBVIRT", "error", "does not answer");
-    has(&found, "REACH", "error", "does not reach the libvirt of host `h2`");
+    assert!(found.iter().any(|(c, h, ..)| c == "MIGRATION_URI" && h == "h2"), "{found:#?}");
     has(&found, "CPU", "warning", "`h2`");
-    assert!(found.iter().all(|(_, host, ..)| host != "h1" || found.len() > 3), "{found:#?}");
-
-    // A host whose agent is gone is not forgotten at once, and told by name.
-    cluster.lab().kill_agent("h2").expect("killed");
-    let ran = doctor(&[&["--cluster"], &socket[..]].concat());
-    has(&ills(&ran), "AGENT", "error", "it was not asked");
 }
 
 #[test]

@@ -295,8 +295,8 @@ fn a_flood_of_malformed_oversize_and_out_of_turn_frames_is_dropped_and_logged_at
             uri: "qemu:///system".to_owned(),
             protocol: None,
             ticket: None,
-            disks: None,
             machine: None,
+            disks: None,
         },
         Pass::Released { machine, stats: MigrationStats::default(), autostart: None },
     ];

@@ -40,9 +40,7 @@ fn racks(seed: u64, recipe: &Recipe, introduced: bool) -> Cluster {
     if introduced {
         cluster.introduce(|host| !spare.contains(host));
     }
-    for host in snapshot.hosts.iter().filter(|host| !spare.contains(&host.id)) {
-        cluster.restart(&host.id);
-    }
+    cluster.start_those(|host| !spare.contains(host));
     cluster
 }
 

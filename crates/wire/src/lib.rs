@@ -638,6 +638,21 @@ mod tests {
     }
 
     #[test]
+    fn what_witnesses_are_asked_and_answer_is_less_than_150_bytes() {
+        let machine = || MachineId::new("11111111-2222-4333-8444-000000000001").unwrap();
+        let labels: Labels = [("rack".to_owned(), "r17".to_owned())].into();
+        let seat = Seat { group: "frontend@rack".parse().unwrap(), value: "r17".to_owned() };
+        let (known, seats) = (u64::MAX, vec![seat]);
+        let ask = Ask { machine: Some(machine()), seats, labels: labels.clone(), known };
+        let verdict = Verdict::Taken { by: machine(), hard: true };
+        let answer = Answer { verdict, labels, hosts: Vec::new(), removed: Vec::new() };
+        for said in [Witness::Ask(ask), Witness::Answer(answer)] {
+            let bytes = encode(&Message::Witness(ClaimId(u64::MAX), said)).len();
+            assert!(bytes < 150, "{bytes}");
+        }
+    }
+
+    #[test]
     fn a_kind_of_message_that_a_later_version_adds_is_refused_and_no_more() {
         let mut frame = Vec::new();
         let mut e = Encoder::new(&mut frame);

@@ -36,8 +36,8 @@ impl Balancer {
         }
         let vain = self.mending.vain.saturating_add(1);
         self.mending = Mending { vain, pause: (1 << vain.min(DOUBLED_MAX)) - 1 };
-        let mut known: Vec<_> =
-            self.host.misplaced(now).into_values().filter_map(|misplaced| misplaced.to).collect();
+        let misplaced = self.host.misplaced(now).into_values();
+        let mut known: Vec<_> = misplaced.flat_map(|misplaced| misplaced.to).collect();
         known.sort_unstable();
         known.dedup();
         known.retain(|host| self.members.contains(host) && host != self.host.id());

@@ -17,7 +17,7 @@ use crate::control::Authority;
 use crate::flocks::Flock;
 use crate::load::Machine;
 use crate::message::{Candidate, PROTOCOL};
-use crate::model::{Group, HostId, HostState, MachineId, Rules, Time};
+use crate::model::{Group, HostId, HostState, Hosts, MachineId, Rules, Time};
 use crate::reason::Reason;
 use crate::rules::{
     Broken, Labels, Tie, clash, graver, of_apart, of_places, of_share, of_together,
@@ -61,8 +61,8 @@ impl<'a> Toward<'a> {
 pub struct Misplaced {
     /// The rule.
     pub broken: Broken,
-    /// Where it belongs, if only there.
-    pub to: Option<HostId>,
+    /// Hosts that are known to be worth asking.
+    pub to: Vec<HostId>,
 }
 
 impl Host {
@@ -82,13 +82,19 @@ impl Host {
             let rival = rules.anti_affinity.iter().find(|g| self.flocks.has_rival(g, now));
             let rival =
                 rival.map(|g| Broken { reason: Reason::RuleAntiAffinity, soft: g.is_soft() });
-            let mut worst = graver(graver(placed, apart), rival).map(|b| (b, None));
+            let wanted = rules.pinned_to.iter().filter(|place| !place.is_not());
+            let named = wanted.filter_map(|place| match place.hosts() {
+                Hosts::One(host) => Some(host.clone()),
+                Hosts::Labelled { .. } => None,
+            });
+            let worst = graver(graver(placed, apart), rival);
+            let mut worst = worst.map(|broken| (broken, named.collect()));
             for group in &rules.affinity {
                 let own = 1 + self.mates(id, group, true);
                 let Some(leader) = self.flocks.leader(group, own, now) else { continue };
                 let broken = Broken { reason: Reason::RuleAffinity, soft: group.is_soft() };
                 if worst.as_ref().is_none_or(|(b, _)| b.soft && !broken.soft) {
-                    worst = Some((broken, Some(leader.clone())));
+                    worst = Some((broken, vec![leader.clone()]));
                 }
             }
             if let Some((broken, to)) = worst {

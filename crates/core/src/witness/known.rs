@@ -61,7 +61,7 @@ impl Acquaintances {
 /// Adds to a sorted list, without a copy of its own where others have the same.
 fn union(all: &mut Arc<[HostId]>, more: &Arc<[HostId]>) {
     let has = |host: &HostId| all.binary_search(host).is_ok();
-    if Arc::ptr_eq(all, more) || more.iter().all(has) {
+    if Arc::ptr_eq(all, more) || all == more || more.iter().all(has) {
         return;
     }
     if all.iter().all(|host| more.binary_search(host).is_ok()) {

@@ -8,6 +8,7 @@ mod history;
 pub(crate) mod lab;
 mod operating;
 mod report;
+mod rule;
 pub(crate) mod snapshot;
 mod top;
 
@@ -75,6 +76,15 @@ pub(crate) enum HostCommand {
         #[command(flatten)]
         ask: AskArgs,
     },
+    /// Show what may happen to a machine of this host, or change it
+    #[command(after_help = "Examples:\n  \
+        evenkeel rule web-1                                 its rules\n  \
+        evenkeel rule web-1 set anti-affinity=web@rack      no two of `web` in one rack\n  \
+        evenkeel rule web-1 set affinity=shop? priority=10  with `shop`, if it can be\n  \
+        evenkeel rule web-1 set pinned-to=rack=r7 pinned-to=!kvm3\n  \
+        evenkeel rule web-1 remove priority pinned-to=!kvm3\n\n\
+        What ends in `?` is soft: it yields to draining and to ceilings. docs/rules.md says more.")]
+    Rule(rule::RuleArgs),
     #[command(flatten)]
     Operate(operating::OperateCommand),
     /// Empty a host for maintenance: every machine goes to another one
@@ -192,6 +202,7 @@ pub(crate) fn run(command: HostCommand) -> Result<(), Failure> {
         HostCommand::Target { machine, load: Target(load), ask } => {
             block_on(target(&machine, load, &ask))
         }
+        HostCommand::Rule(args) => block_on(rule::run(&args)),
         HostCommand::Drain(args) => block_on(drain::drain(&args)),
         HostCommand::Cordon(args) => block_on(drain::set_state(&args, HostState::Cordoned)),
         HostCommand::Uncordon(args) => block_on(drain::set_state(&args, HostState::Active)),

@@ -1,8 +1,8 @@
 //! Situations in which a machine stays, or goes, because of its rules.
 
 use evenkeel_core::decision::Reason;
-use evenkeel_core::model::Rules;
-use evenkeel_sim::Cluster;
+use evenkeel_core::model::{HostState, Rules};
+use evenkeel_sim::{Cluster, HostSpec};
 use serde_json::json;
 
 use crate::common::*;
@@ -20,6 +20,9 @@ pub(crate) const SITUATIONS: &[Situation] = &[
     (Reason::RuleNoLabel, no_label, Told::First),
     (Reason::RuleRepaired, repaired, Told::Verdict),
     (Reason::RuleUnrepaired, unrepaired, Told::Last),
+    (Reason::RuleAcross, across, Told::First),
+    (Reason::WitnessSilent, witness_silent, Told::First),
+    (Reason::WitnessUnsure, witness_unsure, Told::First),
 ];
 
 /// Rules as they are written in JSON.
@@ -103,4 +106,47 @@ fn repaired() -> Cluster {
 
 fn unrepaired() -> Cluster {
     once(together(true), |c| last(c, &host_id(0)) == Some(Reason::RuleUnrepaired))
+}
+
+/// Three hosts, the last two of one rack, of which the last takes nothing and has a machine of the
+/// same group if `rival`. All know each other.
+fn racks(rival: bool) -> Cluster {
+    let mut cluster = Cluster::new(1);
+    for (index, rack) in ["r1", "r2", "r2"].into_iter().enumerate() {
+        let mut spec = HostSpec::new(profile(index), eager());
+        spec.profile.labels.insert("rack".to_owned(), rack.to_owned());
+        if index == 2 {
+            spec.state = HostState::Cordoned;
+        }
+        cluster.add_host(spec).unwrap();
+    }
+    let apart = || rules(json!({ "anti_affinity": ["web@rack"] }));
+    cluster.place(&host_id(0), with_rules("m", apart()), work(3.0, 2.0, 1e6)).unwrap();
+    cluster.place(&host_id(0), staying("stays"), work(5.0, 1.0, 1e6)).unwrap();
+    if rival {
+        cluster.place(&host_id(2), with_rules("rival", apart()), work(0.1, 1.0, 1e6)).unwrap();
+    }
+    cluster.keep_records();
+    cluster.introduce(|_| true);
+    for index in [0, 1] {
+        cluster.restart(&host_id(index));
+    }
+    cluster
+}
+
+fn across() -> Cluster {
+    let mut cluster = racks(true);
+    cluster.restart(&host_id(2));
+    once(cluster, |c| last(c, &host_id(0)) == Some(Reason::RuleAcross))
+}
+
+fn witness_silent() -> Cluster {
+    once(racks(false), |c| last(c, &host_id(0)) == Some(Reason::WitnessSilent))
+}
+
+fn witness_unsure() -> Cluster {
+    let mut cluster = racks(false);
+    cluster.cloud_mut().disconnect(&host_id(2)).unwrap();
+    cluster.restart(&host_id(2));
+    once(cluster, |c| last(c, &host_id(0)) == Some(Reason::WitnessUnsure))
 }
