@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use evenkeel_core::balancer::Config;
 use evenkeel_core::ceiling::Ceilings;
+use evenkeel_core::control::{Autonomy, Pause};
 use evenkeel_core::decision::Reason;
 use evenkeel_core::effect::Input;
 use evenkeel_core::handoff::Mode;
@@ -47,6 +48,11 @@ pub(crate) const SITUATIONS: &[Situation] = &[
     (Reason::MoveLimit, move_limit, Told::First),
     (Reason::Cordoned, cordoned, Told::First),
     (Reason::Draining, draining, Told::First),
+    (Reason::Paused, paused, Told::First),
+    (Reason::OutsideHours, outside_hours, Told::First),
+    (Reason::Observing, observing, Told::First),
+    (Reason::AwaitsApproval, awaits_approval, Told::First),
+    (Reason::OtherMover, other_mover, Told::First),
 ];
 
 fn is_offer(message: &Message) -> bool {
@@ -95,8 +101,12 @@ fn under_way() -> Cluster {
 }
 
 fn cool_down() -> Cluster {
-    let last =
-        LastMove { at: at(0), from: host_id(1), moves: None, cost_percent: None, others: None };
+    came(None)
+}
+
+/// A machine that has come a short while ago, by somebody else's doing or not.
+fn came(others: Option<bool>) -> Cluster {
+    let last = LastMove { at: at(0), from: host_id(1), moves: None, cost_percent: None, others };
     Stage::new()
         .configured(|c| c.restraint.cool_down = Duration::from_secs(1800))
         .edit(|s| s.m.entry = Ok(Entry { last_move: Some(last), ..Entry::default() }))
@@ -233,4 +243,32 @@ fn cordoned() -> Cluster {
 
 fn draining() -> Cluster {
     Stage::new().edit(|s| s.there.state = HostState::Draining).minute()
+}
+
+/// Told something before it has had time to move anything.
+fn told(input: Input) -> Cluster {
+    let mut cluster = after(Stage::new().start(), 1);
+    cluster.input(&host_id(0), input);
+    after(cluster, 60)
+}
+
+fn paused() -> Cluster {
+    let (by, reason) = ("eve".to_owned(), "an upgrade".to_owned());
+    told(Input::Pause(Some(Pause { until: at(3600), by, reason })))
+}
+
+fn outside_hours() -> Cluster {
+    told(Input::Closed(true))
+}
+
+fn observing() -> Cluster {
+    Stage::new().configured(|c| c.mode = Autonomy::Observe).minute()
+}
+
+fn awaits_approval() -> Cluster {
+    Stage::new().configured(|c| c.mode = Autonomy::Approve).minute()
+}
+
+fn other_mover() -> Cluster {
+    came(Some(true))
 }
