@@ -176,6 +176,7 @@ impl Survey {
     /// One of those asked says no.
     pub fn refused(&mut self, from: &HostId, reason: Reason) {
         if self.waiting.remove(from) {
+            self.heard += 1;
             self.refusals.push((from.clone(), reason));
         }
     }

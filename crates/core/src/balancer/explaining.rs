@@ -1,6 +1,7 @@
 //! What a balancer would say if it were asked now why nothing moves.
 
 use super::{Balancer, Heard};
+use crate::control::Pause;
 use crate::decision::{Judged, Reason, Refusal, Role};
 use crate::explain::{
     About, HostExplained, MachineBrief, MachineExplained, PeerBrief, Prospect, Why, distinct,
@@ -173,6 +174,11 @@ impl Balancer {
         };
         if !self.members.iter().any(|m| m != host.id()) {
             return vec![about(Reason::NoPeer, String::new())];
+        }
+        if let Err(code) = host.control.permits(Role::Donor, host.authority(), now) {
+            let pause = host.control.pause_at(now).filter(|_| code == Reason::Paused);
+            let words = |pause: &Pause| format!("by {}: {}", pause.by, pause.reason);
+            return vec![about(code, pause.map(words).unwrap_or_default())];
         }
         let limited = host.may(Role::Donor, host.authority(), now).err();
         if self.config.policy == Policy::HalfDifference {

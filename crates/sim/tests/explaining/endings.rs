@@ -49,7 +49,11 @@ fn no_candidate() -> Cluster {
 }
 
 fn no_room() -> Cluster {
-    let stage = Stage::mean_aware().edit(|s| s.there.state = HostState::Cordoned);
+    // The only other host is busy with a migration that takes its time.
+    let stage = Stage::mean_aware().configured(|c| c.handoffs_max = 2).edit(|s| {
+        s.here.hypervisor.link_bytes_per_s = 1e7;
+        s.others.push((0, 2.0, facts("more", 2.0)));
+    });
     ending(stage.start(), Reason::NoRoom)
 }
 
