@@ -509,7 +509,7 @@ mod tests {
         check("listen = '0.0.0.0:7946'\n", &["`listen` is 0.0.0.0:7946", "advertise"]);
         check("listen = '127.0.0.1:1'\n[capacity]\ncpu_cores = 0\n", &["capacity of 0 for cpu"]);
         check("listen = '127.0.0.1:1'\n[weights]\ncpu = -1\n", &["weights", "cpu is -1"]);
-        check("[labels]\nrack = 'a?'\n", &["`labels`", "a?"]);
+        check("listen = '127.0.0.1:1'\n[labels]\nrack = 'a?'\n", &["`labels`", "a?"]);
         check("[rules]\nrepare = true\n", &["did you mean `repair`"]);
         check("not toml", &["agent.toml", "line 1"]);
     }
