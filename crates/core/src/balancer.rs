@@ -11,9 +11,11 @@ mod emptying;
 mod explaining;
 mod heard;
 mod mending;
+mod passing;
 mod pausing;
 mod recommending;
 mod seeking;
+mod talking;
 mod watching;
 mod wishes;
 mod witnessing;
@@ -37,14 +39,14 @@ use crate::control::{Authority, Control};
 use crate::cost::Experience;
 use crate::decision::{Decision, Reason, Role};
 use crate::effect::{Effect, Input, Timer};
-use crate::exchange::{Agreement, Answer, Exchange, Offered, Step};
-use crate::handoff::{Choice, Handoff, Handoffs, Offer, Recovered, Terms, Turn};
+use crate::exchange::Exchange;
+use crate::handoff::{Handoff, Handoffs, Offer, Recovered, Turn};
 use crate::host::Host;
-use crate::message::{Message, Pass, Talk};
+use crate::message::{Message, Talk};
 use crate::model::{
     Entry, ExchangeId, HostId, HostProfile, HostState, MachineId, Rules, TARGET_LOAD_MAX, Time,
 };
-use crate::port::{Commit, Event, HandoffId, Order, Stamp};
+use crate::port::{Event, HandoffId, Order};
 use crate::select::Policy;
 use crate::survey::Survey;
 use crate::swap::{Owed, Promise};
@@ -511,216 +513,6 @@ impl Balancer {
         self.exchange.is_some()
             || self.owed.is_some()
             || self.handoffs.engaged() + self.reserving.len() >= self.config.handoffs_max.max(1)
-    }
-
-    fn talk(
-        &mut self,
-        id: ExchangeId,
-        from: &HostId,
-        talk: Talk,
-        now: Time,
-        rng: &mut impl Rng,
-        out: &mut Vec<Effect>,
-    ) {
-        // Plans have no use for it, and too many hosts.
-        if !self.config.tentative {
-            let asked = self.survey.as_ref().filter(|survey| survey.id() == id);
-            self.others.hear(from, &talk, asked.and_then(Survey::measure), now);
-        }
-        if let Some(exchange) = self.exchange.take_if(|e| e.id() == id && e.peer() == from) {
-            if exchange.has_answered(&talk) {
-                self.exchange = Some(exchange);
-                return;
-            }
-            let step = exchange.hear(talk, &self.host, now);
-            return self.step(step, from, id, now, rng, out);
-        }
-        if let Some(survey) = self.survey.as_mut().filter(|survey| survey.id() == id) {
-            match talk {
-                Talk::Standing(standing) => {
-                    if survey.measure().is_none() {
-                        self.crowded.hear(from, standing.report.load, now);
-                    }
-                    survey.hear(from, standing, &mut self.host);
-                }
-                _ => survey.refuse(from),
-            }
-            return;
-        }
-        if let Some((_, asked)) = self.appraising.iter_mut().find(|(_, asked)| asked.id == id) {
-            match talk {
-                Talk::Appraisal(said) => asked.hear(from, said),
-                _ => asked.miss(from),
-            }
-            return;
-        }
-        if self.hear_standing(id, from, &talk) {
-            return;
-        }
-        self.remind_of_pause(from, &talk, now, out);
-        let refuse = |reason| Talk::Decline { reason, detail: String::new(), report: None };
-        let reply = |talk| Effect::Send(from.clone(), Message::Exchange(id, talk));
-        match talk {
-            Talk::Inquire(_) | Talk::Offer { .. } | Talk::Probe(_) | Talk::Appraise(_)
-                if self.stopping =>
-            {
-                out.push(reply(refuse(Reason::Stopping)));
-            }
-            Talk::Inquire(_) | Talk::Offer { .. } if self.is_busy() => {
-                out.push(reply(refuse(Reason::Busy)));
-            }
-            Talk::Inquire(theirs) => match Exchange::answer(id, from, theirs, &self.host, now) {
-                Answer::Say(talk) => out.push(reply(talk)),
-                Answer::Engage(exchange, talk) => self.say(exchange, talk, now, out),
-                Answer::Decline(talk, record) => {
-                    out.push(reply(talk));
-                    out.push(Effect::Record(record));
-                }
-            },
-            Talk::Offer { report, candidates, measure, gauge, authority } => {
-                let offered = Offered { report, candidates, measure, gauge, authority };
-                let step = Exchange::take_offer(id, from, offered, &self.host, now);
-                self.step(step, from, id, now, rng, out);
-            }
-            Talk::Probe(probe) => out.push(reply(self.stand(from, probe, now))),
-            Talk::Appraise(asked) => out.push(reply(self.appraise(&asked, now))),
-            // Late: that conversation is over, and both sides have their limits of time.
-            Talk::Accept(_)
-            | Talk::Decline { .. }
-            | Talk::Quotes { .. }
-            | Talk::Close { .. }
-            | Talk::Standing(_)
-            | Talk::Appraisal(_) => {}
-        }
-    }
-
-    fn step(
-        &mut self,
-        step: Step,
-        peer: &HostId,
-        id: ExchangeId,
-        now: Time,
-        rng: &mut impl Rng,
-        out: &mut Vec<Effect>,
-    ) {
-        match step {
-            Step::Say(exchange, talk) => self.say(exchange, talk, now, out),
-            Step::End(talk, record) => {
-                if let Some(talk) = talk {
-                    out.push(Effect::Send(peer.clone(), Message::Exchange(id, talk)));
-                }
-                out.push(Effect::Record(record));
-            }
-            Step::Agree(agreement) => {
-                if let Some(reason) = self.withheld(&agreement, now) {
-                    return self.withhold(*agreement, reason, now, out);
-                }
-                let handoff = HandoffId(rng.next_u64());
-                self.directed.agreed(id, handoff);
-                if let Some(survey) = &mut self.survey {
-                    survey.fruitful = true;
-                }
-                self.unlucky = 0;
-                self.mending = Mending::default();
-                self.owed = Owed::of(&agreement, handoff);
-                self.give(handoff, *agreement, now, out);
-            }
-        }
-    }
-
-    fn say(&mut self, exchange: Exchange, talk: Talk, now: Time, out: &mut Vec<Effect>) {
-        let id = exchange.id();
-        out.push(Effect::Send(exchange.peer().clone(), Message::Exchange(id, talk)));
-        let limit = now + self.config.limits.reply_time_max;
-        out.push(Effect::SetTimer(Timer::Exchange(id), limit));
-        self.exchange = Some(exchange);
-    }
-
-    fn pass(
-        &mut self,
-        id: HandoffId,
-        from: &HostId,
-        pass: Pass,
-        now: Time,
-        rng: &mut impl Rng,
-        out: &mut Vec<Effect>,
-    ) {
-        let Pass::Reserve {
-            exchange,
-            machine,
-            entry,
-            verdicts,
-            in_return,
-            commit,
-            autostart,
-            ticket,
-            cpu,
-        } = pass
-        else {
-            if matches!(pass, Pass::Cancel { .. }) {
-                self.withdraw(id, from, now, out);
-            }
-            return self.hand(now, out, |handoffs, turn| handoffs.hear(id, from, pass, turn));
-        };
-        // The same again: it was answered, and the answer to it stands.
-        if self.handoffs.knows(id, from) || self.reserving.contains_key(&id) {
-            return;
-        }
-        let refused_for = |reason, detail: &str| {
-            let detail = (!detail.is_empty()).then(|| detail.to_owned());
-            Effect::Send(from.clone(), Message::Handoff(id, Pass::Refused { reason, detail }))
-        };
-        let refused = |reason| refused_for(reason, "");
-        // One at a time: what became of the other is not settled yet.
-        if self.handoffs.moves(&machine) || self.witnesses.takes(&machine) {
-            return out.push(refused(Reason::UnderWay));
-        }
-        let offer = |mut agreement: Agreement| {
-            agreement.candidate.needs.cpu_definition = cpu.map(Into::into);
-            Offer {
-                agreement,
-                commit: commit.unwrap_or(Commit::Fast),
-                autostart: autostart.unwrap_or(false),
-                ticket,
-            }
-        };
-        if let Some(owed) = self.owed.take_if(|owed| owed.is(exchange, from, &machine)) {
-            match owed.clone().take(entry, &self.host, now) {
-                Ok(agreement) => self.admit(id, offer(agreement), false, now, rng, out),
-                Err(reason) => {
-                    out.push(refused(reason));
-                    out.push(Effect::Record(owed.unpaid(&self.host, reason, "", now)));
-                }
-            }
-            return;
-        }
-        let Some(quoted) = self.exchange.take_if(|e| e.id() == exchange && e.peer() == from) else {
-            out.push(refused(Reason::TimedOut));
-            return;
-        };
-        let pressing = quoted.is_pressing();
-        match quoted.reserve(&machine, entry, verdicts, in_return.as_ref(), &self.host, now) {
-            Ok(agreement) => self.admit(id, offer(*agreement), pressing, now, rng, out),
-            Err(record) => {
-                out.push(refused_for(record.ending, &record.detail));
-                out.push(Effect::Record(*record));
-            }
-        }
-    }
-
-    /// Hands a machine over as agreed.
-    fn give(&mut self, id: HandoffId, agreement: Agreement, now: Time, out: &mut Vec<Effect>) {
-        let machine = &agreement.candidate.machine;
-        let known = self.host.view.machines().get(machine);
-        // Agreed on in this very turn, or promised and looked up just now.
-        let Some(known) = known.filter(|_| !self.handoffs.moves(machine)) else { return };
-        let strict = || Choice { commit: Commit::Strict, because: String::new() };
-        let terms = Terms {
-            choice: self.config.commit.choose(&known.facts.locks).unwrap_or_else(strict),
-            from: known.entry().map(Stamp::of).unwrap_or_default(),
-            autostart: known.facts.autostart,
-        };
-        self.hand(now, out, |handoffs, turn| handoffs.give(id, agreement, terms, turn));
     }
 
     /// Whether an operator's word that `fenced` runs nothing would settle where a machine is.

@@ -158,11 +158,12 @@ impl Survey {
         &self.refusals
     }
 
-    /// Why nobody takes anything, if it is for more than a moment: the reason that all of them have,
-    /// and in words who has which.
+    /// Why nobody takes anything, if an operator does not want them to: the reason that all of them
+    /// have, and in words who has which.
     #[must_use]
     pub fn refused_for(&self) -> Option<(Reason, String)> {
-        let lasting = |reason| !matches!(reason, Reason::Busy | Reason::Learning);
+        let lasting =
+            |reason| matches!(reason, Reason::Observing | Reason::Paused | Reason::OutsideHours);
         let mut refusals = self.refusals.iter().filter(|(_, reason)| lasting(*reason));
         let (_, first) = refusals.clone().next().filter(|_| !self.answered)?;
         let same = refusals.all(|(_, reason)| reason == first);

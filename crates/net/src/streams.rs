@@ -15,7 +15,7 @@ use std::time::Duration;
 use evenkeel_core::model::HostId;
 use rustix::net::sockopt;
 use rustls::pki_types::{CertificateDer, ServerName};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::timeout;
@@ -51,6 +51,11 @@ pub enum StreamError {
         why: String,
     },
 }
+
+/// Read in large pieces: a record of TLS has 16 KiB, and the kernel would be asked for each.
+type Tcp = BufReader<TcpStream>;
+/// What is read from and written to the network at once, in bytes.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// What all streams share.
 pub(crate) struct Streams {
@@ -104,7 +109,7 @@ impl Drop for Place {
 
 /// Bytes to and from a host of this cluster.
 pub struct Stream {
-    pub(crate) io: TlsStream<TcpStream>,
+    pub(crate) io: TlsStream<Tcp>,
     trust: Arc<Trust>,
     certificate: CertificateDer<'static>,
     removals: watch::Receiver<()>,
@@ -224,11 +229,10 @@ impl Inner {
             None => DialError::Unreachable { addr, why },
         };
         let credentials = self.credentials();
-        let config =
-            credentials.calling(Some(to.clone()), &refusal, STREAM_ALPN).map_err(unreachable)?;
+        let config = credentials.calling_for_stream(to, &refusal).map_err(unreachable)?;
         let failed = |e: io::Error| unreachable(e.to_string());
         let tcp = TcpStream::connect(addr).await.map_err(failed)?;
-        tune(&tcp).map_err(failed)?;
+        let tcp = tuned(tcp).map_err(failed)?;
         let name = ServerName::try_from(SERVER_NAME).map_err(|e| unreachable(e.to_string()))?;
         let io = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(failed)?;
         let (host, mut stream) = self
@@ -243,12 +247,16 @@ impl Inner {
     /// An encrypted connection as a stream with whom its certificate names.
     fn stream(
         &self,
-        io: TlsStream<TcpStream>,
+        mut io: TlsStream<Tcp>,
         trust: Arc<Trust>,
     ) -> Result<(HostId, Stream), PeerRefused> {
         let shown = io.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let shown = shown.ok_or_else(|| PeerRefused::Invalid("there is none".to_owned()))?;
         let certificate = shown.clone().into_owned();
+        match &mut io {
+            TlsStream::Client(io) => io.get_mut().1.set_buffer_limit(Some(PIECE_BYTES)),
+            TlsStream::Server(io) => io.get_mut().1.set_buffer_limit(Some(PIECE_BYTES)),
+        }
         match trust.named(&certificate)? {
             Name::Host(_, host) if host == self.me => Err(PeerRefused::OwnName(host)),
             Name::Host(_, host) => {
@@ -261,7 +269,7 @@ impl Inner {
 
     /// Lets a caller prove who it is and say what it wants.
     async fn greet_stream(&self, tcp: TcpStream) -> Result<Caller, String> {
-        tune(&tcp).map_err(|e| e.to_string())?;
+        let tcp = tuned(tcp).map_err(|e| e.to_string())?;
         let credentials = self.credentials();
         let acceptor = TlsAcceptor::from(Arc::new(credentials.called(STREAM_ALPN)?));
         let io = acceptor.accept(tcp).await.map_err(|e| e.to_string())?;
@@ -311,21 +319,21 @@ async fn greet(
     }
 }
 
-fn tune(tcp: &TcpStream) -> io::Result<()> {
+fn tuned(tcp: TcpStream) -> io::Result<Tcp> {
     let (idle, interval, count) = KEEPALIVE;
     tcp.set_nodelay(true)?;
-    sockopt::set_socket_keepalive(tcp, true)?;
-    sockopt::set_tcp_keepidle(tcp, idle)?;
-    sockopt::set_tcp_keepintvl(tcp, interval)?;
-    sockopt::set_tcp_keepcnt(tcp, count)?;
+    sockopt::set_socket_keepalive(&tcp, true)?;
+    sockopt::set_tcp_keepidle(&tcp, idle)?;
+    sockopt::set_tcp_keepintvl(&tcp, interval)?;
+    sockopt::set_tcp_keepcnt(&tcp, count)?;
     // The same for what was sent and is not acknowledged.
     let limit = (idle + interval * count).as_millis() as u32;
-    sockopt::set_tcp_user_timeout(tcp, limit)?;
-    Ok(())
+    sockopt::set_tcp_user_timeout(&tcp, limit)?;
+    Ok(BufReader::with_capacity(PIECE_BYTES, tcp))
 }
 
 /// Says what is wanted, and hears whether it is had.
-async fn ask(io: &mut TlsStream<TcpStream>, request: &[u8]) -> io::Result<Result<(), String>> {
+async fn ask(io: &mut TlsStream<Tcp>, request: &[u8]) -> io::Result<Result<(), String>> {
     // Its length has been checked.
     io.write_all(&(request.len() as u16).to_be_bytes()).await?;
     io.write_all(request).await?;
@@ -340,7 +348,7 @@ async fn ask(io: &mut TlsStream<TcpStream>, request: &[u8]) -> io::Result<Result
     }
 }
 
-async fn read_short(io: &mut TlsStream<TcpStream>, max: usize) -> io::Result<Vec<u8>> {
+async fn read_short(io: &mut TlsStream<Tcp>, max: usize) -> io::Result<Vec<u8>> {
     let length = usize::from(io.read_u16().await?);
     if length > max {
         return Err(io::Error::other(format!("{length} bytes where {max} are allowed")));

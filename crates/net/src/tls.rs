@@ -16,8 +16,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore,
-    ServerConfig, SignatureScheme, version,
+    CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, DistinguishedName,
+    RootCertStore, ServerConfig, SignatureScheme, version,
 };
 
 use crate::name::{ClusterId, Facts, Name};
@@ -203,8 +203,21 @@ impl Credentials {
         QuicServerConfig::try_from(self.called(ALPN)?).map_err(|e| e.to_string())
     }
 
+    /// For calling a host to have a stream with it.
+    pub(crate) fn calling_for_stream(
+        &self,
+        host: &HostId,
+        refusal: &Refusal,
+    ) -> Result<ClientConfig, String> {
+        // As strong as the keys that it comes from, and faster than the one that is first otherwise.
+        let mut provider = provider::default_provider();
+        provider.cipher_suites.sort_by_key(|s| s.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+        let fast = Self { provider: Arc::new(provider), ..self.clone() };
+        fast.calling(Some(host.clone()), refusal, STREAM_ALPN)
+    }
+
     /// For calling a host, or whichever host answers, to speak a protocol.
-    pub(crate) fn calling(
+    fn calling(
         &self,
         expected: Option<HostId>,
         refusal: &Refusal,

@@ -17,7 +17,7 @@ use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::handoff::Handoff;
 use evenkeel_core::host::Host;
 use evenkeel_core::message::Message;
-use evenkeel_core::model::{HostId, HostState, MachineFacts, MachineId, Time};
+use evenkeel_core::model::{HostId, MachineFacts, MachineId, Time};
 use evenkeel_core::port::{Event, HandoffId, Order};
 use evenkeel_core::rules::Labels;
 use evenkeel_core::witness::Acquaintances;
@@ -249,8 +249,7 @@ impl Cluster {
         if let Some(&index) = self.by_id.get(host) {
             match &input {
                 Input::Claim { machine, .. } => self.checker.note_claim(machine.clone()),
-                // As the daemon: it outlasts the agent.
-                Input::SetState(state) => self.agents[index].spec.state = *state,
+                Input::SetState(state) => self.agents[index].set_state(*state, self.now),
                 _ => {}
             }
             self.inputs.push_back((index, input));
@@ -524,8 +523,10 @@ impl Cluster {
                     Some(Role::Receiver) => decision.peer.as_ref(),
                     _ => Some(&decision.host),
                 };
-                let donor = donor.and_then(|donor| self.balancer(donor));
-                let is_emptied = donor.is_some_and(|b| b.host().state == HostState::Draining);
+                let donor = donor.and_then(|donor| self.by_id.get(donor));
+                // What was agreed on while a host was being emptied may end after that.
+                let emptied = |&index: &usize| self.agents[index].was_emptied_since(decision.began);
+                let is_emptied = donor.is_some_and(emptied);
                 self.checker.check_record(self.now, &decision, is_emptied);
                 self.note(index, || What::Recorded(decision.clone()));
                 if let Some(records) = &mut self.records {

@@ -71,8 +71,10 @@ const CROWDED: &str = "generate.machines = 60";
 const RESTLESS: &str = "load.every = '10s'\nbalance.hold = 3\nbalance.smoothing = 1.0\n\
                         balance.dead_band = 0.05\nbalance.gain_min = 0.05";
 
-/// A host that comes back empty.
-const RETURNING: &str = "generate.hosts = 3\nbalance.round = '10s'\nbalance.hold = 1\nbalance.warm_up = 1\n\
+/// A host that is emptied and comes back, among machines that move again and again.
+const RETURNING: &str = "generate.hosts = 3\nbalance.round = '5s'\nbalance.cool_down = '30s'\n\
+                         balance.dead_band = 0.0\nbalance.gain_min = 0.0\nbalance.hold = 1\n\
+                         balance.difference_min = 0.0\nbalance.warm_up = 1\nbalance.payback = '8h'\n\
                          event = [{ at = '5m', do = { state = { host = 'n001', state = 'draining' } } },\n\
                          { at = '15m', do = { state = { host = 'n001', state = 'active' } } }]";
 

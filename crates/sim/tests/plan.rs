@@ -79,12 +79,16 @@ fn carry_out(snapshot: &Snapshot, plan: &Plan) -> Result<BTreeMap<HostId, f64>, 
         prop_assert!(there < before || emptied(&step.from), "{step:?}: {there} after {before}");
         let cpu = cpu(&step.to, &used);
         prop_assert!(cpu <= 1.0 + 1e-9 || cpu < cpu_before, "{} at {cpu} of its CPU", step.to);
-        let mate = |other: &&SnapshotMachine| {
-            place[&other.id] == step.from
-                && other.id != vm.id
-                && other.rules.affinity.iter().any(|group| vm.rules.affinity.contains(group))
-        };
-        prop_assert_eq!(snapshot.vms.iter().find(mate), None, "{} leaves a mate", vm.id);
+        for group in &vm.rules.affinity {
+            let mate = |other: &&SnapshotMachine| {
+                other.id != vm.id && other.rules.affinity.contains(group)
+            };
+            let on = |host| {
+                snapshot.vms.iter().filter(mate).filter(|other| place[&other.id] == *host).count()
+            };
+            let (left, joined) = (on(&step.from), on(&step.to));
+            prop_assert!(left <= joined, "{} leaves {left} mates for {joined}", vm.id);
+        }
         let pinned = &vm.rules.pinned_to;
         prop_assert!(pinned.is_empty() || pinned.contains(&step.to.clone().into()));
         prop_assert_eq!(place.insert(vm.id.clone(), step.to.clone()), Some(step.from.clone()));

@@ -1,3 +1,4 @@
+use evenkeel_core::control::Pause;
 use evenkeel_core::decision::{Decision, Judged, Reason};
 use evenkeel_core::exchange::Agreement;
 use evenkeel_core::handoff::{Mark, Phase};
@@ -90,6 +91,27 @@ fn whom_a_host_knows_is_there_after_a_restart() {
     let known = Store::open(directory.path()).unwrap().recovered(String::new()).unwrap();
     assert_eq!(*known.acquaintances.members, [host("a"), host("z")]);
     assert_eq!(*known.acquaintances.met, [(host("b"), heard)].into());
+}
+
+#[test]
+fn what_was_said_last_of_a_pause_is_there_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let pause = Pause {
+        until: Time::from_unix_ms(9),
+        by: "eve".to_owned(),
+        reason: "switch maintenance".to_owned(),
+    };
+    let written = |at, pause| PauseRegister {
+        at: Time::from_unix_ms(at),
+        on: HostId::new("a").unwrap(),
+        pause,
+    };
+    let said = [written(1, Some(pause)), written(2, None)];
+    for register in &said {
+        Store::open(directory.path()).unwrap().keep(register).unwrap();
+        let known = Store::open(directory.path()).unwrap().recovered(String::new()).unwrap();
+        assert_eq!(known.pause.as_ref(), Some(register));
+    }
 }
 
 #[test]

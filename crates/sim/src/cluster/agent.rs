@@ -62,6 +62,8 @@ pub(super) struct Agent {
     clock_ms: i64,
     /// Machines that ran when the power was cut.
     pub(super) ran: Vec<MachineId>,
+    /// Until when the host was being emptied last, if it is not any more.
+    drained_until: Option<Time>,
     /// What became of wishes.
     pub(super) answers: BTreeMap<WishId, Answer>,
 }
@@ -85,8 +87,22 @@ impl Agent {
             wall_ms: 0,
             clock_ms: 0,
             ran: Vec::new(),
+            drained_until: None,
             answers: BTreeMap::new(),
         }
+    }
+
+    /// An operator says whether the host takes part, which outlasts its agent.
+    pub(super) fn set_state(&mut self, state: HostState, now: Time) {
+        if self.spec.state == HostState::Draining && state != HostState::Draining {
+            self.drained_until = Some(now);
+        }
+        self.spec.state = state;
+    }
+
+    /// Whether the host was being emptied at any time since.
+    pub(super) fn was_emptied_since(&self, time: Time) -> bool {
+        self.spec.state == HostState::Draining || self.drained_until.is_some_and(|at| at >= time)
     }
 
     /// An operator is answered. That a host is being emptied outlasts its agent.

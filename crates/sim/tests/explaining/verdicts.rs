@@ -55,6 +55,35 @@ pub(crate) const SITUATIONS: &[Situation] = &[
     (Reason::OtherMover, other_mover, Told::First),
 ];
 
+fn paused() -> Cluster {
+    let mut cluster = Stage::new().start();
+    let pause = Pause { until: at(3600), by: "eve".to_owned(), reason: String::new() };
+    cluster.input(&host_id(1), Input::Pause(Some(pause)));
+    after(cluster, 60)
+}
+
+fn outside_hours() -> Cluster {
+    let mut cluster = Stage::new().start();
+    cluster.input(&host_id(0), Input::Closed(true));
+    after(cluster, 60)
+}
+
+fn with_mode(mode: Autonomy) -> Cluster {
+    Stage::new().ruled(Rules { mode: Some(mode), ..Rules::default() }).minute()
+}
+
+fn observing() -> Cluster {
+    with_mode(Autonomy::Observe)
+}
+
+fn awaits_approval() -> Cluster {
+    with_mode(Autonomy::Approve)
+}
+
+fn other_mover() -> Cluster {
+    moved_lately(Some(true))
+}
+
 fn is_offer(message: &Message) -> bool {
     matches!(message, Message::Exchange(_, Talk::Offer { .. }))
 }
@@ -101,11 +130,10 @@ fn under_way() -> Cluster {
 }
 
 fn cool_down() -> Cluster {
-    came(None)
+    moved_lately(None)
 }
 
-/// A machine that has come a short while ago, by somebody else's doing or not.
-fn came(others: Option<bool>) -> Cluster {
+fn moved_lately(others: Option<bool>) -> Cluster {
     let last = LastMove { at: at(0), from: host_id(1), moves: None, cost_percent: None, others };
     Stage::new()
         .configured(|c| c.restraint.cool_down = Duration::from_secs(1800))
@@ -243,32 +271,4 @@ fn cordoned() -> Cluster {
 
 fn draining() -> Cluster {
     Stage::new().edit(|s| s.there.state = HostState::Draining).minute()
-}
-
-/// Told something before it has had time to move anything.
-fn told(input: Input) -> Cluster {
-    let mut cluster = after(Stage::new().start(), 1);
-    cluster.input(&host_id(0), input);
-    after(cluster, 60)
-}
-
-fn paused() -> Cluster {
-    let (by, reason) = ("eve".to_owned(), "an upgrade".to_owned());
-    told(Input::Pause(Some(Pause { until: at(3600), by, reason })))
-}
-
-fn outside_hours() -> Cluster {
-    told(Input::Closed(true))
-}
-
-fn observing() -> Cluster {
-    Stage::new().configured(|c| c.mode = Autonomy::Observe).minute()
-}
-
-fn awaits_approval() -> Cluster {
-    Stage::new().configured(|c| c.mode = Autonomy::Approve).minute()
-}
-
-fn other_mover() -> Cluster {
-    came(Some(true))
 }
