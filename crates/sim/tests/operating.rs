@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use common::*;
-use evenkeel_core::balancer::{Config, MoveOrder, Outcome, Stage};
+use evenkeel_core::balancer::{Balancer, Config, MoveOrder, Outcome, Stage};
 use evenkeel_core::control::{Authority, Autonomy, Pause};
 use evenkeel_core::decision::{Decision, Reason, Role};
 use evenkeel_core::effect::Input;
@@ -214,18 +214,18 @@ fn a_pause_reaches_every_host_also_where_messages_are_lost_and_ends_everywhere()
             cluster.run_until(at(2 * MINUTE + 1));
             assert!(told(&cluster), "at once: {}", all(&cluster));
         }
-        let soon = cluster.now() + Duration::from_secs(10 * MINUTE);
+        let soon = cluster.now() + Duration::from_secs(30 * MINUTE);
         cluster.run_while(soon, |c| !told(c));
         assert!(told(&cluster), "seed {seed}, loss {loss}: {} know", all(&cluster));
         // One that was away, and one that has lost its store.
         cluster.start();
         cluster.lose_store(&host_id(9));
         cluster.restart(&host_id(9));
-        let soon = cluster.now() + Duration::from_secs(10 * MINUTE);
+        let soon = cluster.now() + Duration::from_secs(30 * MINUTE);
         cluster.run_while(soon, |c| all(c) < 30);
         assert_eq!(all(&cluster), 30, "seed {seed}, loss {loss}");
         cluster.input(&host_id(9), Input::Pause(None));
-        let soon = cluster.now() + Duration::from_secs(10 * MINUTE);
+        let soon = cluster.now() + Duration::from_secs(30 * MINUTE);
         cluster.run_while(soon, |c| all(c) > 0);
         assert_eq!(all(&cluster), 0, "seed {seed}, loss {loss}");
     }
@@ -258,10 +258,7 @@ fn nothing_moves_by_itself_in_a_pause_and_hosts_act_again_after_it() {
 fn a_handoff_that_is_under_way_when_a_pause_begins_ends_as_usual() {
     let mut cluster = crowded(3, 2, &eager(), &[4.0, 3.0]);
     let under_way = |c: &Cluster| {
-        let handoffs = c
-            .hosts()
-            .filter_map(|host| c.balancer(host))
-            .flat_map(evenkeel_core::balancer::Balancer::handoffs);
+        let handoffs = c.hosts().filter_map(|host| c.balancer(host)).flat_map(Balancer::handoffs);
         handoffs.into_iter().any(|handoff| handoff.phase == Phase::Transferring)
     };
     assert!(cluster.run_while(at(5 * MINUTE), |c| !under_way(c)));
