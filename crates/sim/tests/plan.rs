@@ -83,7 +83,7 @@ fn carry_out(snapshot: &Snapshot, plan: &Plan) -> Result<BTreeMap<HostId, f64>, 
             let mate = |other: &&SnapshotMachine| {
                 other.id != vm.id && other.rules.affinity.contains(group)
             };
-            let on = |host| {
+            let on = |host: &HostId| {
                 snapshot.vms.iter().filter(mate).filter(|other| place[&other.id] == *host).count()
             };
             let (left, joined) = (on(&step.from), on(&step.to));
