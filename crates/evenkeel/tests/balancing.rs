@@ -48,7 +48,7 @@ fn guests_skewed_onto_one_host_end_balanced_by_machines_nearest_to_half_the_diff
     let given = moves(&decisions, Role::Donor);
     let skew = given[0].pair.expect("both loads are known");
     assert_eq!(given[0].host.as_str(), "h1", "only the first host had anything to give");
-    assert!(skew.donor > 0.2 && skew.receiver < 0.02, "{skew:?} is no skew");
+    assert!(skew.donor > 0.1 && skew.receiver < 0.02, "{skew:?} is no skew");
     for decision in &given {
         assert_nearest(decision, &CALM);
         assert_agreed(decision, &decisions);

@@ -121,10 +121,9 @@ pub fn tcp(at: SocketAddr, to: SocketAddr, link: &Link) {
     });
 }
 
-/// A UDP port that leads to another one; datagrams over a cut link are lost. Returns its address.
-pub fn udp(to: SocketAddr, link: &Link) -> SocketAddr {
-    let near = Arc::new(UdpSocket::bind(("127.0.0.1", 0)).expect("a port"));
-    let at = near.local_addr().expect("its address");
+/// A UDP port that leads to another one; datagrams over a cut link are lost.
+pub fn udp(at: SocketAddr, to: SocketAddr, link: &Link) {
+    let near = Arc::new(UdpSocket::bind(at).expect("a free port"));
     let link = link.clone();
     thread::spawn(move || {
         let mut far: BTreeMap<SocketAddr, Arc<UdpSocket>> = BTreeMap::new();
@@ -151,5 +150,4 @@ pub fn udp(to: SocketAddr, link: &Link) -> SocketAddr {
             }
         }
     });
-    at
 }

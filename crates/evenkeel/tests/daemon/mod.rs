@@ -16,6 +16,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -303,12 +304,15 @@ impl Place {
     }
 }
 
-/// One that is free for UDP and TCP.
+/// One that is free for UDP and TCP, and that no connection is given by chance before it is used.
 pub fn free_address() -> SocketAddr {
+    const PORTS: std::ops::Range<u16> = 10_000..20_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = std::process::id().wrapping_mul(101) as u16;
     loop {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let addr = socket.local_addr().expect("its address");
-        if TcpListener::bind(addr).is_ok() {
+        let number = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS.len() as u16;
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, PORTS.start + number));
+        if UdpSocket::bind(addr).is_ok() && TcpListener::bind(addr).is_ok() {
             return addr;
         }
     }

@@ -76,7 +76,9 @@ pub struct Links {
 impl Links {
     /// Has a host reached by the others through these links, and reach them so.
     fn run_through(&self, place: &mut Place, cluster: &Cluster, host: &str) {
-        place.advertise = Some(links::udp(place.listen, &self.agents));
+        let advertised = free_address();
+        links::udp(advertised, place.listen, &self.agents);
+        place.advertise = Some(advertised);
         let dir = cluster.lab().dir().join(host);
         let proxy = dir.join("proxy.sock");
         links::unix(&proxy, dir.join("run/libvirt/libvirt-sock"), &self.libvirts);
