@@ -61,7 +61,7 @@ fn agents_are_upgraded_one_by_one_while_guests_move_between_them() {
         // Guests go on moving between the others, and to and from it until it stops.
         swing.stop(host);
         let place = swing.places.get_mut(host).expect("a host");
-        place.program = EVENKEEL.into();
+        (place.program, place.earlier) = (EVENKEEL.into(), false);
         swing.start(host);
         swing.cluster.until(LIMIT, "a load", |cluster| cluster.status(host)?.load);
         let (new, old) = hosts.split_at(count + 1);

@@ -23,6 +23,11 @@ use crate::rules::{
     Broken, Labels, Tie, clash, graver, of_apart, of_places, of_share, of_together,
 };
 
+/// Whether what has these rules stays together with a group.
+fn stays_with(rules: &Rules, group: &Group) -> bool {
+    rules.affinity.iter().any(|other| other.is(group))
+}
+
 /// The first version of the protocol that judges all rules.
 const JUDGES_RULES: u16 = 3;
 
@@ -145,17 +150,21 @@ impl Host {
     }
 
     /// How many others of a group that stays together are here; machines on their way here are, or
-    /// are not, as is safer. What has to leave itself holds nobody back.
+    /// are not, as is safer. That this is still so when a machine arrives, [`Self::lets_go`] and
+    /// [`Self::lets_come`] see to: of one group no host gives while it takes, or takes while it gives. What has to leave itself holds nobody back.
     fn mates(&self, id: &MachineId, group: &Group, with_incoming: bool) -> u32 {
-        let holds = |rules: &Rules| rules.affinity.iter().any(|other| other.is(group));
         let leaves = |rules: &Rules| {
             let found = of_places(rules, self.id(), Some(&self.profile.labels));
             found.is_some_and(|broken| !broken.soft)
         };
         let here = self.staying().filter(|(other, m, rules)| {
-            *other != id && holds(rules) && (is_fixed(m) || !leaves(rules))
+            *other != id && stays_with(rules, group) && (is_fixed(m) || !leaves(rules))
         });
-        let incoming = self.holds.incoming.values().filter(|i| i.machine != *id && holds(&i.rules));
+        let incoming = self
+            .holds
+            .incoming
+            .values()
+            .filter(|i| i.machine != *id && stays_with(&i.rules, group));
         let count = here.count() + if with_incoming { incoming.count() } else { 0 };
         u32::try_from(count).unwrap_or(u32::MAX)
     }
@@ -190,7 +199,8 @@ impl Host {
         for group in rules.affinity.iter().filter(|group| group.label().is_none()) {
             let mates = self.mates(id, group, true);
             let leader = self.flocks.leader(group, mates + 1, now);
-            let kept = leader.map_or(mates == 0, |leader| leader == toward.peer);
+            let kept = leader.map_or(mates == 0, |leader| leader == toward.peer)
+                && !self.holds.incoming.values().any(|i| stays_with(&i.rules, group));
             if !kept {
                 let broken = Broken { reason: Reason::RuleAffinity, soft: group.is_soft() };
                 found = graver(found, Some(broken));
@@ -232,12 +242,21 @@ impl Host {
         let here = here.filter_map(|(_, m)| Some(&m.entry()?.rules));
         let incoming = self.holds.incoming.values().map(|incoming| &incoming.rules);
         let mates = |group: &Group| self.mates(&candidate.machine, group, false);
+        // It would come to where a mate has counted on leaving nobody behind.
+        let leaving = |group: &&Group| {
+            let leaving = self.holds.outgoing.iter().filter(|id| **id != candidate.machine);
+            let mut rules = leaving.filter_map(|id| self.view.machines().get(id)?.entry());
+            group.label().is_none() && rules.any(|entry| stays_with(&entry.rules, group))
+        };
+        let crossed = rules.affinity.iter().find(leaving);
+        let crossed = crossed.map(|g| Broken { reason: Reason::RuleAffinity, soft: g.is_soft() });
         let ties = candidate.ties.as_deref().unwrap_or_default();
         let found = [
             of_places(rules, self.id(), Some(labels)),
             of_apart(rules, labels, here.chain(incoming)),
             of_together(rules, labels, ties, mates),
             of_share(rules, self.profile.price(&candidate.factors)),
+            crossed,
         ];
         let found = found.into_iter().fold(None, graver);
         found.and_then(|broken| broken.refusal(pressing)).map_or(Ok(()), Err)

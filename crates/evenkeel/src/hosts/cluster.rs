@@ -53,6 +53,7 @@ pub(crate) enum ClusterCommand {
         are and run on; its name may then be taken by another host.")]
     Remove {
         /// The host's name
+        #[arg(id = "removed", value_name = "HOST")]
         host: HostId,
         #[command(flatten)]
         ask: AskArgs,

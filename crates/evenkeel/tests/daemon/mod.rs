@@ -114,6 +114,7 @@ impl Site {
         Place {
             name: name.to_owned(),
             program: EVENKEEL.into(),
+            earlier: false,
             lab: None,
             libvirt_socket: None,
             socket: dir.join("agent.sock"),
@@ -136,6 +137,8 @@ pub struct Place {
     pub name: String,
     /// The agent's program.
     pub program: PathBuf,
+    /// Whether that is of an earlier version, which knows nothing of modes.
+    pub earlier: bool,
     /// The host of a lab as which its agent runs, by the lab's directory and its name: then machines
     /// come through the agent.
     pub lab: Option<(PathBuf, String)>,
@@ -189,7 +192,7 @@ impl Place {
 
     /// Writes a configuration of a host that declares all of its capacity.
     pub fn configure(&self, seeds: &[SocketAddr]) {
-        let told = self.tables.contains("[operation]");
+        let told = self.earlier || self.tables.contains("[operation]");
         let operation = if told { "" } else { "[operation]\nmode = 'automatic'\n" };
         let declared = "[capacity]\ncpu_cores = 2.0\nmemory = '4GiB'\nio_per_s = '100MB'\n";
         self.write(&format!(

@@ -146,10 +146,11 @@ impl Swing {
         let places = cluster.hosts().iter().map(|host| {
             let mut place = site.host(host);
             place.program = program.to_owned();
-            if program == Path::new(EVENKEEL) {
+            place.earlier = program != Path::new(EVENKEEL);
+            if !place.earlier {
                 place.put_on(cluster.lab(), host);
             } else {
-                // An earlier one carries nothing.
+                // It carries nothing either.
                 place.put_apart_on(cluster.lab(), host);
             }
             if linked {
