@@ -20,7 +20,7 @@ pub const VERSION: u16 = 1;
 /// The oldest version that it understands.
 pub const VERSION_MIN: u16 = 1;
 
-/// Largest frame in bytes: an offer of [`OFFER_MAX`] machines with long names fits several times.
+/// Largest frame in bytes: an offer of [`OFFER_MAX`](evenkeel_core::message::OFFER_MAX) machines with long names fits several times.
 pub const FRAME_BYTES_MAX: usize = 256 * 1024;
 
 /// Longest text in a message, in bytes.
