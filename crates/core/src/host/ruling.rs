@@ -165,7 +165,10 @@ impl Host {
             .incoming
             .values()
             .filter(|i| i.machine != *id && stays_with(&i.rules, group));
-        let count = here.count() + if with_incoming { incoming.count() } else { 0 };
+        let landed = self.holds.landed.iter();
+        let landed = landed.filter(|(other, l)| *other != id && stays_with(&l.rules, group));
+        let count =
+            here.count() + landed.count() + if with_incoming { incoming.count() } else { 0 };
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
@@ -241,6 +244,8 @@ impl Host {
         let here = self.view.machines().iter().filter(|(id, _)| **id != candidate.machine);
         let here = here.filter_map(|(_, m)| Some(&m.entry()?.rules));
         let incoming = self.holds.incoming.values().map(|incoming| &incoming.rules);
+        let landed = self.holds.landed.iter().filter(|(id, _)| **id != candidate.machine);
+        let incoming = incoming.chain(landed.map(|(_, landed)| &landed.rules));
         let mates = |group: &Group| self.mates(&candidate.machine, group, false);
         // It would come to where a mate has counted on leaving nobody behind.
         let leaving = |group: &&Group| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Holds, Host};
 use crate::decision::{Reason, Role};
 use crate::handoff::{Handoff, Handoffs, Phase};
-use crate::model::{Group, MachineId, Time};
+use crate::model::{Group, MachineId, Rules, Time};
 use crate::witness::{Here, Seat};
 
 /// A machine that has arrived and that no sample has seen after so long is not here.
@@ -18,8 +18,10 @@ const TAKEN: Duration = Duration::from_secs(120);
 pub struct Landed {
     /// When.
     pub at: Time,
-    /// The groups that it keeps apart.
-    pub anti_affinity: Vec<Group>,
+    /// Its rules.
+    pub rules: Rules,
+    /// Memory that it may come to occupy, in bytes.
+    pub memory_bytes: f64,
 }
 
 /// A seat that another host has.
@@ -34,8 +36,9 @@ pub struct Taken {
 impl Holds {
     /// A machine has arrived: counted until a sample has seen it.
     pub(crate) fn land(&mut self, handoff: &Handoff, now: Time) {
-        let anti_affinity = handoff.entry.rules.anti_affinity.clone();
-        self.landed.insert(handoff.machine.clone(), Landed { at: now, anti_affinity });
+        let rules = handoff.entry.rules.clone();
+        let landed = Landed { at: now, rules, memory_bytes: handoff.memory_bytes };
+        self.landed.insert(handoff.machine.clone(), landed);
     }
 
     /// A sample of this time has seen these machines.
@@ -65,7 +68,7 @@ impl Host {
             .machines()
             .iter()
             .filter_map(|(id, machine)| Some((id, &machine.entry()?.rules.anti_affinity)));
-        let landed = self.holds.landed.iter().map(|(id, landed)| (id, &landed.anti_affinity));
+        let landed = self.holds.landed.iter().map(|(id, landed)| (id, &landed.rules.anti_affinity));
         let held = |h: &&Handoff| h.role == Role::Receiver || h.phase != Phase::Released;
         let moving =
             handoffs.iter().filter(held).map(|h| (&h.machine, &h.entry.rules.anti_affinity));
