@@ -63,6 +63,9 @@ const fn resident(state: State, job: bool, held: bool) -> Presence {
         State::Off => Presence::Defined,
         State::Running => Presence::Running,
         State::Paused(Pause::Starting) => Presence::Incoming,
+        // libvirt calls a copy that arrives so once its QEMU is up. One that was left so by a
+        // migration that was to send it has no job any more.
+        State::Paused(Pause::Migrating) if job => Presence::Incoming,
         State::Paused(Pause::Migrating) => Presence::Stranded,
         // Its mark came with it; until its arrival is over, that is not complete.
         State::Paused(Pause::Other) if held && job => Presence::Incoming,
@@ -71,9 +74,10 @@ const fn resident(state: State, job: bool, held: bool) -> Presence {
     }
 }
 
-/// The same from figures that do not tell of jobs.
+/// The same from figures that do not tell of jobs, where the mark has to stand for that of a copy
+/// that arrives.
 pub(crate) const fn presence_of(state: State, held: bool) -> Presence {
-    resident(state, false, held)
+    resident(state, held && matches!(state, State::Paused(Pause::Migrating)), held)
 }
 
 /// Has a copy run that is paused and carries this stamp.
@@ -200,6 +204,9 @@ mod tests {
             (paused(Pause::Other), false, true, Presence::Held),
             (paused(Pause::Other), false, false, Presence::Paused),
             (paused(Pause::Other), true, false, Presence::Paused),
+            (paused(Pause::Migrating), true, true, Presence::Incoming),
+            (paused(Pause::Migrating), true, false, Presence::Incoming),
+            (paused(Pause::Migrating), false, true, Presence::Stranded),
             (paused(Pause::Migrating), false, false, Presence::Stranded),
             (State::Off, false, true, Presence::Defined),
         ] {

@@ -190,7 +190,12 @@ impl Handoffs {
             Question::Holding | Question::Discarding => return,
             _ if claimed || runs => Pass::Claimed,
             Question::Where if held => Pass::Holding { machine, ticket: None },
-            Question::Where if is_it && sight.presence == Presence::Incoming => Pass::Arriving,
+            // What nobody knows to be complete is not called missing either.
+            Question::Where
+                if is_it && matches!(sight.presence, Presence::Incoming | Presence::Stranded) =>
+            {
+                Pass::Arriving
+            }
             Question::Where => Pass::Missing,
             // It was taken up meanwhile.
             _ if live.is_some() => return,

@@ -143,13 +143,13 @@ fn looked_before_claim(
                 return claim(h, true, turn);
             }
         }
-        Presence::Held | Presence::Paused | Presence::Stranded => {
-            if released {
-                return claim(h, false, turn);
-            }
-            hold_back(h, turn);
+        Presence::Held | Presence::Paused | Presence::Stranded if released => {
+            return claim(h, false, turn);
         }
-        Presence::Incoming => {}
+        Presence::Held | Presence::Paused => hold_back(h, turn),
+        // Paused by a migration that nobody tells the end of: it may lack a part of its memory, and
+        // its source must not let go on this host's word.
+        Presence::Incoming | Presence::Stranded => {}
         Presence::Absent | Presence::Defined if released => {
             turn.send(h, Pass::Missing);
             return Next::Done(Reason::Ended);

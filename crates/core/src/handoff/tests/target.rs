@@ -18,6 +18,15 @@ fn a_machine_that_is_held_waits_for_its_source_for_ever() {
 }
 
 #[test]
+fn a_copy_that_may_be_incomplete_is_not_offered_to_its_source() {
+    for presence in [Presence::Incoming, Presence::Stranded] {
+        let mut side = reserved(Commit::Strict, false);
+        assert_eq!(said(&side.looked(presence)), Vec::<&Pass>::new(), "{presence:?}");
+        assert_eq!(side.handoff().phase, Phase::Reserved);
+    }
+}
+
+#[test]
 fn an_operator_who_has_fenced_the_source_lets_a_held_machine_run() {
     let (source, stranger) = (host_id("source"), host_id("stranger"));
     let mut side = holding();
@@ -58,7 +67,7 @@ fn a_target_without_a_record_takes_what_its_source_has_released() {
 
 #[test]
 fn a_target_that_has_forgotten_looks_before_it_answers() {
-    use Presence::{Absent, Held, Incoming, Paused, Running};
+    use Presence::{Absent, Held, Incoming, Paused, Running, Stranded};
     let hold = || Pass::Holding { machine: machine(), ticket: None };
     let find = || Pass::Where { machine: machine() };
     for (question, presence, answer) in [
@@ -69,6 +78,7 @@ fn a_target_that_has_forgotten_looks_before_it_answers() {
         (find(), Held, Some(hold())),
         (find(), Paused, Some(hold())),
         (find(), Incoming, Some(Pass::Arriving)),
+        (find(), Stranded, Some(Pass::Arriving)),
         (find(), Absent, Some(Pass::Missing)),
         (cancelled(), Absent, Some(Pass::Discarded)),
         (cancelled(), Running, Some(Pass::Claimed)),
