@@ -208,7 +208,10 @@ impl Checker {
         if let Order::Migrate(migration) = order {
             self.sent.insert(migration.handoff, migration.to.clone());
         }
-        let (Order::Resume(machine, stamp) | Order::Discard(machine, stamp)) = order else {
+        let (Order::Resume(machine, stamp)
+        | Order::Start(machine, stamp)
+        | Order::Discard(machine, stamp)) = order
+        else {
             return;
         };
         let of = |store: &Recovered, kind| -> Option<Mark> {
@@ -221,9 +224,9 @@ impl Checker {
         let is_own = claimed.is_some_and(|mark| Some(mark.handoff) == stamp.handoff);
         let detail = || format!("`{host}`: {order:?}, {tombstone:?}");
         let broken = match order {
-            Order::Resume(..) if buried => Invariant::TombstoneHolds,
+            Order::Resume(..) | Order::Start(..) if buried => Invariant::TombstoneHolds,
             Order::Discard(..) if is_own && !buried => Invariant::ClaimedStays,
-            Order::Resume(..) if is_own && !self.claimed.contains(machine) => {
+            Order::Resume(..) | Order::Start(..) if is_own && !self.claimed.contains(machine) => {
                 if self.released.get(machine).is_some_and(|epoch| *epoch >= stamp.epoch) {
                     return;
                 }
