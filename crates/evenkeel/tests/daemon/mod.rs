@@ -117,6 +117,7 @@ impl Site {
             earlier: false,
             lab: None,
             libvirt_socket: None,
+            boot_id: None,
             socket: dir.join("agent.sock"),
             dir,
             listen: free_address(),
@@ -145,6 +146,8 @@ pub struct Place {
     /// Where its agent connects other hosts' libvirt to, if not to its libvirt itself.
     pub libvirt_socket: Option<PathBuf>,
     pub dir: PathBuf,
+    /// What its agent reads as the id of the host's boot, if not what the system tells.
+    pub boot_id: Option<PathBuf>,
     /// The local API.
     pub socket: PathBuf,
     pub listen: SocketAddr,
@@ -325,6 +328,20 @@ fn lab_in(dir: &Path) -> Lab {
     Lab::open(dir).unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// The same command where the system tells of this boot. Only root and who is root in a namespace of
+/// its own can have it so.
+fn with_boot_id(file: &Path, command: &Command) -> Command {
+    const BIND: &str = r#"mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@""#;
+    let root = rustix::process::geteuid().is_root();
+    let flags: &[&str] =
+        if root { &["--mount"] } else { &["--user", "--map-root-user", "--mount"] };
+    let mut there = Command::new("unshare");
+    there.args(flags).args(["--propagation", "private", "--", "sh", "-c", BIND]).arg(file);
+    there.arg(command.get_program()).args(command.get_args());
+    there.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    there
+}
+
 #[derive(Default)]
 struct Heard {
     lines: Mutex<Vec<String>>,
@@ -376,6 +393,9 @@ impl Daemon {
                 lab_in(lab).command_on(host, Path::new("sh")).expect("a host of the lab")
             }
         };
+        if let Some(boot_id) = &place.boot_id {
+            command = with_boot_id(boot_id, &command);
+        }
         let mut child = command
             .args(["-c", "trap '' XFSZ && exec \"$0\" \"$@\""])
             .arg(&place.program)

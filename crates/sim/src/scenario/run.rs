@@ -252,6 +252,7 @@ impl Simulation {
         let open = self.open();
         self.go(self.cluster.now() + self.scenario.heal, observer);
         self.cluster.check_all();
+        self.cluster.check_at_rest();
         for (host, handoff) in self.open().intersection(&open) {
             let detail = format!("handoff {handoff} of `{}` is still open", self.names.0[*host]);
             self.cluster.broken(Invariant::HandoffsEnd, detail);
@@ -308,7 +309,8 @@ fn furnish(
             memory_bytes: vm.promised_memory_bytes(),
             needs: Requirements::default(),
             persistent: true,
-            autostart: false,
+            // Some machines are, some are not.
+            autostart: index % 2 == 0,
             locks: Locks::default(),
             entry: Ok(Entry {
                 target_load: vm.target_load,
