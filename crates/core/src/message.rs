@@ -50,15 +50,13 @@ use crate::cost::Prediction;
 use crate::decision::Reason;
 use crate::estimate::Estimate;
 use crate::flocks::Flock;
-use crate::handoff::Ticket;
 use crate::load::Basis;
 use crate::model::{
     ClaimId, DiskPlace, Entry, ExchangeId, Group, HostId, HostState, MachineId, Requirements,
-    Resources, Rules,
+    Resources, Rules, Seat, Ticket,
 };
 use crate::port::{Commit, HandoffId, MigrationStats};
 use crate::rules::{Labels, Tie};
-use crate::witness::Seat;
 
 /// What one host says to another.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use evenkeel_core::decision::{Decision, Reason, Role};
+use evenkeel_core::decision::{Choice, Decision, Reason, Role};
 use evenkeel_core::effect::Effect;
 use evenkeel_core::exchange::Agreement;
-use evenkeel_core::handoff::{Choice, Handoffs, Mark, MarkKind, Offer, Phase, Terms, Turn};
+use evenkeel_core::handoff::{Handoffs, Mark, MarkKind, Offer, Phase, Terms, Turn};
 use evenkeel_core::load::Basis;
 use evenkeel_core::message::{Candidate, Message, Pass};
 use evenkeel_core::model::{Entry, Epoch, ExchangeId, HandoffId, Requirements, Resources, Time};

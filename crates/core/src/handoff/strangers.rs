@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::begin::hold;
-use super::record::{Handoff, MarkKind, Phase, Ticket};
+use super::record::{Handoff, MarkKind, Phase};
 use super::turn::Turn;
 use super::{Handoffs, RETRY_MIN};
 use crate::control::Authority;
@@ -13,7 +13,7 @@ use crate::exchange::Agreement;
 use crate::load::Basis;
 use crate::message::{Candidate, Pass};
 use crate::model::{
-    Entry, ExchangeId, HandoffId, HostId, MachineId, Requirements, Resources, Time,
+    Entry, ExchangeId, HandoffId, HostId, MachineId, Requirements, Resources, Ticket, Time,
 };
 use crate::port::{Failure, LookId, MigrationStats, Presence, Sight};
 

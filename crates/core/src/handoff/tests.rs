@@ -5,7 +5,7 @@ mod target;
 
 use super::*;
 use crate::control::Authority;
-use crate::decision::Decision;
+use crate::decision::{Choice, Decision};
 use crate::exchange::Agreement;
 use crate::host::Host;
 use crate::load::{Basis, Metering};
