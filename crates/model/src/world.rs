@@ -241,7 +241,8 @@ impl Model for World {
             Property::always(
                 "6: at rest, one host runs it and starts it at boot",
                 |w, state: &State| {
-                    let told = state.left.lost_stores == w.0.bounds.lost_stores;
+                    let told = w.0.sabotage != Sabotage::Autostart
+                        && state.left.lost_stores == w.0.bounds.lost_stores;
                     let excused = state.excuse.guest_ended || state.excuse.gave_up;
                     !state.is_at_rest() || excused || state.is_at_home(told)
                 },
