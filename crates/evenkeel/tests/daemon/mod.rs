@@ -116,6 +116,7 @@ impl Site {
             program: EVENKEEL.into(),
             earlier: false,
             lab: None,
+            namespace: None,
             libvirt_socket: None,
             boot_id: None,
             socket: dir.join("agent.sock"),
@@ -143,6 +144,8 @@ pub struct Place {
     /// The host of a lab as which its agent runs, by the lab's directory and its name: then machines
     /// come through the agent.
     pub lab: Option<(PathBuf, String)>,
+    /// The network namespace in which its agent runs, if not in that of the test.
+    pub namespace: Option<String>,
     /// Where its agent connects other hosts' libvirt to, if not to its libvirt itself.
     pub libvirt_socket: Option<PathBuf>,
     pub dir: PathBuf,
@@ -324,6 +327,15 @@ pub fn free_address() -> SocketAddr {
     }
 }
 
+/// A command in a network namespace.
+fn within(namespace: &str, inner: &Command) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/run/netns/{namespace}")).arg("--");
+    command.arg(inner.get_program()).args(inner.get_args());
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
 fn lab_in(dir: &Path) -> Lab {
     Lab::open(dir).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -395,6 +407,9 @@ impl Daemon {
         };
         if let Some(boot_id) = &place.boot_id {
             command = with_boot_id(boot_id, &command);
+        }
+        if let Some(namespace) = &place.namespace {
+            command = within(namespace, &command);
         }
         let mut child = command
             .args(["-c", "trap '' XFSZ && exec \"$0\" \"$@\""])
