@@ -329,29 +329,32 @@ pub fn free_address() -> SocketAddr {
 
 /// A command in a network namespace.
 fn within(namespace: &str, inner: &Command) -> Command {
-    let mut command = Command::new("nsenter");
-    command.arg(format!("--net=/run/netns/{namespace}")).arg("--");
-    command.arg(inner.get_program()).args(inner.get_args());
-    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command
+    let mut outer = Command::new("nsenter");
+    outer.arg(format!("--net=/run/netns/{namespace}")).arg("--");
+    joined(outer, inner)
+}
+
+/// A command where the system tells of this boot. Only root and who is root in a namespace of its own
+/// can have it so.
+fn with_boot_id(file: &Path, inner: &Command) -> Command {
+    const BIND: &str = r#"mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@""#;
+    let root = rustix::process::geteuid().is_root();
+    let namespaces = if root { "--mount" } else { "--user --map-root-user --mount" };
+    let mut outer = Command::new("unshare");
+    outer.args(namespaces.split(' ')).args(["--propagation", "private", "--"]);
+    outer.args(["sh", "-c", BIND]).arg(file);
+    joined(outer, inner)
+}
+
+/// A command that runs another one.
+fn joined(mut outer: Command, inner: &Command) -> Command {
+    outer.arg(inner.get_program()).args(inner.get_args());
+    outer.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    outer
 }
 
 fn lab_in(dir: &Path) -> Lab {
     Lab::open(dir).unwrap_or_else(|error| panic!("{error}"))
-}
-
-/// The same command where the system tells of this boot. Only root and who is root in a namespace of
-/// its own can have it so.
-fn with_boot_id(file: &Path, command: &Command) -> Command {
-    const BIND: &str = r#"mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@""#;
-    let root = rustix::process::geteuid().is_root();
-    let flags: &[&str] =
-        if root { &["--mount"] } else { &["--user", "--map-root-user", "--mount"] };
-    let mut there = Command::new("unshare");
-    there.args(flags).args(["--propagation", "private", "--", "sh", "-c", BIND]).arg(file);
-    there.arg(command.get_program()).args(command.get_args());
-    there.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
-    there
 }
 
 #[derive(Default)]
