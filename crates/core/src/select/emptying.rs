@@ -52,25 +52,14 @@ pub fn largest(candidates: &[Candidate], prices: &[Result<Price, Reason>]) -> Ve
 mod tests {
     use super::*;
 
-    use crate::load::Basis;
-    use crate::model::{MachineId, Requirements, Resources};
+    use crate::model::MachineId;
 
     #[test]
     fn the_largest_machine_goes_that_finds_room() {
         let candidate = |memory_bytes: f64| Candidate {
-            machine: MachineId::new("m").unwrap(),
-            name: String::new(),
-            basis: Basis::Actual,
-            factors: Resources::ZERO,
             at_donor: 0.1,
             memory_bytes,
-            needs: Requirements::default(),
-            anti_affinity: Vec::new(),
-            margin: None,
-            cost: None,
-            rules: None,
-            ties: None,
-            mends: None,
+            ..Candidate::new(MachineId::new("m").unwrap(), "")
         };
         let room = Ok(Price { at_donor: 0.1, at_receiver: 0.1 });
         let candidates = [1e9, 8e9, 4e9, 4e9].map(candidate);

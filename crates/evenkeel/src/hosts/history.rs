@@ -151,23 +151,9 @@ mod tests {
     fn record(host: &str, role: Role, at: u64, handoff: Option<u64>) -> Decision {
         let host = HostId::new(host).unwrap();
         Decision {
-            exchange: ExchangeId(at),
-            initiator: host.clone(),
-            host,
-            peer: None,
             role: Some(role),
-            began: Time::from_unix_ms(at),
-            ended: Time::from_unix_ms(at),
-            pair: None,
-            candidates: Vec::new(),
             handoff: handoff.map(HandoffId),
-            ending: Reason::Moved,
-            detail: String::new(),
-            stats: None,
-            predicted: None,
-            measure: None,
-            commit: None,
-            authority: Default::default(),
+            ..Decision::new(ExchangeId(at), host, Reason::Moved, Time::from_unix_ms(at))
         }
     }
 
