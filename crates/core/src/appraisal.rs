@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::decision::{Reason, Refusal};
-use crate::exchange::unwilling;
 use crate::load::Machine;
 use crate::message::{Appraisal, Candidate, OFFER_MAX};
 use crate::model::{ExchangeId, HostId, HostState, MachineId};
+use crate::restraint::unwilling;
 
 /// Something that an operator wishes, as its driver knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,21 +7,20 @@ use serde::{Deserialize, Serialize};
 use crate::ceiling::Measure;
 use crate::control::Authority;
 use crate::cost::Prediction;
-use crate::handoff::Choice;
 use crate::load::Basis;
+pub use crate::model::Role;
 use crate::model::{ExchangeId, HostId, MachineId, Missing, Resources, Time};
-use crate::port::{HandoffId, MigrationStats};
+use crate::port::{Commit, HandoffId, MigrationStats};
 pub use crate::reason::Reason;
 use crate::select::Pair;
 
-/// What a host is in an exchange.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// The more loaded one, which gives.
-    Donor,
-    /// The other, which takes.
-    Receiver,
+/// The commit point of a handoff, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Choice {
+    /// The commit point.
+    pub commit: Commit,
+    /// Why, in words.
+    pub because: String,
 }
 
 /// One machine of the donor, as it was judged.

@@ -49,11 +49,9 @@ use minicbor::{Decode, Encode};
 use crate::control::PauseRegister;
 use crate::decision::Reason;
 use crate::flocks::Flock;
-use crate::handoff::Ticket;
-use crate::model::{ClaimId, DiskPlace, Entry, ExchangeId, HostId, MachineId};
+use crate::model::{ClaimId, DiskPlace, Entry, ExchangeId, HostId, MachineId, Seat, Ticket};
 use crate::port::{Commit, HandoffId, MigrationStats};
 use crate::rules::Labels;
-use crate::witness::Seat;
 
 pub use self::talk::{
     Appraisal, Appraise, Candidate, OFFER_MAX, Probe, Quote, Report, Room, Standing, Talk, Tenant,

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use evenkeel_core::decision::{Decision, Reason, Role};
+use evenkeel_core::decision::{Choice, Decision, Reason, Role};
 use evenkeel_core::effect::Effect;
 use evenkeel_core::exchange::Agreement;
-use evenkeel_core::handoff::{Choice, Mark, MarkKind, Offer, Phase, Terms, Turn};
+use evenkeel_core::handoff::{Mark, MarkKind, Offer, Phase, Terms, Turn};
 use evenkeel_core::message::{Candidate, Message, Pass};
 use evenkeel_core::model::{Entry, Epoch, ExchangeId, HandoffId, Time};
 use evenkeel_core::port::{Commit, Presence, Stamp};

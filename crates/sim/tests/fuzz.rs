@@ -11,14 +11,14 @@ use evenkeel_core::control::{Authority, Autonomy, Pause, PauseRegister};
 use evenkeel_core::cost::Prediction;
 use evenkeel_core::decision::{Reason, Role};
 use evenkeel_core::effect::{Effect, Input, Timer};
-use evenkeel_core::handoff::{Phase, Recovered, Ticket};
+use evenkeel_core::handoff::{Phase, Recovered};
 use evenkeel_core::load::Basis;
 use evenkeel_core::message::{
     Candidate, Message, Pass, Probe, Quote, Report, Standing, Talk, Watch,
 };
 use evenkeel_core::model::{
     Entry, Epoch, ExchangeId, HostState, MachineId, Missing, MoveId, PerResource, Requirements,
-    Resource, Resources, Time,
+    Resource, Resources, Ticket, Time,
 };
 use evenkeel_core::port::{
     Commit, Counters, Event, Failure, FailureKind, HandoffId, HostSample, LookId, MachineSample,

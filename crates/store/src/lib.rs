@@ -30,8 +30,8 @@ use std::time::Duration;
 
 use evenkeel_core::control::PauseRegister;
 use evenkeel_core::decision::Role;
-use evenkeel_core::handoff::{Handoff, MarkKind, Recovered, Ticket};
-use evenkeel_core::model::{HostId, HostState, Time};
+use evenkeel_core::handoff::{Handoff, MarkKind, Recovered};
+use evenkeel_core::model::{HostId, HostState, Ticket, Time};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 

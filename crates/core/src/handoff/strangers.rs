@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 
 use super::begin::hold;
-use super::record::{Handoff, MarkKind, Phase, Ticket};
+use super::record::{Handoff, MarkKind, Phase};
 use super::turn::Turn;
 use super::{Handoffs, RETRY_MIN};
 use crate::decision::{Decision, Reason, Role};
 use crate::exchange::Agreement;
 use crate::message::{Candidate, Pass};
-use crate::model::{Entry, ExchangeId, HandoffId, HostId, MachineId, Time};
+use crate::model::{Entry, ExchangeId, HandoffId, HostId, MachineId, Ticket, Time};
 use crate::port::{Failure, LookId, MigrationStats, Presence, Sight};
 
 /// Most questions that wait for a look; whoever asked a further one asks again.

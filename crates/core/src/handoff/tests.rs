@@ -3,7 +3,7 @@ mod source;
 mod target;
 
 use super::*;
-use crate::decision::Decision;
+use crate::decision::{Choice, Decision};
 use crate::exchange::Agreement;
 use crate::host::Host;
 use crate::load::Metering;
