@@ -112,6 +112,31 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// The record of an exchange that this host began and ended at this time, with nobody and about
+    /// no machine, for whoever knows more of it to fill in.
+    #[must_use]
+    pub fn new(exchange: ExchangeId, host: HostId, ending: Reason, at: Time) -> Self {
+        Self {
+            exchange,
+            initiator: host.clone(),
+            host,
+            peer: None,
+            role: None,
+            began: at,
+            ended: at,
+            pair: None,
+            candidates: Vec::new(),
+            handoff: None,
+            ending,
+            detail: String::new(),
+            stats: None,
+            predicted: None,
+            measure: None,
+            commit: None,
+            authority: Authority::default(),
+        }
+    }
+
     /// The machine that was chosen, if any.
     #[must_use]
     pub fn chosen(&self) -> Option<&Judged> {

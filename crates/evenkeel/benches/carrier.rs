@@ -19,21 +19,17 @@
 mod chaos;
 #[path = "../tests/daemon/mod.rs"]
 mod daemon;
+mod rig;
 #[path = "../tests/support/mod.rs"]
 mod support;
 #[path = "../tests/swing/mod.rs"]
 mod swing;
 
 use std::env;
-use std::time::Duration;
 
-use evenkeel_lab::{Dirty, GuestSpec};
+use rig::{GUEST, LIMIT, NAMES, number};
 use swing::Swing;
 
-const GUEST: &str = "guest";
-const NAMES: [&str; 2] = ["h1", "h2"];
-/// Longer than any of it takes.
-const LIMIT: Duration = Duration::from_secs(300);
 const MIB: f64 = (1 << 20) as f64;
 
 /// By which way a machine's memory goes.
@@ -61,25 +57,13 @@ struct Cost {
 fn main() {
     let (memory_mib, dirty) = (number("GUEST_MIB", 2048), number("DIRTY_MIB_PER_S", 20));
     let times = number("TIMES", 5);
-    let guest = GuestSpec {
-        memory_mib,
-        dirty: Dirty { mib: memory_mib - 8, mib_per_s: 0 },
-        ..GuestSpec::new(GUEST, "h1", 0)
-    };
     let link = env::var_os("LINK_MIB_PER_S").map(|_| number("LINK_MIB_PER_S", 0));
     let mut config = "[handoff]\nmode = 'fast'\n".to_owned();
     if let Some(mib) = link {
         config += &format!("[migration]\nbandwidth_max = '{mib}MiB'\n");
     }
-    let mut swing = Swing::direct(vec![guest], Some(&config));
+    let mut swing = rig::up(memory_mib, dirty, Some(&config));
     assert!(swing.places["h1"].lab.is_some(), "hosts have no views of their own here");
-    // All of its memory is there to be sent.
-    swing.cluster.until(LIMIT, "all of its memory verified once", |cluster| {
-        let console = cluster.lab().console(GUEST).ok()?;
-        (console.last()?.pages_checked > 0).then_some(())
-    });
-    let lively = Dirty { mib: memory_mib - 8, mib_per_s: dirty };
-    swing.cluster.lab().set_dirty(GUEST, lively).expect("the guest obeys");
     println!(
         "{times} migrations each of a guest of {memory_mib} MiB that dirties {dirty} MiB/s{}:\n",
         link.map_or_else(String::new, |mib| format!(", at most {mib} MiB/s of it sent"))
@@ -99,11 +83,6 @@ fn main() {
     }
     swing.assert_unharmed();
     print(&costs);
-}
-
-fn number(name: &str, otherwise: u32) -> u32 {
-    let given = env::var(name).ok();
-    given.map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
 }
 
 fn by_virsh(swing: &Swing, way: Way, link: Option<u32>, from: &str, to: &str) {

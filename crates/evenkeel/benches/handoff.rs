@@ -16,6 +16,7 @@
 mod chaos;
 #[path = "../tests/daemon/mod.rs"]
 mod daemon;
+mod rig;
 #[path = "../tests/support/mod.rs"]
 mod support;
 #[path = "../tests/swing/mod.rs"]
@@ -26,11 +27,9 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use evenkeel_core::handoff::Phase;
-use evenkeel_lab::{Dirty, GuestSpec};
+use rig::{GUEST, LIMIT, NAMES, number};
 use swing::Swing;
 
-const GUEST: &str = "guest";
-const NAMES: [&str; 2] = ["h1", "h2"];
 /// By what a machine is moved: `virsh`, or agents in a mode.
 const WAYS: [(&str, Option<&str>); 3] =
     [("virsh", None), ("fast", Some("fast")), ("strict", Some("strict"))];
@@ -38,8 +37,6 @@ const WAYS: [(&str, Option<&str>); 3] =
 const ROUNDS: usize = 3;
 /// How often the source is asked when it has begun.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// Longer than any of it takes.
-const LIMIT: Duration = Duration::from_secs(300);
 
 /// One migration, in milliseconds.
 #[derive(Clone, Copy)]
@@ -74,27 +71,10 @@ fn main() {
     }
 }
 
-fn number(name: &str, otherwise: u32) -> u32 {
-    let given = std::env::var(name).ok();
-    given.map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
-}
-
 /// Migrates to and fro, by `virsh` or by agents in a mode.
 fn migrations(times: usize, memory_mib: u32, mode: Option<&str>) -> Vec<Times> {
-    let guest = GuestSpec {
-        memory_mib,
-        dirty: Dirty { mib: memory_mib - 8, mib_per_s: 0 },
-        ..GuestSpec::new(GUEST, "h1", 0)
-    };
     let config = mode.map(|mode| format!("[handoff]\nmode = '{mode}'\n"));
-    let mut swing = Swing::direct(vec![guest], config.as_deref());
-    // All of its memory is there to be sent.
-    swing.cluster.until(LIMIT, "all of its memory verified once", |cluster| {
-        let console = cluster.lab().console(GUEST).ok()?;
-        (console.last()?.pages_checked > 0).then_some(())
-    });
-    let calmly = Dirty { mib: memory_mib - 8, mib_per_s: 2 };
-    swing.cluster.lab().set_dirty(GUEST, calmly).expect("the guest obeys");
+    let mut swing = rig::up(memory_mib, 2, config.as_deref());
     let one = if mode.is_some() { by_agents } else { by_virsh };
     let all = (0..times)
         .map(|turn| {

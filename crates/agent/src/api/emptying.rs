@@ -4,9 +4,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use evenkeel_core::appraisal::{Fit, Wish};
-use evenkeel_core::load::Basis;
 use evenkeel_core::message::Candidate;
-use evenkeel_core::model::{HostState, MachineId, Requirements, Resources};
+use evenkeel_core::model::{HostState, MachineId, Resources};
 
 use super::ask::{Driver, Failed, ask, problem};
 use crate::request::{DrainRequest, PlaceRequest, Placement, Request, Waiter};
@@ -48,19 +47,11 @@ pub(crate) async fn place(
         return Err(bad(format!("no machine uses {factors:?}")));
     }
     let candidate = Candidate {
-        machine: MachineId::new("new").map_err(|e| bad(e.to_string()))?,
-        name: "new".to_owned(),
-        basis: Basis::Actual,
         factors,
-        at_donor: 0.0,
         memory_bytes,
-        needs: Requirements::default(),
         anti_affinity: rules.anti_affinity.clone(),
-        margin: None,
-        cost: None,
         rules: Some(rules),
-        ties: None,
-        mends: None,
+        ..Candidate::new(MachineId::new("new").map_err(|e| bad(e.to_string()))?, "new")
     };
     let make =
         |reply| Request::Wish(Box::new(Wish::Place(Box::new(candidate))), Waiter::Place(reply));
