@@ -101,6 +101,7 @@ impl World {
             }
             Order::Resume(_, stamp) => Answer::Resumed(resume(state, me, stamp)),
             Order::Discard(_, stamp) => Answer::Discarded(self.discard(state, me, stamp)),
+            Order::Start(_, stamp) => Answer::Started(start(state, me, stamp)),
             Order::SetAutostart(_, wanted) => Answer::AutostartSet(
                 wanted,
                 match found {
@@ -202,16 +203,33 @@ fn resume(state: &mut State, me: usize, stamp: Stamp) -> Result<(), FailureKind>
         Presence::Held | Presence::Stranded | Presence::Paused => {}
         _ => return Err(FailureKind::Refused),
     }
-    if is_buried(state, me, stamp) {
+    let_run(state, me, copy);
+    Ok(())
+}
+
+fn start(state: &mut State, me: usize, stamp: Stamp) -> Result<(), FailureKind> {
+    let copy = state.nodes[me].copy.ok_or(FailureKind::NoSuchMachine)?;
+    match copy.presence {
+        Presence::Running if copy.stamp == stamp => Ok(()),
+        Presence::Defined if copy.stamp == stamp => {
+            let_run(state, me, copy);
+            Ok(())
+        }
+        _ => Err(FailureKind::Refused),
+    }
+}
+
+fn let_run(state: &mut State, me: usize, copy: Copy) {
+    if is_buried(state, me, copy.stamp) {
         state.broken = Some(Broken::RanAfterRelease);
     }
     let fenced = state.nodes.iter().any(|node| node.fenced);
-    let released = stamp.handoff.is_some_and(|handoff| state.released.contains_key(&handoff));
-    if copy.presence == Presence::Held && !fenced && !released {
+    let came = copy.stamp.handoff.filter(|handoff| !state.released.contains_key(handoff));
+    let off = matches!(copy.presence, Presence::Held | Presence::Defined);
+    if off && !fenced && came.is_some() {
         state.broken = Some(Broken::ResumedBeforeRelease);
     }
     state.nodes[me].copy = Some(Copy { presence: Presence::Running, ..copy });
-    Ok(())
 }
 
 /// Whether this host has released the machine after the copy with this stamp.
@@ -243,6 +261,7 @@ pub(crate) fn power_cut(state: &mut State, at: usize) {
 
 pub(crate) fn boot(state: &mut State, at: usize) {
     state.nodes[at].powered = true;
+    state.nodes[at].boots += 1;
     let Some(copy) = state.nodes[at].copy.filter(|copy| copy.autostart) else { return };
     if is_buried(state, at, copy.stamp) {
         state.broken = Some(Broken::RanAfterRelease);
