@@ -150,7 +150,7 @@ impl Handoffs {
     /// soon.
     #[must_use]
     pub fn engaged(&self) -> usize {
-        let engaged = |h: &&Handoff| h.phase.is_brisk() && h.attempts < ENGAGED_ATTEMPTS_MAX;
+        let engaged = |h: &&Handoff| h.is_brisk() && h.attempts < ENGAGED_ATTEMPTS_MAX;
         self.live.values().filter(engaged).count()
     }
 
@@ -159,8 +159,8 @@ impl Handoffs {
     #[must_use]
     pub fn hold_up_stop(&self) -> bool {
         self.live.values().any(|h| match h.role {
-            Role::Donor => h.phase.is_brisk(),
-            Role::Receiver => h.phase.is_brisk() && !self.aborting,
+            Role::Donor => h.is_brisk(),
+            Role::Receiver => h.is_brisk() && !self.aborting,
         })
     }
 
@@ -238,6 +238,14 @@ impl Handoffs {
         });
     }
 
+    /// What ran the machine of a migration of this host has ended.
+    pub fn emulator_gone(&mut self, id: HandoffId, turn: &mut Turn<'_>) {
+        self.with(id, turn, |h, _, turn| {
+            source::emulator_gone(h, turn);
+            Next::Stay
+        });
+    }
+
     /// The hypervisor is done with a migration of this host.
     pub fn migrated(
         &mut self,
@@ -247,6 +255,16 @@ impl Handoffs {
     ) {
         self.with(id, turn, |h, _, turn| {
             source::migrated(h, result, turn);
+            Next::Stay
+        });
+    }
+
+    /// Something has happened to a machine that may have brought its handoff forward.
+    pub fn changed(&mut self, machine: &MachineId, turn: &mut Turn<'_>) {
+        self.with_machine(machine, turn, |h, _, turn| {
+            if h.role == Role::Receiver {
+                target::changed(h, turn);
+            }
             Next::Stay
         });
     }

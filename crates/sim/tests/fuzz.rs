@@ -164,10 +164,11 @@ fn pass() -> impl Strategy<Value = Pass> {
             }
         ),
         reason().prop_map(|reason| Pass::Refused { reason, detail: None }),
-        any_machine().prop_map(|machine| Pass::Released {
+        (any_machine(), any::<Option<bool>>()).prop_map(|(machine, unanswered)| Pass::Released {
             machine,
             stats: MigrationStats::default(),
-            autostart: None
+            autostart: None,
+            unanswered,
         }),
         Just(Pass::Claimed),
         Just(Pass::Missing),

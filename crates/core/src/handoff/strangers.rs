@@ -60,7 +60,7 @@ impl Handoffs {
         turn: &mut Turn<'_>,
     ) {
         let (machine, question) = match pass {
-            Pass::Released { machine, stats, autostart } => {
+            Pass::Released { machine, stats, autostart, .. } => {
                 let autostart = autostart.unwrap_or(false);
                 (machine, Question::Released { stats, autostart })
             }
@@ -128,7 +128,7 @@ impl Handoffs {
         let released = self.marks.get(&(MarkKind::Released, machine.clone()));
         if released.is_some_and(|mark| mark.handoff == id) {
             let (machine, stats) = (machine.clone(), MigrationStats::default());
-            return Some(Pass::Released { machine, stats, autostart: None });
+            return Some(Pass::Released { machine, stats, autostart: None, unanswered: None });
         }
         // Released is durable before it is said. If nothing of that life is lost, it was not, and is
         // not going to be.
