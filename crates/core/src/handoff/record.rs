@@ -294,7 +294,9 @@ impl Handoff {
                 Some(Presence::Leaving) => "a migration that is still under way".to_owned(),
                 Some(_) => format!("`{peer}` to say whether it has it"),
             },
-            Phase::Released if steps.unanswered => "the hypervisor to say that it is over".to_owned(),
+            Phase::Released if steps.unanswered => {
+                "the hypervisor to say that it is over".to_owned()
+            }
             Phase::Released if self.leftover => "a copy here to be destroyed".to_owned(),
             Phase::Released => format!("`{peer}` to say that it runs"),
             Phase::Cancelling => format!("`{peer}` to discard what has arrived"),

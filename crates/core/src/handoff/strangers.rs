@@ -185,8 +185,8 @@ impl Handoffs {
                     return;
                 }
             },
-            Question::Holding if runs => cancelled(&machine),
-            // Nobody here knows whether it was released: only an operator can say.
+            Question::Holding if sight.presence == Presence::Running => cancelled(&machine),
+            // One that is leaving may have its end behind it. Nobody here knows whether it was released: only an operator can say.
             Question::Holding | Question::Discarding => return,
             _ if claimed || runs => Pass::Claimed,
             Question::Where if held => Pass::Holding { machine, ticket: None },

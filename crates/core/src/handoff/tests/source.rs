@@ -296,9 +296,8 @@ fn released_before_the_answer() -> (Side, Vec<Effect>) {
 fn what_is_held_there_and_ended_here_is_released_before_the_hypervisor_answers() {
     let (_, out) = released_before_the_answer();
     assert_durable_first(&out, Phase::Released);
-    let told = |out: &[Effect]| {
-        matches!(said(out)[..], [Pass::Released { unanswered: Some(true), .. }])
-    };
+    let told =
+        |out: &[Effect]| matches!(said(out)[..], [Pass::Released { unanswered: Some(true), .. }]);
     assert!(told(&out) && orders(&out).is_empty(), "{out:?}");
     // In either order.
     let mut side = transferring(Commit::Strict);
@@ -310,10 +309,7 @@ fn what_is_held_there_and_ended_here_is_released_before_the_hypervisor_answers()
 
 #[test]
 fn neither_what_is_held_nor_what_has_ended_releases_by_itself() {
-    let other = Pass::Holding {
-        machine: machine(),
-        ticket: Some(Ticket { number: 2, ..TICKET }),
-    };
+    let other = Pass::Holding { machine: machine(), ticket: Some(Ticket { number: 2, ..TICKET }) };
     for holding in [other, Pass::Holding { machine: machine(), ticket: None }, Pass::Claimed] {
         let mut side = transferring(Commit::Strict);
         gone(&mut side);

@@ -243,7 +243,8 @@ fn a_target_that_was_told_early_waits_for_what_it_cost_but_not_for_long() {
         unanswered: Some(true),
     };
     let stats = MigrationStats { elapsed_ms: 7, downtime_ms: 1, bytes: 5 };
-    let late = Pass::Released { machine: machine(), stats, autostart: Some(true), unanswered: None };
+    let late =
+        Pass::Released { machine: machine(), stats, autostart: Some(true), unanswered: None };
     let claimed = || {
         let mut side = reserved(Commit::Strict, true);
         side.looked(Presence::Held);
