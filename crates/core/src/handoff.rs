@@ -10,6 +10,9 @@
 //!  Done ◀──────────────── Claimed ──────────────────── Done
 //! ```
 //!
+//! The source releases when its hypervisor has reported success, or before that when the target says
+//! that it holds the machine and what ran it at the source is known to have ended.
+//!
 //! The commit point is the source's record `Released`: before it the machine is the source's, after
 //! it the target's. It is durable before the target hears of it, and the target's record `Claimed` is
 //! durable before the machine is let run there ([`Commit::Strict`](crate::port::Commit::Strict)). Where locks keep two copies of

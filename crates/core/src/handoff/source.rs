@@ -8,7 +8,9 @@
 //!  Cancelled ◀────── Cancelling ◀── here, or not there ─┘
 //! ```
 //!
-//! A machine that is not started at boot has nothing to disarm and skips `Armed`.
+//! A machine that is not started at boot has nothing to disarm and skips `Armed`. As good as success is
+//! that the target holds it and what ran it here has ended; the hypervisor's own word then comes after
+//! `Released`, and nothing is `Done` before.
 
 use std::time::Duration;
 
@@ -57,7 +59,8 @@ pub(super) fn hear(h: &mut Handoff, pass: Pass, limits: &Limits, turn: &mut Turn
         (Phase::Released, Pass::Claimed | Pass::Missing) if h.leftover => {}
         (Phase::Released, Pass::Claimed) => return Next::Done(Reason::Moved),
         (Phase::Released, Pass::Missing) => return Next::Done(Reason::Ended),
-        (Phase::Released, Pass::Holding { .. }) => tell_released(h, turn),
+        // Told just now, the two have crossed; if that was lost it is told again soon.
+        (Phase::Released, Pass::Holding { .. }) if h.attempts > 0 => tell_released(h, turn),
         (Phase::Cancelling, Pass::Discarded | Pass::Missing) => {
             h.steps.acknowledged = true;
             h.steps.contradicted = false;

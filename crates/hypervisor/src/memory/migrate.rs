@@ -2,8 +2,8 @@
 //!
 //! While it is under way there is a copy on the other host that is [`Presence::Incoming`]. A machine
 //! stays where it is until the last step, which takes it away here and makes it complete there at one
-//! and the same moment, unless an injected fault leaves it otherwise. Of what is held there, the answer
-//! comes a little after that, as libvirt's does.
+//! and the same moment, unless an injected fault leaves it otherwise. The answer may come later
+//! ([`MemoryHost::reaping`](super::MemoryHost::reaping)), as libvirt's does.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -21,10 +21,6 @@ use super::precopy::{PREPARATION, Transfer};
 
 /// How often a migration says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
-
-/// How long it takes to see, after a machine has left to where it is held, that what ran it has ended:
-/// as often as libvirt looks.
-const REAPING: Duration = Duration::from_millis(200);
 
 /// A migration under way.
 pub(super) struct Underway {
@@ -293,7 +289,7 @@ impl MemoryCloud {
         };
         let (from, handoff) = (underway.from, underway.order.handoff);
         self.edit(from, &underway.order.machine, |m| m.job = None);
-        let mut reaped = false;
+        let mut reaping = Duration::ZERO;
         if let Ok(to) = underway.to {
             self.hosts[to].incoming.remove(&key);
             self.leave_behind(from, to, &underway.order, leaves);
@@ -301,12 +297,13 @@ impl MemoryCloud {
                 self.hosts[host].transfers.remove(&key);
             }
             self.reshare([from, to]);
-            reaped = underway.order.commit == Commit::Strict
-                && matches!(leaves, Aftermath::Moved | Aftermath::Ended);
+            if matches!(leaves, Aftermath::Moved | Aftermath::Ended) {
+                self.tell(from, Event::EmulatorGone(handoff));
+                reaping = self.hosts[from].spec.reaping;
+            }
         }
-        if reaped {
-            self.tell(from, Event::EmulatorGone(handoff));
-            underway.next = self.now + REAPING;
+        if reaping > Duration::ZERO {
+            underway.next = self.now + reaping;
             underway.owed = Some(outcome);
             self.due.push(Reverse((underway.next, key)));
             self.migrations.insert(key, underway);

@@ -252,6 +252,20 @@ fn a_target_that_does_not_answer_a_cancellation_holds_nothing_up_and_is_answered
 }
 
 #[test]
+fn a_source_without_records_keeps_what_runs_here_and_waits_for_the_end_of_what_is_leaving() {
+    for (presence, answer) in [
+        (Presence::Running, vec![cancelled()]),
+        (Presence::Leaving, vec![]),
+        (Presence::Absent, vec![]),
+    ] {
+        let mut side = Side::new("source");
+        assert!(looks(&side.hear(Pass::Holding { machine: machine(), ticket: None })));
+        let out = side.looked(presence);
+        assert_eq!(said(&out), answer.iter().collect::<Vec<_>>(), "{presence:?}");
+    }
+}
+
+#[test]
 fn a_source_that_knows_nothing_of_a_reservation_says_whether_anything_is_on_its_way() {
     use Presence::{Absent, Defined, Held, Leaving, Paused, Running, Stranded};
     let unknown = Some(Ticket { life: LIFE + 9, number: 1 });
@@ -303,7 +317,8 @@ fn what_is_held_there_and_ended_here_is_released_before_the_hypervisor_answers()
     let mut side = transferring(Commit::Strict);
     assert_eq!(gone(&mut side), []);
     assert!(told(&side.hear(it_is_held())));
-    // Told again until it is answered.
+    // Told again until it is answered, but not to whom it was just told.
+    assert_eq!(side.hear(it_is_held()), []);
     assert!(told(&side.timer()) && told(&side.hear(it_is_held())));
 }
 
