@@ -1,14 +1,14 @@
 //! The local API: HTTP over a UNIX socket that only the agent's own user can open, and where so
-//! configured [over TCP](crate::tcp).
+//! configured [over TCP](tcp).
 //!
 //! `/api/v1/hosts/HOST/…` asks the agent of another host for `/api/v1/…`, as far as that host's
-//! configuration [grants](crate::access) it.
+//! configuration [grants](access) it.
 //!
 //! | request | answer |
 //! | --- | --- |
 //! | `GET /healthz` | `ok` while the driver answers |
 //! | `GET /api/v1/status` | [`Status`](crate::Status) |
-//! | `GET /api/v1/decisions`, `GET /api/v1/explain/…` | why things are as they are (`insight.rs`) |
+//! | `GET /api/v1/decisions`, `GET /api/v1/explain/…` | why things are as they are (see [`insight`]) |
 //! | `GET /api/v1/facts` | [`Facts`](evenkeel_doctor::Facts) about this host, for whoever judges it |
 //! | `GET /api/v1/migration_uri` | by which URI other hosts' libvirt reaches this one; `null`: agents carry |
 //! | `GET /api/v1/reach/HOST` | why this host does not reach that one's libvirt, or `null` |
@@ -17,7 +17,7 @@
 //! | `PUT /api/v1/machines/ID/target` | programs a target load, or with `null` removes it |
 //! | `PUT /api/v1/machines/ID/rules` | gives a machine other rules than it has |
 //! | `POST /api/v1/machines/ID/move` | moves a machine to the host named, or with `null` to the best |
-//! | `GET /api/v1/moves/ID` | [`MoveStatus`](crate::operating::MoveStatus) |
+//! | `GET /api/v1/moves/ID` | [`MoveStatus`](crate::status::MoveStatus) |
 //! | `GET /api/v1/recommendations` | what waits for an operator |
 //! | `POST /api/v1/recommendations/ID/approve` | judges one anew, and moves the machine if it still helps |
 //! | `DELETE /api/v1/recommendations/ID` | drops one |
@@ -29,12 +29,20 @@
 //! | `DELETE /api/v1/hosts/ID` | removes a host from the cluster |
 //! | `POST /api/v1/certificate` | renews this host's certificate; when the new one expires |
 
+mod access;
+mod ask;
+mod emptying;
+mod facts;
+mod forward;
+mod insight;
+mod metrics;
+mod operating;
+mod tcp;
+
 use std::io;
-use std::net::SocketAddr as HostAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use axum::extract::{Extension, Path as UrlPath, State};
 use axum::http::{StatusCode, header};
@@ -42,79 +50,24 @@ use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
-use evenkeel_core::appraisal::Wish;
-use evenkeel_core::model::{HostId, HostState, MachineId, Rules};
+use evenkeel_core::model::{HostId, MachineId, Rules};
 use evenkeel_net::Net;
-use serde::{Deserialize, Serialize};
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use crate::access::{self, Caller, Members, Need};
-use crate::emptying::{self, Waiter};
-use crate::facts;
-use crate::forward::{self, Forward};
-use crate::insight::{self, Question};
-use crate::metrics;
-use crate::operating::{self, Operation};
+use access::{Caller, Need};
+use ask::{Driver, Failed, ask};
+use forward::Forward;
+pub(crate) use tcp::Tcp;
+
+use crate::config::{Config, Members};
+use crate::error::AgentError;
+use crate::request::Request;
 use crate::status::Status;
-use crate::tcp::Tcp;
-use crate::{AgentError, Config};
 
 /// Requests that may wait for the driver.
 const REQUESTS_MAX: usize = 32;
-
-/// What the API asks the driver.
-#[derive(Debug)]
-pub(crate) enum Request {
-    Status(Reply<Status>),
-    /// Why things are as they are.
-    Insight(Question),
-    SetTarget(MachineId, Option<f64>, Reply<()>),
-    SetRules(MachineId, Box<Rules>, Reply<()>),
-    RemoveHost(HostId, Reply<()>),
-    SetState(HostState, Reply<()>),
-    Wish(Box<Wish>, Waiter),
-    RenewCertificate(Reply<SystemTime>),
-    /// Where the agent of another host is reached.
-    Address(HostId, Reply<HostAddr>),
-    /// What operators say about moving machines.
-    Operate(Operation),
-    /// The machine, and the host that was fenced.
-    Claim(MachineId, HostId, Reply<()>),
-}
-
-/// Where an answer goes; an error is why not, in words.
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, String>>;
-
-impl Request {
-    /// Answers with `why` there is no other answer. Whoever asked may have gone away.
-    pub(crate) fn refuse(self, why: &str) {
-        match self {
-            Self::Status(reply) => drop(reply.send(Err(why.to_owned()))),
-            Self::Insight(question) => question.refuse(why),
-            Self::SetTarget(_, _, reply)
-            | Self::SetRules(_, _, reply)
-            | Self::Claim(_, _, reply)
-            | Self::SetState(_, reply)
-            | Self::RemoveHost(_, reply) => drop(reply.send(Err(why.to_owned()))),
-            Self::RenewCertificate(reply) => drop(reply.send(Err(why.to_owned()))),
-            Self::Wish(_, waiter) => waiter.refuse(why.to_owned()),
-            Self::Address(_, reply) => drop(reply.send(Err(why.to_owned()))),
-            Self::Operate(operation) => operation.refuse(why),
-        }
-    }
-}
-
-/// What is wrong, as the API says it.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Problem {
-    /// In words.
-    pub error: String,
-}
-
-pub(crate) type Failed = (StatusCode, Json<Problem>);
-pub(crate) type Driver = mpsc::Sender<Request>;
 
 /// The API's socket in the file system, which goes with the agent: one that nobody serves would
 /// only puzzle.
@@ -249,22 +202,6 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
         let _ = std::fs::remove_file(&fresh);
     }
     placed.map(|()| listener)
-}
-
-/// Asks the driver and waits for its answer; `otherwise` is the status of its refusal.
-pub(crate) async fn ask<T>(
-    driver: &Driver,
-    otherwise: StatusCode,
-    make: impl FnOnce(Reply<T>) -> Request,
-) -> Result<T, Failed> {
-    let gone = || problem(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping".to_owned());
-    let (answer, answered) = oneshot::channel();
-    driver.send(make(answer)).await.map_err(|_| gone())?;
-    answered.await.map_err(|_| gone())?.map_err(|why| problem(otherwise, why))
-}
-
-pub(crate) fn problem(status: StatusCode, error: String) -> Failed {
-    (status, Json(Problem { error }))
 }
 
 async fn healthz(State(driver): State<Driver>) -> Result<&'static str, Failed> {

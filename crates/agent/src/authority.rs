@@ -10,8 +10,8 @@ use evenkeel_net::{
 use evenkeel_store::{Admissions, Admitted, Store, StoreError};
 use tracing::{info, warn};
 
-use crate::AgentError;
 use crate::config::Config;
+use crate::error::AgentError;
 
 /// Longest wait before it is seen whether the certificate is to be renewed: clocks are set.
 const LOOK_EVERY: Duration = Duration::from_secs(3600);

@@ -16,10 +16,8 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::api::Problem;
-use crate::emptying::{DrainRequest, PlaceRequest, Placement};
-use crate::operating::{MoveStatus, PauseWish, RecommendationStatus};
-use crate::status::Status;
+use crate::request::{DrainRequest, PauseWish, PlaceRequest, Placement, Problem};
+use crate::status::{MoveStatus, RecommendationStatus, Status};
 
 /// Largest answer taken, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -3,6 +3,8 @@
 //! Every key has a default but `listen` where the host has no fixed address; an unknown key is an
 //! error that names the nearest known one. `docs/configuration.md` describes each key.
 
+mod api;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -23,8 +25,7 @@ use evenkeel_libvirt::{carried_uri, socket_of};
 use evenkeel_store::Retention;
 use serde::Deserialize;
 
-use crate::access::Members;
-use crate::tcp::TcpConfig;
+pub use api::{ApiConfig, Members, TcpConfig};
 
 /// The port that agents listen on unless told otherwise.
 pub const PORT: u16 = 7946;
@@ -139,16 +140,6 @@ impl Default for RulesConfig {
     fn default() -> Self {
         Self { repair: true }
     }
-}
-
-/// `[api]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ApiConfig {
-    /// What other members of the cluster may ask for.
-    pub members: Members,
-    /// How it is served over TCP, if at all.
-    pub tcp: Option<TcpConfig>,
 }
 
 /// `[history]`.

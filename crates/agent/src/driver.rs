@@ -4,6 +4,11 @@
 //! request, a signal), gives it to the core and carries out what the core returns, in order. It
 //! decides nothing.
 
+mod answering;
+mod emptying;
+mod explaining;
+mod operating;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,14 +31,13 @@ use rand_chacha::ChaCha12Rng;
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
+pub(crate) use emptying::Wishes;
+
 use crate::alarms::Alarms;
-use crate::api::{Reply, Request};
-use crate::authority;
 use crate::carrier::Carrier;
 use crate::clock::Clock;
-use crate::emptying::Wishes;
 use crate::hours::OpenHours;
-use crate::status::Status;
+use crate::request::{Reply, Request};
 use crate::timers::{Due, Timers};
 
 /// How long the last words to other hosts may take.
@@ -162,7 +166,7 @@ impl Driver {
         match before {
             None => {
                 info!("stopping: finishing what is under way");
-                crate::notify(sd_notify::NotifyState::Stopping);
+                notify(sd_notify::NotifyState::Stopping);
                 self.feed(Input::Stop);
                 Stopping::Finishing(Instant::now() + self.stop_grace)
             }
@@ -443,74 +447,6 @@ impl Driver {
         self.unmeasured = why;
     }
 
-    fn answer(&mut self, request: Request) {
-        // Whoever asked may have gone away; that is no error.
-        match request {
-            Request::Status(answer) => {
-                let (change, now) = (self.hours.change, self.clock.now());
-                let status = Status::of(&self.balancer, &self.progress, change, now);
-                let _ = answer.send(Ok(status));
-            }
-            Request::Operate(operation) => self.operate(operation),
-            Request::Insight(question) => self.tell_why(question),
-            Request::SetState(state, answer) => {
-                let _ = answer.send(self.set_state(state));
-            }
-            Request::Wish(wish, waiter) => self.wish(*wish, waiter),
-            Request::Address(host, answer) => {
-                let known = self.addresses.get(&host).copied();
-                let _ = answer.send(known.ok_or_else(|| {
-                    format!("host `{host}` has never been seen here: `evenkeel status` names the members")
-                }));
-            }
-            Request::RemoveHost(host, answer) => {
-                let (net, removed) = (self.net.clone(), self.removed.clone());
-                tokio::spawn(async move {
-                    let done = net.remove(&host).await.map_err(|e| e.to_string());
-                    if done.is_ok() {
-                        let _ = removed.send(host).await;
-                    }
-                    let _ = answer.send(done);
-                });
-            }
-            Request::RenewCertificate(answer) => {
-                let (net, directory) = (self.net.clone(), self.identity_dir.clone());
-                tokio::spawn(async move {
-                    let _ = answer.send(authority::renew(net, directory).await);
-                });
-            }
-            Request::Claim(machine, fenced, answer) => {
-                let settled = self.balancer.can_claim(&machine, &fenced);
-                if settled.is_ok() {
-                    warn!(%machine, host = %fenced, "claimed by an operator who has fenced the host");
-                    self.feed(Input::Claim { machine, fenced });
-                }
-                let _ = answer.send(settled);
-            }
-            Request::SetTarget(machine, target, answer) => {
-                self.write_entry(self.balancer.program_target(&machine, target), machine, answer);
-            }
-            Request::SetRules(machine, rules, answer) => {
-                self.write_entry(self.balancer.set_rules(&machine, *rules), machine, answer);
-            }
-        }
-    }
-
-    /// Has a machine's entry written; the answer waits for it.
-    fn write_entry(&mut self, order: Result<Order, String>, machine: MachineId, answer: Reply<()>) {
-        let busy = || format!("the entry of machine `{machine}` is being written: try again");
-        let free = !self.writers.contains_key(&machine);
-        match order.and_then(|order| free.then_some(order).ok_or_else(busy)) {
-            Ok(order) => {
-                self.writers.insert(machine, answer);
-                self.hypervisor.submit(order);
-            }
-            Err(why) => {
-                let _ = answer.send(Err(why));
-            }
-        }
-    }
-
     /// The members remembered from an earlier life are asked first.
     pub(crate) fn join_remembered(&mut self) {
         let remembered: Vec<_> = self.addresses.clone().into_iter().collect();
@@ -560,5 +496,12 @@ fn log(decision: &Decision) {
             warn!(%exchange, peer, machine = machine.name, %ending, detail, "not moved");
         }
         (_, None) => debug!(%exchange, peer, %ending, detail, "exchange ended"),
+    }
+}
+
+/// Tells the service manager, if there is one.
+pub(crate) fn notify(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        warn!(%error, "the service manager could not be told");
     }
 }

@@ -9,10 +9,6 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::Json;
-use axum::extract::{Extension, Path as UrlPath, State};
-use axum::http::StatusCode;
-use evenkeel_core::model::HostId;
 use evenkeel_doctor::{
     AgentFacts, CapacityFacts, Facts, IdentityFacts, LibvirtFacts, MigrationFacts, StorageFacts,
     StoreFacts, Version,
@@ -20,10 +16,7 @@ use evenkeel_doctor::{
 use evenkeel_libvirt::{inspect, mounted_at, reaches};
 use evenkeel_net::Identity;
 
-use crate::Config;
-use crate::api::{Driver, Failed, Request, ask, problem};
-use crate::config::CarrierKind;
-use crate::forward::Forward;
+use crate::config::{CarrierKind, Config};
 use crate::status::Status;
 
 /// libvirt's configuration of QEMU on a host, and what it is without a word there.
@@ -34,8 +27,6 @@ const PORTS_TRIED: u16 = 8;
 /// How long libvirt may take to be looked at, or to be reached: an unprivileged client whose daemon is
 /// gone tries for half a minute to start one.
 const LIBVIRT_TIME_MAX: Duration = Duration::from_secs(8);
-/// How long all of it may take.
-const TIME_MAX: Duration = Duration::from_secs(20);
 
 /// Finds out what there is to know about this host, its agent aside. Blocks while libvirt answers.
 /// Nothing is changed, but for a file in the state directory that is made and removed.
@@ -151,7 +142,7 @@ fn migration(config: &Config, qemu_conf: Option<&str>) -> MigrationFacts {
 }
 
 /// Why a libvirt is not reached, if it is not.
-fn reached(uri: &str) -> Option<String> {
+pub(crate) fn reached(uri: &str) -> Option<String> {
     let uri = uri.to_owned();
     limited(move || reaches(&uri)).err()
 }
@@ -195,57 +186,6 @@ fn storage(config: &Config) -> BTreeMap<String, StorageFacts> {
         (id.clone(), StorageFacts { path, found, source, file_system })
     });
     facts.collect()
-}
-
-/// `GET /api/v1/facts`.
-pub(crate) async fn answer(
-    State(driver): State<Driver>,
-    Extension(config): Extension<std::sync::Arc<Config>>,
-) -> Result<Json<Facts>, Failed> {
-    let status = ask(&driver, StatusCode::SERVICE_UNAVAILABLE, Request::Status).await;
-    let mut facts = in_time(move || gather(&config)).await?;
-    facts.agent = Some(match status {
-        Ok(status) => of_agent(&status),
-        Err((_, Json(refused))) => {
-            AgentFacts { unknown: Some(refused.error), ..AgentFacts::default() }
-        }
-    });
-    Ok(Json(facts))
-}
-
-/// `GET /api/v1/migration_uri`: by which URI other hosts' libvirt reaches this one; `null` if agents
-/// carry machines here.
-pub(crate) async fn migration_uri(
-    Extension(config): Extension<std::sync::Arc<Config>>,
-) -> Json<Option<String>> {
-    let carried = config.carrier() == CarrierKind::Agents;
-    Json((!carried).then(|| config.migration_uri()))
-}
-
-/// `GET /api/v1/reach/HOST`: why this host does not reach the libvirt of that one, or `null`. That
-/// host itself is asked where it is.
-pub(crate) async fn reach(
-    State(forward): State<Forward>,
-    UrlPath(host): UrlPath<HostId>,
-) -> Result<Json<Option<String>>, Failed> {
-    let uri: Option<String> = forward.get(&host, "/api/v1/migration_uri").await?;
-    match uri {
-        // The answer came by the link that machines would go by.
-        None => Ok(Json(None)),
-        Some(uri) => in_time(move || reached(&uri)).await.map(Json),
-    }
-}
-
-/// Does what blocks where that holds nothing up, and waits for it for some time.
-async fn in_time<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Failed> {
-    let done = tokio::time::timeout(TIME_MAX, tokio::task::spawn_blocking(work)).await;
-    let late = || {
-        let why = format!("libvirt has not answered within {TIME_MAX:?}");
-        problem(StatusCode::GATEWAY_TIMEOUT, why)
-    };
-    done.map_err(|_| late())?.map_err(|_| late())
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! The daemon: one driver of the core over real time, libvirt, QUIC and SQLite.
 
-mod access;
 mod alarms;
 mod api;
 mod authority;
@@ -9,15 +8,11 @@ pub mod client;
 mod clock;
 pub mod config;
 mod driver;
-mod emptying;
+mod error;
 pub mod facts;
-mod forward;
 mod hours;
-mod insight;
-mod metrics;
-pub mod operating;
+mod request;
 pub mod status;
-mod tcp;
 mod timers;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -31,8 +26,8 @@ use evenkeel_core::port::{Event, Failure, HostSample, Order};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_libvirt::{LibvirtConfig, LibvirtHypervisor, SharedStorage};
 use evenkeel_membership::{Config as MembershipConfig, Member, Membership};
-use evenkeel_net::{DialError, Identity, Limits, Net, NetError, PkiError};
-use evenkeel_store::{Store, StoreError};
+use evenkeel_net::{DialError, Identity, Limits, Net};
+use evenkeel_store::Store;
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
 use tokio::runtime::Handle;
@@ -41,22 +36,19 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tracing::{info, warn};
 
-pub use crate::access::Members;
 use crate::alarms::Alarms;
-pub use crate::api::Problem;
-use crate::api::Request;
+use crate::api::Tcp;
 use crate::carrier::Carrier;
 pub use crate::client::{Client, ClientError};
 use crate::clock::Clock;
 use crate::config::CarrierKind;
-pub use crate::config::{Config, ConfigError};
-use crate::driver::{Driver, Refusals, Sources};
-use crate::emptying::Wishes;
-pub use crate::emptying::{DrainRequest, PlaceRequest, Placement};
+pub use crate::config::{Config, ConfigError, Members, TcpConfig};
+use crate::driver::{Driver, Refusals, Sources, Wishes, notify};
+pub use crate::error::{AgentError, TcpError};
 use crate::hours::OpenHours;
+use crate::request::Request;
+pub use crate::request::{DrainRequest, PAUSE_MAX, PauseWish, PlaceRequest, Placement, Problem};
 pub use crate::status::Status;
-use crate::tcp::Tcp;
-pub use crate::tcp::{TcpConfig, TcpError};
 use crate::timers::Timers;
 pub use evenkeel_store::Wanted;
 
@@ -68,73 +60,6 @@ const EVENTS_MAX: usize = 1024;
 const IO_BYTES_PER_S_DEFAULT: f64 = 1.25e9;
 /// First and longest wait between attempts to reach a seed or libvirt.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
-
-/// Why an agent cannot run. Nothing was begun that would be left behind.
-#[derive(Debug, thiserror::Error)]
-pub enum AgentError {
-    /// The configuration cannot be used.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The store cannot be used.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The certificates cannot be used.
-    #[error(transparent)]
-    Identity(#[from] PkiError),
-    /// The network cannot be used.
-    #[error(transparent)]
-    Net(#[from] NetError),
-    /// The API cannot be served over TCP.
-    #[error(transparent)]
-    Tcp(#[from] TcpError),
-    /// The configuration and the certificate name different hosts.
-    #[error(
-        "the configuration names host `{configured}`, and the certificate in `{directory}` host \
-         `{certified}`: make them agree"
-    )]
-    OtherHost {
-        /// In the configuration.
-        configured: String,
-        /// In the certificate.
-        certified: HostId,
-        /// Where the certificate is.
-        directory: PathBuf,
-    },
-    /// The socket of the local API cannot be made.
-    #[error("cannot serve the local API at `{path}`: {source}")]
-    Api {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Another agent serves the local API there.
-    #[error(
-        "another agent serves the local API at `{0}` and goes on undisturbed: one agent runs on a \
-         host; stop that one first, or give this one another `api_socket`"
-    )]
-    ApiInUse(PathBuf),
-    /// The sockets of migrations cannot be made.
-    #[error("cannot make the sockets of migrations in `{path}`: {source}")]
-    Carrier {
-        /// Their directory.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Nobody knows where libvirt listens.
-    #[error(
-        "machines are to come through this agent, and where libvirt listens is not known from \
-         `{0}`: set `migration.libvirt_socket`"
-    )]
-    NoLibvirtSocket(String),
-    /// The signals cannot be watched.
-    #[error("cannot watch signals: {0}")]
-    Signals(std::io::Error),
-    /// The threads that talk to libvirt cannot be started.
-    #[error("cannot start the threads that talk to libvirt: {0}")]
-    Threads(std::io::Error),
-}
 
 /// Runs the agent until it is told to stop by `SIGTERM` or `SIGINT`.
 ///
@@ -397,11 +322,4 @@ fn stop_signals() -> Result<mpsc::Receiver<()>, AgentError> {
         }
     });
     Ok(receiver)
-}
-
-/// Tells the service manager, if there is one.
-pub(crate) fn notify(state: sd_notify::NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        warn!(%error, "the service manager could not be told");
-    }
 }

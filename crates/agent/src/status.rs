@@ -1,5 +1,7 @@
 //! What an agent says of itself over its local API: `evenkeel.status/v1`.
 
+mod operation;
+
 use std::collections::BTreeMap;
 
 use evenkeel_core::balancer::{Balancer, ClusterContention, Drain};
@@ -13,7 +15,7 @@ use evenkeel_core::model::{
 use evenkeel_core::port::{Commit, HandoffId, Presence, Progress};
 use serde::{Deserialize, Serialize};
 
-use crate::operating::OperationStatus;
+pub use operation::{MoveStage, MoveStatus, OperationStatus, RecommendationStatus};
 
 /// One host as its agent sees it now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::decision::{Reason, Refusal};
-use crate::exchange::unwilling;
 use crate::load::Machine;
 use crate::message::{Appraisal, Candidate, OFFER_MAX};
 use crate::model::{ExchangeId, HostId, HostState, MachineId};
+use crate::restraint::unwilling;
 
 /// Something that an operator wishes, as its driver knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -336,27 +336,16 @@ pub fn places(candidate: &Candidate, hosts: &[Appraiser]) -> Vec<Berth> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::Basis;
+
     use crate::message::{Quote, Report};
-    use crate::model::{Requirements, Resources};
 
     const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 
     fn machine(name: &str, gib: f64) -> Candidate {
         Candidate {
-            machine: MachineId::new(name).unwrap(),
-            name: name.to_owned(),
-            basis: Basis::Actual,
-            factors: Resources::ZERO,
             at_donor: 0.1,
             memory_bytes: gib * GIB,
-            needs: Requirements::default(),
-            anti_affinity: Vec::new(),
-            margin: None,
-            cost: None,
-            rules: None,
-            ties: None,
-            mends: None,
+            ..Candidate::new(MachineId::new(name).unwrap(), name)
         }
     }
 

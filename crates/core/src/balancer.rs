@@ -55,7 +55,7 @@ use directed::DirectedMoves;
 use recommending::Recommendations;
 use watching::Watching;
 
-pub use directed::{Directed, MoveOrder, Outcome, Stage};
+pub use directed::{Directed, Outcome, Stage};
 pub use recommending::Recommendation;
 pub use watching::Twin;
 
@@ -489,23 +489,9 @@ impl Balancer {
     /// The record of a round in which nobody was asked.
     fn lonely(&self, exchange: ExchangeId, ending: Reason, detail: String, now: Time) -> Decision {
         Decision {
-            exchange,
-            host: self.host.id().clone(),
-            initiator: self.host.id().clone(),
-            peer: None,
-            role: None,
-            began: now,
-            ended: now,
-            pair: None,
-            candidates: Vec::new(),
-            handoff: None,
-            ending,
             detail,
-            stats: None,
-            predicted: None,
-            measure: None,
-            commit: None,
             authority: self.host.authority(),
+            ..Decision::new(exchange, self.host.id().clone(), ending, now)
         }
     }
 

@@ -7,21 +7,20 @@ use serde::{Deserialize, Serialize};
 use crate::ceiling::Measure;
 use crate::control::Authority;
 use crate::cost::Prediction;
-use crate::handoff::Choice;
 use crate::load::Basis;
+pub use crate::model::Role;
 use crate::model::{ExchangeId, HostId, MachineId, Missing, Resources, Time};
-use crate::port::{HandoffId, MigrationStats};
+use crate::port::{Commit, HandoffId, MigrationStats};
 pub use crate::reason::Reason;
 use crate::select::Pair;
 
-/// What a host is in an exchange.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// The more loaded one, which gives.
-    Donor,
-    /// The other, which takes.
-    Receiver,
+/// The commit point of a handoff, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Choice {
+    /// The commit point.
+    pub commit: Commit,
+    /// Why, in words.
+    pub because: String,
 }
 
 /// One machine of the donor, as it was judged.
@@ -113,6 +112,31 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// The record of an exchange that this host began and ended at this time, with nobody and about
+    /// no machine, for whoever knows more of it to fill in.
+    #[must_use]
+    pub fn new(exchange: ExchangeId, host: HostId, ending: Reason, at: Time) -> Self {
+        Self {
+            exchange,
+            initiator: host.clone(),
+            host,
+            peer: None,
+            role: None,
+            began: at,
+            ended: at,
+            pair: None,
+            candidates: Vec::new(),
+            handoff: None,
+            ending,
+            detail: String::new(),
+            stats: None,
+            predicted: None,
+            measure: None,
+            commit: None,
+            authority: Authority::default(),
+        }
+    }
+
     /// The machine that was chosen, if any.
     #[must_use]
     pub fn chosen(&self) -> Option<&Judged> {

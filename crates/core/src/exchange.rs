@@ -31,6 +31,7 @@ use crate::host::{Host, Toward};
 use crate::load::Basis;
 use crate::message::{Candidate, Quote, Report, Talk};
 use crate::model::{Entry, ExchangeId, HostId, HostState, LastMove, MachineId, Time};
+use crate::restraint::unwilling;
 use crate::select::{Calm, Pair, Price, improves};
 use crate::survey::Answer as Answered;
 
@@ -124,15 +125,6 @@ fn refusing(receiver: &Report, authority: Authority) -> Option<Reason> {
     let observes = receiver.mode == Some(Autonomy::Observe) && !authority.is_operators();
     let observing = observes && authority > Authority::Observe;
     unwilling(receiver.state).or(observing.then_some(Reason::Observing))
-}
-
-/// Why a host takes no machine, whatever the loads.
-pub(crate) const fn unwilling(receiver: HostState) -> Option<Reason> {
-    match receiver {
-        HostState::Active => None,
-        HostState::Cordoned => Some(Reason::Cordoned),
-        HostState::Draining => Some(Reason::Draining),
-    }
 }
 
 impl Offered {

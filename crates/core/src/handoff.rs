@@ -53,12 +53,12 @@ use std::time::Duration;
 use crate::decision::{Reason, Role};
 use crate::effect::Effect;
 use crate::message::Pass;
-use crate::model::{DiskPlace, HostId, MachineId};
+use crate::model::{DiskPlace, HostId, MachineId, Ticket};
 use crate::port::{Failure, HandoffId, LookId, MigrationStats, Order, Sight, Unfit};
 
 pub use begin::Offer;
-pub use commit::{Choice, Mode};
-pub use record::{Handoff, Mark, MarkKind, Phase, Recovered, Terms, Ticket};
+pub use commit::Mode;
+pub use record::{Handoff, Mark, MarkKind, Phase, Recovered, Terms};
 use strangers::Strangers;
 pub use turn::Turn;
 

@@ -19,13 +19,12 @@ use crate::handoff::{Handoff, Mode};
 use crate::load::{Machine, Metering, Unknown, View};
 use crate::message::{PROTOCOL, Probe, Report, Room};
 use crate::model::{
-    Entry, HostId, HostProfile, HostState, MachineId, Resource, Resources, Rules, Time,
+    Entry, HostId, HostProfile, HostState, MachineId, Resource, Resources, Rules, Seat, Time,
 };
 use crate::port::{HandoffId, HostSample, Presence};
 use crate::restraint::{Past, Restraint};
 use crate::select::mean_aware::{self, Choice, Side};
 use crate::select::{Calm, LOAD_EPSILON, emptying, mending, relief};
-use crate::witness::Seat;
 
 pub use ruling::{Misplaced, Toward};
 pub use seats::{Landed, Taken};

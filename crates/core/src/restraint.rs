@@ -13,8 +13,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::decision::Role;
-use crate::model::{HostId, HostState, LastMove, MachineId, Time};
+use crate::model::{HostId, HostState, LastMove, MachineId, Role, Time};
 use crate::reason::Reason;
 
 /// How restrained a host is.
@@ -232,6 +231,15 @@ impl Past {
         };
         let recent = moves.iter().rev().take_while(|at| now.since(**at) < HOUR).count();
         if recent >= most { Err(Reason::MoveLimit) } else { Ok(()) }
+    }
+}
+
+/// Why a host takes no machine, whatever the loads.
+pub(crate) const fn unwilling(receiver: HostState) -> Option<Reason> {
+    match receiver {
+        HostState::Active => None,
+        HostState::Cordoned => Some(Reason::Cordoned),
+        HostState::Draining => Some(Reason::Draining),
     }
 }
 

@@ -21,15 +21,11 @@
 //! square of the number of machines, so that gathering comes to rest, and with every group
 //! that nothing else holds apart on one host.
 
-use std::collections::BTreeMap;
-
 use minicbor::{Decode, Encode};
 
+pub use crate::model::Labels;
 use crate::model::{Group, HostId, Place, Rules};
 use crate::reason::Reason;
-
-/// Labels of a host.
-pub type Labels = BTreeMap<String, String>;
 
 /// What the host that a machine leaves tells of one of its affinity groups, in the order of its
 /// rules.

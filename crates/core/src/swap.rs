@@ -142,25 +142,14 @@ fn record(
         detail: String::new(),
     };
     Decision {
-        exchange,
-        host: host.id().clone(),
         initiator: match role {
             Role::Donor => peer.clone(),
             Role::Receiver => host.id().clone(),
         },
         peer: Some(peer.clone()),
         role: Some(role),
-        began: now,
-        ended: now,
-        pair: None,
         candidates: vec![returned],
-        handoff: None,
-        ending: Reason::Protocol,
-        detail: String::new(),
-        stats: None,
         predicted: candidate.cost,
-        measure: None,
-        commit: None,
-        authority: Authority::Automatic,
+        ..Decision::new(exchange, host.id().clone(), Reason::Protocol, now)
     }
 }

@@ -64,42 +64,11 @@ pub use known::{Acquaintance, Acquaintances};
 use crate::decision::Reason;
 use crate::effect::Effect;
 use crate::message::{Answer, Ask, Message, Verdict, Witness};
+pub use crate::model::Seat;
 use crate::model::{ClaimId, Group, HandoffId, HostId, MachineId};
 use crate::rules::Labels;
 
 use known::Known;
-
-/// What at most one machine may have: to be of this group on a host with this value of this label.
-#[derive(
-    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, minicbor::Encode, minicbor::Decode,
-)]
-pub struct Seat {
-    /// The group, with its label, as the machine names it.
-    #[n(0)]
-    pub group: Group,
-    /// The value of the label.
-    #[n(1)]
-    pub value: String,
-}
-
-impl Seat {
-    /// The seats that a machine of these groups needs on a host with these labels: none for a label
-    /// that the host does not have.
-    #[must_use]
-    pub fn needed(groups: &[Group], labels: &Labels) -> Vec<Self> {
-        let seat = |group: &Group| {
-            let value = labels.get(group.label()?)?.clone();
-            Some(Self { group: group.clone(), value })
-        };
-        groups.iter().filter_map(seat).collect()
-    }
-
-    /// Whether it is on a host with these labels.
-    #[must_use]
-    pub fn is_on(&self, labels: &Labels) -> bool {
-        self.group.label().is_some_and(|label| labels.get(label) == Some(&self.value))
-    }
-}
 
 /// What a host holds at the moment, as far as it counts.
 #[derive(Clone, Debug)]

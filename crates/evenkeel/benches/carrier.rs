@@ -5,7 +5,11 @@
 //! ```sh
 //! cargo bench -p evenkeel --bench carrier              # 2 GiB, 20 MiB/s dirtied, 5 turns
 //! GUEST_MIB=512 DIRTY_MIB_PER_S=5 TIMES=10 cargo bench -p evenkeel --bench carrier
+//! LINK_MIB_PER_S=119 cargo bench -p evenkeel --bench carrier      # no faster than 1 Gbit/s
 //! ```
+//!
+//! Over loopback everything is as fast as the processors let it. With `LINK_MIB_PER_S` libvirt, or the
+//! agents, are told to send no faster than that.
 //!
 //! All figures are those that libvirt keeps of a completed migration, on the host where it arrived.
 //! With agents the machine goes by their fast commit point, which is libvirt's own.
@@ -15,20 +19,17 @@
 mod chaos;
 #[path = "../tests/daemon/mod.rs"]
 mod daemon;
+mod rig;
 #[path = "../tests/support/mod.rs"]
 mod support;
 #[path = "../tests/swing/mod.rs"]
 mod swing;
 
-use std::time::Duration;
+use std::env;
 
-use evenkeel_lab::{Dirty, GuestSpec};
+use rig::{GUEST, LIMIT, NAMES, number};
 use swing::Swing;
 
-const GUEST: &str = "guest";
-const NAMES: [&str; 2] = ["h1", "h2"];
-/// Longer than any of it takes.
-const LIMIT: Duration = Duration::from_secs(300);
 const MIB: f64 = (1 << 20) as f64;
 
 /// By which way a machine's memory goes.
@@ -56,22 +57,16 @@ struct Cost {
 fn main() {
     let (memory_mib, dirty) = (number("GUEST_MIB", 2048), number("DIRTY_MIB_PER_S", 20));
     let times = number("TIMES", 5);
-    let guest = GuestSpec {
-        memory_mib,
-        dirty: Dirty { mib: memory_mib - 8, mib_per_s: 0 },
-        ..GuestSpec::new(GUEST, "h1", 0)
-    };
-    let mut swing = Swing::direct(vec![guest], Some("[handoff]\nmode = 'fast'\n"));
+    let link = env::var_os("LINK_MIB_PER_S").map(|_| number("LINK_MIB_PER_S", 0));
+    let mut config = "[handoff]\nmode = 'fast'\n".to_owned();
+    if let Some(mib) = link {
+        config += &format!("[migration]\nbandwidth_max = '{mib}MiB'\n");
+    }
+    let mut swing = rig::up(memory_mib, dirty, Some(&config));
     assert!(swing.places["h1"].lab.is_some(), "hosts have no views of their own here");
-    // All of its memory is there to be sent.
-    swing.cluster.until(LIMIT, "all of its memory verified once", |cluster| {
-        let console = cluster.lab().console(GUEST).ok()?;
-        (console.last()?.pages_checked > 0).then_some(())
-    });
-    let lively = Dirty { mib: memory_mib - 8, mib_per_s: dirty };
-    swing.cluster.lab().set_dirty(GUEST, lively).expect("the guest obeys");
     println!(
-        "{times} migrations each of a guest of {memory_mib} MiB that dirties {dirty} MiB/s:\n"
+        "{times} migrations each of a guest of {memory_mib} MiB that dirties {dirty} MiB/s{}:\n",
+        link.map_or_else(String::new, |mib| format!(", at most {mib} MiB/s of it sent"))
     );
     let mut costs: Vec<(Way, Cost)> = Vec::new();
     let mut at = 0;
@@ -80,7 +75,7 @@ fn main() {
             let (from, to) = (NAMES[at], NAMES[1 - at]);
             match way {
                 Way::Carried => by_agents(&mut swing, from, to),
-                _ => by_virsh(&swing, way, from, to),
+                _ => by_virsh(&swing, way, link, from, to),
             }
             costs.push((way, cost(&swing, to)));
             at = 1 - at;
@@ -90,12 +85,7 @@ fn main() {
     print(&costs);
 }
 
-fn number(name: &str, otherwise: u32) -> u32 {
-    let given = std::env::var(name).ok();
-    given.map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
-}
-
-fn by_virsh(swing: &Swing, way: Way, from: &str, to: &str) {
+fn by_virsh(swing: &Swing, way: Way, link: Option<u32>, from: &str, to: &str) {
     let uri = |host| swing.cluster.lab().uri(host).expect("a host of the lab");
     let destination = uri(to);
     let mut arguments = vec!["migrate", "--live", "--p2p", "--auto-converge", "--persistent"];
@@ -106,6 +96,8 @@ fn by_virsh(swing: &Swing, way: Way, from: &str, to: &str) {
             arguments.extend(["--migrateuri", "tcp://127.0.0.1", "--listen-address", "127.0.0.1"]);
         }
     }
+    let link = link.map(|mib| mib.to_string());
+    arguments.extend(link.iter().flat_map(|mib| ["--bandwidth", mib]));
     arguments.extend([GUEST, destination.as_str()]);
     chaos::virsh(&uri(from), &arguments).unwrap_or_else(|error| panic!("{way:?}: {error}"));
 }

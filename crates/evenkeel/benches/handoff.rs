@@ -1,5 +1,5 @@
 //! What a handoff takes beside libvirt alone, on a real lab: plain `virsh migrate`, Evenkeel's fast
-//! commit point and its strict one, one after the other in one run.
+//! commit point and its strict one, in turns of ten in one run.
 //!
 //! ```sh
 //! cargo bench -p evenkeel --bench handoff              # a guest of 16 MB, 30 times each
@@ -16,6 +16,7 @@
 mod chaos;
 #[path = "../tests/daemon/mod.rs"]
 mod daemon;
+mod rig;
 #[path = "../tests/support/mod.rs"]
 mod support;
 #[path = "../tests/swing/mod.rs"]
@@ -26,15 +27,16 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use evenkeel_core::handoff::Phase;
-use evenkeel_lab::{Dirty, GuestSpec};
+use rig::{GUEST, LIMIT, NAMES, number};
 use swing::Swing;
 
-const GUEST: &str = "guest";
-const NAMES: [&str; 2] = ["h1", "h2"];
+/// By what a machine is moved: `virsh`, or agents in a mode.
+const WAYS: [(&str, Option<&str>); 3] =
+    [("virsh", None), ("fast", Some("fast")), ("strict", Some("strict"))];
+/// The ways take turns, since a machine is not as fast at any time.
+const ROUNDS: usize = 3;
 /// How often the source is asked when it has begun.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// Longer than any of it takes.
-const LIMIT: Duration = Duration::from_secs(300);
 
 /// One migration, in milliseconds.
 #[derive(Clone, Copy)]
@@ -46,16 +48,22 @@ struct Times {
 fn main() {
     let memory_mib = number("GUEST_MIB", 16);
     let times = number("TIMES", 30) as usize;
+    let mut all = WAYS.map(|_| Vec::new());
+    for round in 0..ROUNDS {
+        let share = times * (round + 1) / ROUNDS - times * round / ROUNDS;
+        for ((_, mode), all) in WAYS.into_iter().zip(&mut all) {
+            all.extend(migrations(share, memory_mib, mode));
+        }
+    }
     println!("{times} migrations each of a guest of {memory_mib} MiB, milliseconds:\n");
     println!(
         "{:<8} {:>12} {:>9} {:>15} {:>9}",
         "", "whole, median", "p99", "downtime, median", "p99"
     );
-    let virsh = measured("virsh", times, memory_mib, None);
-    for mode in ["fast", "strict"] {
-        let row = measured(mode, times, memory_mib, Some(mode));
+    let [virsh, agents @ ..] = [0, 1, 2].map(|way| row(WAYS[way].0, &all[way]));
+    for ((name, _), row) in WAYS[1..].iter().zip(agents) {
         println!(
-            "         {:+.1} % of virsh's whole, {:+.0} ms; {:+.0} ms of downtime",
+            "{name}: {:+.1} % of virsh's whole, {:+.0} ms; {:+.0} ms of downtime",
             (row.whole / virsh.whole - 1.0) * 100.0,
             row.whole - virsh.whole,
             row.downtime - virsh.downtime,
@@ -63,35 +71,23 @@ fn main() {
     }
 }
 
-fn number(name: &str, otherwise: u32) -> u32 {
-    let given = std::env::var(name).ok();
-    given.map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
-}
-
-/// Migrates to and fro, by `virsh` or by agents in a mode, and prints a row. Returns the medians.
-fn measured(name: &str, times: usize, memory_mib: u32, mode: Option<&str>) -> Times {
-    let guest = GuestSpec {
-        memory_mib,
-        dirty: Dirty { mib: memory_mib - 8, mib_per_s: 0 },
-        ..GuestSpec::new(GUEST, "h1", 0)
-    };
+/// Migrates to and fro, by `virsh` or by agents in a mode.
+fn migrations(times: usize, memory_mib: u32, mode: Option<&str>) -> Vec<Times> {
     let config = mode.map(|mode| format!("[handoff]\nmode = '{mode}'\n"));
-    let mut swing = Swing::direct(vec![guest], config.as_deref());
-    // All of its memory is there to be sent.
-    swing.cluster.until(LIMIT, "all of its memory verified once", |cluster| {
-        let console = cluster.lab().console(GUEST).ok()?;
-        (console.last()?.pages_checked > 0).then_some(())
-    });
-    let calmly = Dirty { mib: memory_mib - 8, mib_per_s: 2 };
-    swing.cluster.lab().set_dirty(GUEST, calmly).expect("the guest obeys");
+    let mut swing = rig::up(memory_mib, 2, config.as_deref());
     let one = if mode.is_some() { by_agents } else { by_virsh };
-    let all: Vec<Times> = (0..times)
+    let all = (0..times)
         .map(|turn| {
             let (from, to) = (NAMES[turn % 2], NAMES[(turn + 1) % 2]);
             one(&mut swing, from, to)
         })
         .collect();
     swing.assert_unharmed();
+    all
+}
+
+/// Prints a row. Returns the medians.
+fn row(name: &str, all: &[Times]) -> Times {
     let median_and_p99 = |of: fn(&Times) -> f64| {
         let mut sorted: Vec<f64> = all.iter().map(of).collect();
         sorted.sort_by(f64::total_cmp);

@@ -14,6 +14,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use daemon::{Daemon, ReadOnlyStore};
 use evenkeel_core::handoff::Phase;
 use support::LIMIT;
 use swing::{Fault, Process, Swing, swinger};
@@ -139,6 +140,40 @@ fn without_room_for_a_record_nobody_lets_go_and_nobody_takes() {
     lasts(&swing, ["absent", "paused"]);
     swing.daemon("h2").limit_files(None);
     assert_eq!(comes_to_rest(&swing, "the target's disk was full"), "h2");
+}
+
+#[test]
+fn with_a_store_that_is_read_only_nobody_lets_go_and_nobody_takes() {
+    // The one cannot write that it has released the guest, the other that it has taken it.
+    for host in ["h1", "h2"] {
+        let swing = under_way(STRICT, "h1", "Suspended Migrated");
+        let Some(read_only) = ReadOnlyStore::of(&swing.places[host]) else {
+            eprintln!("SKIPPED: no file of this user can be made immutable here");
+            return;
+        };
+        swing.daemon(host).await_log(&["not made durable"]);
+        lasts(&swing, ["absent", "paused"]);
+        drop(read_only);
+        assert_eq!(comes_to_rest(&swing, &format!("the store of {host} was read-only")), "h2");
+    }
+}
+
+#[test]
+fn a_copy_waits_while_its_agent_is_refused_for_a_store_that_is_read_only() {
+    let mut swing = under_way(STRICT, "h1", "Suspended Migrated");
+    let Some(read_only) = ReadOnlyStore::of(&swing.places["h2"]) else {
+        eprintln!("SKIPPED: no file of this user can be made immutable here");
+        return;
+    };
+    swing.daemon("h2").await_log(&["not made durable"]);
+    assert!(swing.strike("h2", Process::Agent, GUEST, Fault::Kill));
+    let mut refused = Daemon::spawn(&swing.places["h2"], &[]);
+    assert_eq!(refused.ended(), Some(1));
+    refused.await_log(&["h2/state", "handoffs under way wait", "mounted read-write"]);
+    lasts(&swing, ["absent", "paused"]);
+    drop(read_only);
+    swing.start("h2");
+    assert_eq!(comes_to_rest(&swing, "an agent was refused for its store"), "h2");
 }
 
 /// What a monitoring system reads.

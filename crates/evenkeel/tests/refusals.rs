@@ -112,6 +112,33 @@ fn an_identity_that_cannot_be_used_is_refused_by_file_with_what_to_do() {
 }
 
 #[test]
+fn an_agent_that_cannot_write_its_state_is_refused_and_goes_on_with_it_when_it_can() {
+    let site = Site::new();
+    let place = site.host("h1");
+    if daemon::mounted_read_only(&place.dir).is_none() {
+        eprintln!("SKIPPED: nobody may mount here");
+        return;
+    }
+    let state = place.dir.join("state");
+    let file = state.join("state.sqlite");
+    let named = state.display().to_string();
+    let remedy = "have it mounted read-write, with room, and writable for the agent's user";
+    place.configure(&[]);
+    // None yet, and no place to make one.
+    place.refusal_beside(&place.dir).refused(1, &[&named, "Read-only file system", remedy]);
+    assert!(!state.exists());
+
+    assert_eq!(place.start(&[]).stop(), Some(0));
+    let before = std::fs::read(&file).expect("a store");
+    place.refusal_beside(&state).refused(1, &[&named, "Read-only file system", remedy]);
+    // The file alone.
+    place.refusal_beside(&file).refused(1, &[&named, "readonly database", remedy]);
+    assert!(std::fs::read(&file).expect("a store") == before, "a store that was not to be written");
+    assert!(!place.socket.exists(), "a refused agent leaves its socket behind");
+    assert_eq!(place.start(&[]).stop(), Some(0));
+}
+
+#[test]
 fn a_second_agent_on_a_host_is_refused_and_the_first_one_goes_on() {
     let site = Site::new();
     let first = site.host("h1");

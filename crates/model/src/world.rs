@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use evenkeel_core::decision::{Decision, Reason, Role};
+use evenkeel_core::decision::{Choice, Decision, Reason, Role};
 use evenkeel_core::effect::Effect;
 use evenkeel_core::exchange::Agreement;
-use evenkeel_core::handoff::{Choice, Mark, MarkKind, Offer, Phase, Terms, Turn};
-use evenkeel_core::load::Basis;
+use evenkeel_core::handoff::{Mark, MarkKind, Offer, Phase, Terms, Turn};
 use evenkeel_core::message::{Candidate, Message, Pass};
-use evenkeel_core::model::{Entry, Epoch, ExchangeId, HandoffId, Requirements, Resources, Time};
+use evenkeel_core::model::{Entry, Epoch, ExchangeId, HandoffId, Time};
 use evenkeel_core::port::{Commit, Presence, Stamp};
 use stateright::{Model, Property};
 
@@ -458,42 +457,14 @@ fn agreement(me: usize, peer: usize, epoch: Epoch) -> Agreement {
     Agreement {
         exchange,
         peer: host(peer),
-        candidate: Candidate {
-            machine: machine(),
-            name: "m".to_owned(),
-            basis: Basis::Actual,
-            factors: Resources::ZERO,
-            at_donor: 0.0,
-            memory_bytes: 0.0,
-            needs: Requirements::default(),
-            anti_affinity: Vec::new(),
-            rules: None,
-            ties: None,
-            mends: None,
-            margin: None,
-            cost: None,
-        },
+        candidate: Candidate::new(machine(), "m"),
         at_receiver: 0.0,
         entry: Entry { epoch, ..Entry::default() },
         verdicts: Vec::new(),
         decision: Decision {
-            exchange,
-            host: host(me),
-            initiator: host(me),
             peer: Some(host(peer)),
             role: Some(Role::Donor),
-            began: Time::from_unix_ms(0),
-            ended: Time::from_unix_ms(0),
-            pair: None,
-            candidates: Vec::new(),
-            handoff: None,
-            ending: Reason::Moved,
-            detail: String::new(),
-            stats: None,
-            predicted: None,
-            measure: None,
-            commit: None,
-            authority: Default::default(),
+            ..Decision::new(exchange, host(me), Reason::Moved, Time::from_unix_ms(0))
         },
         in_return: None,
     }

@@ -13,8 +13,7 @@ use evenkeel_core::ceiling::Ceilings;
 use evenkeel_core::decision::Reason;
 use evenkeel_core::effect::Input;
 use evenkeel_core::model::{
-    Entry, Group, HostId, HostProfile, HostState, Locks, MachineFacts, MachineId, Requirements,
-    Resources, Rules, Time,
+    Group, HostId, HostProfile, HostState, MachineFacts, MachineId, Resources, Time,
 };
 use evenkeel_core::restraint::Restraint;
 use evenkeel_core::select::{Calm, MeanAware, Policy};
@@ -261,21 +260,7 @@ fn furnish(snapshot: &Snapshot, options: &Options) -> Result<Cluster, CloudError
         cluster.add_host(spec)?;
     }
     for vm in &snapshot.vms {
-        let facts = MachineFacts {
-            id: vm.id.clone(),
-            name: vm.name().into(),
-            vcpus: u32::MAX,
-            memory_bytes: vm.promised_memory_bytes(),
-            needs: Requirements::default(),
-            persistent: true,
-            autostart: false,
-            locks: Locks::default(),
-            entry: Ok(Entry {
-                target_load: vm.target_load,
-                rules: Rules { ignore: vm.rules.ignore || !vm.movable, ..vm.rules.clone() },
-                ..Entry::default()
-            }),
-        };
+        let facts = MachineFacts { vcpus: u32::MAX, ..vm.facts() };
         cluster.place(&vm.host, facts, Workload { wants: vm.usage, dirty_bytes_per_s: 0.0 })?;
     }
     cluster.start_acquainted();

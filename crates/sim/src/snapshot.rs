@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use evenkeel_core::model::{
-    HostId, HostProfile, HostState, IdError, MachineId, ProfileError, Resources, Rules, Weights,
+    Entry, HostId, HostProfile, HostState, IdError, Locks, MachineFacts, MachineId, ProfileError,
+    Requirements, Resources, Rules, Weights,
 };
 use serde::{Deserialize, Serialize};
 
@@ -250,6 +251,27 @@ impl SnapshotMachine {
     #[must_use]
     pub fn name(&self) -> &str {
         if self.name.is_empty() { self.id.as_str() } else { &self.name }
+    }
+
+    /// What a hypervisor says of it. One that may not be moved is ignored.
+    #[must_use]
+    pub fn facts(&self) -> MachineFacts {
+        let ignore = self.rules.ignore || !self.movable;
+        MachineFacts {
+            id: self.id.clone(),
+            name: self.name().into(),
+            vcpus: self.vcpus,
+            memory_bytes: self.promised_memory_bytes(),
+            needs: Requirements::default(),
+            persistent: true,
+            autostart: false,
+            locks: Locks::default(),
+            entry: Ok(Entry {
+                target_load: self.target_load,
+                rules: Rules { ignore, ..self.rules.clone() },
+                ..Entry::default()
+            }),
+        }
     }
 
     /// What it takes of a host, when programmed or as measured.

@@ -52,7 +52,7 @@ const MHZ_OF_A_CORE: f64 = 2600.0;
 const MIB: f64 = 1_048_576.0;
 /// Largest file taken, decompressed.
 const BYTES_MAX: u64 = 1 << 30;
-/// Most usages of a trace, of all machines together: five times a month of Bitbrains.
+/// Most usages of a trace in a file, of all machines together: five times a month of Bitbrains.
 const USAGES_MAX: u64 = 20_000_000;
 
 fn read(path: &Path) -> Result<Vec<u8>, TraceError> {
@@ -153,14 +153,15 @@ const HEADER: &str = "seconds,machine,cpu_cores,memory_bytes,io_bytes_per_s";
 /// When the file cannot be read, or the line that is not of that form.
 pub fn csv(file: &Path) -> Result<Trace, TraceError> {
     let text = String::from_utf8(read(file)?).map_err(|_| form(file, "it is no text"))?;
-    parse_csv(&text).map_err(|why| form(file, why))
+    parse_csv(&text, USAGES_MAX).map_err(|why| form(file, why))
 }
 
-/// The same of a file's text.
+/// The same of a file's text. A few lines may say a lot: at most `usages_max` usages are made of them,
+/// of all machines together.
 ///
 /// # Errors
 /// What is wrong with it, in words.
-pub fn parse_csv(text: &str) -> Result<Trace, String> {
+pub fn parse_csv(text: &str, usages_max: u64) -> Result<Trace, String> {
     let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
     if lines.next() != Some(HEADER) {
         return Err(format!("its first line should be `{HEADER}`"));
@@ -177,7 +178,7 @@ pub fn parse_csv(text: &str) -> Result<Trace, String> {
     let gap = times.iter().zip(times.iter().skip(1)).map(|(a, b)| b - a).min();
     let tick = gap.unwrap_or(TICK.as_secs());
     let ticks = (last / tick).saturating_add(1);
-    if ticks.saturating_mul(said.len() as u64) > USAGES_MAX {
+    if ticks.saturating_mul(said.len() as u64) > usages_max {
         let machines = said.len();
         return Err(format!("{last} s in ticks of {tick} s are too many for {machines} machines"));
     }

@@ -15,7 +15,6 @@ use evenkeel_core::appraisal::{Answer, Fit, Wish, WishId};
 use evenkeel_core::balancer::{Config, Drain};
 use evenkeel_core::decision::Reason;
 use evenkeel_core::effect::Input;
-use evenkeel_core::load::Basis;
 use evenkeel_core::message::Candidate;
 use evenkeel_core::model::{Entry, HostId, HostState, Resources, Rules, Time};
 use evenkeel_core::restraint::Restraint;
@@ -305,19 +304,9 @@ fn a_new_machine_is_placed_by_the_hosts_own_prices() {
         cluster.input(&host_id(3), Input::SetState(HostState::Cordoned));
         cluster.run_until(at(10));
         let candidate = Candidate {
-            machine: machine_id("new"),
-            name: "new".to_owned(),
-            basis: Basis::Actual,
             factors: Resources { cpu_cores: 2.0, memory_bytes: 16.0 * GIB, io_bytes_per_s: 0.0 },
-            at_donor: 0.0,
             memory_bytes: 16.0 * GIB,
-            needs: evenkeel_core::model::Requirements::default(),
-            anti_affinity: Vec::new(),
-            margin: None,
-            cost: None,
-            rules: None,
-            ties: None,
-            mends: None,
+            ..Candidate::new(machine_id("new"), "new")
         };
         // Asked of the full one: it counts itself.
         let (host, id) = (host_id(1), WishId(1));

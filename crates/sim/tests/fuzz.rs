@@ -5,20 +5,20 @@
 mod common;
 
 use common::*;
-use evenkeel_core::balancer::{Balancer, MoveOrder};
+use evenkeel_core::balancer::Balancer;
 use evenkeel_core::ceiling::{Gauge, Measure};
 use evenkeel_core::control::{Authority, Autonomy, Pause, PauseRegister};
 use evenkeel_core::cost::Prediction;
 use evenkeel_core::decision::{Reason, Role};
-use evenkeel_core::effect::{Effect, Input, Timer};
-use evenkeel_core::handoff::{Phase, Recovered, Ticket};
+use evenkeel_core::effect::{Effect, Input, MoveOrder, Timer};
+use evenkeel_core::handoff::{Phase, Recovered};
 use evenkeel_core::load::Basis;
 use evenkeel_core::message::{
     Candidate, Message, Pass, Probe, Quote, Report, Standing, Talk, Watch,
 };
 use evenkeel_core::model::{
     Entry, Epoch, ExchangeId, HostState, MachineId, Missing, MoveId, PerResource, Requirements,
-    Resource, Resources, Time,
+    Resource, Resources, Ticket, Time,
 };
 use evenkeel_core::port::{
     Commit, Counters, Event, Failure, FailureKind, HandoffId, HostSample, LookId, MachineSample,
@@ -290,31 +290,10 @@ fn align(input: Input, talking: Option<ExchangeId>, handing: Option<HandoffId>) 
             let id = talking.unwrap_or(ExchangeId(id));
             Input::Message(from, Message::Exchange(id, talk))
         }
-        Input::Message(from, Message::Handoff(HandoffId(id), pass)) if id < 3 => {
-            let pass = match pass {
-                Pass::Reserve {
-                    exchange,
-                    machine,
-                    entry,
-                    verdicts,
-                    in_return,
-                    commit,
-                    autostart,
-                    ticket,
-                    cpu,
-                } => Pass::Reserve {
-                    exchange: talking.unwrap_or(exchange),
-                    machine,
-                    entry,
-                    verdicts,
-                    in_return,
-                    commit,
-                    autostart,
-                    ticket,
-                    cpu,
-                },
-                other => other,
-            };
+        Input::Message(from, Message::Handoff(HandoffId(id), mut pass)) if id < 3 => {
+            if let Pass::Reserve { exchange, .. } = &mut pass {
+                *exchange = talking.unwrap_or(*exchange);
+            }
             Input::Message(from, Message::Handoff(handing.unwrap_or(HandoffId(id)), pass))
         }
         other => other,
@@ -350,7 +329,7 @@ proptest! {
                         let promised = (handoff.role, handoff.phase) == (Role::Receiver, Phase::Reserved);
                         let free = balancer.host().free_memory_bytes();
                         prop_assert!(!promised || free >= 0.0, "{free} bytes left after {handoff:?}");
-                                            }
+                    }
                     Effect::Order(Order::Migrate(m)) => prop_assert!(durable.contains(&m.handoff)),
                     Effect::Send(_, Message::Exchange(id, _)) => talking = Some(*id),
                     Effect::Send(_, Message::Handoff(id, _)) => handing = Some(*id),

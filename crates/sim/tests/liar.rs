@@ -12,9 +12,8 @@ use evenkeel_core::balancer::{Balancer, Config};
 use evenkeel_core::decision::Reason;
 use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::handoff::Recovered;
-use evenkeel_core::load::Basis;
 use evenkeel_core::message::{Candidate, Message, Pass, Report, Talk};
-use evenkeel_core::model::{Entry, ExchangeId, HostState, Requirements, Resources, Time};
+use evenkeel_core::model::{Entry, ExchangeId, HostState, Resources, Time};
 use evenkeel_core::port::{Commit, Event, HandoffId, HostSample, Order, Presence, Sight, Stamp};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -106,19 +105,10 @@ impl Honest {
         let exchange = ExchangeId(number);
         let machine = machine_id(&format!("m{number}"));
         let candidate = Candidate {
-            machine: machine.clone(),
-            name: "lie".to_owned(),
-            basis: Basis::Actual,
             factors: Resources { cpu_cores: 1e-6, ..Resources::ZERO },
             at_donor: 999.0,
             memory_bytes: memory_gib * GIB,
-            needs: Requirements::default(),
-            anti_affinity: Vec::new(),
-            rules: None,
-            ties: None,
-            mends: None,
-            margin: None,
-            cost: None,
+            ..Candidate::new(machine.clone(), "lie")
         };
         let say = |talk| Message::Exchange(exchange, talk);
         let accepted = self.hear(say(Talk::Inquire(report)));

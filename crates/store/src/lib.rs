@@ -30,9 +30,9 @@ use std::time::Duration;
 
 use evenkeel_core::control::PauseRegister;
 use evenkeel_core::decision::Role;
-use evenkeel_core::handoff::{Handoff, MarkKind, Recovered, Ticket};
-use evenkeel_core::model::{HostId, HostState, Time};
-use rusqlite::{Connection, OptionalExtension, params};
+use evenkeel_core::handoff::{Handoff, MarkKind, Recovered};
+use evenkeel_core::model::{HostId, HostState, Ticket, Time};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
 pub use crate::admissions::{Admissions, Admitted};
@@ -119,13 +119,17 @@ pub enum StoreError {
          other one first"
     )]
     InUse(PathBuf),
-    /// The directory or its lock cannot be opened.
-    #[error("cannot open the state directory `{path}`: {source}")]
-    Directory {
+    /// The directory, its lock or the file in it cannot be made or written.
+    #[error(
+        "cannot write to the state directory `{path}`: {source}; the store and the machines of this \
+         host are as they were, and handoffs under way wait: have it mounted read-write, with room, \
+         and writable for the agent's user, and start the agent again"
+    )]
+    Unwritable {
         /// The directory.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// It was written by a later version.
     #[error(
@@ -190,7 +194,7 @@ impl Store {
     /// # Errors
     /// When another process has it open, or the directory or file cannot be used.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
-        let failed = |source| StoreError::Directory { path: directory.to_owned(), source };
+        let failed = |source: std::io::Error| unwritable(directory, source);
         std::fs::create_dir_all(directory).map_err(failed)?;
         let lock = File::create(directory.join("agent.lock")).map_err(failed)?;
         match lock.try_lock() {
@@ -199,7 +203,17 @@ impl Store {
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
         let path = directory.join("state.sqlite");
-        let error = |action, source| StoreError::Database { path: path.clone(), action, source };
+        let error = |action, source: rusqlite::Error| match source.sqlite_error_code() {
+            // SQLite opens a file to read that it may not write, and fails at the first write.
+            Some(
+                ErrorCode::CannotOpen
+                | ErrorCode::DiskFull
+                | ErrorCode::PermissionDenied
+                | ErrorCode::ReadOnly
+                | ErrorCode::SystemIoFailure,
+            ) => unwritable(directory, source),
+            _ => StoreError::Database { path: path.clone(), action, source },
+        };
         let connection = Connection::open(&path).map_err(|e| error("open the store", e))?;
         let version = prepare(&connection).map_err(|e| error("prepare the store", e))?;
         if version > SCHEMA_VERSION {
@@ -422,6 +436,13 @@ impl Store {
                      (SELECT id FROM handoff WHERE open = 0 ORDER BY since_ms DESC LIMIT ?1)";
         let _ = self.connection.execute(ended, [HANDOFFS_ENDED_MAX]);
     }
+}
+
+fn unwritable(
+    directory: &Path,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> StoreError {
+    StoreError::Unwritable { path: directory.to_owned(), source: source.into() }
 }
 
 /// Makes the schema, or brings it up to date. Returns its version.

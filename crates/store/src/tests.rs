@@ -2,9 +2,8 @@ use evenkeel_core::control::Pause;
 use evenkeel_core::decision::{Decision, Judged, Reason};
 use evenkeel_core::exchange::Agreement;
 use evenkeel_core::handoff::{Mark, Phase};
-use evenkeel_core::load::Basis;
 use evenkeel_core::message::Candidate;
-use evenkeel_core::model::{Entry, Epoch, ExchangeId, MachineId, Requirements, Resources};
+use evenkeel_core::model::{Entry, Epoch, ExchangeId, MachineId};
 use evenkeel_core::port::HandoffId;
 use evenkeel_core::witness::Acquaintance;
 
@@ -12,23 +11,17 @@ use super::*;
 
 fn decision(ending: Reason) -> Decision {
     Decision {
-        exchange: ExchangeId(u64::MAX),
-        host: HostId::new("a").unwrap(),
-        initiator: HostId::new("a").unwrap(),
         peer: Some(HostId::new("b").unwrap()),
         role: Some(Role::Donor),
         began: Time::from_unix_ms(1),
-        ended: Time::from_unix_ms(2),
-        pair: None,
-        candidates: Vec::new(),
         handoff: Some(HandoffId(3)),
-        ending,
         detail: "ü".to_owned(),
-        stats: None,
-        predicted: None,
-        measure: None,
-        commit: None,
-        authority: Default::default(),
+        ..Decision::new(
+            ExchangeId(u64::MAX),
+            HostId::new("a").unwrap(),
+            ending,
+            Time::from_unix_ms(2),
+        )
     }
 }
 
@@ -37,19 +30,9 @@ fn handoff(id: u64, phase: Phase) -> Handoff {
         exchange: ExchangeId(1),
         peer: HostId::new("b").unwrap(),
         candidate: Candidate {
-            machine: MachineId::new("m").unwrap(),
-            name: "web".to_owned(),
-            basis: Basis::Actual,
-            factors: Resources::ZERO,
             at_donor: 0.1,
             memory_bytes: 1e9,
-            needs: Requirements::default(),
-            anti_affinity: Vec::new(),
-            rules: None,
-            ties: None,
-            mends: None,
-            margin: None,
-            cost: None,
+            ..Candidate::new(MachineId::new("m").unwrap(), "web")
         },
         at_receiver: 0.1,
         entry: Entry { epoch: Epoch(id), ..Entry::default() },

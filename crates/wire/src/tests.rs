@@ -5,7 +5,6 @@ use evenkeel_core::cost::Prediction;
 use evenkeel_core::decision::Reason;
 use evenkeel_core::estimate::Estimate;
 use evenkeel_core::flocks::Flock;
-use evenkeel_core::handoff::Ticket;
 use evenkeel_core::load::Basis;
 use evenkeel_core::message::{Answer, Appraise, Ask, Probe, Standing, Tenant, Verdict};
 use evenkeel_core::message::{
@@ -13,7 +12,7 @@ use evenkeel_core::message::{
 };
 use evenkeel_core::model::{ClaimId, HostId, HostState, HugePages, LocalDisk, MachineId, Time};
 use evenkeel_core::model::{
-    DiskPlace, Entry, Network, PerResource, Requirements, Resource, Resources, Rules,
+    DiskPlace, Entry, Network, PerResource, Requirements, Resource, Resources, Rules, Ticket,
 };
 use evenkeel_core::port::{Commit, HandoffId, MigrationStats};
 use evenkeel_core::rules::Labels;

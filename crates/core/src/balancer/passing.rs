@@ -3,10 +3,11 @@
 use rand::Rng;
 
 use super::Balancer;
+use crate::decision::Choice;
 use crate::decision::Reason;
 use crate::effect::Effect;
 use crate::exchange::Agreement;
-use crate::handoff::{Choice, Offer, Terms};
+use crate::handoff::{Offer, Terms};
 use crate::message::{Message, Pass};
 use crate::model::{HostId, Time};
 use crate::port::{Commit, HandoffId, Stamp};

@@ -38,7 +38,10 @@ impl Exchange {
                 let ranked: Vec<_> = candidates.iter().map(priority).zip(prices).collect();
                 (mending::first(&ranked), None)
             }
-            (None, None) if emptied => (emptying::largest(&candidates, &prices), None),
+            (None, None) if emptied => {
+                let sized: Vec<_> = candidates.iter().map(|c| c.memory_bytes).zip(prices).collect();
+                (emptying::largest(&sized), None)
+            }
             (None, None) => (half_difference(&pair, &prices, &host.calm), None),
             (Some(surveyed), None) => {
                 let offer = (self.measure, &candidates[..], &prices[..]);

@@ -23,23 +23,16 @@ impl Exchange {
             }
         };
         Decision {
-            exchange: self.id,
-            host: host.id().clone(),
             initiator: self.initiator.clone(),
             peer: Some(self.peer.clone()),
             role,
             began: self.began,
-            ended: now,
             pair,
             candidates,
-            handoff: None,
-            ending,
             detail,
-            stats: None,
-            predicted: None,
             measure: self.measure,
-            commit: None,
             authority: self.authority,
+            ..Decision::new(self.id, host.id().clone(), ending, now)
         }
     }
 }

@@ -1,12 +1,13 @@
 //! How handoffs begin: by an agreement, or by what the store holds.
 
-use super::record::{Handoff, Phase, Recovered, Terms, Ticket};
+use super::record::{Handoff, Phase, Recovered, Terms};
 use super::turn::Turn;
 use super::{Handoffs, source, target};
 use crate::decision::Role;
 use crate::exchange::Agreement;
 use crate::host::{Host, Incoming};
 use crate::message::Pass;
+use crate::model::Ticket;
 use crate::port::{Commit, Examination, HandoffId, Order};
 
 /// What a target was asked to keep room for.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::decision::Choice;
 use crate::model::Locks;
 use crate::port::Commit;
 
@@ -34,13 +35,4 @@ impl Mode {
             (Self::Auto, Locks::None(why)) => choice(Commit::Strict, why),
         }
     }
-}
-
-/// The commit point of a handoff, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Choice {
-    /// The commit point.
-    pub commit: Commit,
-    /// Why, in words.
-    pub because: String,
 }

@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use super::commit::Choice;
 use crate::control::PauseRegister;
-use crate::decision::{Decision, Reason, Role};
+use crate::decision::{Choice, Decision, Reason, Role};
 use crate::exchange::Agreement;
 use crate::model::{
-    DiskPlace, Entry, Epoch, Group, HostId, MachineId, Requirements, Resources, Time,
+    DiskPlace, Entry, Epoch, Group, HostId, MachineId, Requirements, Resources, Ticket, Time,
 };
 use crate::port::{Commit, HandoffId, LookId, Presence, Stamp};
 use crate::witness::Acquaintances;
@@ -71,21 +69,6 @@ impl Phase {
                 | Self::Claimed
         )
     }
-}
-
-/// The source's number for a handoff: by it a source knows whether its store has lost records that
-/// somebody asks about. A life begins each time that a store is opened; its handoffs are numbered
-/// from 1.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize,
-)]
-pub struct Ticket {
-    /// Drawn at random when the source opened its store.
-    #[n(0)]
-    pub life: u64,
-    /// Counts the handoffs that were offered in that life.
-    #[n(1)]
-    pub number: u64,
 }
 
 /// What a source knows of the machine before it hands it over.

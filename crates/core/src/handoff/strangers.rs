@@ -4,17 +4,13 @@
 use std::collections::BTreeMap;
 
 use super::begin::hold;
-use super::record::{Handoff, MarkKind, Phase, Ticket};
+use super::record::{Handoff, MarkKind, Phase};
 use super::turn::Turn;
 use super::{Handoffs, RETRY_MIN};
-use crate::control::Authority;
 use crate::decision::{Decision, Reason, Role};
 use crate::exchange::Agreement;
-use crate::load::Basis;
 use crate::message::{Candidate, Pass};
-use crate::model::{
-    Entry, ExchangeId, HandoffId, HostId, MachineId, Requirements, Resources, Time,
-};
+use crate::model::{Entry, ExchangeId, HandoffId, HostId, MachineId, Ticket, Time};
 use crate::port::{Failure, LookId, MigrationStats, Presence, Sight};
 
 /// Most questions that wait for a look; whoever asked a further one asks again.
@@ -280,42 +276,16 @@ fn unknown_agreement(
     Agreement {
         exchange,
         peer: peer.clone(),
-        candidate: Candidate {
-            machine: machine.clone(),
-            name: machine.to_string(),
-            basis: Basis::Actual,
-            factors: Resources::ZERO,
-            at_donor: 0.0,
-            memory_bytes: 0.0,
-            needs: Requirements::default(),
-            anti_affinity: Vec::new(),
-            rules: None,
-            ties: None,
-            mends: None,
-            margin: None,
-            cost: None,
-        },
+        candidate: Candidate::new(machine.clone(), machine.as_str()),
         at_receiver: 0.0,
         entry: Entry { epoch: sight.stamp.epoch, ..Entry::default() },
         verdicts: Vec::new(),
         decision: Decision {
-            exchange,
-            host: host.clone(),
             initiator: peer.clone(),
             peer: Some(peer),
             role: Some(Role::Receiver),
-            began: now,
-            ended: now,
-            pair: None,
-            candidates: Vec::new(),
-            handoff: None,
-            ending: Reason::Moved,
             detail: "it was released to this host, which had no record of it".to_owned(),
-            stats: None,
-            predicted: None,
-            measure: None,
-            commit: None,
-            authority: Authority::Automatic,
+            ..Decision::new(exchange, host.clone(), Reason::Moved, now)
         },
         in_return: None,
     }

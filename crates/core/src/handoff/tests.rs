@@ -3,11 +3,10 @@ mod source;
 mod target;
 
 use super::*;
-use crate::control::Authority;
-use crate::decision::Decision;
+use crate::decision::{Choice, Decision};
 use crate::exchange::Agreement;
 use crate::host::Host;
-use crate::load::{Basis, Metering};
+use crate::load::Metering;
 use crate::message::{Candidate, Message, PROTOCOL};
 use crate::model::{Entry, Epoch, ExchangeId, HostProfile, Requirements, Resources, Time};
 use crate::port::{Commit, FailureKind, Presence, Stamp};
@@ -116,41 +115,17 @@ fn agreement(host: &Host) -> Agreement {
         exchange: ExchangeId(1),
         peer: peer.clone(),
         candidate: Candidate {
-            machine: machine(),
-            name: "web".to_owned(),
-            basis: Basis::Actual,
             factors: Resources { cpu_cores: 0.2, memory_bytes: 1e8, io_bytes_per_s: 0.0 },
             at_donor: 0.1,
             memory_bytes: 1e8,
-            needs: Requirements::default(),
-            anti_affinity: Vec::new(),
-            rules: None,
-            ties: None,
-            mends: None,
-            margin: None,
-            cost: None,
+            ..Candidate::new(machine(), "web")
         },
         at_receiver: 0.1,
         entry: Entry { epoch: there().epoch, ..Entry::default() },
         verdicts: vec![Reason::Chosen],
         decision: Decision {
-            exchange: ExchangeId(1),
-            host: host.id().clone(),
-            initiator: host.id().clone(),
             peer: Some(peer),
-            role: None,
-            began: Time::from_unix_ms(0),
-            ended: Time::from_unix_ms(0),
-            pair: None,
-            candidates: Vec::new(),
-            handoff: None,
-            ending: Reason::Moved,
-            detail: String::new(),
-            stats: None,
-            predicted: None,
-            measure: None,
-            commit: None,
-            authority: Authority::Automatic,
+            ..Decision::new(ExchangeId(1), host.id().clone(), Reason::Moved, Time::from_unix_ms(0))
         },
         in_return: None,
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::{Holds, Host};
 use crate::decision::{Reason, Role};
 use crate::handoff::{Handoff, Handoffs, Phase};
-use crate::model::{Group, MachineId, Rules, Time};
-use crate::witness::{Here, Seat};
+use crate::model::{Group, MachineId, Rules, Seat, Time};
+use crate::witness::Here;
 
 /// A machine that has arrived and that no sample has seen after so long is not here.
 const UNSEEN: Duration = Duration::from_secs(60);

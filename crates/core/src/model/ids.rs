@@ -221,6 +221,21 @@ impl fmt::Display for Epoch {
     }
 }
 
+/// The source's number for a handoff: by it a source knows whether its store has lost records that
+/// somebody asks about. A life begins each time that a store is opened; its handoffs are numbered
+/// from 1.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize,
+)]
+pub struct Ticket {
+    /// Drawn at random when the source opened its store.
+    #[n(0)]
+    pub life: u64,
+    /// Counts the handoffs that were offered in that life.
+    #[n(1)]
+    pub number: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

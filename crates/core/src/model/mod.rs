@@ -1,21 +1,27 @@
 //! What a cluster consists of: identities, units, hosts, machines and schedules.
 
+mod autonomy;
 mod host;
 mod ids;
 mod needs;
 mod resources;
+mod role;
 mod rules;
 mod schedule;
+mod seat;
 mod time;
 
+pub use autonomy::{Autonomy, NoMode};
 pub use host::{HostFacts, HostProfile, HostState, ProfileError};
 pub use ids::{
-    ClaimId, Epoch, ExchangeId, HandoffId, HostId, ID_BYTES_MAX, IdError, MachineId, MoveId,
+    ClaimId, Epoch, ExchangeId, HandoffId, HostId, ID_BYTES_MAX, IdError, MachineId, MoveId, Ticket,
 };
 pub use needs::{
     CpuNeed, DiskPlace, HugePages, LocalDisk, Missing, Network, Provides, Requirements,
 };
 pub use resources::{PerResource, Resource, Resources, Weights, WeightsError};
+pub use role::Role;
 pub use rules::{Group, Hosts, NAMES_MAX, PRIORITY_MAX, Place, RuleError, Rules, check_label};
 pub use schedule::{Entry, LastMove, Locks, MachineFacts, TARGET_LOAD_MAX};
+pub use seat::{Labels, Seat};
 pub use time::Time;

@@ -18,8 +18,8 @@ use std::str::FromStr;
 use minicbor::{Decode, Decoder, Encode, Encoder};
 use serde::{Deserialize, Serialize};
 
+use super::Autonomy;
 use super::{HostId, ID_BYTES_MAX, IdError};
-use crate::control::Autonomy;
 
 /// Most groups and places that one machine names.
 pub const NAMES_MAX: usize = 64;

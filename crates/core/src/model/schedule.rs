@@ -5,8 +5,8 @@ use std::sync::Arc;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use super::Autonomy;
 use super::{Epoch, HandoffId, HostId, MachineId, Requirements, Rules, Time};
-use crate::control::Autonomy;
 
 /// A machine's last change of hosts.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]

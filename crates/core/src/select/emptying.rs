@@ -6,7 +6,6 @@
 
 use super::mean_aware::{Choice, Score, Side};
 use super::{LOAD_EPSILON, Price, rounded};
-use crate::message::Candidate;
 use crate::reason::Reason;
 
 /// The machine of `donor` that fits `receiver` best, if any finds room there.
@@ -32,54 +31,35 @@ pub(super) fn fits<'a>(
     })
 }
 
-/// The verdict on each candidate where memory moves: the largest that finds room goes, because what
-/// is large is hardest to find room for later, and what takes longest is best begun first.
+/// The verdict on each machine, of which there are its memory in bytes and its price: the largest that
+/// finds room goes, because what is large is hardest to find room for later, and what takes longest is
+/// best begun first.
 #[must_use]
-pub fn largest(candidates: &[Candidate], prices: &[Result<Price, Reason>]) -> Vec<Reason> {
-    let open = prices.iter().enumerate().filter(|(_, price)| price.is_ok()).map(|(index, _)| index);
-    let size = |index: &usize| candidates.get(*index).map_or(0.0, |c| c.memory_bytes);
+pub fn largest(priced: &[(f64, Result<Price, Reason>)]) -> Vec<Reason> {
+    let open = priced.iter().enumerate().filter(|(_, (_, price))| price.is_ok());
     // Of equal ones the first.
-    let chosen = open.rev().max_by(|a, b| size(a).total_cmp(&size(b)));
-    let verdict = |(index, price): (usize, &Result<Price, Reason>)| match price {
+    let chosen = open.rev().max_by(|a, b| a.1.0.total_cmp(&b.1.0)).map(|(index, _)| index);
+    let verdict = |(index, (_, price)): (usize, &(f64, Result<Price, Reason>))| match price {
         Err(reason) => *reason,
         Ok(_) if chosen == Some(index) => Reason::Chosen,
         Ok(_) => Reason::Farther,
     };
-    prices.iter().enumerate().map(verdict).collect()
+    priced.iter().enumerate().map(verdict).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    use crate::load::Basis;
-    use crate::model::{MachineId, Requirements, Resources};
-
     #[test]
     fn the_largest_machine_goes_that_finds_room() {
-        let candidate = |memory_bytes: f64| Candidate {
-            machine: MachineId::new("m").unwrap(),
-            name: String::new(),
-            basis: Basis::Actual,
-            factors: Resources::ZERO,
-            at_donor: 0.1,
-            memory_bytes,
-            needs: Requirements::default(),
-            anti_affinity: Vec::new(),
-            margin: None,
-            cost: None,
-            rules: None,
-            ties: None,
-            mends: None,
-        };
         let room = Ok(Price { at_donor: 0.1, at_receiver: 0.1 });
-        let candidates = [1e9, 8e9, 4e9, 4e9].map(candidate);
-        for (prices, expected) in [
-            ([room; 4], Some(1)),
-            ([room, Err(Reason::NoMemory), room, room], Some(2)),
-            ([Err(Reason::NoMemory); 4], None),
-        ] {
-            let verdicts = largest(&candidates, &prices);
+        let full = Err(Reason::NoMemory);
+        for (prices, expected) in
+            [([room; 4], Some(1)), ([room, full, room, room], Some(2)), ([full; 4], None)]
+        {
+            let priced: Vec<_> = [1e9, 8e9, 4e9, 4e9].into_iter().zip(prices).collect();
+            let verdicts = largest(&priced);
             assert_eq!(verdicts.iter().position(|&v| v == Reason::Chosen), expected);
         }
     }

@@ -10,6 +10,7 @@ use evenkeel_doctor::cluster::{self, Asked, Baseline, Way};
 use evenkeel_doctor::{Facts, Finding, Level, host, worst};
 
 use super::AskArgs;
+use super::everybody::side_by_side;
 use crate::output::{self, Failure, table};
 
 #[derive(Debug, Args)]
@@ -53,27 +54,37 @@ async fn by_configuration(config: Config) -> Result<Facts, Failure> {
 
 async fn of_cluster(client: &Client) -> Result<Vec<Finding>, Failure> {
     let here = client.facts().await?;
-    let mut findings = host::examine(&here);
-    let members = here.agent.as_ref().map(|agent| agent.members.clone()).unwrap_or_default();
     let here_id = HostId::new(&here.host)?;
-    let mut asked =
-        vec![Asked { host: here.host.clone(), facts: Ok(here.clone()), skew_ms: (0, 0) }];
-    let mut ways = Vec::new();
-    for member in members {
-        let id = HostId::new(&member)?;
-        let (there, before) = (client.of(&id), now_ms());
-        let facts = there.facts().await.map_err(|error| error.to_string());
-        let skew_ms = facts.as_ref().map_or((0, 0), |facts| skew(facts.at_ms, before, now_ms()));
-        if let Ok(facts) = &facts {
-            findings.extend(host::examine(facts));
-            ways.push(way(client, &here.host, &id).await);
-            ways.push(way(&there, &member, &here_id).await);
-        }
-        asked.push(Asked { host: member, facts, skew_ms });
+    let members = here.agent.as_ref().map(|agent| agent.members.clone()).unwrap_or_default();
+    let others = members.iter().map(|host| HostId::new(host)).collect::<Result<Vec<_>, _>>()?;
+    let ask = |other| ask(client.clone(), here_id.clone(), other);
+    let answers = side_by_side(others, ask).await?;
+    let (mut asked, mut ways) = (
+        vec![Asked { host: here.host.clone(), facts: Ok(here.clone()), skew_ms: (0, 0) }],
+        Vec::new(),
+    );
+    for (other, between) in answers {
+        asked.push(other);
+        ways.extend(between);
     }
+    let known = asked.iter().filter_map(|asked| asked.facts.as_ref().ok());
+    let mut findings: Vec<Finding> = known.flat_map(host::examine).collect();
     let baseline = baseline(&here, &asked);
     findings.extend(cluster::examine(&asked, &ways, &baseline));
     Ok(findings)
+}
+
+/// Asks another host, and tries the ways between it and this one if it answers.
+async fn ask(client: Client, here: HostId, other: HostId) -> (Asked, Vec<Way>) {
+    let (there, before) = (client.of(&other), now_ms());
+    let facts = there.facts().await.map_err(|error| error.to_string());
+    let skew_ms = facts.as_ref().map_or((0, 0), |facts| skew(facts.at_ms, before, now_ms()));
+    let mut ways = Vec::new();
+    if facts.is_ok() {
+        ways.push(way(&client, &here, &other).await);
+        ways.push(way(&there, &other, &here).await);
+    }
+    (Asked { host: other.to_string(), facts, skew_ms }, ways)
 }
 
 /// By how much a clock is ahead that showed `at_ms` between `before` and `after` of this one, and how
@@ -89,9 +100,9 @@ fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-async fn way(from: &Client, name: &str, to: &HostId) -> Way {
-    let fault = from.reach(to).await.unwrap_or_else(|error| Some(error.to_string()));
-    Way { from: name.to_owned(), to: to.to_string(), fault }
+async fn way(client: &Client, from: &HostId, to: &HostId) -> Way {
+    let fault = client.reach(to).await.unwrap_or_else(|error| Some(error.to_string()));
+    Way { from: from.to_string(), to: to.to_string(), fault }
 }
 
 /// What this host's libvirt works out for all of them.

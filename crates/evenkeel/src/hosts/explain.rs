@@ -7,8 +7,9 @@ use evenkeel_core::explain::{About, HostExplained, MachineExplained, Why};
 use evenkeel_core::model::{HostId, Resources};
 use serde::Serialize;
 
+use super::AskArgs;
+use super::everybody::everybody;
 use super::report::{clock_time, score};
-use super::{AskArgs, everybody};
 use crate::output::{self, Failure, percent, table};
 
 const UNKNOWN: &str = "?";

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use evenkeel_agent::Wanted;
+use evenkeel_agent::{Client, Wanted};
 use evenkeel_core::decision::{Decision, Role};
 use evenkeel_core::model::{HostId, MachineId, Time};
 use serde::Serialize;
 
-use super::{AskArgs, everybody, report};
+use super::everybody::{everybody, side_by_side};
+use super::{AskArgs, report};
 use crate::output::{self, Failure};
 
 #[derive(Debug, Args)]
@@ -75,8 +76,12 @@ pub(super) async fn run(args: HistoryArgs) -> Result<(), Failure> {
         ..Wanted::newest(limit)
     };
     let (mut records, mut missing) = (Vec::new(), BTreeMap::new());
-    for (host, client) in hosts {
-        match client.records(&wanted).await {
+    let records_of = |(host, client): (HostId, Client)| {
+        let wanted = wanted.clone();
+        async move { (host, client.records(&wanted).await) }
+    };
+    for (host, answer) in side_by_side(hosts, records_of).await? {
+        match answer {
             Ok(found) => records.extend(found),
             Err(why) => drop(missing.insert(host, why.to_string())),
         }
@@ -146,23 +151,9 @@ mod tests {
     fn record(host: &str, role: Role, at: u64, handoff: Option<u64>) -> Decision {
         let host = HostId::new(host).unwrap();
         Decision {
-            exchange: ExchangeId(at),
-            initiator: host.clone(),
-            host,
-            peer: None,
             role: Some(role),
-            began: Time::from_unix_ms(at),
-            ended: Time::from_unix_ms(at),
-            pair: None,
-            candidates: Vec::new(),
             handoff: handoff.map(HandoffId),
-            ending: Reason::Moved,
-            detail: String::new(),
-            stats: None,
-            predicted: None,
-            measure: None,
-            commit: None,
-            authority: Default::default(),
+            ..Decision::new(ExchangeId(at), host, Reason::Moved, Time::from_unix_ms(at))
         }
     }
 

@@ -3,6 +3,7 @@
 mod cluster;
 mod doctor;
 mod drain;
+mod everybody;
 mod explain;
 mod history;
 pub(crate) mod lab;
@@ -166,14 +167,6 @@ impl AskArgs {
         let client = Client::new(&self.socket);
         self.host.as_ref().map_or_else(|| client.clone(), |host| client.of(host))
     }
-}
-
-/// Every host of the cluster that is alive and a client of its agent, the one that is asked first.
-async fn everybody(socket: &Path) -> Result<Vec<(HostId, Client)>, Failure> {
-    let client = Client::new(socket);
-    let status = client.status().await?;
-    let others = status.members.iter().map(|host| (host.clone(), client.of(host)));
-    Ok(std::iter::once((status.host.clone(), client.clone())).chain(others).collect())
 }
 
 /// Writes what agents and the lab say of themselves to standard error.

@@ -5,9 +5,10 @@ mod waiting;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use evenkeel_agent::operating::{MoveStatus, PAUSE_MAX, PauseWish, RecommendationStatus};
 use evenkeel_agent::status::MachineStatus;
+use evenkeel_agent::status::{MoveStatus, RecommendationStatus};
 use evenkeel_agent::{Client, Status};
+use evenkeel_agent::{PAUSE_MAX, PauseWish};
 use evenkeel_core::model::HostId;
 
 use super::report::clock_time;

@@ -2,7 +2,7 @@
 
 use comfy_table::CellAlignment;
 use evenkeel_agent::Status;
-use evenkeel_agent::operating::OperationStatus;
+use evenkeel_agent::status::OperationStatus;
 use evenkeel_core::control::Autonomy;
 use evenkeel_core::decision::{Decision, Role};
 use evenkeel_core::load::Basis;

@@ -8,7 +8,7 @@ use evenkeel_agent::{Client, Status};
 use evenkeel_core::decision::Role;
 use evenkeel_core::model::HostId;
 
-use super::everybody;
+use super::everybody::{everybody, side_by_side};
 use super::report::score;
 use crate::output::{Failure, percent, table};
 
@@ -35,7 +35,7 @@ pub(super) async fn run(args: TopArgs) -> Result<(), Failure> {
     let is_terminal = std::io::stdout().is_terminal();
     let mut left = args.times.or((!is_terminal).then_some(1));
     loop {
-        let statuses = look(everybody(&args.socket).await?).await;
+        let statuses = look(everybody(&args.socket).await?).await?;
         let clear = if is_terminal { CLEAR } else { "" };
         anstream::println!("{clear}{}", render(&statuses));
         std::io::stdout().flush()?;
@@ -49,18 +49,15 @@ pub(super) async fn run(args: TopArgs) -> Result<(), Failure> {
 
 type Seen = (HostId, Option<Status>);
 
-/// Asks every host at once.
-async fn look(hosts: Vec<(HostId, Client)>) -> Vec<Seen> {
-    let mut asked = tokio::task::JoinSet::new();
-    for (host, client) in hosts {
-        asked.spawn(async move {
-            let answer = tokio::time::timeout(ANSWER_TIME_MAX, client.status()).await;
-            (host, answer.ok().and_then(Result::ok))
-        });
-    }
-    let mut seen = asked.join_all().await;
+/// Asks every host.
+async fn look(hosts: Vec<(HostId, Client)>) -> Result<Vec<Seen>, Failure> {
+    let ask = |(host, client): (HostId, Client)| async move {
+        let answer = tokio::time::timeout(ANSWER_TIME_MAX, client.status()).await;
+        (host, answer.ok().and_then(Result::ok))
+    };
+    let mut seen = side_by_side(hosts, ask).await?;
     seen.sort_by(|a, b| a.0.cmp(&b.0));
-    seen
+    Ok(seen)
 }
 
 fn render(seen: &[Seen]) -> String {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use evenkeel_core::balancer::{Balancer, Config};
-use evenkeel_core::model::{Entry, Locks, MachineFacts, Requirements, Rules, Time};
+use evenkeel_core::model::Time;
 use evenkeel_core::port::HandoffId;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -301,22 +301,7 @@ fn furnish(
         cluster.add_host(spec)?;
     }
     for (index, vm) in vms.iter().enumerate() {
-        let facts = MachineFacts {
-            id: vm.id.clone(),
-            name: vm.name().into(),
-            vcpus: vm.vcpus,
-            memory_bytes: vm.promised_memory_bytes(),
-            needs: Requirements::default(),
-            persistent: true,
-            autostart: false,
-            locks: Locks::default(),
-            entry: Ok(Entry {
-                target_load: vm.target_load,
-                rules: Rules { ignore: vm.rules.ignore || !vm.movable, ..vm.rules.clone() },
-                ..Entry::default()
-            }),
-        };
-        cluster.place(&vm.host, facts, source.demand.base(index))?;
+        cluster.place(&vm.host, vm.facts(), source.demand.base(index))?;
     }
     let hosts = hosts.iter().map(|host| host.id.clone()).collect();
     Ok((hosts, vms.iter().map(|vm| vm.id.clone()).collect()))

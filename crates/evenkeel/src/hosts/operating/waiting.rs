@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use evenkeel_agent::Client;
-use evenkeel_agent::operating::{MoveStage, MoveStatus};
+use evenkeel_agent::status::{MoveStage, MoveStatus};
 use evenkeel_core::decision::Reason;
 
 use crate::output::Failure;

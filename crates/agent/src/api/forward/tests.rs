@@ -9,8 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::Config;
-use crate::api::{Peers, Request as Asked, Socket};
+use crate::api::{self, Peers, Socket};
 use crate::client::{Client, ClientError};
+use crate::request::Request as Asked;
 
 /// An agent's API and network, and a driver that knows addresses and says whose it is.
 struct Agent {

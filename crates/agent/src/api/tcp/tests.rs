@@ -1,3 +1,5 @@
+use std::net::SocketAddr;
+
 use axum::routing::get;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};

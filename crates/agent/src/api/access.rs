@@ -9,22 +9,9 @@ use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use evenkeel_core::model::HostId;
-use serde::Deserialize;
 
-use crate::api::Problem;
-
-/// What other members of the cluster may ask of this host's agent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Members {
-    /// Nothing.
-    None,
-    /// What it knows.
-    #[default]
-    Read,
-    /// To act, too: a member that was taken over can then have this host give its machines away.
-    Operate,
-}
+use crate::config::Members;
+use crate::request::Problem;
 
 /// Who asks.
 #[derive(Clone, Debug)]

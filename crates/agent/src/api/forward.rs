@@ -24,8 +24,10 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tower::ServiceExt;
 
-use crate::access::{Caller, Member, Members};
-use crate::api::{self, Driver, Failed, problem};
+use super::access::{Caller, Member};
+use super::ask::{self, Driver, Failed, problem};
+use crate::config::Members;
+use crate::request;
 
 /// How long a request may take, from the first byte to the last of its answer. Less than a client
 /// waits, who is then told which host did not answer.
@@ -89,8 +91,8 @@ impl Forward {
             let why = format!("{REQUESTS_MAX} requests to other hosts are under way: try again");
             problem(StatusCode::SERVICE_UNAVAILABLE, why)
         })?;
-        let address = |reply| api::Request::Address(host.clone(), reply);
-        let addr = api::ask(&self.driver, StatusCode::NOT_FOUND, address).await?;
+        let address = |reply| request::Request::Address(host.clone(), reply);
+        let addr = ask::ask(&self.driver, StatusCode::NOT_FOUND, address).await?;
         let (parts, body) = request.into_parts();
         let body = to_bytes(body, REQUEST_BYTES_MAX).await.map_err(|_| {
             let why = format!("a request to host `{host}` may have {REQUEST_BYTES_MAX} bytes");

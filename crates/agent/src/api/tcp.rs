@@ -1,9 +1,8 @@
 //! The API over TCP, for operators and tools on other machines: with TLS only, and only for whoever
 //! knows the token. Off unless configured.
 
-use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,14 +15,15 @@ use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use serde::Deserialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use crate::api::Problem;
-use crate::forward::{REQUEST_BYTES_MAX, TIME_MAX, answer};
+use super::forward::{REQUEST_BYTES_MAX, TIME_MAX, answer};
+use crate::config::TcpConfig;
+use crate::error::TcpError;
+use crate::request::Problem;
 
 /// Callers at once; more wait to be taken.
 const CALLERS_MAX: usize = 32;
@@ -33,49 +33,6 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 /// A token that is shorter could be guessed.
 const TOKEN_BYTES_MIN: usize = 32;
-
-/// `[api.tcp]`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TcpConfig {
-    /// Where to listen.
-    pub listen: SocketAddr,
-    /// The certificate to show, in PEM, with those between it and its authority.
-    pub certificate: PathBuf,
-    /// Its key, in PEM.
-    pub key: PathBuf,
-    /// The file that holds the token.
-    pub token_file: PathBuf,
-}
-
-/// Why the API cannot be served over TCP.
-#[derive(Debug, thiserror::Error)]
-pub enum TcpError {
-    /// A file cannot be used.
-    #[error("cannot use `{path}` for the API over TCP: {why}")]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why, and what to do.
-        why: String,
-    },
-    /// The certificate and its key do not work together.
-    #[error("cannot speak TLS with the certificate `{certificate}`: {why}")]
-    Tls {
-        /// The certificate's file.
-        certificate: PathBuf,
-        /// Why.
-        why: String,
-    },
-    /// The port cannot be had.
-    #[error("cannot listen on TCP {addr} for the API: {source}")]
-    Listen {
-        /// Where.
-        addr: SocketAddr,
-        /// Why.
-        source: std::io::Error,
-    },
-}
 
 /// A port at which the API is served.
 pub(crate) struct Tcp {

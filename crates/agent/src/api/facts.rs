@@ -1,0 +1,70 @@
+//! What is to be known of this host, for whoever asks over the API.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Extension, Path as UrlPath, State};
+use axum::http::StatusCode;
+use evenkeel_core::model::HostId;
+use evenkeel_doctor::{AgentFacts, Facts};
+
+use super::ask::{Driver, Failed, ask, problem};
+use super::forward::Forward;
+use crate::config::{CarrierKind, Config};
+use crate::facts::{gather, of_agent, reached};
+use crate::request::Request;
+
+/// How long all of it may take.
+const TIME_MAX: Duration = Duration::from_secs(20);
+
+/// `GET /api/v1/facts`.
+pub(crate) async fn answer(
+    State(driver): State<Driver>,
+    Extension(config): Extension<Arc<Config>>,
+) -> Result<Json<Facts>, Failed> {
+    let status = ask(&driver, StatusCode::SERVICE_UNAVAILABLE, Request::Status).await;
+    let mut facts = in_time(move || gather(&config)).await?;
+    facts.agent = Some(match status {
+        Ok(status) => of_agent(&status),
+        Err((_, Json(refused))) => {
+            AgentFacts { unknown: Some(refused.error), ..AgentFacts::default() }
+        }
+    });
+    Ok(Json(facts))
+}
+
+/// `GET /api/v1/migration_uri`: by which URI other hosts' libvirt reaches this one; `null` if agents
+/// carry machines here.
+pub(crate) async fn migration_uri(
+    Extension(config): Extension<Arc<Config>>,
+) -> Json<Option<String>> {
+    let carried = config.carrier() == CarrierKind::Agents;
+    Json((!carried).then(|| config.migration_uri()))
+}
+
+/// `GET /api/v1/reach/HOST`: why this host does not reach the libvirt of that one, or `null`. That
+/// host itself is asked where it is.
+pub(crate) async fn reach(
+    State(forward): State<Forward>,
+    UrlPath(host): UrlPath<HostId>,
+) -> Result<Json<Option<String>>, Failed> {
+    let uri: Option<String> = forward.get(&host, "/api/v1/migration_uri").await?;
+    match uri {
+        // The answer came by the link that machines would go by.
+        None => Ok(Json(None)),
+        Some(uri) => in_time(move || reached(&uri)).await.map(Json),
+    }
+}
+
+/// Does what blocks where that holds nothing up, and waits for it for some time.
+async fn in_time<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failed> {
+    let done = tokio::time::timeout(TIME_MAX, tokio::task::spawn_blocking(work)).await;
+    let late = || {
+        let why = format!("libvirt has not answered within {TIME_MAX:?}");
+        problem(StatusCode::GATEWAY_TIMEOUT, why)
+    };
+    done.map_err(|_| late())?.map_err(|_| late())
+}
