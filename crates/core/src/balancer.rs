@@ -381,6 +381,9 @@ impl Balancer {
                     Err(failure) => self.host.view.fail(failure.detail),
                 }
             }
+            Event::EmulatorGone(id) => {
+                self.hand(now, out, |handoffs, turn| handoffs.emulator_gone(id, turn));
+            }
             Event::MigrationEnded(id, result) => {
                 self.hand(now, out, |handoffs, turn| handoffs.migrated(id, result, turn));
             }
@@ -388,7 +391,10 @@ impl Balancer {
                 self.watched(&machine, look, sight.as_ref().ok().copied(), now, out);
                 self.hand(now, out, |handoffs, turn| handoffs.looked(&machine, look, sight, turn));
             }
-            Event::ScheduleChanged(_) => self.sample(out),
+            Event::ScheduleChanged(machine) => {
+                self.hand(now, out, |handoffs, turn| handoffs.changed(&machine, turn));
+                self.sample(out);
+            }
             Event::Connected => {
                 self.host.unfit.clear();
                 self.sample(out);

@@ -10,6 +10,9 @@
 //!  Done ◀──────────────── Claimed ──────────────────── Done
 //! ```
 //!
+//! The source releases when its hypervisor has reported success, or before that when the target says
+//! that it holds the machine and what ran it at the source is known to have ended.
+//!
 //! The commit point is the source's record `Released`: before it the machine is the source's, after
 //! it the target's. It is durable before the target hears of it, and the target's record `Claimed` is
 //! durable before the machine is let run there ([`Commit::Strict`](crate::port::Commit::Strict)). Where locks keep two copies of
@@ -152,7 +155,7 @@ impl Handoffs {
     /// soon.
     #[must_use]
     pub fn engaged(&self) -> usize {
-        let engaged = |h: &&Handoff| h.phase.is_brisk() && h.attempts < ENGAGED_ATTEMPTS_MAX;
+        let engaged = |h: &&Handoff| h.is_brisk() && h.attempts < ENGAGED_ATTEMPTS_MAX;
         self.live.values().filter(engaged).count()
     }
 
@@ -161,8 +164,8 @@ impl Handoffs {
     #[must_use]
     pub fn hold_up_stop(&self) -> bool {
         self.live.values().any(|h| match h.role {
-            Role::Donor => h.phase.is_brisk(),
-            Role::Receiver => h.phase.is_brisk() && !self.aborting,
+            Role::Donor => h.is_brisk(),
+            Role::Receiver => h.is_brisk() && !self.aborting,
         })
     }
 
@@ -240,6 +243,14 @@ impl Handoffs {
         });
     }
 
+    /// What ran the machine of a migration of this host has ended.
+    pub fn emulator_gone(&mut self, id: HandoffId, turn: &mut Turn<'_>) {
+        self.with(id, turn, |h, _, turn| {
+            source::emulator_gone(h, turn);
+            Next::Stay
+        });
+    }
+
     /// The hypervisor is done with a migration of this host.
     pub fn migrated(
         &mut self,
@@ -249,6 +260,16 @@ impl Handoffs {
     ) {
         self.with(id, turn, |h, _, turn| {
             source::migrated(h, result, turn);
+            Next::Stay
+        });
+    }
+
+    /// Something has happened to a machine that may have brought its handoff forward.
+    pub fn changed(&mut self, machine: &MachineId, turn: &mut Turn<'_>) {
+        self.with_machine(machine, turn, |h, _, turn| {
+            if h.role == Role::Receiver {
+                target::changed(h, turn);
+            }
             Next::Stay
         });
     }

@@ -265,7 +265,8 @@ pub enum Pass {
         detail: Option<String>,
     },
     /// Source: "It is yours, and its entry is deleted here." Durable before it is said, and repeated
-    /// until it is answered.
+    /// until it is answered. Where the hypervisor takes its time to say so, "no longer runs here" has to
+    /// do first (`unanswered`).
     #[n(3)]
     Released {
         /// The machine.
@@ -277,6 +278,10 @@ pub enum Pass {
         /// Whether the source started it at boot.
         #[n(2)]
         autostart: Option<bool>,
+        /// Whether the source's hypervisor has not answered the migration yet: it is released again
+        /// with what it cost once it has.
+        #[n(3)]
+        unanswered: Option<bool>,
     },
     /// Target: "It runs here, and its entry is inserted."
     #[n(4)]

@@ -152,6 +152,10 @@ pub enum Event {
     Sampled(Result<HostSample, Failure>),
     /// How far a migration is.
     Progress(HandoffId, Progress),
+    /// The process that ran this migration's machine here has ended, so that nothing here can let that
+    /// copy run any more; whether another one is complete it does not tell. At most once, between the
+    /// order and its answer, and only where it is certain: it may be left out.
+    EmulatorGone(HandoffId),
     /// A migration is over. On success the machine is complete on the other host, running or
     /// ([`Commit::Strict`]) [`Presence::Held`], and its definition and entry are gone here. A failure
     /// tells nothing of where it is: mostly here as before, but an answer can be lost and a daemon

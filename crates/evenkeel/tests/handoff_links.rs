@@ -43,8 +43,11 @@ fn states(swing: &Swing) -> [String; 2] {
     ["h1", "h2"].map(|host| swing.state(host, GUEST))
 }
 
-/// Watches that the guest stays as it is.
+/// Watches that the guest stays as it is once libvirt has cleared up.
 fn lasts(swing: &Swing, states_wanted: [&str; 2]) {
+    swing.cluster.until(LIMIT, "libvirt to have cleared up", |_| {
+        (states(swing) == states_wanted).then_some(())
+    });
     let end = std::time::Instant::now() + LASTING;
     while std::time::Instant::now() < end {
         assert_eq!(states(swing), states_wanted);

@@ -325,7 +325,12 @@ fn a_flood_of_malformed_oversize_and_out_of_turn_frames_is_dropped_and_logged_at
             machine: None,
             disks: None,
         },
-        Pass::Released { machine, stats: MigrationStats::default(), autostart: None },
+        Pass::Released {
+            machine,
+            stats: MigrationStats::default(),
+            autostart: None,
+            unanswered: None,
+        },
     ];
     let mut out_of_turn = (0..)
         .zip(passes.iter().cycle())

@@ -59,8 +59,9 @@ fn cloud() -> MemoryCloud {
     let mut cloud = MemoryCloud::new(Time::from_unix_ms(0));
     let capacity = Resources { cpu_cores: 2.0, memory_bytes: 1e9, io_bytes_per_s: 1e8 };
     for index in 0..HOSTS {
-        let link_bytes_per_s = 1e8;
-        let added = MemoryHost { link_bytes_per_s, ..MemoryHost::new(host(index), capacity) };
+        let (link_bytes_per_s, reaping) = (1e8, Duration::from_millis(200));
+        let host = MemoryHost::new(host(index), capacity);
+        let added = MemoryHost { link_bytes_per_s, reaping, ..host };
         cloud.add_host(added).expect("it is there");
     }
     for index in 0..MACHINES {

@@ -6,7 +6,8 @@
 //! submit ──▶ queue ──▶ worker: one connection; samples, looks, entries, copies; connects again
 //!    │                        ▲ domain changed, connection closed
 //!    │                 libvirt-events: libvirt's event loop, one per process
-//!    ├─────▶ migration × 2 for each one under way, with a connection of its own
+//!    ├─────▶ migration × 2 for each one under way, with a connection of its own; emulator for each
+//!    │                        that is strict, until the process that runs the machine ends
 //!    └─────▶ watchdog: answers what libvirt does not answer in time
 //! ```
 //!
@@ -28,6 +29,7 @@ mod inspect;
 mod locks;
 mod migrate;
 mod pressure;
+mod process;
 mod sample;
 mod storage;
 mod surroundings;

@@ -23,6 +23,7 @@ use crate::carried::{Sockets, is_carried};
 use crate::emulator::QemuVersion;
 use crate::failure::{classify, of_machine};
 use crate::ffi::{CallError, Connection, Domain, Job, MigrateCall, State};
+use crate::process::Vigil;
 use crate::storage::Storage;
 use crate::surroundings;
 use crate::worker::connect;
@@ -59,6 +60,8 @@ pub(crate) struct Migrations {
     /// What completed jobs have cost, by machine, as far as a keeper waits for it.
     costs: Mutex<BTreeMap<String, Job>>,
     told: Condvar,
+    /// Who waits for the end of a machine's process, by machine.
+    vigils: Mutex<BTreeMap<String, Arc<Vigil>>>,
 }
 
 impl Migrations {
@@ -84,6 +87,21 @@ impl Migrations {
         if waited_for {
             lock(&self.costs).insert(uuid, job);
             self.told.notify_all();
+        }
+    }
+
+    /// Has whoever waits for the end of this machine's process hear something.
+    pub(crate) fn watched(&self, uuid: &str, hear: impl FnOnce(&Vigil)) {
+        let found = lock(&self.vigils).get(uuid).cloned();
+        if let Some(vigil) = found {
+            hear(&vigil);
+        }
+    }
+
+    fn end_vigil(&self, machine: &MachineId) {
+        let ended = lock(&self.vigils).remove(machine.as_str());
+        if let Some(vigil) = ended {
+            vigil.end();
         }
     }
 
@@ -157,6 +175,7 @@ struct Keeper {
 impl Keeper {
     fn run(mut self, notes: &Receiver<Note>, answer: Answer) {
         let outcome = self.keep(notes);
+        self.shared.migrations.end_vigil(&self.order.machine);
         let elapsed_ms = millis(self.began.elapsed());
         let outcome = outcome.map(|()| {
             let cost = self.shared.migrations.cost(&self.order.machine);
@@ -272,11 +291,36 @@ impl Carrier {
             return Err(of_machine(FailureKind::Aborted, machine, "aborted before it began"));
         }
         let _ = self.keeper.send(Note::Begun(Box::new(handle)));
-        domain.migrate(&call).map_err(|error| {
+        self.keep_vigil(&domain);
+        let migrated = domain.migrate(&call);
+        self.shared.migrations.end_vigil(machine);
+        migrated.map_err(|error| {
             let kind = classify(&error, &connection, true);
             let what = format!("its migration to host `{}` failed: {error}", self.order.to);
             of_machine(kind, machine, &what)
         })
+    }
+
+    /// Where nothing may run there before this host has said so, that is not to wait until libvirt has
+    /// cleared up here.
+    fn keep_vigil(&self, domain: &Domain) {
+        let order = &self.order;
+        if order.commit != Commit::Strict {
+            return;
+        }
+        let (outlet, handoff) = (Arc::clone(&self.shared.outlet), order.handoff);
+        let tell = move || outlet.tell(Event::EmulatorGone(handoff));
+        let vigil = domain.xml().ok().and_then(|xml| Vigil::keep(&order.machine, &xml, tell));
+        match vigil {
+            Some(vigil) => {
+                let uuid = order.machine.as_str().to_owned();
+                lock(&self.shared.migrations.vigils).insert(uuid, vigil);
+            }
+            None => {
+                let machine = &order.machine;
+                tracing::debug!("process of `{machine}` not found: libvirt is to tell its end");
+            }
+        }
     }
 
     /// The domain, and what to call; or why it is not to be migrated.

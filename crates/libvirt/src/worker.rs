@@ -15,6 +15,7 @@ use crate::copies;
 use crate::examine::examine;
 use crate::failure::{classify, of_machine};
 use crate::ffi::{CallError, Connection, News, Subscription};
+use crate::process::Vigil;
 use crate::sample::Knowledge;
 use crate::xml::entry;
 use crate::{LibvirtConfig, Shared};
@@ -238,19 +239,29 @@ impl Shared {
     /// Takes in what libvirt tells, on libvirt's thread.
     fn hear(&self, news: News) {
         match news {
-            News::DomainChanged(uuid) => {
-                let machine = MachineId::new(&uuid);
-                lock(&self.changed).insert(uuid);
-                if let Ok(machine) = machine {
-                    self.outlet.tell(Event::ScheduleChanged(machine));
-                }
+            News::DomainPaused(uuid) => {
+                self.migrations.watched(&uuid, Vigil::paused);
+                self.changed(uuid);
             }
+            News::DomainResumed(uuid) => {
+                self.migrations.watched(&uuid, Vigil::resumed);
+                self.changed(uuid);
+            }
+            News::DomainChanged(uuid) => self.changed(uuid),
             News::JobCompleted(uuid, job) => self.migrations.completed(uuid, job),
             News::Closed(reason) => {
                 *lock(&self.closed) = Some(reason.to_owned());
                 // If the queue is full the thread wakes up anyway.
                 let _ = self.tasks.try_send(Task::Wake);
             }
+        }
+    }
+
+    fn changed(&self, uuid: String) {
+        let machine = MachineId::new(&uuid);
+        lock(&self.changed).insert(uuid);
+        if let Ok(machine) = machine {
+            self.outlet.tell(Event::ScheduleChanged(machine));
         }
     }
 }

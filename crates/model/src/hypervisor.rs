@@ -46,6 +46,19 @@ pub struct Job {
     pub commit: Commit,
     /// The start of the agent that ordered it: a later one is not answered.
     pub start: u32,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+/// How far a migration is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// The machine runs at the source.
+    Sending,
+    /// It is paused at the source, and the copy at the target is complete.
+    Complete,
+    /// What ran it at the source has ended, and how the migration will have.
+    Gone(Outcome),
 }
 
 /// How a migration ends.
@@ -64,21 +77,70 @@ pub enum Outcome {
     Stranded,
     /// The same, and nothing has arrived.
     StrandedAlone,
+    /// What ran it at the source ended by itself when the copy was complete, or libvirt died before it
+    /// had cleared up: the definition is left.
+    DefinitionLeft,
     /// The guest ended on the way.
     GuestEnded,
 }
 
 impl Outcome {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Moved,
         Self::Failed,
         Self::ReplyLost,
         Self::Both,
         Self::Stranded,
         Self::StrandedAlone,
+        Self::DefinitionLeft,
         Self::GuestEnded,
     ];
+
+    /// Whether it ends what ran the machine at the source.
+    const fn is_the_end(self) -> bool {
+        matches!(self, Self::Moved | Self::ReplyLost | Self::DefinitionLeft | Self::GuestEnded)
+    }
+
+    /// Whether a migration that is so far can still end so.
+    const fn can_follow(self, stage: Stage) -> bool {
+        match (stage, self) {
+            (Stage::Gone(outcome), _) => outcome as u8 == self as u8,
+            (Stage::Sending, Self::Failed | Self::StrandedAlone | Self::GuestEnded) => true,
+            (Stage::Complete, Self::Failed | Self::StrandedAlone | Self::GuestEnded) => false,
+            (Stage::Sending, _) => false,
+            (Stage::Complete, _) => true,
+        }
+    }
+}
+
+impl Job {
+    /// What can come next of it.
+    pub(crate) fn next(&self, faults_left: bool) -> impl Iterator<Item = Step> {
+        let stage = self.stage;
+        let may = move |o: &Outcome| {
+            o.can_follow(stage) && (*o == Outcome::Moved || stage == Stage::Gone(*o) || faults_left)
+        };
+        let ends = Outcome::ALL.into_iter().filter(may).map(move |outcome| {
+            if outcome.is_the_end() && stage != Stage::Gone(outcome) {
+                Step::EmulatorEnds(outcome)
+            } else {
+                Step::Over(outcome)
+            }
+        });
+        ends.chain((stage == Stage::Sending).then_some(Step::Completes))
+    }
+}
+
+/// What happens in a migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// The machine is paused here, and complete there.
+    Completes,
+    /// What ran it here ends.
+    EmulatorEnds(Outcome),
+    /// libvirt answers.
+    Over(Outcome),
 }
 
 impl World {
@@ -91,7 +153,7 @@ impl World {
                 None => Answer::Migrated(migration.handoff, false),
             },
             Order::Abort(_) => {
-                if state.nodes[me].job.is_some() {
+                if state.nodes[me].job.is_some_and(|job| job.stage == Stage::Sending) {
                     self.settle_job(state, me, Outcome::Failed);
                 }
                 return;
@@ -131,17 +193,42 @@ impl World {
         state.nodes[to].copy = Some(arriving);
         let (handoff, commit) = (migration.handoff, migration.commit);
         let start = state.nodes[me].starts;
-        state.nodes[me].job = Some(Job { handoff, to, commit, start });
+        let stage = Stage::Sending;
+        state.nodes[me].job = Some(Job { handoff, to, commit, start, stage });
         state.nodes[me].copy = Some(Copy { presence: Presence::Leaving, ..copy });
+        if self.0.sabotage == Sabotage::GoneTooSoon {
+            state.nodes[me].tell(Answer::EmulatorGone(handoff));
+        }
         Some(())
     }
 
-    pub(crate) fn end_job(&self, state: &mut State, at: usize, outcome: Outcome) -> Option<()> {
-        if outcome != Outcome::Moved {
-            state.left.faults -= 1;
-        }
-        state.nodes[at].job?;
-        self.settle_job(state, at, outcome);
+    pub(crate) fn advance_job(&self, state: &mut State, at: usize, step: Step) -> Option<()> {
+        let job = state.nodes[at].job?;
+        let stage = match step {
+            Step::Completes => {
+                let presence = match job.commit {
+                    Commit::Fast => Presence::Running,
+                    Commit::Strict => Presence::Held,
+                };
+                let there = &mut state.nodes[job.to].copy;
+                *there = there.map(|copy| Copy { presence, ..copy });
+                Stage::Complete
+            }
+            Step::EmulatorEnds(outcome) => {
+                state.left.faults -= u8::from(outcome != Outcome::Moved);
+                state.excuse.guest_ended |= outcome == Outcome::GuestEnded;
+                if job.start == state.nodes[at].starts {
+                    state.nodes[at].tell(Answer::EmulatorGone(job.handoff));
+                }
+                Stage::Gone(outcome)
+            }
+            Step::Over(outcome) => {
+                state.left.faults -= u8::from(job.stage != Stage::Gone(outcome));
+                self.settle_job(state, at, outcome);
+                return Some(());
+            }
+        };
+        state.nodes[at].job = Some(Job { stage, ..job });
         Some(())
     }
 
@@ -156,21 +243,14 @@ impl World {
             Outcome::Failed => stay(Presence::Running),
             Outcome::Both if !apart => stay(Presence::Running),
             Outcome::Both | Outcome::Stranded | Outcome::StrandedAlone => stay(Presence::Stranded),
-            Outcome::GuestEnded => stay(Presence::Defined),
+            Outcome::DefinitionLeft | Outcome::GuestEnded => stay(Presence::Defined),
         };
         if job.start == node.starts {
             node.tell(Answer::Migrated(job.handoff, outcome == Outcome::Moved));
         }
-        state.excuse.guest_ended |= outcome == Outcome::GuestEnded;
-        let complete = match job.commit {
-            Commit::Fast => Presence::Running,
-            Commit::Strict => Presence::Held,
-        };
-        let there = &mut state.nodes[job.to].copy;
-        *there = match outcome {
-            Outcome::Failed | Outcome::StrandedAlone | Outcome::GuestEnded => None,
-            _ => there.map(|copy| Copy { presence: complete, ..copy }),
-        };
+        if matches!(outcome, Outcome::Failed | Outcome::StrandedAlone | Outcome::GuestEnded) {
+            state.nodes[job.to].copy = None;
+        }
     }
 
     fn discard(&self, state: &mut State, me: usize, stamp: Stamp) -> Result<(), FailureKind> {
@@ -242,15 +322,16 @@ pub(crate) fn power_cut(state: &mut State, at: usize) {
     let node = &mut state.nodes[at];
     node.powered = false;
     node.kill();
+    state.excuse.host_died |= node.holds();
     let job = node.job.take();
-    state.excuse.host_died |= node.copy.is_some_and(|copy| copy.is_complete());
     node.copy = node.copy.filter(|copy| copy.presence != Presence::Incoming);
     node.copy = node.copy.map(|copy| Copy { presence: Presence::Defined, ..copy });
-    if let Some(job) = job {
+    if let Some(job) = job.filter(|job| job.stage == Stage::Sending) {
         state.nodes[job.to].copy = None;
     }
     // A migration to here fails.
-    for node in state.nodes.iter_mut().filter(|node| node.job.is_some_and(|job| job.to == at)) {
+    let sent = |job: Job| job.to == at && job.stage == Stage::Sending;
+    for node in state.nodes.iter_mut().filter(|node| node.job.is_some_and(sent)) {
         let Some(job) = node.job.take() else { continue };
         node.copy = node.copy.map(|copy| Copy { presence: Presence::Running, ..copy });
         if job.start == node.starts {

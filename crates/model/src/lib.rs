@@ -20,6 +20,6 @@ mod node;
 pub mod seats;
 mod world;
 
-pub use hypervisor::{Copy, Outcome};
+pub use hypervisor::{Copy, Outcome, Stage, Step};
 pub use node::{Letter, Node};
 pub use world::{Action, Bounds, Broken, Left, Sabotage, Setup, State, World};

@@ -12,7 +12,7 @@ use evenkeel_core::message::Pass;
 use evenkeel_core::model::{HandoffId, HostId, HostProfile, MachineId, Resources, Time};
 use evenkeel_core::port::{Failure, FailureKind, LookId, MigrationStats, Sight};
 
-use crate::hypervisor::{Copy, Job};
+use crate::hypervisor::{Copy, Job, Stage};
 
 /// Longer than every limit of time.
 const LONG: Duration = Duration::from_secs(1_000_000);
@@ -35,6 +35,8 @@ pub struct Letter {
 /// What a hypervisor answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Answer {
+    /// What ran the machine of a migration has ended.
+    EmulatorGone(HandoffId),
     /// A migration is over, well or not.
     Migrated(HandoffId, bool),
     /// What a look saw.
@@ -123,6 +125,20 @@ impl Hash for Node {
 }
 
 impl Node {
+    /// Whether its copy's virtual CPUs run. They are stopped for the last of the memory.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        let sending = self.job.is_none_or(|job| job.stage == Stage::Sending);
+        sending && self.copy.is_some_and(|copy| copy.runs())
+    }
+
+    /// Whether it holds the machine's memory, all of it.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        let gone = self.job.is_some_and(|job| matches!(job.stage, Stage::Gone(_)));
+        !gone && self.copy.is_some_and(|copy| copy.is_complete())
+    }
+
     pub(crate) fn new(me: usize, copy: Option<Copy>) -> Self {
         let mut node = Self {
             agent: None,
@@ -217,6 +233,7 @@ fn told(agent: &mut Handoffs, answer: Answer, turn: &mut Turn<'_>) {
     let machine = machine();
     let failed = |kind| Failure::new(kind, "failed");
     match answer {
+        Answer::EmulatorGone(id) => agent.emulator_gone(id, turn),
         Answer::Migrated(id, well) => {
             let well = if well { Ok(MigrationStats::default()) } else { Err(FailureKind::Other) };
             agent.migrated(id, well.map_err(failed), turn);

@@ -12,7 +12,7 @@ use evenkeel_core::model::{Entry, Epoch, ExchangeId, HandoffId, Time};
 use evenkeel_core::port::{Commit, Presence, Stamp};
 use stateright::{Model, Property};
 
-use crate::hypervisor::{Copy, Outcome, boot, power_cut};
+use crate::hypervisor::{Copy, Step, boot, power_cut};
 use crate::node::{Answer, Input, Letter, Node, facade, host, index, machine};
 
 /// How often each thing may happen in one course of events.
@@ -42,6 +42,9 @@ pub enum Sabotage {
     None,
     /// Records are written after what depends on them.
     RecordLast,
+    /// A hypervisor says that what ran the machine has ended when the migration begins: what is held
+    /// there is then released on the target's word alone.
+    GoneTooSoon,
     /// Nobody changes whether a host starts a machine at boot.
     Autostart,
     /// A source that has booted since does not wait for the target's word: it takes it for said that there
@@ -157,8 +160,8 @@ pub enum Action {
     Timer(usize, HandoffId, Cut),
     /// The same, so often and so late that no limit is left.
     Late(usize, HandoffId, Cut),
-    /// The migration from this host ends.
-    JobEnds(usize, Outcome),
+    /// The migration from this host goes on, or ends.
+    Migrates(usize, Step),
     /// An agent is killed.
     Kill(usize),
     /// An agent is started again.
@@ -222,7 +225,7 @@ impl Model for World {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always("1: at most one host runs it", |_, state: &State| {
-                state.nodes.iter().filter(|node| node.copy.is_some_and(|c| c.runs())).count() <= 1
+                state.nodes.iter().filter(|node| node.runs()).count() <= 1
             }),
             Property::always("2: released before it is let run", |_, state: &State| {
                 state.broken != Some(Broken::ResumedBeforeRelease)
@@ -234,7 +237,7 @@ impl Model for World {
                 state.broken != Some(Broken::DestroyedWhatWasClaimed)
             }),
             Property::always("5: some host holds it", |_, state: &State| {
-                let held = state.nodes.iter().any(|n| n.copy.is_some_and(|c| c.is_complete()));
+                let held = state.nodes.iter().any(Node::holds);
                 held || state.excuse.host_died || state.excuse.guest_ended
             }),
             Property::always(
@@ -309,9 +312,8 @@ impl World {
                 actions.push(Action::LoseStore(at));
             }
         }
-        if node.job.is_some() {
-            let may = |o: &Outcome| *o == Outcome::Moved || left.faults > 0;
-            actions.extend(Outcome::ALL.into_iter().filter(may).map(|o| Action::JobEnds(at, o)));
+        if let Some(job) = node.job {
+            actions.extend(job.next(left.faults > 0).map(|step| Action::Migrates(at, step)));
         }
         if node.powered && left.power_cuts > 0 {
             actions.push(Action::PowerCut(at));
@@ -356,7 +358,7 @@ impl World {
                 self.carry_out(state, me, effects, cut);
             }
             Action::Give(from, to) => self.give(state, from, to),
-            Action::JobEnds(at, outcome) => self.end_job(state, at, outcome)?,
+            Action::Migrates(at, step) => self.advance_job(state, at, step)?,
             Action::Kill(at) => {
                 state.left.kills -= 1;
                 state.nodes[at].kill();

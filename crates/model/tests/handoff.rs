@@ -133,3 +133,10 @@ fn a_machine_that_both_hosts_start_at_boot_is_found() {
     let setup = Setup { sabotage: Sabotage::Autostart, ..strict(2, bounds) };
     assert!(!explore("strict, autostart left alone", setup).0.is_empty());
 }
+
+#[test]
+fn a_release_before_what_ran_the_machine_has_ended_is_found() {
+    let bounds = Bounds { faults: 1, ..ONE };
+    let setup = Setup { sabotage: Sabotage::GoneTooSoon, ..strict(2, bounds) };
+    assert!(explore("strict, released on the target's word alone", setup).0.contains(&TWO));
+}

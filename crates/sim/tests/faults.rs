@@ -175,7 +175,7 @@ fn a_machine_whose_source_has_died_is_held_until_an_operator_claims_it() {
     let (source, target) = (host_id(0), host_id(1));
     let mut cluster = pair_in(5, &moods()[0]);
     // It is complete there, and the source dies before it can say so.
-    break_off(&mut cluster, Aftermath::Moved);
+    break_off(&mut cluster, Aftermath::Stranded);
     cluster.kill(&source);
     let held = |c: &Cluster| phase_of(c, &target) == Some(Phase::Holding);
     assert!(cluster.run_while(at(900), |c| !held(c)));

@@ -164,10 +164,11 @@ fn pass() -> impl Strategy<Value = Pass> {
             }
         ),
         reason().prop_map(|reason| Pass::Refused { reason, detail: None }),
-        any_machine().prop_map(|machine| Pass::Released {
+        (any_machine(), any::<Option<bool>>()).prop_map(|(machine, unanswered)| Pass::Released {
             machine,
             stats: MigrationStats::default(),
-            autostart: None
+            autostart: None,
+            unanswered,
         }),
         Just(Pass::Claimed),
         Just(Pass::Missing),
@@ -228,6 +229,7 @@ fn event() -> impl Strategy<Value = Event> {
             let result = if ok { Ok(MigrationStats::default()) } else { Err(failure()) };
             Event::MigrationEnded(HandoffId(id), result)
         }),
+        1 => (0..4u64).prop_map(|id| Event::EmulatorGone(HandoffId(id))),
         2 => (any_machine(), 0..9u64, sight())
             .prop_map(|(m, look, sight)| Event::Looked(m, LookId(look), Ok(sight))),
         1 => (any_machine(), done()).prop_map(|(m, done)| Event::Resumed(m, done)),

@@ -154,6 +154,7 @@ fn messages() -> Vec<Message> {
             machine: MachineId::new("m-1").unwrap(),
             stats: MigrationStats { elapsed_ms: 1, downtime_ms: 2, bytes: 3 },
             autostart: Some(false),
+            unanswered: Some(true),
         },
         Pass::Claimed,
         Pass::Missing,

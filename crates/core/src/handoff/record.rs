@@ -183,6 +183,12 @@ pub(crate) struct Steps {
     pub(crate) contradicted: bool,
     /// It was seen to run on both hosts.
     pub(crate) twice: bool,
+    /// Source: the target says that it holds it, complete and paused.
+    pub(crate) held: bool,
+    /// Source: the process that ran it here has ended.
+    pub(crate) gone: bool,
+    /// Released before the source's hypervisor has answered the migration, which it has not done yet.
+    pub(crate) unanswered: bool,
 }
 
 impl Handoff {
@@ -257,6 +263,11 @@ impl Handoff {
         Some(Mark { kind, machine, epoch: self.entry.epoch, handoff: self.id, peer })
     }
 
+    /// Whether it ends by itself soon unless something fails.
+    pub(super) const fn is_brisk(&self) -> bool {
+        self.phase.is_brisk() || self.steps.unanswered
+    }
+
     /// What it waits for, in words for an operator.
     #[must_use]
     pub fn waits_for(&self) -> String {
@@ -276,6 +287,9 @@ impl Handoff {
                 Some(Presence::Leaving) => "a migration that is still under way".to_owned(),
                 Some(_) => format!("`{peer}` to say whether it has it"),
             },
+            Phase::Released if steps.unanswered => {
+                "the hypervisor to say that it is over".to_owned()
+            }
             Phase::Released if self.leftover => "a copy here to be destroyed".to_owned(),
             Phase::Released => format!("`{peer}` to say that it runs"),
             Phase::Cancelling if self.waits_to_start() => format!(

@@ -8,7 +8,9 @@
 //!  Cancelled ◀────── Cancelling ◀── here, or not there ─┘
 //! ```
 //!
-//! A machine that is not started at boot has nothing to disarm and skips `Armed`.
+//! A machine that is not started at boot has nothing to disarm and skips `Armed`. As good as success is
+//! that the target holds it and what ran it here has ended; the hypervisor's own word then comes after
+//! `Released`, and nothing is `Done` before.
 
 use std::time::Duration;
 
@@ -16,13 +18,13 @@ use super::cancelling::{
     cancel, cancel_after, cancel_before, cancelled_if_settled, looked_while_cancelling,
     tell_cancelled,
 };
-use super::record::{Handoff, Phase};
+use super::record::{Handoff, Phase, Steps};
 use super::turn::Turn;
 use super::{Limits, Next, RETRY_MAX, RETRY_MIN, backoff};
 use crate::decision::Reason;
 use crate::message::Pass;
 use crate::port::{
-    Commit, Failure, FailureKind, Migration, MigrationStats, Order, Presence, Sight,
+    Commit, Failure, FailureKind, Migration, MigrationStats, ORDER_TIME_MAX, Order, Presence, Sight,
 };
 
 /// So often a machine in doubt must have been seen not running before it counts as staying, where
@@ -44,6 +46,12 @@ pub(super) fn hear(h: &mut Handoff, pass: Pass, limits: &Limits, turn: &mut Turn
             h.decision.detail = detail.unwrap_or_default();
             return Next::Cancelled(reason);
         }
+        (Phase::Transferring, Pass::Holding { machine, ticket })
+            if ticket.is_some() && ticket == h.ticket && machine == h.machine =>
+        {
+            h.steps.held = true;
+            release_if_parted(h, turn);
+        }
         (Phase::Doubt, answer @ (Pass::Holding { .. } | Pass::Claimed | Pass::Missing)) => {
             answered(h, &answer, turn);
         }
@@ -51,7 +59,8 @@ pub(super) fn hear(h: &mut Handoff, pass: Pass, limits: &Limits, turn: &mut Turn
         (Phase::Released, Pass::Claimed | Pass::Missing) if h.leftover => {}
         (Phase::Released, Pass::Claimed) => return Next::Done(Reason::Moved),
         (Phase::Released, Pass::Missing) => return Next::Done(Reason::Ended),
-        (Phase::Released, Pass::Holding { .. }) => tell_released(h, turn),
+        // Told just now, the two have crossed; if that was lost it is told again soon.
+        (Phase::Released, Pass::Holding { .. }) if h.attempts > 0 => tell_released(h, turn),
         (Phase::Cancelling, Pass::Discarded | Pass::Missing) => {
             h.steps.acknowledged = true;
             h.steps.contradicted = false;
@@ -115,27 +124,55 @@ fn transfer(h: &mut Handoff, limits: &Limits, turn: &mut Turn<'_>) {
     }));
 }
 
+/// What ran the machine here has ended.
+pub(super) fn emulator_gone(h: &mut Handoff, turn: &mut Turn<'_>) {
+    if h.phase == Phase::Transferring {
+        h.steps.gone = true;
+        release_if_parted(h, turn);
+    }
+}
+
+/// The target holds it, and nothing here can let it run any more: it need not stand still until the
+/// hypervisor has cleared up and answered. What that leaves is a leftover until it says that there is
+/// none, also to an agent that is started again meanwhile.
+fn release_if_parted(h: &mut Handoff, turn: &mut Turn<'_>) {
+    if h.commit != Commit::Strict || !h.steps.held || !h.steps.gone {
+        return;
+    }
+    h.leftover = true;
+    turn.enter(h, Phase::Released, RETRY_MIN);
+    h.steps.unanswered = true;
+    tell_released(h, turn);
+}
+
 /// The hypervisor is done with the migration.
 pub(super) fn migrated(
     h: &mut Handoff,
     result: Result<MigrationStats, Failure>,
     turn: &mut Turn<'_>,
 ) {
-    if h.phase != Phase::Transferring {
-        return;
+    if let Ok(stats) = &result {
+        h.decision.stats = Some(*stats);
     }
-    match result {
-        Ok(stats) => {
-            h.decision.stats = Some(stats);
-            release(h, false, turn);
-        }
-        Err(failure) => {
+    match (h.phase, result) {
+        (Phase::Transferring, Ok(_)) => release(h, false, turn),
+        (Phase::Transferring, Err(failure)) => {
             h.decision.detail.clone_from(&failure.detail);
             if failure.kind == FailureKind::NeedsChanged {
                 h.cancelled_for.get_or_insert(Reason::NeedsChanged);
             }
             doubt(h, failure.detail, turn);
         }
+        (Phase::Released, Ok(_)) if h.leftover => {
+            answered_at_last(h, turn);
+            no_leftover(h, turn);
+        }
+        (Phase::Released, Err(failure)) if h.steps.unanswered => {
+            h.last_error = failure.detail;
+            answered_at_last(h, turn);
+            tell_released(h, turn);
+        }
+        _ => {}
     }
 }
 
@@ -145,6 +182,7 @@ pub(super) fn doubt(h: &mut Handoff, why: String, turn: &mut Turn<'_>) {
     h.since = turn.now;
     h.attempts = 0;
     h.seen = None;
+    h.steps = Steps::default();
     h.last_error = why;
     turn.wake(h.id, RETRY_MIN);
     turn.look(h);
@@ -169,6 +207,7 @@ pub(super) fn looked(
     match h.phase {
         Phase::Doubt => looked_in_doubt(h, sight.presence, limits, turn),
         Phase::Cancelling => return looked_while_cancelling(h, sight, turn),
+        Phase::Released if h.steps.unanswered => {}
         // Whatever is here is not the copy that was released.
         Phase::Released if h.leftover && sight.stamp != h.from => no_leftover(h, turn),
         Phase::Released if h.leftover => {
@@ -233,17 +272,29 @@ fn answered(h: &mut Handoff, answer: &Pass, turn: &mut Turn<'_>) {
 pub(super) fn release(h: &mut Handoff, leftover: bool, turn: &mut Turn<'_>) {
     h.leftover = leftover;
     turn.enter(h, Phase::Released, RETRY_MIN);
+    forget(h, turn);
+    tell_released(h, turn);
+}
+
+/// It is no part of this host's load any more.
+fn forget(h: &Handoff, turn: &mut Turn<'_>) {
     turn.host.view.outdate();
     turn.host.holds.outgoing.remove(&h.machine);
     turn.host.holds.settling.remove(&h.machine);
     turn.host.averaging.left(&h.usage);
     turn.order(Order::Sample);
-    tell_released(h, turn);
 }
 
-/// Tells the target that the machine is its own, once nothing is left of it here.
+/// The migration of a machine that was released before is over, or should have been long ago.
+fn answered_at_last(h: &mut Handoff, turn: &mut Turn<'_>) {
+    if std::mem::take(&mut h.steps.unanswered) {
+        forget(h, turn);
+    }
+}
+
+/// Tells the target that the machine is its own, once nothing is left of it here that could be let run.
 fn tell_released(h: &Handoff, turn: &mut Turn<'_>) {
-    if h.leftover {
+    if h.leftover && !h.steps.unanswered {
         turn.discard(h, h.from);
     } else {
         turn.send(h, released(h));
@@ -255,6 +306,7 @@ fn released(h: &Handoff) -> Pass {
         machine: h.machine.clone(),
         stats: h.decision.stats.unwrap_or_default(),
         autostart: Some(h.autostart),
+        unanswered: h.steps.unanswered.then_some(true),
     }
 }
 
@@ -334,6 +386,9 @@ pub(super) fn timer(h: &mut Handoff, limits: &Limits, turn: &mut Turn<'_>) -> Ne
         }
         Phase::Released => {
             turn.wake(h.id, backoff(h.attempts));
+            if turn.now.since(h.since) >= ORDER_TIME_MAX {
+                answered_at_last(h, turn);
+            }
             tell_released(h, turn);
         }
         Phase::Cancelling => {
@@ -396,6 +451,7 @@ pub(super) fn store_failed(h: &mut Handoff, why: String, turn: &mut Turn<'_>) ->
             h.phase = Phase::Doubt;
             h.since = turn.now;
             h.seen = None;
+            h.steps = Steps::default();
             turn.wake(h.id, STORE_RETRY);
         }
         (Phase::Released | Phase::Cancelling, Some(before)) => {

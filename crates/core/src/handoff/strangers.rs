@@ -56,7 +56,7 @@ impl Handoffs {
         turn: &mut Turn<'_>,
     ) {
         let (machine, question) = match pass {
-            Pass::Released { machine, stats, autostart } => {
+            Pass::Released { machine, stats, autostart, .. } => {
                 let autostart = autostart.unwrap_or(false);
                 (machine, Question::Released { stats, autostart })
             }
@@ -124,7 +124,7 @@ impl Handoffs {
         let released = self.marks.get(&(MarkKind::Released, machine.clone()));
         if released.is_some_and(|mark| mark.handoff == id) {
             let (machine, stats) = (machine.clone(), MigrationStats::default());
-            return Some(Pass::Released { machine, stats, autostart: None });
+            return Some(Pass::Released { machine, stats, autostart: None, unanswered: None });
         }
         // Released is durable before it is said. If nothing of that life is lost, it was not, and is
         // not going to be.
@@ -182,8 +182,8 @@ impl Handoffs {
                     return;
                 }
             },
-            Question::Holding if runs => cancelled(&machine),
-            // Nobody here knows whether it was released: only an operator can say.
+            Question::Holding if sight.presence == Presence::Running => cancelled(&machine),
+            // One that is leaving may have its end behind it. Nobody here knows whether it was released: only an operator can say.
             Question::Holding | Question::Discarding => return,
             // It is to be started at boot here, too.
             Question::Released { stats, autostart: true }

@@ -25,6 +25,8 @@ use crate::port::{Commit, Failure, FailureKind, Presence, Sight, Stamp, Unfit};
 
 /// What is said of a machine that is off when it was to be let run.
 const ENDED_HERE: &str = "it ended after this host had taken it over";
+/// So often is waited, twice as long each time, for a source to say what a migration cost.
+const UNANSWERED_MAX: u32 = 3;
 
 /// Promises the source that there is room, and that the machine can run here.
 pub(super) fn promise(h: &mut Handoff, disks: Vec<DiskPlace>, turn: &mut Turn<'_>) {
@@ -72,8 +74,9 @@ pub(super) fn examined(
 /// The source said something.
 pub(super) fn hear(h: &mut Handoff, pass: Pass, turn: &mut Turn<'_>) -> Next {
     match (h.phase, pass) {
-        (Phase::Reserved | Phase::Holding, Pass::Released { stats, .. }) => {
+        (Phase::Reserved | Phase::Holding, Pass::Released { stats, unanswered, .. }) => {
             h.decision.stats = Some(stats);
+            h.steps.unanswered = unanswered == Some(true);
             h.steps.acknowledged = true;
             turn.wake(h.id, RETRY_MIN);
             turn.look(h);
@@ -93,6 +96,18 @@ pub(super) fn hear(h: &mut Handoff, pass: Pass, turn: &mut Turn<'_>) -> Next {
         (Phase::Discarding, Pass::Released { .. }) => {
             h.steps.contradicted = true;
             turn.look(h);
+        }
+        (Phase::Claimed, Pass::Released { stats, unanswered: None | Some(false), .. })
+            if h.steps.unanswered =>
+        {
+            h.decision.stats = Some(stats);
+            h.steps.unanswered = false;
+            if h.steps.settled {
+                turn.send(h, Pass::Claimed);
+            }
+            if h.steps.autostart {
+                return arrived(h, turn);
+            }
         }
         (Phase::Claimed, Pass::Released { .. } | Pass::Cancel { .. }) if h.steps.settled => {
             turn.send(h, Pass::Claimed);
@@ -188,6 +203,14 @@ fn looked_before_claim(
     Next::Stay
 }
 
+/// Something has happened to the machine here: what arrives may be complete.
+pub(super) fn changed(h: &mut Handoff, turn: &mut Turn<'_>) {
+    if h.phase == Phase::Reserved && h.examined && h.commit == Commit::Strict {
+        turn.wake(h.id, RETRY_MIN);
+        turn.look(h);
+    }
+}
+
 /// It is complete and waits for the source's word: asks for it.
 fn hold_back(h: &mut Handoff, turn: &mut Turn<'_>) {
     if h.phase == Phase::Reserved {
@@ -209,7 +232,9 @@ fn wait_with_what_is_left(h: &mut Handoff, turn: &mut Turn<'_>) {
 
 /// The machine is this host's. `runs` if it does so already.
 fn claim(h: &mut Handoff, runs: bool, turn: &mut Turn<'_>) -> Next {
+    let unanswered = h.steps.unanswered;
     turn.enter(h, Phase::Claimed, RETRY_MIN);
+    h.steps.unanswered = unanswered;
     if runs {
         return runs_here(h, turn);
     }
@@ -251,9 +276,14 @@ fn runs_here(h: &mut Handoff, turn: &mut Turn<'_>) -> Next {
     Next::Stay
 }
 
-fn arrived(h: &Handoff, turn: &mut Turn<'_>) -> Next {
+/// All is done here. It is over when the source's hypervisor is done too, and has told what it cost.
+fn arrived(h: &mut Handoff, turn: &mut Turn<'_>) -> Next {
+    h.steps.autostart = true;
     if h.seen == Some(Presence::Defined) {
         return Next::Done(Reason::Ended);
+    }
+    if h.steps.unanswered && h.attempts < UNANSWERED_MAX {
+        return Next::Stay;
     }
     turn.host.view.believe(h.machine.clone(), h.usage);
     turn.host.averaging.arrived(&h.usage);
@@ -356,6 +386,9 @@ fn gone(h: &Handoff, turn: &mut Turn<'_>) -> Next {
 pub(super) fn timer(h: &mut Handoff, turn: &mut Turn<'_>) -> Next {
     turn.wake(h.id, backoff(h.attempts));
     if h.phase == Phase::Claimed && h.steps.settled {
+        if h.steps.autostart {
+            return arrived(h, turn);
+        }
         if h.attempts >= AUTOSTARTS_MAX {
             h.decision.detail = "the host could not be told to start it at boot".to_owned();
             return arrived(h, turn);

@@ -204,7 +204,8 @@ fn holding() -> Side {
 }
 
 fn released() -> Pass {
-    Pass::Released { machine: machine(), stats: MigrationStats::default(), autostart: Some(false) }
+    let stats = MigrationStats::default();
+    Pass::Released { machine: machine(), stats, autostart: Some(false), unanswered: None }
 }
 
 fn cancelled() -> Pass {

@@ -6,8 +6,8 @@ use evenkeel_core::port::{
 };
 
 use super::migrating::begin_slowly;
-use super::watch::{Watch, full_entry};
-use super::{ANSWER_MAX, Guest, MIGRATION_MAX, Rig, SLOW_SPAN};
+use super::watch::{QUIET, Watch, full_entry};
+use super::{ANSWER_MAX, Guest, MIGRATION_MAX, Rig, SLOW_BYTES_PER_S, SLOW_SPAN};
 
 /// Moves a machine to the second host, where it is held.
 fn move_and_hold(w: &mut Watch<'_>, handoff: u64, id: &MachineId) -> Stamp {
@@ -104,6 +104,40 @@ pub fn a_machine_that_arrives_strictly_is_held_until_it_is_let_run(rig: &mut dyn
         assert_eq!(resume(&mut w, &b, &id, stamp), Ok(()), "a second time");
         assert_eq!(resume(&mut w, &a, &id, stamp), Err(FailureKind::NoSuchMachine));
     }
+}
+
+/// What ran a machine that is held elsewhere is said to have ended once, and not after the answer; what
+/// still runs one is not.
+pub fn the_end_of_what_ran_a_machine_is_told_before_its_migration_is_answered(rig: &mut dyn Rig) {
+    let mut w = Watch::new(rig);
+    let (a, b) = (w.a.clone(), w.b.clone());
+    let gone = |event: &Event| matches!(event, Event::EmulatorGone(_));
+    let strictly = |w: &mut Watch<'_>, handoff: u64, id: &MachineId| {
+        let migration = w.migration(handoff, id, &full_entry(handoff));
+        Migration { commit: Commit::Strict, ..migration }
+    };
+    let stays = w.rig.boot(&a, &Guest::new("stays").slow_to_move());
+    let slowly = strictly(&mut w, 1, &stays);
+    w.order(Order::Migrate(Migration { bandwidth_bytes_per_s: Some(SLOW_BYTES_PER_S), ..slowly }));
+    w.until(&a, "progress", SLOW_SPAN, |e| matches!(e, Event::Progress(..)).then_some(()));
+    w.order(Order::Abort(stays.clone()));
+    assert!(w.ended(&a, 1, SLOW_SPAN).is_err());
+    w.settles(&a, &stays, Presence::Running);
+    let rest = w.rest(&a, QUIET);
+    assert!(!rest.iter().any(gone), "it runs: {rest:?}");
+
+    let leaves = w.rig.boot(&a, &Guest::new("leaves"));
+    let migration = strictly(&mut w, 2, &leaves);
+    w.order(Order::Migrate(migration));
+    let first = w.until(&a, "that what ran it has ended", MIGRATION_MAX, |event| match event {
+        Event::EmulatorGone(id) | Event::MigrationEnded(id, _) => Some((id.0, gone(event))),
+        _ => None,
+    });
+    assert_eq!(first, (2, true), "it is answered first");
+    w.settles(&b, &leaves, Presence::Held);
+    assert!(w.ended(&a, 2, MIGRATION_MAX).is_ok());
+    let rest = w.rest(&a, QUIET);
+    assert!(!rest.iter().any(gone), "told twice: {rest:?}");
 }
 
 /// A copy that is held can be destroyed, definition and all, and only by its stamp.

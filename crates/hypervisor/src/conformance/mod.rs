@@ -134,6 +134,7 @@ macro_rules! conformance_tests {
             migrations_of_several_machines_run_side_by_side
             a_look_tells_which_copy_is_here
             a_machine_that_arrives_strictly_is_held_until_it_is_let_run
+            the_end_of_what_ran_a_machine_is_told_before_its_migration_is_answered
             a_held_copy_can_be_discarded
             what_runs_is_never_discarded
             a_copy_that_is_arriving_can_be_discarded

@@ -28,6 +28,8 @@ pub struct MemoryHost {
     pub link_bytes_per_s: f64,
     /// Cores of it that each migration from or to it keeps busy while it lasts.
     pub migration_cores: f64,
+    /// How long after a machine has left its migration is answered.
+    pub reaping: Duration,
     /// Features of its CPU; `None` if it has all. A machine's CPU is described by the names of its
     /// features, with blanks between them.
     pub cpu_features: Option<BTreeSet<String>>,
@@ -45,6 +47,7 @@ impl MemoryHost {
             cpu_speed: 1.0,
             link_bytes_per_s: LINK_BYTES_PER_S,
             migration_cores: 0.0,
+            reaping: Duration::ZERO,
             cpu_features: None,
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! While it is under way there is a copy on the other host that is [`Presence::Incoming`]. A machine
 //! stays where it is until the last step, which takes it away here and makes it complete there at one
-//! and the same moment, unless an injected fault leaves it otherwise.
+//! and the same moment, unless an injected fault leaves it otherwise. The answer may come later
+//! ([`MemoryHost::reaping`](super::MemoryHost::reaping)), as libvirt's does.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -34,6 +35,8 @@ pub(super) struct Underway {
     next: Time,
     /// How it will end before its course does, and when.
     fails: Option<(Time, Failure, Aftermath)>,
+    /// What is still to be answered when it is over.
+    owed: Option<Result<MigrationStats, Failure>>,
 }
 
 impl Underway {
@@ -73,8 +76,17 @@ impl MemoryCloud {
         let (lasting, dirty_rate) = (machine.fault.clone(), machine.workload.dirty_bytes_per_s);
         let (now, key) = (self.now, self.migrations_begun);
         self.migrations_begun += 1;
-        let mut underway =
-            Underway { order, from, to, began: now, transfer, told: 0, next: now, fails: None };
+        let mut underway = Underway {
+            order,
+            from,
+            to,
+            began: now,
+            transfer,
+            told: 0,
+            next: now,
+            fails: None,
+            owed: None,
+        };
         self.edit(from, &underway.order.machine, |m| m.job = Some(key));
         let Ok(to) = underway.to else {
             // Refused: not a byte is sent.
@@ -201,6 +213,9 @@ impl MemoryCloud {
             self.migrations.insert(key, underway);
             return;
         }
+        if let Some(owed) = underway.owed {
+            return self.tell(underway.from, Event::MigrationEnded(underway.order.handoff, owed));
+        }
         let elapsed = now.since(underway.began);
         underway.transfer.advance(elapsed);
         let finished = underway.transfer.is_finished();
@@ -269,20 +284,46 @@ impl MemoryCloud {
         outcome: Result<MigrationStats, Failure>,
         leaves: Aftermath,
     ) {
-        let Some(underway) = self.migrations.remove(&key) else {
+        let Some(mut underway) = self.migrations.remove(&key) else {
             return;
         };
-        let Underway { order, from, to, .. } = underway;
-        self.edit(from, &order.machine, |m| m.job = None);
-        if let Ok(to) = to {
+        let (from, handoff) = (underway.from, underway.order.handoff);
+        self.edit(from, &underway.order.machine, |m| m.job = None);
+        let mut reaping = Duration::ZERO;
+        if let Ok(to) = underway.to {
             self.hosts[to].incoming.remove(&key);
-            self.leave_behind(from, to, &order, leaves);
+            self.leave_behind(from, to, &underway.order, leaves);
             for host in [from, to] {
                 self.hosts[host].transfers.remove(&key);
             }
             self.reshare([from, to]);
+            if matches!(leaves, Aftermath::Moved | Aftermath::Ended) {
+                self.tell(from, Event::EmulatorGone(handoff));
+                reaping = self.hosts[from].spec.reaping;
+            }
         }
-        self.tell(from, Event::MigrationEnded(order.handoff, outcome));
+        if reaping > Duration::ZERO {
+            underway.next = self.now + reaping;
+            underway.owed = Some(outcome);
+            self.due.push(Reverse((underway.next, key)));
+            self.migrations.insert(key, underway);
+        } else {
+            self.tell(from, Event::MigrationEnded(handoff, outcome));
+        }
+    }
+
+    /// Answers at once, with a failure, what is still to be answered at a host.
+    pub(super) fn fail_owed(&mut self, host: usize, failure: &Failure) {
+        let owed = |(key, underway): (&u64, &Underway)| {
+            (underway.from == host && underway.owed.is_some()).then_some(*key)
+        };
+        let keys: Vec<u64> = self.migrations.iter().filter_map(owed).collect();
+        for underway in
+            keys.iter().filter_map(|key| self.migrations.remove(key)).collect::<Vec<_>>()
+        {
+            let ended = Event::MigrationEnded(underway.order.handoff, Err(failure.clone()));
+            self.tell(host, ended);
+        }
     }
 
     fn leave_behind(&mut self, from: usize, to: usize, order: &Migration, leaves: Aftermath) {

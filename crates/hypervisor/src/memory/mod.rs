@@ -554,6 +554,7 @@ impl MemoryCloud {
         for key in outgoing {
             self.end(key, Err(unreachable(&id)), Aftermath::Here);
         }
+        self.fail_owed(host, &unreachable(&id));
         for key in std::mem::take(&mut self.hosts[host].incoming) {
             let detail = format!("the hypervisor of host `{id}` broke the migration off");
             self.end(key, Err(Failure::new(FailureKind::PeerRefused, detail)), Aftermath::Here);

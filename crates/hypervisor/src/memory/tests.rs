@@ -46,6 +46,7 @@ impl MemoryRig {
         let mut cloud = MemoryCloud::new(Time::from_unix_ms(1_000_000));
         for name in ["h1", "h2"] {
             let mut host = MemoryHost::new(host_id(name), capacity);
+            host.reaping = Duration::from_millis(200);
             host.facts.provides = Provides {
                 machine_types: ["pc".to_owned()].into(),
                 networks: Some([].into()),

@@ -13,6 +13,10 @@ use super::{CallError, Connection, Job, Params, check};
 pub(crate) enum News {
     /// A domain, by UUID, was defined, started, stopped, edited, or given or relieved of a device.
     DomainChanged(String),
+    /// The same, and it was paused.
+    DomainPaused(String),
+    /// The same, and it was let run on.
+    DomainResumed(String),
     /// A job on a domain ended well.
     JobCompleted(String, Job),
     /// The connection is gone, for this reason.
@@ -191,12 +195,17 @@ fn changed(domain: sys::virDomainPtr) -> Option<News> {
 unsafe extern "C" fn on_lifecycle(
     _: sys::virConnectPtr,
     domain: sys::virDomainPtr,
-    _event: c_int,
+    event: c_int,
     _detail: c_int,
     opaque: *mut c_void,
 ) -> c_int {
+    let news = match u32::try_from(event) {
+        Ok(sys::VIR_DOMAIN_EVENT_SUSPENDED) => News::DomainPaused,
+        Ok(sys::VIR_DOMAIN_EVENT_RESUMED) => News::DomainResumed,
+        _ => News::DomainChanged,
+    };
     // SAFETY: libvirt passes what was registered; the domain lives during the call.
-    unsafe { tell(opaque, || changed(domain)) };
+    unsafe { tell(opaque, || super::domain::uuid(domain).map(news)) };
     0
 }
 

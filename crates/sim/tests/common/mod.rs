@@ -77,11 +77,16 @@ pub fn work(cpu_cores: f64, memory_gib: f64, io_bytes_per_s: f64) -> Workload {
     Workload { wants, dirty_bytes_per_s: 1.0e6 }
 }
 
+/// How long libvirt takes to see that a QEMU has ended.
+const REAPING: Duration = Duration::from_millis(200);
+
 /// Like hosts, not started yet.
 pub fn cluster(seed: u64, hosts: usize, config: &Config) -> Cluster {
     let mut cluster = Cluster::new(seed);
     for index in 0..hosts {
-        cluster.add_host(HostSpec::new(profile(index), config.clone())).unwrap();
+        let mut host = HostSpec::new(profile(index), config.clone());
+        host.hypervisor.reaping = REAPING;
+        cluster.add_host(host).unwrap();
     }
     cluster
 }

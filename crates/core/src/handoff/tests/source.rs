@@ -252,6 +252,20 @@ fn a_target_that_does_not_answer_a_cancellation_holds_nothing_up_and_is_answered
 }
 
 #[test]
+fn a_source_without_records_keeps_what_runs_here_and_waits_for_the_end_of_what_is_leaving() {
+    for (presence, answer) in [
+        (Presence::Running, vec![cancelled()]),
+        (Presence::Leaving, vec![]),
+        (Presence::Absent, vec![]),
+    ] {
+        let mut side = Side::new("source");
+        assert!(looks(&side.hear(Pass::Holding { machine: machine(), ticket: None })));
+        let out = side.looked(presence);
+        assert_eq!(said(&out), answer.iter().collect::<Vec<_>>(), "{presence:?}");
+    }
+}
+
+#[test]
 fn a_source_that_knows_nothing_of_a_reservation_says_whether_anything_is_on_its_way() {
     use Presence::{Absent, Defined, Held, Leaving, Paused, Running, Stranded};
     let unknown = Some(Ticket { life: LIFE + 9, number: 1 });
@@ -273,4 +287,117 @@ fn a_source_that_knows_nothing_of_a_reservation_says_whether_anything_is_on_its_
         let expected = if says { vec![&refused] } else { Vec::new() };
         assert_eq!(said(&out), expected, "{presence:?}");
     }
+}
+
+fn it_is_held() -> Pass {
+    Pass::Holding { machine: machine(), ticket: Some(TICKET) }
+}
+
+fn gone(side: &mut Side) -> Vec<Effect> {
+    side.act(|handoffs, turn| handoffs.emulator_gone(ID, turn))
+}
+
+/// A source that has released before its hypervisor has answered, and what it did then.
+fn released_before_the_answer() -> (Side, Vec<Effect>) {
+    let mut side = transferring(Commit::Strict);
+    assert_eq!(side.hear(it_is_held()), []);
+    let out = gone(&mut side);
+    assert_eq!(side.phase(), Some(Phase::Released));
+    (side, out)
+}
+
+#[test]
+fn what_is_held_there_and_ended_here_is_released_before_the_hypervisor_answers() {
+    let (_, out) = released_before_the_answer();
+    assert_durable_first(&out, Phase::Released);
+    let told =
+        |out: &[Effect]| matches!(said(out)[..], [Pass::Released { unanswered: Some(true), .. }]);
+    assert!(told(&out) && orders(&out).is_empty(), "{out:?}");
+    // In either order.
+    let mut side = transferring(Commit::Strict);
+    assert_eq!(gone(&mut side), []);
+    assert!(told(&side.hear(it_is_held())));
+    // Told again until it is answered, but not to whom it was just told.
+    assert_eq!(side.hear(it_is_held()), []);
+    assert!(told(&side.timer()) && told(&side.hear(it_is_held())));
+}
+
+#[test]
+fn neither_what_is_held_nor_what_has_ended_releases_by_itself() {
+    let other = Pass::Holding { machine: machine(), ticket: Some(Ticket { number: 2, ..TICKET }) };
+    for holding in [other, Pass::Holding { machine: machine(), ticket: None }, Pass::Claimed] {
+        let mut side = transferring(Commit::Strict);
+        gone(&mut side);
+        assert_eq!(side.hear(holding), []);
+    }
+    let mut side = transferring(Commit::Strict);
+    side.hear(it_is_held());
+    assert_eq!(side.timer().len(), 2, "it is aborted");
+    // What was known before the migration failed tells nothing of what came after.
+    let failure = Failure::new(FailureKind::Other, "broke off");
+    side.act(|handoffs, turn| handoffs.migrated(ID, Err(failure), turn));
+    assert_eq!(gone(&mut side), []);
+    assert_eq!(side.phase(), Some(Phase::Doubt));
+    // The hypervisor's own commit point stays the hypervisor's.
+    let mut side = transferring(Commit::Fast);
+    side.hear(it_is_held());
+    assert_eq!(gone(&mut side), []);
+}
+
+#[test]
+fn what_was_released_early_has_moved_when_the_hypervisor_has_answered() {
+    let (mut side, _) = released_before_the_answer();
+    assert_eq!(side.hear(Pass::Claimed), [], "a domain may be here");
+    assert_eq!(side.looked(Presence::Leaving), []);
+    assert!(side.handoffs.engaged() == 1 && side.handoffs.hold_up_stop());
+    let stats = MigrationStats { elapsed_ms: 7, downtime_ms: 1, bytes: 5 };
+    let out = side.act(|handoffs, turn| handoffs.migrated(ID, Ok(stats), turn));
+    let told = said(&out);
+    assert!(
+        matches!(told[..], [Pass::Released { stats: s, unanswered: None, .. }] if *s == stats),
+        "{told:?}"
+    );
+    let out = side.hear(Pass::Claimed);
+    let record = out.iter().find_map(|effect| match effect {
+        Effect::Record(decision) => Some(decision),
+        _ => None,
+    });
+    let record = record.expect("it is over");
+    assert_eq!((record.ending, record.stats), (Reason::Moved, Some(stats)));
+}
+
+#[test]
+fn what_a_failed_migration_leaves_of_what_was_released_early_is_destroyed() {
+    let discards = |out: &[Effect]| orders(out) == [&Order::Discard(machine(), here())];
+    let failed = |side: &mut Side| {
+        let failure = Failure::new(FailureKind::Other, "guest unexpectedly quit");
+        side.act(|handoffs, turn| handoffs.migrated(ID, Err(failure), turn))
+    };
+    // It fails; the hypervisor never answers; the agent was killed and does not know.
+    let (mut side, _) = released_before_the_answer();
+    assert!(discards(&failed(&mut side)));
+    let (mut silent, _) = released_before_the_answer();
+    silent.now = silent.now + crate::port::ORDER_TIME_MAX;
+    assert!(discards(&silent.timer()));
+    let (side, out) = released_before_the_answer();
+    let (mut again, _) = side.restarted(&stored(&out));
+    assert!(discards(&again.timer()));
+    for mut side in [silent, again] {
+        assert_eq!(side.hear(Pass::Claimed), []);
+        let out = side.done(Handoffs::discarded, &Ok(()));
+        assert!(matches!(said(&out)[..], [Pass::Released { unanswered: None, .. }]), "{out:?}");
+        assert_eq!(ending(&side.hear(Pass::Claimed)), Some(Reason::Moved));
+    }
+}
+
+#[test]
+fn what_could_not_be_released_early_for_want_of_a_record_is_found_out_anew() {
+    let (mut side, _) = released_before_the_answer();
+    side.act(|handoffs, turn| handoffs.store_failed(ID, "disk full".to_owned(), turn));
+    assert_eq!(side.phase(), Some(Phase::Doubt));
+    side.act(|handoffs, turn| handoffs.migrated(ID, Ok(MigrationStats::default()), turn));
+    side.looked(Presence::Absent);
+    let out = side.hear(it_is_held());
+    assert_durable_first(&out, Phase::Released);
+    assert!(matches!(said(&out)[..], [Pass::Released { unanswered: None, .. }]), "{out:?}");
 }

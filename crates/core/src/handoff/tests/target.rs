@@ -224,3 +224,53 @@ fn a_reservation_that_keeps_others_away_does_not_end_by_time_alone() {
     assert!(looks(&side.act(|handoffs, turn| handoffs.removed(&source, turn))));
     assert_eq!(ending(&side.looked(Presence::Absent)), Some(Reason::ReservationExpired));
 }
+
+#[test]
+fn what_arrives_is_looked_at_when_something_happens_to_it() {
+    let changed = |side: &mut Side| side.act(|handoffs, turn| handoffs.changed(&machine(), turn));
+    assert!(looks(&changed(&mut reserved(Commit::Strict, false))));
+    assert_eq!(changed(&mut reserved(Commit::Fast, false)), []);
+    assert_eq!(changed(&mut holding()), []);
+    assert_eq!(changed(&mut transferring(Commit::Strict)), []);
+}
+
+#[test]
+fn a_target_that_was_told_early_waits_for_what_it_cost_but_not_for_long() {
+    let early = || Pass::Released {
+        machine: machine(),
+        stats: MigrationStats::default(),
+        autostart: Some(true),
+        unanswered: Some(true),
+    };
+    let stats = MigrationStats { elapsed_ms: 7, downtime_ms: 1, bytes: 5 };
+    let late =
+        Pass::Released { machine: machine(), stats, autostart: Some(true), unanswered: None };
+    let claimed = || {
+        let mut side = reserved(Commit::Strict, true);
+        side.looked(Presence::Held);
+        side.hear(early());
+        side.looked(Presence::Held);
+        assert_eq!(said(&side.done(Handoffs::resumed, &Ok(()))), [&Pass::Claimed]);
+        side
+    };
+    for autostart_first in [true, false] {
+        let mut side = claimed();
+        let out = if autostart_first {
+            assert_eq!(side.autostart(true, &Ok(())), []);
+            assert_eq!(side.hear(early()).len(), 1, "it says again that it runs");
+            side.hear(late.clone())
+        } else {
+            assert_eq!(said(&side.hear(late.clone())), [&Pass::Claimed]);
+            side.autostart(true, &Ok(()))
+        };
+        let record = out.iter().find_map(|effect| match effect {
+            Effect::Record(decision) => Some(decision.stats),
+            _ => None,
+        });
+        assert_eq!(record, Some(Some(stats)));
+    }
+    let mut side = claimed();
+    side.autostart(true, &Ok(()));
+    let endings = [1, 2, 3].map(|_| ending(&side.timer()));
+    assert_eq!(endings, [None, None, Some(Reason::Moved)]);
+}
