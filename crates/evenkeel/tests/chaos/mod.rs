@@ -9,6 +9,7 @@
 )]
 
 pub mod links;
+pub mod wire;
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;

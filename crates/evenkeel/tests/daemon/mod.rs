@@ -10,6 +10,8 @@
     reason = "every test file uses its own part of this, and a test that fails panics"
 )]
 
+pub mod read_only;
+
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
@@ -116,6 +118,7 @@ impl Site {
             program: EVENKEEL.into(),
             earlier: false,
             lab: None,
+            namespace: None,
             libvirt_socket: None,
             socket: dir.join("agent.sock"),
             dir,
@@ -142,6 +145,8 @@ pub struct Place {
     /// The host of a lab as which its agent runs, by the lab's directory and its name: then machines
     /// come through the agent.
     pub lab: Option<(PathBuf, String)>,
+    /// The network namespace in which its agent runs, if not in that of the test.
+    pub namespace: Option<String>,
     /// Where its agent connects other hosts' libvirt to, if not to its libvirt itself.
     pub libvirt_socket: Option<PathBuf>,
     pub dir: PathBuf,
@@ -272,9 +277,9 @@ impl Place {
     }
 
     /// Runs the agent, which is to end by itself, where this path is mounted read-only.
-    pub fn refusal_beside(&self, read_only: &Path) -> Ran {
+    pub fn refusal_beside(&self, path: &Path) -> Ran {
         let config = self.config();
-        let mut command = mounted_read_only(read_only).expect("it was tried before");
+        let mut command = read_only::mounted(path).expect("it was tried before");
         command.arg(EVENKEEL).args(["agent", "--config"]).arg(config);
         command.output().expect("it starts").into()
     }
@@ -331,50 +336,13 @@ pub fn free_address() -> SocketAddr {
     }
 }
 
-/// What runs the program that its arguments name with this path mounted read-only for it; none where
-/// nobody may mount.
-pub fn mounted_read_only(path: &Path) -> Option<Command> {
-    const MOUNT: &str = r#"mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@""#;
-    let command = |become_root: &[&str]| {
-        let mut command = Command::new("unshare");
-        command.args(become_root).args(["--mount", "--propagation", "private", "--"]);
-        command.args(["sh", "-c", MOUNT]).arg(path);
-        command
-    };
-    let works = |become_root: &&[&str]| {
-        let tried = command(become_root).arg("true").output();
-        tried.is_ok_and(|output| output.status.success())
-    };
-    let ways: [&[&str]; 2] = [&[], &["--user", "--map-root-user"]];
-    ways.iter().find(|way| works(way)).map(|way| command(way))
-}
-
-/// Holds the store of an agent read-only, also for one that has it open, until it is dropped.
-///
-/// A file system that something has open to write cannot be remounted read-only, and one that went so
-/// by itself does not come back. So its files are made immutable: every write to them fails. All but
-/// SQLite's index of the log, which is mapped and holds nothing durable.
-pub struct ReadOnlyStore(Vec<PathBuf>);
-
-impl ReadOnlyStore {
-    /// None where that cannot be had: only root may, and not on every file system.
-    pub fn of(place: &Place) -> Option<Self> {
-        let files =
-            ["state.sqlite", "state.sqlite-wal"].map(|file| place.dir.join("state").join(file));
-        let store = Self(files.to_vec());
-        store.mark("+i").then_some(store)
-    }
-
-    fn mark(&self, mark: &str) -> bool {
-        let ended = Command::new("chattr").arg(mark).args(&self.0).output();
-        ended.is_ok_and(|output| output.status.success())
-    }
-}
-
-impl Drop for ReadOnlyStore {
-    fn drop(&mut self) {
-        assert!(self.mark("-i") || thread::panicking(), "{:?} stay immutable", self.0);
-    }
+/// A command in a network namespace.
+fn within(namespace: &str, inner: &Command) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/run/netns/{namespace}")).arg("--");
+    command.arg(inner.get_program()).args(inner.get_args());
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
 }
 
 fn lab_in(dir: &Path) -> Lab {
@@ -432,6 +400,9 @@ impl Daemon {
                 lab_in(lab).command_on(host, Path::new("sh")).expect("a host of the lab")
             }
         };
+        if let Some(namespace) = &place.namespace {
+            command = within(namespace, &command);
+        }
         let mut child = command
             .args(["-c", "trap '' XFSZ && exec \"$0\" \"$@\""])
             .arg(&place.program)

@@ -21,6 +21,7 @@ use evenkeel_lab::{Dirty, GuestSpec};
 use rustix::process::{Pid, Signal};
 
 use crate::chaos::links::{self, Link};
+use crate::chaos::wire::Wire;
 use crate::chaos::{self, Events};
 use crate::daemon::{Daemon, EVENKEEL, Place, Site, free_address};
 use crate::support::{Cluster, LIMIT, alike, balance, idle};
@@ -60,6 +61,16 @@ pub struct Swing {
     pub links: Links,
     pub guests: Vec<String>,
     _site: Site,
+}
+
+/// What is between the agents.
+#[derive(Clone, Copy)]
+enum Between<'a> {
+    Nothing,
+    /// Links that can be cut.
+    Links,
+    /// A cable; then all that goes from host to host goes through the agents.
+    Wire(&'a Wire),
 }
 
 /// The links between the hosts.
@@ -110,25 +121,33 @@ impl Swing {
     /// Brings up so many hosts, with these guests on the first, and starts their agents. `more` ends
     /// their configuration and begins within `[balance]`.
     pub fn up(hosts: usize, guests: Vec<GuestSpec>, more: &str) -> Self {
-        Self::bring_up(hosts, guests, Some(more), true, Path::new(EVENKEEL))
+        Self::bring_up(hosts, guests, Some(more), Between::Links, Path::new(EVENKEEL))
+    }
+
+    /// The same with two hosts and a cable between them.
+    pub fn on_wire(guests: Vec<GuestSpec>, more: &str, wire: &Wire) -> Self {
+        let between = Between::Wire(wire);
+        let swing = Self::bring_up(2, guests, Some(more), between, Path::new(EVENKEEL));
+        assert!(swing.places["h1"].lab.is_some(), "machines do not go through the agents here");
+        swing
     }
 
     /// The same with links that cannot be cut and agents that are another program.
     pub fn with_program(hosts: usize, guests: Vec<GuestSpec>, more: &str, program: &Path) -> Self {
-        Self::bring_up(hosts, guests, Some(more), false, program)
+        Self::bring_up(hosts, guests, Some(more), Between::Nothing, program)
     }
 
     /// The same with two hosts and links that cannot be cut; without agents if there is nothing for
     /// their configuration to end with.
     pub fn direct(guests: Vec<GuestSpec>, more: Option<&str>) -> Self {
-        Self::bring_up(2, guests, more, false, Path::new(EVENKEEL))
+        Self::bring_up(2, guests, more, Between::Nothing, Path::new(EVENKEEL))
     }
 
     fn bring_up(
         hosts: usize,
         guests: Vec<GuestSpec>,
         more: Option<&str>,
-        linked: bool,
+        between: Between<'_>,
         program: &Path,
     ) -> Self {
         let names: Vec<String> = guests.iter().map(|guest| guest.name.clone()).collect();
@@ -143,7 +162,7 @@ impl Swing {
             .replace("cool_down = '2s'", "cool_down = '0s'")
             .replace("reply_time_max = '20s'", "reply_time_max = '3s'")
             .replace("stale_after = '30s'", "stale_after = '10s'\nreservation_time = '2s'");
-        let places = cluster.hosts().iter().map(|host| {
+        let places = cluster.hosts().iter().enumerate().map(|(index, host)| {
             let mut place = site.host(host);
             place.program = program.to_owned();
             place.earlier = program != Path::new(EVENKEEL);
@@ -153,8 +172,13 @@ impl Swing {
                 // It carries nothing either.
                 place.put_apart_on(cluster.lab(), host);
             }
-            if linked {
-                links.run_through(&mut place, &cluster, host);
+            match between {
+                Between::Nothing => {}
+                Between::Links => links.run_through(&mut place, &cluster, host),
+                Between::Wire(wire) => {
+                    place.namespace = Some(wire.namespace(index).to_owned());
+                    place.listen = wire.address(index);
+                }
             }
             place.tables = format!("{tables}{}", more.unwrap_or_default());
             (host.clone(), place)
