@@ -55,7 +55,7 @@ use directed::DirectedMoves;
 use recommending::Recommendations;
 use watching::Watching;
 
-pub use directed::{Directed, MoveOrder, Outcome, Stage};
+pub use directed::{Directed, Outcome, Stage};
 pub use recommending::Recommendation;
 pub use watching::Twin;
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::appraisal::{Answer, Wish, WishId};
-use crate::balancer::MoveOrder;
 use crate::control::{Pause, PauseRegister};
 use crate::decision::Decision;
 use crate::handoff::Handoff;
@@ -68,6 +67,17 @@ pub enum Input {
     Stop,
     /// The same, now: abort what is under way.
     StopNow,
+}
+
+/// What an operator orders.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MoveOrder {
+    /// Its id, drawn by the driver.
+    pub id: MoveId,
+    /// The machine.
+    pub machine: MachineId,
+    /// Where to; to wherever it fits best if `None`.
+    pub to: Option<HostId>,
 }
 
 /// A timer. Setting one that is set moves it.

@@ -5,12 +5,12 @@
 mod common;
 
 use common::*;
-use evenkeel_core::balancer::{Balancer, MoveOrder};
+use evenkeel_core::balancer::Balancer;
 use evenkeel_core::ceiling::{Gauge, Measure};
 use evenkeel_core::control::{Authority, Autonomy, Pause, PauseRegister};
 use evenkeel_core::cost::Prediction;
 use evenkeel_core::decision::{Reason, Role};
-use evenkeel_core::effect::{Effect, Input, Timer};
+use evenkeel_core::effect::{Effect, Input, MoveOrder, Timer};
 use evenkeel_core::handoff::{Phase, Recovered};
 use evenkeel_core::load::Basis;
 use evenkeel_core::message::{

@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use common::*;
-use evenkeel_core::balancer::{Balancer, Config, MoveOrder, Outcome, Stage};
+use evenkeel_core::balancer::{Balancer, Config, Outcome, Stage};
 use evenkeel_core::control::{Authority, Autonomy, Pause};
 use evenkeel_core::decision::{Decision, Reason, Role};
-use evenkeel_core::effect::Input;
+use evenkeel_core::effect::{Input, MoveOrder};
 use evenkeel_core::handoff::Phase;
 use evenkeel_core::model::{Group, HostId, HostState, MoveId, Rules};
 use evenkeel_core::restraint::Restraint;

@@ -1,7 +1,6 @@
 //! What operators say to this host about moving machines.
 
-use evenkeel_core::balancer::MoveOrder;
-use evenkeel_core::effect::Input;
+use evenkeel_core::effect::{Input, MoveOrder};
 use evenkeel_core::model::{HostId, MachineId, MoveId};
 use rand::Rng;
 use tracing::info;

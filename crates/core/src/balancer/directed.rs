@@ -18,7 +18,7 @@ use super::Balancer;
 use crate::ceiling::Measure;
 use crate::control::Authority;
 use crate::decision::{Decision, Judged, Reason};
-use crate::effect::{Effect, Timer};
+use crate::effect::{Effect, MoveOrder, Timer};
 use crate::exchange::{Exchange, Ordered};
 use crate::message::{Candidate, Message, Talk};
 use crate::model::{ExchangeId, HostId, MachineId, MoveId, Time};
@@ -104,17 +104,6 @@ pub struct Outcome {
     pub peer: Option<HostId>,
     /// What it cost, if it has moved.
     pub stats: Option<MigrationStats>,
-}
-
-/// What an operator orders.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MoveOrder {
-    /// Its id, drawn by the driver.
-    pub id: MoveId,
-    /// The machine.
-    pub machine: MachineId,
-    /// Where to; to wherever it fits best if `None`.
-    pub to: Option<HostId>,
 }
 
 /// The directed moves of one host.

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Seat;
-use crate::model::HostId;
+use crate::model::{HostId, Seat};
 use crate::rules::Labels;
 
 /// Another host that this one has heard of. Durable.
