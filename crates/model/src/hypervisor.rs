@@ -216,7 +216,10 @@ impl World {
             }
             Step::EmulatorEnds(outcome) => {
                 state.left.faults -= u8::from(outcome != Outcome::Moved);
-                state.excuse.guest_ended |= outcome == Outcome::GuestEnded;
+                let alone =
+                    !state.nodes.iter().enumerate().any(|(n, node)| n != at && node.holds());
+                let ended = outcome == Outcome::DefinitionLeft && alone;
+                state.excuse.guest_ended |= outcome == Outcome::GuestEnded || ended;
                 if job.start == state.nodes[at].starts {
                     state.nodes[at].tell(Answer::EmulatorGone(job.handoff));
                 }
@@ -319,6 +322,10 @@ fn is_buried(state: &State, at: usize, stamp: Stamp) -> bool {
 
 pub(crate) fn power_cut(state: &mut State, at: usize) {
     state.left.power_cuts -= 1;
+    let alone = state.nodes.iter().filter(|node| node.holds()).count() == 1;
+    let came = state.nodes[at].copy.filter(Copy::is_complete).and_then(|copy| copy.stamp.handoff);
+    let unclaimed = came.is_some_and(|handoff| !state.claimed.contains_key(&handoff));
+    state.excuse.died_unclaimed |= alone && unclaimed;
     let node = &mut state.nodes[at];
     node.powered = false;
     node.kill();
