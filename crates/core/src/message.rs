@@ -198,7 +198,7 @@ pub enum Watch {
 pub const CPU_BYTES_MAX: usize = 32 * 1024;
 
 /// What this version understands within the frames that all versions read: 2 has a commit point of
-/// its own, 3 judges all [`Rules`].
+/// its own, 3 judges all [`Rules`](crate::model::Rules).
 pub const PROTOCOL: u16 = 3;
 
 /// What is said in a handoff.
