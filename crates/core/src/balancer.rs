@@ -411,6 +411,9 @@ impl Balancer {
             Event::Discarded(machine, result) => {
                 self.hand(now, out, |handoffs, turn| handoffs.discarded(&machine, &result, turn));
             }
+            Event::Started(machine, result) => {
+                self.hand(now, out, |handoffs, turn| handoffs.started(&machine, &result, turn));
+            }
             Event::AutostartSet(machine, wanted, result) => {
                 self.hand(now, out, |handoffs, turn| {
                     handoffs.autostart_set(&machine, wanted, &result, turn);

@@ -31,6 +31,7 @@
 //! | `begin` | how a handoff begins, or is taken up after a restart |
 //! | `source`, `target` | the two sides: what a handoff does next |
 //! | `cancelling` | a source whose machine stays |
+//! | `starting` | a machine whose host has booted without it |
 //! | `operator` | what an operator says of it |
 //! | `state` | what tells two states of it apart, for model checking |
 //! | `strangers` | questions about handoffs of which no record tells |
@@ -42,6 +43,7 @@ mod commit;
 mod operator;
 mod record;
 mod source;
+mod starting;
 mod state;
 mod strangers;
 mod target;
@@ -332,6 +334,19 @@ impl Handoffs {
         self.discarded_for_strangers(machine, result, turn);
     }
 
+    /// The answer to [`Order::Start`].
+    pub fn started(
+        &mut self,
+        machine: &MachineId,
+        result: &Result<(), Failure>,
+        turn: &mut Turn<'_>,
+    ) {
+        self.with_machine(machine, turn, |h, _, turn| match h.role {
+            Role::Donor => cancelling::started(h, result.clone(), turn),
+            Role::Receiver => target::started(h, result.clone(), turn),
+        });
+    }
+
     /// The answer to [`Order::SetAutostart`].
     pub fn autostart_set(
         &mut self,
@@ -340,10 +355,11 @@ impl Handoffs {
         result: &Result<(), Failure>,
         turn: &mut Turn<'_>,
     ) {
+        let boot = self.boot.clone();
         self.with_machine(machine, turn, |h, limits, turn| match h.role {
             // The answer to an earlier wish.
             _ if wanted == (h.phase == Phase::Armed) => Next::Stay,
-            Role::Donor => source::autostart_set(h, result.clone(), limits, turn),
+            Role::Donor => source::autostart_set(h, result.clone(), &boot, limits, turn),
             Role::Receiver => target::autostart_set(h, result.clone(), turn),
         });
     }

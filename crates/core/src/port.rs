@@ -45,6 +45,10 @@ pub enum Order {
     /// Have this host start the machine when it boots, or not. A transient machine has no such
     /// flag: to clear it is a success. Answered by [`Event::AutostartSet`].
     SetAutostart(MachineId, bool),
+    /// Start a machine that is defined here and off, as its host does at boot. Only the copy that
+    /// carries this stamp; one that runs already is a success, and any other presence is refused with
+    /// [`FailureKind::Refused`]. Answered by [`Event::Started`].
+    Start(MachineId, Stamp),
     /// Look whether this host can run a machine of another one as it is now, without changing
     /// anything. Answered by [`Event::Examined`].
     Examine(Examination),
@@ -167,6 +171,8 @@ pub enum Event {
     Discarded(MachineId, Result<(), Failure>),
     /// The answer to [`Order::SetAutostart`], with what was wanted.
     AutostartSet(MachineId, bool, Result<(), Failure>),
+    /// The answer to [`Order::Start`]. A failure does not tell whether it runs: look.
+    Started(MachineId, Result<(), Failure>),
     /// The answer to [`Order::Examine`]: the machine fits, and the copies of its local disks would go
     /// there.
     Examined(HandoffId, Result<Vec<DiskPlace>, Unfit>),

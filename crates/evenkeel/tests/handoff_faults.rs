@@ -99,6 +99,33 @@ fn a_handoff_survives_libvirts_and_qemus_that_stand_still_at_every_phase() {
     befall_all(Fault::Stop, &[Process::Libvirt, Process::Qemu]);
 }
 
+#[test]
+fn a_guest_that_is_started_at_boot_runs_again_whichever_host_loses_power_at_any_phase() {
+    let mut swing = Swing::up(2, vec![swinger(GUEST, "h1", 12)], STRICT);
+    for (host, guest) in [("h1", GUEST), ("h1", "anchor1"), ("h2", "anchor2")] {
+        swing.cluster.virsh(host, &["autostart", guest]).expect("it is there");
+    }
+    for moment in MOMENTS {
+        for side in [Side::Source, Side::Target] {
+            let what = format!("the {side:?} lost its power when {}", moment.name);
+            let from = swing.home(GUEST).expect("it is at rest");
+            let to = if from == "h1" { "h2" } else { "h1" };
+            let of = |side| if side == Side::Source { from.as_str() } else { to };
+            let heard = &swing.events[of(moment.side)];
+            let since = heard.count();
+            swing.tip(&[&from]);
+            heard.wait(since, GUEST, moment.says);
+            let victim = of(side).to_owned();
+            swing.power_cycle(&victim);
+            swing.tip(&[]);
+            let took = swing.settle(&what, BOUND);
+            let home = swing.home(GUEST).expect("it is at rest");
+            assert_eq!(swing.autostarted_on(GUEST), std::slice::from_ref(&home), "after {what}");
+            eprintln!("{what}: runs on {home} after {:.1} s", took.as_secs_f64());
+        }
+    }
+}
+
 /// The memory of a guest is in its QEMU: one that is killed takes with it what it holds. What may
 /// never follow is a second copy, or a copy of which nobody knows.
 #[test]

@@ -35,6 +35,7 @@ pub(crate) enum Question {
     Resume(MachineId),
     Discard(MachineId),
     SetAutostart(MachineId, bool),
+    Start(MachineId),
     Examine(HandoffId),
 }
 
@@ -50,6 +51,7 @@ impl Question {
             Self::SetAutostart(machine, wanted) => {
                 Event::AutostartSet(machine, wanted, Err(failure))
             }
+            Self::Start(machine) => Event::Started(machine, Err(failure)),
             Self::Examine(handoff) => Event::Examined(handoff, Err(Unfit::NotTold(failure))),
         }
     }

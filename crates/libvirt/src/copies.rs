@@ -107,6 +107,30 @@ pub(crate) fn resume(
     }
 }
 
+/// Starts a machine that is defined and off and carries this stamp.
+pub(crate) fn start(
+    connection: &Connection,
+    machine: &MachineId,
+    stamp: Stamp,
+) -> Result<(), Failure> {
+    let (sight, domain) = find(connection, machine)?;
+    let Some(domain) = domain else {
+        return Err(of_machine(FailureKind::NoSuchMachine, machine, "it is not on this host"));
+    };
+    match sight.presence {
+        Presence::Running if sight.stamp == stamp => Ok(()),
+        Presence::Defined if sight.stamp == stamp => {
+            domain.create().map_err(|error| blame(connection, machine, &error))?;
+            if let Err(error) = unmark(&domain) {
+                // It runs, and a mark on what runs means nothing.
+                tracing::warn!("machine `{machine}` keeps the mark of a held copy: {error}");
+            }
+            Ok(())
+        }
+        _ => Err(other_copy(machine, sight, stamp)),
+    }
+}
+
 /// Takes the mark of a held copy away, in its definition too.
 fn unmark(domain: &Domain) -> Result<(), String> {
     let text = |error: CallError| error.to_string();

@@ -217,6 +217,10 @@ impl Hypervisor for LibvirtHypervisor {
                 let answer = self.in_time(Question::SetAutostart(machine.clone(), wanted));
                 self.enqueue(Task::SetAutostart(machine, wanted, answer));
             }
+            Order::Start(machine, stamp) => {
+                let answer = self.in_time(Question::Start(machine.clone()));
+                self.enqueue(Task::Start(machine, stamp, answer));
+            }
             Order::Examine(examination) => {
                 let answer = self.in_time(Question::Examine(examination.handoff));
                 self.enqueue(Task::Examine(examination, answer));

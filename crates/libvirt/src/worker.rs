@@ -37,6 +37,7 @@ pub(crate) enum Task {
     Resume(MachineId, Stamp, Answer),
     Discard(MachineId, Stamp, Answer),
     SetAutostart(MachineId, bool, Answer),
+    Start(MachineId, Stamp, Answer),
     Examine(Examination, Answer),
     /// Abort a migration that another process has ordered.
     Abort(MachineId),
@@ -144,6 +145,10 @@ impl<'a> Link<'a> {
                     let set = copies::set_autostart(&self.connection, &machine, wanted);
                     answer.give(Event::AutostartSet(machine, wanted, set));
                 }
+                Task::Start(machine, stamp, answer) => {
+                    let started = copies::start(&self.connection, &machine, stamp);
+                    answer.give(Event::Started(machine, started));
+                }
                 Task::WriteEntry(machine, entry, answer) => {
                     let written = self.write_entry(&machine, &entry);
                     answer.give(Event::EntryWritten(machine, written));
@@ -224,6 +229,7 @@ pub(crate) fn refuse_one(task: Task, failure: Failure) {
         | Task::Resume(_, _, answer)
         | Task::Discard(_, _, answer)
         | Task::SetAutostart(_, _, answer)
+        | Task::Start(_, _, answer)
         | Task::Examine(_, answer) => answer.fail(failure),
         Task::Abort(_) | Task::Wake => {}
     }

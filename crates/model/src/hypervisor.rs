@@ -3,7 +3,7 @@
 use evenkeel_core::model::HandoffId;
 use evenkeel_core::port::{Commit, FailureKind, Migration, Order, Presence, Sight, Stamp};
 
-use crate::node::{Answer, index};
+use crate::node::{Answer, Node, index};
 use crate::world::{Broken, Sabotage, State, World};
 
 /// A copy of the machine on a host.
@@ -163,6 +163,7 @@ impl World {
             }
             Order::Resume(_, stamp) => Answer::Resumed(resume(state, me, stamp)),
             Order::Discard(_, stamp) => Answer::Discarded(self.discard(state, me, stamp)),
+            Order::Start(_, stamp) => Answer::Started(start(state, me, stamp)),
             Order::SetAutostart(_, wanted) => Answer::AutostartSet(
                 wanted,
                 match found {
@@ -215,7 +216,9 @@ impl World {
             }
             Step::EmulatorEnds(outcome) => {
                 state.left.faults -= u8::from(outcome != Outcome::Moved);
-                state.excuse.guest_ended |= outcome == Outcome::GuestEnded;
+                // Also if its process ends by itself when the other host has lost its memory already.
+                let lost = outcome == Outcome::DefinitionLeft && !state.nodes[job.to].holds();
+                state.excuse.guest_ended |= lost || outcome == Outcome::GuestEnded;
                 if job.start == state.nodes[at].starts {
                     state.nodes[at].tell(Answer::EmulatorGone(job.handoff));
                 }
@@ -282,16 +285,33 @@ fn resume(state: &mut State, me: usize, stamp: Stamp) -> Result<(), FailureKind>
         Presence::Held | Presence::Stranded | Presence::Paused => {}
         _ => return Err(FailureKind::Refused),
     }
-    if is_buried(state, me, stamp) {
+    let_run(state, me, copy);
+    Ok(())
+}
+
+fn start(state: &mut State, me: usize, stamp: Stamp) -> Result<(), FailureKind> {
+    let copy = state.nodes[me].copy.ok_or(FailureKind::NoSuchMachine)?;
+    match copy.presence {
+        Presence::Running if copy.stamp == stamp => Ok(()),
+        Presence::Defined if copy.stamp == stamp => {
+            let_run(state, me, copy);
+            Ok(())
+        }
+        _ => Err(FailureKind::Refused),
+    }
+}
+
+fn let_run(state: &mut State, me: usize, copy: Copy) {
+    if is_buried(state, me, copy.stamp) {
         state.broken = Some(Broken::RanAfterRelease);
     }
     let fenced = state.nodes.iter().any(|node| node.fenced);
-    let released = stamp.handoff.is_some_and(|handoff| state.released.contains_key(&handoff));
-    if copy.presence == Presence::Held && !fenced && !released {
+    let came = copy.stamp.handoff.filter(|handoff| !state.released.contains_key(handoff));
+    let off = matches!(copy.presence, Presence::Held | Presence::Defined);
+    if off && !fenced && came.is_some() {
         state.broken = Some(Broken::ResumedBeforeRelease);
     }
     state.nodes[me].copy = Some(Copy { presence: Presence::Running, ..copy });
-    Ok(())
 }
 
 /// Whether this host has released the machine after the copy with this stamp.
@@ -301,6 +321,13 @@ fn is_buried(state: &State, at: usize, stamp: Stamp) -> bool {
 
 pub(crate) fn power_cut(state: &mut State, at: usize) {
     state.left.power_cuts -= 1;
+    // If the process at its source has ended by itself too, the machine is off, with its definition there.
+    let left = |n: &Node| {
+        n.copy.is_some_and(|copy| copy.presence == Presence::Defined)
+            || n.job.is_some_and(|job| job.stage == Stage::Gone(Outcome::DefinitionLeft))
+    };
+    let unclaimed = state.nodes[at].holds() && !state.claimed.values().any(|by| *by == at);
+    state.excuse.guest_ended |= unclaimed && state.nodes.iter().any(left);
     let node = &mut state.nodes[at];
     node.powered = false;
     node.kill();
@@ -324,6 +351,7 @@ pub(crate) fn power_cut(state: &mut State, at: usize) {
 
 pub(crate) fn boot(state: &mut State, at: usize) {
     state.nodes[at].powered = true;
+    state.nodes[at].boots += 1;
     let Some(copy) = state.nodes[at].copy.filter(|copy| copy.autostart) else { return };
     if is_buried(state, at, copy.stamp) {
         state.broken = Some(Broken::RanAfterRelease);

@@ -45,6 +45,8 @@ pub enum Answer {
     Resumed(Result<(), FailureKind>),
     /// Whether a copy was destroyed.
     Discarded(Result<(), FailureKind>),
+    /// Whether the machine was started.
+    Started(Result<(), FailureKind>),
     /// Whether starting at boot was changed.
     AutostartSet(bool, Result<(), FailureKind>),
 }
@@ -81,6 +83,8 @@ pub struct Node {
     pub powered: bool,
     /// Whether an operator has fenced it: it is off for good.
     pub fenced: bool,
+    /// How often it was booted.
+    pub boots: u32,
     /// How often its agent was started.
     pub starts: u32,
 }
@@ -107,7 +111,7 @@ pub(crate) fn facade(me: usize) -> Host {
 impl Hash for Node {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (&self.agent, &self.disk, self.copy, self.job).hash(state);
-        (self.powered, self.fenced, self.starts).hash(state);
+        (self.powered, self.fenced, self.boots, self.starts).hash(state);
         for answer in &self.answers {
             match (answer, &self.agent) {
                 // Which number it has makes no difference, only who waits for it.
@@ -144,6 +148,7 @@ impl Node {
             answers: VecDeque::new(),
             powered: true,
             fenced: false,
+            boots: 1,
             starts: 0,
         };
         node.start();
@@ -155,6 +160,7 @@ impl Node {
     pub(crate) fn start(&mut self) {
         self.starts += 1;
         self.disk.reopen(u64::from(self.starts));
+        self.disk.boot = self.boots.to_string();
         self.agent = Some(Handoffs::new(Limits::default()));
     }
 
@@ -235,6 +241,7 @@ fn told(agent: &mut Handoffs, answer: Answer, turn: &mut Turn<'_>) {
         Answer::Looked(look, sight) => agent.looked(&machine, look, Ok(sight), turn),
         Answer::Resumed(done) => agent.resumed(&machine, &done.map_err(failed), turn),
         Answer::Discarded(done) => agent.discarded(&machine, &done.map_err(failed), turn),
+        Answer::Started(done) => agent.started(&machine, &done.map_err(failed), turn),
         Answer::AutostartSet(wanted, done) => {
             agent.autostart_set(&machine, wanted, &done.map_err(failed), turn);
         }

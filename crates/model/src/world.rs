@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use evenkeel_core::decision::{Choice, Decision, Reason, Role};
 use evenkeel_core::effect::Effect;
 use evenkeel_core::exchange::Agreement;
-use evenkeel_core::handoff::{Mark, MarkKind, Offer, Phase, Terms, Turn};
+use evenkeel_core::handoff::{Handoffs, Mark, MarkKind, Offer, Phase, Terms, Turn};
 use evenkeel_core::message::{Candidate, Message, Pass};
 use evenkeel_core::model::{Entry, Epoch, ExchangeId, HandoffId, Time};
 use evenkeel_core::port::{Commit, Presence, Stamp};
@@ -47,6 +47,9 @@ pub enum Sabotage {
     GoneTooSoon,
     /// Nobody changes whether a host starts a machine at boot.
     Autostart,
+    /// A source that has booted since does not wait for the target's word: it takes it for said that there
+    /// is nothing.
+    Unasked,
 }
 
 /// What is checked.
@@ -82,6 +85,9 @@ pub struct Left {
     pub host_died: bool,
     /// The guest ended.
     pub guest_ended: bool,
+    /// Somebody gave up by time: nothing had arrived in time, or a hypervisor did not answer when it
+    /// was told whether to start it at boot.
+    pub gave_up: bool,
 }
 
 /// Everything at one moment.
@@ -234,6 +240,15 @@ impl Model for World {
                 let held = state.nodes.iter().any(Node::holds);
                 held || state.excuse.host_died || state.excuse.guest_ended
             }),
+            Property::always(
+                "6: at rest, one host runs it and starts it at boot",
+                |w, state: &State| {
+                    let told = w.0.sabotage != Sabotage::Autostart
+                        && state.left.lost_stores == w.0.bounds.lost_stores;
+                    let excused = state.excuse.guest_ended || state.excuse.gave_up;
+                    !state.is_at_rest() || excused || state.is_at_home(told)
+                },
+            ),
             Property::sometimes("it arrives, and nothing is left to do", |_, state: &State| {
                 let idle = |n: &Node| n.agent.as_ref().is_some_and(|a| a.iter().next().is_none());
                 let arrived = state.nodes[1].copy;
@@ -242,6 +257,23 @@ impl Model for World {
                     && arrived.is_some_and(|copy| copy.runs() && copy.autostart)
             }),
         ]
+    }
+}
+
+impl State {
+    /// Whether every host is up, and no agent has anything left to do.
+    fn is_at_rest(&self) -> bool {
+        let idle = |n: &Node| {
+            let agent = n.agent.as_ref().is_some_and(|agent| agent.iter().next().is_none());
+            n.powered && agent && n.answers.is_empty() && n.job.is_none()
+        };
+        self.nodes.iter().all(idle)
+    }
+
+    /// Whether one host runs the machine, and starts it at boot if all that was told of that is known.
+    fn is_at_home(&self, told: bool) -> bool {
+        let copies = self.nodes.iter().filter_map(|node| node.copy);
+        copies.filter(|copy| copy.runs() && (copy.autostart || !told)).count() == 1
     }
 }
 
@@ -379,6 +411,8 @@ impl World {
 
     fn carry_out(&self, state: &mut State, me: usize, effects: Vec<Effect>, cut: Cut) {
         let count = effects.len();
+        // Also if that cannot be written: it is over for the agent.
+        state.excuse.gave_up |= effects.iter().any(gave_up);
         for (number, effect) in effects.into_iter().enumerate() {
             if cut == Cut::Kill(number) {
                 break;
@@ -403,7 +437,7 @@ impl World {
                 }
                 Effect::Send(to, Message::Handoff(handoff, pass)) => {
                     let letter = Letter { from: me, to: index(&to), handoff, pass };
-                    state.letters.insert(format!("{letter:?}"), letter);
+                    self.say(state, letter);
                 }
                 Effect::Order(order) => self.order(state, me, order),
                 _ => {}
@@ -413,6 +447,25 @@ impl World {
             state.left.kills -= 1;
             state.nodes[me].kill();
         }
+    }
+
+    fn say(&self, state: &mut State, letter: Letter) {
+        let node = &state.nodes[letter.from];
+        let booted =
+            node.agent.iter().flat_map(Handoffs::iter).any(|handoff| {
+                handoff.id == letter.handoff && handoff.boot != node.boots.to_string()
+            });
+        if self.0.sabotage == Sabotage::Unasked && booted {
+            let pass = match letter.pass {
+                Pass::Where { .. } => Some(Pass::Missing),
+                Pass::Cancel { .. } => Some(Pass::Discarded),
+                _ => None,
+            };
+            let Letter { from, to, handoff, .. } = letter;
+            let answer = pass.map(|pass| Letter { from: to, to: from, handoff, pass });
+            state.letters.extend(answer.map(|answer| (format!("{answer:?}"), answer)));
+        }
+        state.letters.insert(format!("{letter:?}"), letter);
     }
 
     fn give(&self, state: &mut State, from: usize, to: usize) {
@@ -430,6 +483,14 @@ impl World {
         }
         self.carry_out(state, from, effects, Cut::Never);
     }
+}
+
+/// Whether a handoff has ended by time, with something undone.
+fn gave_up(effect: &Effect) -> bool {
+    let Effect::Persist(handoff) = effect else { return false };
+    let Decision { ending, detail, .. } = &handoff.decision;
+    let expired = handoff.phase == Phase::Cancelled && *ending == Reason::ReservationExpired;
+    expired || detail.contains("could not be told")
 }
 
 /// Has a host keep room for what another one offers.

@@ -121,6 +121,13 @@ fn the_hypervisors_commit_point_without_locks_is_found() {
 }
 
 #[test]
+fn a_machine_that_is_started_without_the_targets_word_is_found() {
+    let bounds = Bounds { power_cuts: 1, faults: 1, ..ONE };
+    let setup = Setup { sabotage: Sabotage::Unasked, ..fast(2, bounds) };
+    assert_eq!(explore("fast, the target's word not waited for", setup).0, [TWO]);
+}
+
+#[test]
 fn a_machine_that_both_hosts_start_at_boot_is_found() {
     let bounds = Bounds { power_cuts: 1, faults: 1, kills: 1, ..ONE };
     let setup = Setup { sabotage: Sabotage::Autostart, ..strict(2, bounds) };

@@ -57,7 +57,8 @@ pub enum Invariant {
     PairCloser,
     /// A move does not lift the maximum of its pair.
     MaximumNotLifted,
-    /// Once nothing goes wrong any more, every handoff ends.
+    /// Once nothing goes wrong any more, every handoff ends, and a machine runs again whose host has
+    /// come back and starts it at boot.
     HandoffsEnd,
 }
 
@@ -95,7 +96,7 @@ impl Invariant {
             Self::SeatsHold => "no rule across a label is broken",
             Self::PairCloser => "a move brings its pair closer together",
             Self::MaximumNotLifted => "a move does not lift the maximum of its pair",
-            Self::HandoffsEnd => "every handoff ends",
+            Self::HandoffsEnd => "every handoff ends, and what is started at boot runs",
         }
     }
 }
@@ -104,6 +105,8 @@ impl Invariant {
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
     expected: BTreeSet<MachineId>,
+    /// Machines that their hosts start at boot, and that nobody has stopped.
+    kept_up: BTreeSet<MachineId>,
     /// Machines that an operator has claimed, for which nothing need be released.
     claimed: BTreeSet<MachineId>,
     /// The highest epoch of each machine that was ever written to be released: a store may be lost
@@ -123,6 +126,31 @@ const VIOLATIONS_MAX: usize = 100;
 impl Checker {
     pub(crate) fn expect(&mut self, machine: MachineId) {
         self.expected.insert(machine);
+    }
+
+    /// Its host starts this machine at boot, or not any more.
+    pub(crate) fn keep_up(&mut self, machine: &MachineId, kept: bool) {
+        if kept {
+            self.kept_up.insert(machine.clone());
+        } else {
+            self.kept_up.remove(machine);
+        }
+    }
+
+    pub(crate) fn keeps_up(&self, machine: &MachineId) -> bool {
+        self.kept_up.contains(machine)
+    }
+
+    /// Whether what is started at boot runs, once nothing goes wrong any more.
+    pub(crate) fn check_kept_up(&mut self, at: Time, cloud: &MemoryCloud) {
+        for machine in self.kept_up.clone() {
+            let copies: Vec<_> = cloud.copies(&machine).collect();
+            // One that is held may wait for a person.
+            let up = |p| !matches!(p, Presence::Incoming | Presence::Defined | Presence::Absent);
+            if !copies.iter().any(|(_, sight)| up(sight.presence)) {
+                self.found(at, Invariant::HandoffsEnd, format!("`{machine}` is off: {copies:?}"));
+            }
+        }
     }
 
     pub(crate) fn forget(&mut self, machine: &MachineId) {
@@ -208,7 +236,10 @@ impl Checker {
         if let Order::Migrate(migration) = order {
             self.sent.insert(migration.handoff, migration.to.clone());
         }
-        let (Order::Resume(machine, stamp) | Order::Discard(machine, stamp)) = order else {
+        let (Order::Resume(machine, stamp)
+        | Order::Start(machine, stamp)
+        | Order::Discard(machine, stamp)) = order
+        else {
             return;
         };
         let of = |store: &Recovered, kind| -> Option<Mark> {
@@ -221,9 +252,9 @@ impl Checker {
         let is_own = claimed.is_some_and(|mark| Some(mark.handoff) == stamp.handoff);
         let detail = || format!("`{host}`: {order:?}, {tombstone:?}");
         let broken = match order {
-            Order::Resume(..) if buried => Invariant::TombstoneHolds,
+            Order::Resume(..) | Order::Start(..) if buried => Invariant::TombstoneHolds,
             Order::Discard(..) if is_own && !buried => Invariant::ClaimedStays,
-            Order::Resume(..) if is_own && !self.claimed.contains(machine) => {
+            Order::Resume(..) | Order::Start(..) if is_own && !self.claimed.contains(machine) => {
                 if self.released.get(machine).is_some_and(|epoch| *epoch >= stamp.epoch) {
                     return;
                 }

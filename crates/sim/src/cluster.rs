@@ -170,6 +170,7 @@ impl Cluster {
         workload: Workload,
     ) -> Result<(), CloudError> {
         let machine = facts.id.clone();
+        self.checker.keep_up(&machine, facts.autostart);
         self.cloud.place(host, facts, workload, true)?;
         self.checker.expect(machine);
         Ok(())
@@ -344,6 +345,11 @@ impl Cluster {
     pub fn check_all(&mut self) {
         let profiles = self.agents.iter().map(|agent| &agent.spec.profile);
         self.checker.check_all(self.now, profiles, &self.cloud);
+    }
+
+    /// Checks what must hold once nothing has gone wrong for a while: what is started at boot runs.
+    pub fn check_at_rest(&mut self) {
+        self.checker.check_kept_up(self.now, &self.cloud);
     }
 
     /// Lets the next thing happen. Answers whether there was one.

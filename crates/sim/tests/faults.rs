@@ -345,6 +345,69 @@ fn a_slow_disk_delays_and_loses_nothing() {
     assert!(cluster.records().iter().all(|d| d.ending != Reason::StoreFailed));
 }
 
+/// Runs until a host is in this phase of a handoff.
+fn until_phase(cluster: &mut Cluster, host: &HostId, phase: Phase) {
+    let found = cluster.run_while(at(900), |c| phase_of(c, host) != Some(phase));
+    assert!(found, "never {phase:?}");
+}
+
+#[test]
+fn what_is_started_at_boot_runs_again_whichever_host_of_its_handoff_loses_power() {
+    let (source, target) = (host_id(0), host_id(1));
+    let moments = [
+        (&source, Phase::Offered),
+        (&source, Phase::Transferring),
+        (&source, Phase::Released),
+        (&target, Phase::Reserved),
+    ];
+    let victims = [&[0][..], &[1], &[0, 1]];
+    for mood in moods() {
+        for (host, phase) in moments {
+            for (victims, downtime) in victims.into_iter().flat_map(|v| [(v, 1), (v, 900)]) {
+                let mut cluster = pair_in(11, &mood);
+                until_phase(&mut cluster, host, phase);
+                for &victim in victims {
+                    cluster.power_off(&host_id(victim)).unwrap();
+                }
+                let until = cluster.now() + Duration::from_secs(downtime);
+                cluster.run_until(until);
+                assert_sound(&mut cluster);
+                for &victim in victims {
+                    cluster.power_on(&host_id(victim)).unwrap();
+                }
+                levelled(&mut cluster);
+                cluster.check_at_rest();
+                assert_sound(&mut cluster);
+                assert_all_start_at_boot(&cluster);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_migration_left_behind_and_is_started_at_boot_runs_again_after_a_power_cut() {
+    for mood in moods() {
+        for leaves in AFTERMATHS.into_iter().filter(|leaves| *leaves != Aftermath::Ended) {
+            for victims in [&[0][..], &[1], &[0, 1]] {
+                let mut cluster = pair_in(12, &mood);
+                break_off(&mut cluster, leaves);
+                for &victim in victims {
+                    cluster.power_off(&host_id(victim)).unwrap();
+                }
+                let until = cluster.now() + Duration::from_secs(60);
+                cluster.run_until(until);
+                for &victim in victims {
+                    cluster.power_on(&host_id(victim)).unwrap();
+                }
+                levelled(&mut cluster);
+                cluster.check_at_rest();
+                assert_sound(&mut cluster);
+                assert_all_start_at_boot(&cluster);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_clock_that_jumps_between_two_starts_hinders_nothing() {
     for ahead_ms in [-40_000, 3_600_000] {

@@ -236,6 +236,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (any_machine(), done()).prop_map(|(m, done)| Event::Discarded(m, done)),
         1 => (any_machine(), any::<bool>(), done())
             .prop_map(|(m, wanted, done)| Event::AutostartSet(m, wanted, done)),
+        1 => (any_machine(), done()).prop_map(|(m, done)| Event::Started(m, done)),
         1 => (0..4u64, any::<bool>()).prop_map(|(id, fits)| {
             let lacks = || Unfit::Lacks(Missing::Storage("nfs".to_owned()));
             Event::Examined(HandoffId(id), if fits { Ok(Vec::new()) } else { Err(lacks()) })

@@ -2,7 +2,7 @@
 
 use super::record::{Handoff, Phase, Recovered, Terms};
 use super::turn::Turn;
-use super::{Handoffs, source, target};
+use super::{Handoffs, source, starting, target};
 use crate::decision::Role;
 use crate::exchange::Agreement;
 use crate::host::{Host, Incoming};
@@ -37,6 +37,8 @@ impl Handoffs {
                 continue;
             }
             handoff.attempts = 0;
+            (handoff.look, handoff.steps) = Default::default();
+            handoff.missed = starting::has_missed_boot(&handoff, &self.boot);
             turn.looks = self.looks;
             match handoff.role {
                 Role::Donor => source::recover(&mut handoff, turn),

@@ -3,6 +3,7 @@
 
 use super::record::{Handoff, Phase};
 use super::source::release;
+use super::starting;
 use super::turn::Turn;
 use super::{Next, RETRY_MIN};
 use crate::decision::Reason;
@@ -31,7 +32,11 @@ pub(super) fn cancel_after(h: &mut Handoff, turn: &mut Turn<'_>) {
     turn.enter(h, Phase::Cancelling, RETRY_MIN);
     turn.host.holds.outgoing.remove(&h.machine);
     turn.host.holds.settling.insert(h.machine.clone());
-    h.steps.settled = seen.is_some_and(|seen| seen != Presence::Stranded);
+    h.steps.settled = match seen {
+        None | Some(Presence::Stranded) => false,
+        Some(Presence::Defined) => !h.missed,
+        Some(_) => true,
+    };
     match seen {
         Some(Presence::Stranded) => turn.resume(h, h.from),
         None => turn.look(h),
@@ -47,7 +52,7 @@ pub(super) fn cancel_after(h: &mut Handoff, turn: &mut Turn<'_>) {
 /// Gives up before the hypervisor was ordered to migrate.
 pub(super) fn cancel_before(h: &mut Handoff, reason: Reason, turn: &mut Turn<'_>) {
     h.cancelled_for = Some(reason);
-    h.seen = Some(Presence::Running);
+    h.seen = (!h.missed).then_some(Presence::Running);
     cancel_after(h, turn);
 }
 
@@ -61,6 +66,10 @@ pub(super) fn looked_while_cancelling(h: &mut Handoff, sight: Sight, turn: &mut 
         // What the target says settles it: it runs there, and here it does not.
         Presence::Absent | Presence::Defined | Presence::Stranded if there => {
             release(h, sight.presence != Presence::Absent, turn);
+            return Next::Stay;
+        }
+        Presence::Defined if h.missed => {
+            starting::start_if_alone(h, turn);
             return Next::Stay;
         }
         Presence::Running | Presence::Leaving if there => h.steps.twice = true,
@@ -98,6 +107,17 @@ pub(super) fn resumed(h: &mut Handoff, result: Result<(), Failure>, turn: &mut T
             h.last_error = failure.detail;
             turn.look(h);
         }
+    }
+    cancelled_if_settled(h)
+}
+
+/// The hypervisor has started the machine that this host booted without, or not.
+pub(super) fn started(h: &mut Handoff, result: Result<(), Failure>, turn: &mut Turn<'_>) -> Next {
+    if h.phase != Phase::Cancelling || h.steps.settled {
+        return Next::Stay;
+    }
+    if starting::is_over(h, result, turn) {
+        h.steps.settled = true;
     }
     cancelled_if_settled(h)
 }

@@ -66,6 +66,7 @@ impl Handoffs {
         match handoff.phase {
             Phase::Holding => Ok(()),
             Phase::Doubt if handoff.seen.is_some_and(|seen| seen != Presence::Absent) => Ok(()),
+            Phase::Cancelling if handoff.waits_to_start() => Ok(()),
             phase => Err(format!(
                 "machine `{name}` does not wait for `{peer}` with a copy here ({phase:?}: it waits \
                  for {})",

@@ -120,6 +120,10 @@ pub struct Handoff {
     /// Which boot of this host it was begun in; empty where the driver does not tell.
     #[serde(default)]
     pub boot: String,
+    /// The boot of this host in which it was told to start the machine at boot again, by a source
+    /// whose machine stays. A boot after that one has started it.
+    #[serde(default)]
+    pub rearmed: Option<String>,
     /// How far it is.
     pub phase: Phase,
     /// Since when it is in this phase.
@@ -157,6 +161,10 @@ pub struct Handoff {
     /// The phase that is known to be durable, until the present one is.
     #[serde(skip)]
     pub(crate) before: Option<Phase>,
+    /// Whether this host has booted without it, because of this handoff: as it was when the agent
+    /// was started.
+    #[serde(skip)]
+    pub(crate) missed: bool,
     /// What else is done in this phase.
     #[serde(skip)]
     pub(crate) steps: Steps,
@@ -165,7 +173,7 @@ pub struct Handoff {
 /// What of a phase is done already. Not durable: to do it again does no harm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Steps {
-    /// The machine is let run, or destroyed; or it was seen that it need not be.
+    /// The machine is let run, started or destroyed; or it was seen that it need not be.
     pub(crate) settled: bool,
     /// Whether the host starts it at boot is as it should be.
     pub(crate) autostart: bool,
@@ -206,6 +214,7 @@ impl Handoff {
             autostart: false,
             ticket: None,
             boot: String::new(),
+            rearmed: None,
             phase: match role {
                 Role::Donor => Phase::Offered,
                 Role::Receiver => Phase::Reserved,
@@ -223,6 +232,7 @@ impl Handoff {
             look: LookId(0),
             seen: None,
             before: None,
+            missed: false,
             steps: Steps::default(),
         }
     }
@@ -282,6 +292,11 @@ impl Handoff {
             }
             Phase::Released if self.leftover => "a copy here to be destroyed".to_owned(),
             Phase::Released => format!("`{peer}` to say that it runs"),
+            Phase::Cancelling if self.waits_to_start() => format!(
+                "`{peer}` to say that it has nothing, so that it can be started here; if that host \
+                 is lost for good, fence it and run `evenkeel claim {} --i-have-fenced {peer}`",
+                self.name
+            ),
             Phase::Cancelling => format!("`{peer}` to discard what has arrived"),
             Phase::Reserved => format!("it to arrive from `{peer}`"),
             Phase::Holding => format!(

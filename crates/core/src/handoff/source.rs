@@ -65,6 +65,9 @@ pub(super) fn hear(h: &mut Handoff, pass: Pass, limits: &Limits, turn: &mut Turn
             h.steps.acknowledged = true;
             h.steps.contradicted = false;
             h.steps.twice = false;
+            if h.missed && !h.steps.settled {
+                turn.look(h);
+            }
             return cancelled_if_settled(h);
         }
         (Phase::Cancelling, Pass::Holding { .. }) => tell_cancelled(h, turn),
@@ -250,10 +253,11 @@ fn looked_in_doubt(h: &mut Handoff, here: Presence, limits: &Limits, turn: &mut 
 fn answered(h: &mut Handoff, answer: &Pass, turn: &mut Turn<'_>) {
     let there = !matches!(answer, Pass::Missing);
     match h.seen {
-        Some(Presence::Absent) if there => release(h, false, turn),
+        // Whatever the target finds there is its own: here is nothing that could be kept.
+        Some(Presence::Absent) => release(h, false, turn),
         Some(Presence::Defined | Presence::Stranded) if there => release(h, true, turn),
         Some(Presence::Stranded) => cancel_after(h, turn),
-        Some(Presence::Absent | Presence::Defined) => {
+        Some(Presence::Defined) => {
             h.cancelled_for = Some(Reason::Ended);
             cancel_after(h, turn);
         }
@@ -329,6 +333,7 @@ pub(super) fn discarded(h: &mut Handoff, result: Result<(), Failure>, turn: &mut
 pub(super) fn autostart_set(
     h: &mut Handoff,
     result: Result<(), Failure>,
+    boot: &str,
     limits: &Limits,
     turn: &mut Turn<'_>,
 ) -> Next {
@@ -338,7 +343,17 @@ pub(super) fn autostart_set(
             h.decision.detail = failure.detail;
             cancel_before(h, Reason::MigrationFailed, turn);
         }
-        (Phase::Cancelling, Ok(())) => h.steps.autostart = true,
+        (Phase::Cancelling, Ok(())) => {
+            h.steps.autostart = true;
+            h.rearmed = Some(boot.to_owned());
+            let next = cancelled_if_settled(h);
+            if next == Next::Stay {
+                // A later boot is known by it to have started the machine.
+                h.before = Some(Phase::Cancelling);
+                turn.persist(h);
+            }
+            return next;
+        }
         (Phase::Cancelling, Err(failure)) => {
             // A machine that is gone or has no definition is not started at boot.
             h.steps.autostart =
@@ -454,5 +469,9 @@ pub(super) fn claim(h: &mut Handoff, turn: &mut Turn<'_>) {
         h.decision.detail = format!("an operator says that `{}` was fenced", h.peer);
         cancel_after(h, turn);
         h.steps.acknowledged = true;
+    } else if h.waits_to_start() {
+        h.decision.detail = format!("an operator says that `{}` was fenced", h.peer);
+        h.steps.acknowledged = true;
+        turn.look(h);
     }
 }

@@ -10,6 +10,7 @@ impl Hash for Handoff {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (self.id, self.role, &self.peer, &self.machine, self.phase).hash(state);
         (self.to(), self.from, self.commit, self.autostart, self.ticket).hash(state);
+        (&self.boot, &self.rearmed, self.missed).hash(state);
         (self.leftover, self.cancelled_for, self.seen, self.before, self.steps).hash(state);
     }
 }

@@ -161,6 +161,7 @@ impl Handoffs {
     }
 
     fn answer(&mut self, id: HandoffId, stranger: Stranger, sight: Sight, turn: &mut Turn<'_>) {
+        use Presence::{Defined, Leaving, Running};
         let Stranger { from, machine, look, question } = stranger;
         let live = self.live.get(&id).filter(|h| h.peer == from);
         let claimed = live.is_some_and(|h| h.phase == Phase::Claimed)
@@ -169,7 +170,7 @@ impl Handoffs {
                 .get(&(MarkKind::Claimed, machine.clone()))
                 .is_some_and(|mark| mark.handoff == id);
         let is_it = sight.stamp.handoff == Some(id);
-        let runs = matches!(sight.presence, Presence::Running | Presence::Leaving);
+        let runs = matches!(sight.presence, Running | Leaving);
         let held = is_it && !claimed && matches!(sight.presence, Presence::Held | Presence::Paused);
         let pass = match question {
             // Of what no record tells, what is seen does: whether it is on its way.
@@ -184,6 +185,12 @@ impl Handoffs {
             Question::Holding if sight.presence == Presence::Running => cancelled(&machine),
             // One that is leaving may have its end behind it. Nobody here knows whether it was released: only an operator can say.
             Question::Holding | Question::Discarding => return,
+            // It is to be started at boot here, too.
+            Question::Released { stats, autostart: true }
+                if is_it && !claimed && matches!(sight.presence, Running | Leaving | Defined) =>
+            {
+                return self.adopt(id, from, &machine, sight, stats, true, turn);
+            }
             _ if claimed || runs => Pass::Claimed,
             Question::Where if held => Pass::Holding { machine, ticket: None },
             // What nobody knows to be complete is not called missing either.

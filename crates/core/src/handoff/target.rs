@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::record::{Handoff, Phase};
 use super::source::{AUTOSTARTS_MAX, STORE_RETRY};
+use super::starting;
 use super::turn::Turn;
 use super::{Limits, Next, RETRY_MIN, backoff};
 use crate::decision::Reason;
@@ -24,6 +25,8 @@ use crate::port::{Commit, Failure, FailureKind, Presence, Sight, Stamp, Unfit};
 
 /// So often is waited, twice as long each time, for a source to say what a migration cost.
 const UNANSWERED_MAX: u32 = 3;
+/// What is said of a machine that is off when it was to be let run.
+const ENDED_HERE: &str = "it ended after this host had taken it over";
 
 /// Promises the source that there is room, and that the machine can run here.
 pub(super) fn promise(h: &mut Handoff, disks: Vec<DiskPlace>, turn: &mut Turn<'_>) {
@@ -84,7 +87,9 @@ pub(super) fn hear(h: &mut Handoff, pass: Pass, turn: &mut Turn<'_>) -> Next {
             turn.discard(h, h.to());
         }
         // The source knows nothing of it, and nothing is on its way.
-        (Phase::Reserved, Pass::Refused { .. }) => {
+        (phase, Pass::Refused { .. })
+            if phase == Phase::Reserved || (phase == Phase::Holding && h.missed) =>
+        {
             h.cancelled_for = Some(Reason::ReservationExpired);
             turn.look(h);
         }
@@ -162,6 +167,15 @@ fn looked_before_claim(
         Presence::Held | Presence::Paused | Presence::Stranded if released => {
             return claim(h, false, turn);
         }
+        // It was complete when this host lost its power.
+        Presence::Defined if h.missed && released => {
+            turn.enter(h, Phase::Claimed, RETRY_MIN);
+            h.seen = Some(Presence::Defined);
+            turn.start(h, h.to());
+        }
+        Presence::Defined if h.missed && h.cancelled_for.is_none() => {
+            wait_with_what_is_left(h, turn);
+        }
         Presence::Held | Presence::Paused => hold_back(h, turn),
         // Paused by a migration that nobody tells the end of: it may lack a part of its memory, and
         // its source must not let go on this host's word.
@@ -206,6 +220,16 @@ fn hold_back(h: &mut Handoff, turn: &mut Turn<'_>) {
     turn.send(h, Pass::Holding { machine: h.machine.clone(), ticket: h.ticket });
 }
 
+/// This host has lost the memory of a copy that was complete, and has its definition. Whether the
+/// machine is its own, the source alone knows: to the question whether it may still come it answers
+/// that it stays, or else it says by itself that it is released.
+fn wait_with_what_is_left(h: &mut Handoff, turn: &mut Turn<'_>) {
+    if h.phase == Phase::Reserved {
+        turn.enter(h, Phase::Holding, RETRY_MIN);
+    }
+    turn.send(h, reserved(h, Vec::new()));
+}
+
 /// The machine is this host's. `runs` if it does so already.
 fn claim(h: &mut Handoff, runs: bool, turn: &mut Turn<'_>) -> Next {
     let unanswered = h.steps.unanswered;
@@ -225,15 +249,23 @@ fn looked_after_claim(h: &mut Handoff, here: Presence, stamp: Stamp, turn: &mut 
             turn.resume(h, stamp);
             Next::Stay
         }
-        Presence::Absent | Presence::Defined => {
+        Presence::Defined if h.missed && !h.steps.settled => {
+            turn.start(h, stamp);
+            Next::Stay
+        }
+        Presence::Defined => {
+            h.decision.detail = ENDED_HERE.to_owned();
+            runs_here(h, turn)
+        }
+        Presence::Absent => {
             turn.send(h, Pass::Claimed);
-            h.decision.detail = "it ended after this host had taken it over".to_owned();
+            h.decision.detail = ENDED_HERE.to_owned();
             Next::Done(Reason::Ended)
         }
     }
 }
 
-/// It runs: says so, and has it started at boot if it was at the source.
+/// It runs, or has ended since: says so, and has it started at boot if it was at the source.
 fn runs_here(h: &mut Handoff, turn: &mut Turn<'_>) -> Next {
     h.steps.settled = true;
     turn.send(h, Pass::Claimed);
@@ -249,6 +281,9 @@ fn arrived(h: &mut Handoff, turn: &mut Turn<'_>) -> Next {
     h.steps.autostart = true;
     if h.steps.unanswered && h.attempts < UNANSWERED_MAX {
         return Next::Stay;
+    }
+    if h.seen == Some(Presence::Defined) {
+        return Next::Done(Reason::Ended);
     }
     turn.host.view.believe(h.machine.clone(), h.usage);
     turn.host.averaging.arrived(&h.usage);
@@ -267,6 +302,19 @@ pub(super) fn resumed(h: &mut Handoff, result: Result<(), Failure>, turn: &mut T
             Next::Stay
         }
     }
+}
+
+/// The hypervisor has started the machine that this host booted without, or not.
+pub(super) fn started(h: &mut Handoff, result: Result<(), Failure>, turn: &mut Turn<'_>) -> Next {
+    if h.phase != Phase::Claimed || h.steps.settled {
+        return Next::Stay;
+    }
+    let runs = result.is_ok();
+    if !starting::is_over(h, result, turn) {
+        return Next::Stay;
+    }
+    h.seen = Some(if runs { Presence::Running } else { Presence::Defined });
+    runs_here(h, turn)
 }
 
 /// This host starts the machine at boot from now on, or could not be told to.

@@ -1,5 +1,6 @@
 mod examined;
 mod source;
+mod starting;
 mod target;
 
 use super::*;
@@ -37,6 +38,7 @@ impl Side {
         let host = Host::new(profile, Metering::default());
         let mut handoffs = Handoffs::new(Limits::default());
         handoffs.ticket.life = LIFE;
+        "boot 1".clone_into(&mut handoffs.boot);
         Self { host, handoffs, now: Time::from_unix_ms(1_000_000) }
     }
 
@@ -77,10 +79,16 @@ impl Side {
 
     /// The same host after its agent was killed: only what was durable is left.
     fn restarted(&self, durable: &Recovered) -> (Self, Vec<Effect>) {
+        self.restarted_in(durable, &self.handoffs.boot)
+    }
+
+    /// The same in this boot of the host.
+    fn restarted_in(&self, durable: &Recovered, boot: &str) -> (Self, Vec<Effect>) {
         let name = self.host.id().to_string();
         let mut side = Self { now: self.now, ..Self::new(&name) };
         let mut durable = durable.clone();
         durable.reopen(LIFE + 1);
+        durable.boot = boot.to_owned();
         let out = side.act(|handoffs, turn| handoffs.recover(durable, turn));
         (side, out)
     }

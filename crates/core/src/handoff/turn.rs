@@ -86,6 +86,10 @@ impl Turn<'_> {
         self.order(Order::SetAutostart(handoff.machine.clone(), wanted));
     }
 
+    pub(super) fn start(&mut self, handoff: &Handoff, stamp: Stamp) {
+        self.order(Order::Start(handoff.machine.clone(), stamp));
+    }
+
     pub(super) fn wake(&mut self, id: HandoffId, after: Duration) {
         self.out.push(Effect::SetTimer(Timer::Handoff(id), self.now + after));
     }

@@ -118,6 +118,7 @@ impl Site {
             lab: None,
             namespace: None,
             libvirt_socket: None,
+            boot_id: None,
             socket: dir.join("agent.sock"),
             dir,
             listen: free_address(),
@@ -148,6 +149,8 @@ pub struct Place {
     /// Where its agent connects other hosts' libvirt to, if not to its libvirt itself.
     pub libvirt_socket: Option<PathBuf>,
     pub dir: PathBuf,
+    /// What its agent reads as the id of the host's boot, if not what the system tells.
+    pub boot_id: Option<PathBuf>,
     /// The local API.
     pub socket: PathBuf,
     pub listen: SocketAddr,
@@ -336,11 +339,28 @@ pub fn free_address() -> SocketAddr {
 
 /// A command in a network namespace.
 fn within(namespace: &str, inner: &Command) -> Command {
-    let mut command = Command::new("nsenter");
-    command.arg(format!("--net=/run/netns/{namespace}")).arg("--");
-    command.arg(inner.get_program()).args(inner.get_args());
-    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command
+    let mut outer = Command::new("nsenter");
+    outer.arg(format!("--net=/run/netns/{namespace}")).arg("--");
+    joined(outer, inner)
+}
+
+/// A command where the system tells of this boot. Only root and who is root in a namespace of its own
+/// can have it so.
+fn with_boot_id(file: &Path, inner: &Command) -> Command {
+    const BIND: &str = r#"mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@""#;
+    let root = rustix::process::geteuid().is_root();
+    let namespaces = if root { "--mount" } else { "--user --map-root-user --mount" };
+    let mut outer = Command::new("unshare");
+    outer.args(namespaces.split(' ')).args(["--propagation", "private", "--"]);
+    outer.args(["sh", "-c", BIND]).arg(file);
+    joined(outer, inner)
+}
+
+/// A command that runs another one.
+fn joined(mut outer: Command, inner: &Command) -> Command {
+    outer.arg(inner.get_program()).args(inner.get_args());
+    outer.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    outer
 }
 
 /// What runs the program that its arguments name with this path mounted read-only for it; none where
@@ -444,6 +464,9 @@ impl Daemon {
                 lab_in(lab).command_on(host, Path::new("sh")).expect("a host of the lab")
             }
         };
+        if let Some(boot_id) = &place.boot_id {
+            command = with_boot_id(boot_id, &command);
+        }
         if let Some(namespace) = &place.namespace {
             command = within(namespace, &command);
         }

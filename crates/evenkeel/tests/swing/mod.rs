@@ -296,6 +296,24 @@ impl Swing {
         }
     }
 
+    /// Cuts a host's power, and gives it back: agent, libvirt and QEMUs are killed, what a boot
+    /// clears is gone, and libvirt and the agent are started in another boot.
+    pub fn power_cycle(&mut self, host: &str) {
+        self.daemons.insert(host.to_owned(), None);
+        let lab = self.cluster.lab();
+        lab.kill_host(host).expect("it can be killed");
+        let runtime = lab.dir().join(host).join("run/libvirt/qemu/run");
+        std::fs::remove_dir_all(&runtime).expect("libvirt has run here");
+        let place = self.places.get_mut(host).expect("a host");
+        let boot_id = place.dir.join("boot-id");
+        let number = std::fs::read_to_string(&boot_id).map_or(1, |id| id.len());
+        std::fs::write(&boot_id, "b".repeat(number + 1)).expect("written");
+        place.boot_id = Some(boot_id);
+        lab.start_host(host).expect("libvirt starts");
+        self.events.insert(host.to_owned(), Events::of(self.cluster.lab(), host));
+        self.start(host);
+    }
+
     /// How a guest is on a host: libvirt's word, or `absent`.
     pub fn state(&self, host: &str, guest: &str) -> String {
         let state = self.cluster.virsh(host, &["domstate", guest]);

@@ -51,6 +51,14 @@ fn set_autostart(w: &mut Watch<'_>, host: &HostId, id: &MachineId, wanted: bool)
     })
 }
 
+fn start(w: &mut Watch<'_>, host: &HostId, id: &MachineId, stamp: Stamp) -> Answered {
+    w.rig.submit(host, Order::Start(id.clone(), stamp));
+    answered(w, host, "that it was started", |event| match event {
+        Event::Started(machine, answer) if machine == id => Some(answer.clone()),
+        _ => None,
+    })
+}
+
 fn answered(
     w: &mut Watch<'_>,
     host: &HostId,
@@ -177,6 +185,42 @@ pub fn a_copy_that_is_arriving_can_be_discarded(rig: &mut dyn Rig) {
     assert!(w.ended(&a, 1, SLOW_SPAN).is_err());
     w.settles(&a, &id, Presence::Running);
     w.settles(&b, &id, Presence::Absent);
+}
+
+/// What is defined and off can be started, by its stamp, and to order it twice does no harm.
+pub fn what_is_defined_and_off_can_be_started(rig: &mut dyn Rig) {
+    let mut w = Watch::new(rig);
+    let (a, b) = (w.a.clone(), w.b.clone());
+    let id = w.rig.boot(&a, &Guest::new("kept"));
+    assert_eq!(w.write_entry(&id, &full_entry(3)), Ok(()));
+    let stamp = Stamp::of(&full_entry(3));
+    assert_eq!(start(&mut w, &a, &id, stamp), Ok(()), "it runs");
+    assert_eq!(start(&mut w, &b, &id, stamp), Err(FailureKind::NoSuchMachine));
+    w.rig.stop(&a, &id);
+    assert_eq!(start(&mut w, &a, &id, other(stamp)), Err(FailureKind::Refused));
+    assert_eq!(w.look(&a, &id), Ok(Presence::Defined), "another copy was meant");
+    assert_eq!(start(&mut w, &a, &id, stamp), Ok(()));
+    assert_eq!(w.sight(&a, &id), Ok(Sight { presence: Presence::Running, stamp }));
+    assert_eq!(start(&mut w, &a, &id, stamp), Ok(()), "a second time");
+}
+
+/// A copy that waits for its source's word is not let run by an order to start it, and neither is one
+/// that is still arriving.
+pub fn what_is_held_or_arriving_cannot_be_started(rig: &mut dyn Rig) {
+    let mut w = Watch::new(rig);
+    let (a, b) = (w.a.clone(), w.b.clone());
+    let id = w.rig.boot(&a, &Guest::new("kept"));
+    let stamp = move_and_hold(&mut w, 1, &id);
+    assert_eq!(start(&mut w, &b, &id, stamp), Err(FailureKind::Refused));
+    assert_eq!(w.look(&b, &id), Ok(Presence::Held));
+    let id = w.rig.boot(&a, &Guest::new("slow").slow_to_move());
+    let migration = begin_slowly(&mut w, 2, &id);
+    let stamp = Stamp::of(&migration.entry);
+    assert_eq!(start(&mut w, &b, &id, stamp), Err(FailureKind::Refused));
+    assert_eq!(w.look(&b, &id), Ok(Presence::Incoming));
+    assert_eq!(discard(&mut w, &b, &id, stamp), Ok(()));
+    assert!(w.ended(&a, 2, SLOW_SPAN).is_err());
+    w.settles(&a, &id, Presence::Running);
 }
 
 /// Whether a host starts a machine at boot is told and can be changed, and does not travel.

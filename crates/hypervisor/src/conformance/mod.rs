@@ -138,6 +138,8 @@ macro_rules! conformance_tests {
             a_held_copy_can_be_discarded
             what_runs_is_never_discarded
             a_copy_that_is_arriving_can_be_discarded
+            what_is_defined_and_off_can_be_started
+            what_is_held_or_arriving_cannot_be_started
             starting_at_boot_can_be_changed_and_does_not_travel
             what_a_host_lacks_for_a_machine_is_told_by_name
             every_order_is_answered_when_the_hypervisor_dies

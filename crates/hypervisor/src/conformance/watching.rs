@@ -180,6 +180,7 @@ pub fn every_order_is_answered_when_the_hypervisor_dies(rig: &mut dyn Rig) {
         Order::Resume(id.clone(), Stamp::default()),
         Order::Discard(id.clone(), Stamp::default()),
         Order::SetAutostart(id.clone(), false),
+        Order::Start(id.clone(), Stamp::default()),
         Order::Examine(Examination {
             handoff: HandoffId(3),
             machine: id.clone(),
@@ -206,10 +207,11 @@ pub fn every_order_is_answered_when_the_hypervisor_dies(rig: &mut dyn Rig) {
         }
         _ => None,
     });
-    for what in ["resume", "discard", "autostart"] {
+    for what in ["resume", "discard", "autostart", "start"] {
         w.until(&a, &format!("that `{what}` failed"), ANSWER_MAX, |event| {
             let (Event::Resumed(_, Err(failure))
             | Event::Discarded(_, Err(failure))
+            | Event::Started(_, Err(failure))
             | Event::AutostartSet(_, _, Err(failure))) = event
             else {
                 return None;

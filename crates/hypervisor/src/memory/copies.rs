@@ -6,6 +6,7 @@ use evenkeel_core::model::MachineId;
 use evenkeel_core::port::{Event, Failure, FailureKind, Presence, Sight, Stamp};
 
 use super::MemoryCloud;
+use super::host::Machine;
 
 impl MemoryCloud {
     pub(super) fn resume(
@@ -22,6 +23,29 @@ impl MemoryCloud {
                 let now = self.now;
                 self.hosts[host].settle(now);
                 self.edit(host, machine, |m| m.presence = Presence::Running);
+                self.tell(host, Event::ScheduleChanged(machine.clone()));
+                Ok(())
+            }
+            _ => Err(self.other_copy(host, machine, sight)),
+        }
+    }
+
+    pub(super) fn start_copy(
+        &mut self,
+        host: usize,
+        machine: &MachineId,
+        stamp: Stamp,
+    ) -> Result<(), Failure> {
+        self.present(host, machine)?;
+        let sight = self.hosts[host].machines[machine].sight();
+        match sight.presence {
+            Presence::Running if sight.stamp == stamp => Ok(()),
+            Presence::Defined if sight.stamp == stamp => {
+                let now = self.now;
+                self.hosts[host].settle(now);
+                self.edit(host, machine, |m| {
+                    *m = Machine::new(Arc::clone(&m.facts), Presence::Running, m.workload);
+                });
                 self.tell(host, Event::ScheduleChanged(machine.clone()));
                 Ok(())
             }

@@ -413,6 +413,10 @@ impl MemoryCloud {
                 let answer = reachable().and_then(|()| self.set_autostart(host, &machine, wanted));
                 self.tell(host, Event::AutostartSet(machine, wanted, answer));
             }
+            Order::Start(machine, stamp) => {
+                let answer = reachable().and_then(|()| self.start_copy(host, &machine, stamp));
+                self.tell(host, Event::Started(machine, answer));
+            }
             Order::Examine(examination) => {
                 let answer = reachable().map_err(Unfit::NotTold);
                 let answer = answer.and_then(|()| self.examine(host, &examination));

@@ -207,6 +207,12 @@ impl Domain {
         check(unsafe { sys::virDomainResume(self.as_ptr()) }).map(drop)
     }
 
+    /// Starts it from its definition, or from an image of its memory that libvirt has saved.
+    pub(crate) fn create(&self) -> Result<(), CallError> {
+        // SAFETY: the domain is valid.
+        check(unsafe { sys::virDomainCreate(self.as_ptr()) }).map(drop)
+    }
+
     /// Ends it at once.
     pub(crate) fn destroy(&self) -> Result<(), CallError> {
         // SAFETY: the domain is valid.

@@ -38,6 +38,8 @@ pub(super) struct Agent {
     pub(super) spec: HostSpec,
     /// `None` while it is dead.
     pub(super) balancer: Option<Balancer>,
+    /// Counts the times that its host was booted.
+    pub(super) boots: u64,
     /// Counts its starts.
     pub(super) life: u64,
     pub(super) timers: BTreeMap<Timer, Time>,
@@ -74,6 +76,7 @@ impl Agent {
             id,
             spec,
             balancer: None,
+            boots: 1,
             life: 0,
             timers: BTreeMap::new(),
             store: Recovered::default(),
@@ -116,6 +119,7 @@ impl Agent {
     /// Starts with what the store holds, for which another life begins.
     pub(super) fn start(&mut self, life: u64) {
         self.store.reopen(life);
+        self.store.boot = self.boots.to_string();
         let (config, profile) = (self.spec.config.clone(), self.spec.profile.clone());
         self.balancer = Some(Balancer::new(config, profile, self.store.clone()));
         self.life += 1;

@@ -137,7 +137,11 @@ impl Cluster {
             self.ordered.insert(migration.handoff, Moved { at: self.now, machine, from, to });
         }
         let host = &self.agents[index].id;
-        if matches!(order, Order::Migrate(_) | Order::Resume(..) | Order::Discard(..)) {
+        let acts = matches!(
+            order,
+            Order::Migrate(_) | Order::Resume(..) | Order::Start(..) | Order::Discard(..)
+        );
+        if acts {
             self.checker.check_order(self.now, host, &order, &self.agents[index].store);
         }
         if let Ok(mut hypervisor) = self.cloud.on(host) {

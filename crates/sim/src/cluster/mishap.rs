@@ -77,15 +77,23 @@ impl Cluster {
         self.cloud.wipe(host)
     }
 
-    /// Gives a host its power back: the machines that ran are started, and its agent.
+    /// Gives a host its power back: the machines that are started at boot are, whoever owns the others
+    /// starts those that ran, and its agent is started.
     ///
     /// # Errors
     /// When there is no such host.
     pub fn power_on(&mut self, host: &HostId) -> Result<(), CloudError> {
         self.cloud.reconnect(host)?;
         let Some(&index) = self.by_id.get(host) else { return Ok(()) };
+        self.agents[index].boots += 1;
         self.note(index, || What::Befell("power on".to_owned()));
         for machine in std::mem::take(&mut self.agents[index].ran) {
+            if self.checker.keeps_up(&machine) {
+                if self.cloud.locate(&machine) == Some((host, Presence::Running)) {
+                    self.checker.expect(machine);
+                }
+                continue;
+            }
             // Unless its definition is gone, or somebody runs it elsewhere.
             if self.cloud.locate(&machine) == Some((host, Presence::Defined)) {
                 self.cloud.start(&machine)?;
@@ -124,6 +132,12 @@ impl Cluster {
     /// Empties a host's store.
     pub fn lose_store(&mut self, host: &HostId) {
         if let Some(&index) = self.by_id.get(host) {
+            // Nobody knows any more which of them were not to be started at boot.
+            let moving = self.agents[index].store.handoffs.iter().map(|h| h.machine.clone());
+            let here = self.cloud.machines_on(host).map(|(facts, _)| facts.id.clone());
+            for machine in moving.chain(here).collect::<Vec<_>>() {
+                self.checker.keep_up(&machine, false);
+            }
             self.agents[index].store = Recovered::default();
             self.agents[index].lost_store = true;
         }
@@ -151,6 +165,7 @@ impl Cluster {
     /// When there is no such machine.
     pub fn stop(&mut self, machine: &MachineId) -> Result<(), CloudError> {
         self.checker.forget(machine);
+        self.checker.keep_up(machine, false);
         self.cloud.stop(machine)
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use evenkeel_core::balancer::{Balancer, Config};
-use evenkeel_core::model::Time;
+use evenkeel_core::model::{MachineFacts, Time};
 use evenkeel_core::port::HandoffId;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -252,6 +252,7 @@ impl Simulation {
         let open = self.open();
         self.go(self.cluster.now() + self.scenario.heal, observer);
         self.cluster.check_all();
+        self.cluster.check_at_rest();
         for (host, handoff) in self.open().intersection(&open) {
             let detail = format!("handoff {handoff} of `{}` is still open", self.names.0[*host]);
             self.cluster.broken(Invariant::HandoffsEnd, detail);
@@ -301,7 +302,9 @@ fn furnish(
         cluster.add_host(spec)?;
     }
     for (index, vm) in vms.iter().enumerate() {
-        cluster.place(&vm.host, vm.facts(), source.demand.base(index))?;
+        // Some machines are, some are not.
+        let facts = MachineFacts { autostart: index % 2 == 0, ..vm.facts() };
+        cluster.place(&vm.host, facts, source.demand.base(index))?;
     }
     let hosts = hosts.iter().map(|host| host.id.clone()).collect();
     Ok((hosts, vms.iter().map(|vm| vm.id.clone()).collect()))

@@ -34,7 +34,7 @@ fn a_source_in_doubt_goes_by_what_is_here_and_what_is_there() {
         (Paused, None, Phase::Cancelling),
         (Absent, Some(hold()), Phase::Released),
         (Absent, Some(Pass::Claimed), Phase::Released),
-        (Absent, Some(Pass::Missing), Phase::Cancelling),
+        (Absent, Some(Pass::Missing), Phase::Released),
         (Absent, Some(Pass::Arriving), Phase::Doubt),
         (Defined, Some(hold()), Phase::Released),
         (Defined, Some(Pass::Missing), Phase::Cancelling),
