@@ -14,7 +14,8 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use daemon::{Daemon, ReadOnlyStore};
+use daemon::Daemon;
+use daemon::read_only::ReadOnlyStore;
 use evenkeel_core::handoff::Phase;
 use support::LIMIT;
 use swing::{Fault, Process, Swing, swinger};

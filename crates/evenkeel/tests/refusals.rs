@@ -115,7 +115,7 @@ fn an_identity_that_cannot_be_used_is_refused_by_file_with_what_to_do() {
 fn an_agent_that_cannot_write_its_state_is_refused_and_goes_on_with_it_when_it_can() {
     let site = Site::new();
     let place = site.host("h1");
-    if daemon::mounted_read_only(&place.dir).is_none() {
+    if daemon::read_only::mounted(&place.dir).is_none() {
         eprintln!("SKIPPED: nobody may mount here");
         return;
     }

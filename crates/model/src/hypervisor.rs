@@ -216,9 +216,10 @@ impl World {
             }
             Step::EmulatorEnds(outcome) => {
                 state.left.faults -= u8::from(outcome != Outcome::Moved);
-                // Also if its process ends by itself when the other host has lost its memory already.
-                let lost = outcome == Outcome::DefinitionLeft && !state.nodes[job.to].holds();
-                state.excuse.guest_ended |= lost || outcome == Outcome::GuestEnded;
+                let alone =
+                    !state.nodes.iter().enumerate().any(|(n, node)| n != at && node.holds());
+                let ended = outcome == Outcome::DefinitionLeft && alone;
+                state.excuse.guest_ended |= outcome == Outcome::GuestEnded || ended;
                 if job.start == state.nodes[at].starts {
                     state.nodes[at].tell(Answer::EmulatorGone(job.handoff));
                 }
@@ -321,13 +322,10 @@ fn is_buried(state: &State, at: usize, stamp: Stamp) -> bool {
 
 pub(crate) fn power_cut(state: &mut State, at: usize) {
     state.left.power_cuts -= 1;
-    // If the process at its source has ended by itself too, the machine is off, with its definition there.
-    let left = |n: &Node| {
-        n.copy.is_some_and(|copy| copy.presence == Presence::Defined)
-            || n.job.is_some_and(|job| job.stage == Stage::Gone(Outcome::DefinitionLeft))
-    };
-    let unclaimed = state.nodes[at].holds() && !state.claimed.values().any(|by| *by == at);
-    state.excuse.guest_ended |= unclaimed && state.nodes.iter().any(left);
+    let alone = state.nodes.iter().filter(|node| node.holds()).count() == 1;
+    let came = state.nodes[at].copy.filter(Copy::is_complete).and_then(|copy| copy.stamp.handoff);
+    let unclaimed = came.is_some_and(|handoff| !state.claimed.contains_key(&handoff));
+    state.excuse.died_unclaimed |= alone && unclaimed;
     let node = &mut state.nodes[at];
     node.powered = false;
     node.kill();

@@ -83,7 +83,9 @@ pub enum Broken {
 pub struct Left {
     /// A host died that held its memory.
     pub host_died: bool,
-    /// The guest ended.
+    /// A host died that alone held its memory and had not claimed it yet.
+    pub died_unclaimed: bool,
+    /// The guest ended, or what alone ran it did.
     pub guest_ended: bool,
     /// Somebody gave up by time: nothing had arrived in time, or a hypervisor did not answer when it
     /// was told whether to start it at boot.
@@ -245,7 +247,8 @@ impl Model for World {
                 |w, state: &State| {
                     let told = w.0.sabotage != Sabotage::Autostart
                         && state.left.lost_stores == w.0.bounds.lost_stores;
-                    let excused = state.excuse.guest_ended || state.excuse.gave_up;
+                    let Left { died_unclaimed, guest_ended, gave_up, .. } = state.excuse;
+                    let excused = died_unclaimed || guest_ended || gave_up;
                     !state.is_at_rest() || excused || state.is_at_home(told)
                 },
             ),

@@ -23,10 +23,10 @@ use crate::message::{PROTOCOL, Pass};
 use crate::model::DiskPlace;
 use crate::port::{Commit, Failure, FailureKind, Presence, Sight, Stamp, Unfit};
 
-/// So often is waited, twice as long each time, for a source to say what a migration cost.
-const UNANSWERED_MAX: u32 = 3;
 /// What is said of a machine that is off when it was to be let run.
 const ENDED_HERE: &str = "it ended after this host had taken it over";
+/// So often is waited, twice as long each time, for a source to say what a migration cost.
+const UNANSWERED_MAX: u32 = 3;
 
 /// Promises the source that there is room, and that the machine can run here.
 pub(super) fn promise(h: &mut Handoff, disks: Vec<DiskPlace>, turn: &mut Turn<'_>) {
@@ -279,11 +279,11 @@ fn runs_here(h: &mut Handoff, turn: &mut Turn<'_>) -> Next {
 /// All is done here. It is over when the source's hypervisor is done too, and has told what it cost.
 fn arrived(h: &mut Handoff, turn: &mut Turn<'_>) -> Next {
     h.steps.autostart = true;
-    if h.steps.unanswered && h.attempts < UNANSWERED_MAX {
-        return Next::Stay;
-    }
     if h.seen == Some(Presence::Defined) {
         return Next::Done(Reason::Ended);
+    }
+    if h.steps.unanswered && h.attempts < UNANSWERED_MAX {
+        return Next::Stay;
     }
     turn.host.view.believe(h.machine.clone(), h.usage);
     turn.host.averaging.arrived(&h.usage);
