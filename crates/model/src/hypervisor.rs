@@ -3,7 +3,7 @@
 use evenkeel_core::model::HandoffId;
 use evenkeel_core::port::{Commit, FailureKind, Migration, Order, Presence, Sight, Stamp};
 
-use crate::node::{Answer, Node, index};
+use crate::node::{Answer, index};
 use crate::world::{Broken, Sabotage, State, World};
 
 /// A copy of the machine on a host.
