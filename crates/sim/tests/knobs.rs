@@ -96,7 +96,7 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("balance.hold", "1", RESTLESS),
     ("balance.hold_of", "30", RESTLESS),
     ("balance.cool_down", "'2h'", EAGER),
-    ("balance.cool_down_max", "'30s'", EAGER),
+    ("balance.cool_down_max", "'30s'", SLOW),
     ("balance.quarantine", "'0s'", EAGER),
     ("balance.given_per_hour_max", "1", ""),
     ("balance.taken_per_hour_max", "1", ""),
