@@ -8,8 +8,8 @@
 //! LINK_MIB_PER_S=119 cargo bench -p evenkeel --bench carrier      # no faster than 1 Gbit/s
 //! ```
 //!
-//! Over loopback everything is as fast as the processors let it. With `LINK_MIB_PER_S` libvirt, or the
-//! agents, are told to send no faster than that.
+//! Over loopback everything is as fast as the processors let it. With `LINK_MIB_PER_S` libvirt is told
+//! to send no faster than that, each way.
 //!
 //! All figures are those that libvirt keeps of a completed migration, on the host where it arrived.
 //! With agents the machine goes by their fast commit point, which is libvirt's own.
@@ -58,10 +58,8 @@ fn main() {
     let (memory_mib, dirty) = (number("GUEST_MIB", 2048), number("DIRTY_MIB_PER_S", 20));
     let times = number("TIMES", 5);
     let link = env::var_os("LINK_MIB_PER_S").map(|_| number("LINK_MIB_PER_S", 0));
-    let mut config = "[handoff]\nmode = 'fast'\n".to_owned();
-    if let Some(mib) = link {
-        config += &format!("[migration]\nbandwidth_max = '{mib}MiB'\n");
-    }
+    let bound = link.map(|mib| format!("migration_bandwidth = '{mib}MiB'\n")).unwrap_or_default();
+    let config = format!("{bound}[handoff]\nmode = 'fast'\n");
     let mut swing = rig::up(memory_mib, dirty, Some(&config));
     assert!(swing.places["h1"].lab.is_some(), "hosts have no views of their own here");
     println!(
