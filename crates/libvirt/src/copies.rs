@@ -86,21 +86,12 @@ pub(crate) fn resume(
     machine: &MachineId,
     stamp: Stamp,
 ) -> Result<(), Failure> {
-    let (sight, domain) = find(connection, machine)?;
-    let Some(domain) = domain else {
-        return Err(of_machine(FailureKind::NoSuchMachine, machine, "it is not on this host"));
-    };
-    if sight.stamp != stamp {
-        return Err(other_copy(machine, sight, stamp));
-    }
+    let (sight, domain) = present(connection, machine)?;
     match sight.presence {
-        Presence::Running => Ok(()),
-        Presence::Held | Presence::Paused | Presence::Stranded => {
+        Presence::Running if sight.stamp == stamp => Ok(()),
+        Presence::Held | Presence::Paused | Presence::Stranded if sight.stamp == stamp => {
             domain.resume().map_err(|error| blame(connection, machine, &error))?;
-            if let Err(error) = unmark(&domain) {
-                // It runs, and a mark on what runs means nothing.
-                tracing::warn!("machine `{machine}` keeps the mark of a held copy: {error}");
-            }
+            runs_now(&domain, machine);
             Ok(())
         }
         _ => Err(other_copy(machine, sight, stamp)),
@@ -113,21 +104,30 @@ pub(crate) fn start(
     machine: &MachineId,
     stamp: Stamp,
 ) -> Result<(), Failure> {
-    let (sight, domain) = find(connection, machine)?;
-    let Some(domain) = domain else {
-        return Err(of_machine(FailureKind::NoSuchMachine, machine, "it is not on this host"));
-    };
+    let (sight, domain) = present(connection, machine)?;
     match sight.presence {
         Presence::Running if sight.stamp == stamp => Ok(()),
         Presence::Defined if sight.stamp == stamp => {
             domain.create().map_err(|error| blame(connection, machine, &error))?;
-            if let Err(error) = unmark(&domain) {
-                // It runs, and a mark on what runs means nothing.
-                tracing::warn!("machine `{machine}` keeps the mark of a held copy: {error}");
-            }
+            runs_now(&domain, machine);
             Ok(())
         }
         _ => Err(other_copy(machine, sight, stamp)),
+    }
+}
+
+/// What is here of a machine, of which there is to be something.
+fn present(connection: &Connection, machine: &MachineId) -> Result<(Sight, Domain), Failure> {
+    let (sight, domain) = find(connection, machine)?;
+    let gone = || of_machine(FailureKind::NoSuchMachine, machine, "it is not on this host");
+    Ok((sight, domain.ok_or_else(gone)?))
+}
+
+/// A copy that has begun to run is held no more.
+fn runs_now(domain: &Domain, machine: &MachineId) {
+    if let Err(error) = unmark(domain) {
+        // A mark on what runs means nothing.
+        tracing::warn!("machine `{machine}` keeps the mark of a held copy: {error}");
     }
 }
 

@@ -183,7 +183,8 @@ impl Handoffs {
                 }
             },
             Question::Holding if sight.presence == Presence::Running => cancelled(&machine),
-            // One that is leaving may have its end behind it. Nobody here knows whether it was released: only an operator can say.
+            // One that is leaving may have its end behind it. Nobody here knows whether it was
+            // released: only an operator can say.
             Question::Holding | Question::Discarding => return,
             // It is to be started at boot here, too.
             Question::Released { stats, autostart: true }
