@@ -4,6 +4,7 @@
 
 mod chaos;
 mod daemon;
+mod skips;
 mod support;
 mod swing;
 
@@ -157,7 +158,7 @@ fn with_a_store_that_is_read_only_nobody_lets_go_and_nobody_takes() {
     for host in ["h1", "h2"] {
         let swing = under_way(STRICT, "h1", "Suspended Migrated");
         let Some(read_only) = ReadOnlyStore::of(&swing.places[host]) else {
-            eprintln!("SKIPPED: no file of this user can be made immutable here");
+            skips::skip("no file of this user can be made immutable here");
             return;
         };
         swing.daemon(host).await_log(&["not made durable"]);
@@ -171,7 +172,7 @@ fn with_a_store_that_is_read_only_nobody_lets_go_and_nobody_takes() {
 fn a_copy_waits_while_its_agent_is_refused_for_a_store_that_is_read_only() {
     let mut swing = under_way(STRICT, "h1", "Suspended Migrated");
     let Some(read_only) = ReadOnlyStore::of(&swing.places["h2"]) else {
-        eprintln!("SKIPPED: no file of this user can be made immutable here");
+        skips::skip("no file of this user can be made immutable here");
         return;
     };
     swing.daemon("h2").await_log(&["not made durable"]);

@@ -5,6 +5,7 @@
 
 mod chaos;
 mod daemon;
+mod skips;
 mod support;
 mod swing;
 
@@ -62,7 +63,9 @@ fn befall(swing: &Swing, wire: &Wire, moment: (&str, usize, &str), fault: Fault,
 fn befall_all(moments: &[(&str, usize, &str)], faults: &[Fault], lasts: Duration) {
     let wire = match Wire::lay() {
         Ok(wire) => wire,
-        Err(why) => return eprintln!("SKIPPED: no network namespaces can be made here: {why}"),
+        Err(why) => {
+            return skips::skip(&format!("no network namespaces can be made here: {why}"));
+        }
     };
     let swing = Swing::on_wire(vec![swinger(GUEST, "h1", 12)], STRICT, &wire);
     swing.cluster.virsh("h1", &["autostart", GUEST]).expect("it is there");

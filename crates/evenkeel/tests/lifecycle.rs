@@ -1,6 +1,7 @@
 //! The life of an agent: joining, starting, stopping, being killed, and starting again.
 
 mod daemon;
+mod skips;
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -146,7 +147,7 @@ fn the_service_manager_is_told_of_both_ends_of_an_agents_life_and_only_its_user_
 fn strangers_are_refused(site: &Site, place: &Place, agent: &Daemon) {
     const NOBODY: u32 = 65_534;
     if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: only root can be somebody else");
+        skips::skip("only root can be somebody else");
         return;
     }
     let open = |path: &Path, mode| {

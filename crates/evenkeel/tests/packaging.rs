@@ -1,5 +1,7 @@
 //! What is installed beside the program.
 
+mod skips;
+
 use std::process::Command;
 
 /// Exposure in `systemd-analyze`'s tenths: it calls up to 20 "OK" and above 40 "MEDIUM".
@@ -17,7 +19,7 @@ fn the_systemd_unit_is_a_tight_sandbox() {
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             // Elsewhere than where systemd is, nobody can tell.
-            eprintln!("SKIPPED: `systemd-analyze` is not installed");
+            skips::skip("`systemd-analyze` is not installed");
         }
         Err(e) => panic!("cannot run systemd-analyze: {e}"),
     }

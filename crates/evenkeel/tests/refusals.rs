@@ -1,6 +1,7 @@
 //! Bad input of every kind, to the program as it is run: a clear error, and nothing lost.
 
 mod daemon;
+mod skips;
 mod support;
 
 use std::os::unix::fs::PermissionsExt;
@@ -116,7 +117,7 @@ fn an_agent_that_cannot_write_its_state_is_refused_and_goes_on_with_it_when_it_c
     let site = Site::new();
     let place = site.host("h1");
     if daemon::read_only::mounted(&place.dir).is_none() {
-        eprintln!("SKIPPED: nobody may mount here");
+        skips::skip("nobody may mount here");
         return;
     }
     let state = place.dir.join("state");
