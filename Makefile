@@ -10,14 +10,10 @@ help:
 	@echo "make bench   plans against bounds and peers; SEEDS=20 PEER_SECONDS=120 INPUTS='uniform-50x500' SNAPSHOTS=DIR"
 	@echo "make check   what of that needs no hypervisor"
 
-# Setup's status 3 says that no hypervisor can be had here: the demo is then built without libvirt.
+# Setup's status 3 says that no hypervisor can be had here: the demo then runs hosts in memory.
 demo:
-	@scripts/setup; case $$? in \
-	    0) features= ;; \
-	    3) features=--no-default-features ;; \
-	    *) exit 1 ;; \
-	esac; \
-	cargo build --quiet --release --locked -p evenkeel $$features && \
+	@scripts/setup; case $$? in 0|3) ;; *) exit 1 ;; esac; \
+	cargo build --quiet --release --locked -p evenkeel && \
 	"$${CARGO_TARGET_DIR:-target}"/release/evenkeel demo $(if $(KEEP),--keep)
 
 test:

@@ -3,7 +3,6 @@
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
 
 mod demo;
-#[cfg(feature = "hosts")]
 mod hosts;
 mod output;
 mod plan;
@@ -31,7 +30,6 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    #[cfg(feature = "hosts")]
     #[command(flatten)]
     Hosts(hosts::HostCommand),
     /// Say what would move in a cluster, and change nothing
@@ -46,7 +44,6 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    #[cfg(feature = "hosts")]
     hosts::log_to_stderr();
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -59,7 +56,6 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), Failure> {
     match command {
-        #[cfg(feature = "hosts")]
         Command::Hosts(command) => hosts::run(command),
         Command::Plan(args) => plan::run(&args),
         Command::Simulate(args) => simulate::run(&args),

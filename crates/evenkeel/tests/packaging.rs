@@ -49,3 +49,33 @@ fn the_unit_that_empties_a_host_is_stopped_before_what_it_needs() {
     let said = String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.code() == Some(1) && said.contains("no agent answers"), "{said}");
 }
+
+/// One program for hosts and for laptops: it starts where there is no libvirt.
+#[test]
+fn the_program_is_not_linked_with_libvirt() {
+    let read = Command::new("readelf").args(["-d", env!("CARGO_BIN_EXE_evenkeel")]).output();
+    let read = read.expect("readelf comes with the compiler");
+    let needed = String::from_utf8_lossy(&read.stdout);
+    assert!(needed.contains("NEEDED") && needed.contains("libc.so"), "{read:?}");
+    assert!(!needed.contains("libvirt"), "{needed}");
+}
+
+#[test]
+fn where_there_is_no_libvirt_the_program_says_which_package_to_install() {
+    // An empty file in the place of the library, for this process alone.
+    let hide = "mount --bind /dev/null \"$(ldconfig -p | sed -n 's/.*libvirt.so.0 .*=> //p')\"";
+    let hidden = Command::new("unshare").args(["--mount", "sh", "-c", hide]).output();
+    if !hidden.is_ok_and(|hidden| hidden.status.success()) {
+        return skips::skip("nobody may mount here");
+    }
+    let run = format!("{hide} && exec \"$0\" snapshot -c qemu:///system");
+    let ran = Command::new("unshare")
+        .args(["--mount", "sh", "-c", &run, env!("CARGO_BIN_EXE_evenkeel")])
+        .output()
+        .expect("it starts");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(1), "{said}");
+    for word in ["libvirt is not installed", "`libvirt0`", "`libvirt-libs`"] {
+        assert!(said.contains(word), "{word} is missing in: {said}");
+    }
+}

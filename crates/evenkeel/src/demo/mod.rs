@@ -4,9 +4,7 @@
 //! hypervisor, which is said.
 
 mod frame;
-#[cfg(feature = "hosts")]
 mod real;
-#[cfg(feature = "hosts")]
 mod screen;
 mod simulated;
 
@@ -27,13 +25,10 @@ pub(crate) struct DemoArgs {
 }
 
 pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
-    #[cfg(feature = "hosts")]
     let missing = match real::run(args)? {
         real::Outcome::Shown => return Ok(()),
         real::Outcome::NoHypervisor(why) => why,
     };
-    #[cfg(not(feature = "hosts"))]
-    let missing = "this program was built without libvirt";
     anstream::eprintln!("{missing}\n\nShowing the same core over in-memory hosts.\n");
     if args.keep {
         anstream::eprintln!(

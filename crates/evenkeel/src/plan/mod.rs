@@ -13,31 +13,19 @@ use evenkeel_sim::snapshot::Snapshot;
 use crate::output::{self, Failure, Format};
 use crate::progress::Progress;
 
-pub(crate) const EXAMPLES: &str = if cfg!(feature = "hosts") {
-    "Examples:\n  \
+pub(crate) const EXAMPLES: &str = "Examples:\n  \
      evenkeel plan -c qemu+ssh://kvm1/system -c qemu+ssh://kvm2/system\n  \
      evenkeel snapshot -c qemu+ssh://kvm1/system -c qemu+ssh://kvm2/system > now.json\n  \
-     evenkeel plan now.json --format json | jq .moves"
-} else {
-    "Example:\n  evenkeel plan now.json --format json | jq .moves"
-};
+     evenkeel plan now.json --format json | jq .moves";
 
 #[derive(Debug, Args)]
-#[cfg_attr(
-    feature = "hosts",
-    command(
-        override_usage = "evenkeel plan [OPTIONS] <SNAPSHOT>\n       evenkeel plan [OPTIONS] -c <[NAME=]URI>..."
-    )
+#[command(
+    override_usage = "evenkeel plan [OPTIONS] <SNAPSHOT>\n       evenkeel plan [OPTIONS] -c <[NAME=]URI>..."
 )]
 pub(crate) struct PlanArgs {
     /// A cluster as `evenkeel snapshot` writes it; `-` is standard input
-    #[cfg_attr(
-        feature = "hosts",
-        arg(required_unless_present = "connect", conflicts_with = "connect")
-    )]
-    #[cfg_attr(not(feature = "hosts"), arg(required = true))]
+    #[arg(required_unless_present = "connect", conflicts_with = "connect")]
     snapshot: Option<PathBuf>,
-    #[cfg(feature = "hosts")]
     #[command(flatten)]
     libvirt: crate::hosts::snapshot::LibvirtArgs,
     /// What reproduces the plan exactly
@@ -86,15 +74,9 @@ pub(crate) fn run(args: &PlanArgs) -> Result<(), Failure> {
     output::print(args.format, &plan, || table::table(&snapshot, &plan))
 }
 
-#[cfg(feature = "hosts")]
 fn snapshot(args: &PlanArgs) -> Result<Snapshot, Failure> {
     match &args.snapshot {
         Some(file) => input::read(file),
         None => args.libvirt.read(),
     }
-}
-
-#[cfg(not(feature = "hosts"))]
-fn snapshot(args: &PlanArgs) -> Result<Snapshot, Failure> {
-    input::read(args.snapshot.as_deref().unwrap_or(std::path::Path::new("-")))
 }

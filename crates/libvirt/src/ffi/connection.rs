@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char, c_uint, c_ulong};
 use std::ptr::{self, NonNull};
 
-use virt_sys as sys;
-
-use super::{CallError, Domain, Params, check, take_text, text};
+use super::{CallError, Domain, Params, check, sys, take_text, text};
 
 /// A connection to a libvirt daemon. Closed when dropped.
 pub(crate) struct Connection(NonNull<sys::_virConnect>);
@@ -30,9 +28,14 @@ impl Connection {
     /// Opens a connection; over a read-only one libvirt refuses every change.
     pub(crate) fn open(uri: &str, read_only: bool) -> Result<Self, CallError> {
         let uri = text("the URI", uri)?;
-        let open = if read_only { sys::virConnectOpenReadOnly } else { sys::virConnectOpen };
         // SAFETY: a valid NUL-terminated text; libvirt initialises itself.
-        let connection = unsafe { open(uri.as_ptr()) };
+        let connection = unsafe {
+            if read_only {
+                sys::virConnectOpenReadOnly(uri.as_ptr())
+            } else {
+                sys::virConnectOpen(uri.as_ptr())
+            }
+        };
         NonNull::new(connection).map(Self).ok_or_else(CallError::last)
     }
 

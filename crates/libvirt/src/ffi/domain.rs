@@ -3,9 +3,7 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_uint};
 use std::ptr::{self, NonNull};
 
-use virt_sys as sys;
-
-use super::{CallError, Params, Value, check, take_text, text};
+use super::{CallError, Params, Value, check, sys, take_text, text};
 
 /// A domain of a connection, which it keeps open.
 pub(crate) struct Domain(NonNull<sys::_virDomain>);

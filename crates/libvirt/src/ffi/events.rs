@@ -4,9 +4,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
-use virt_sys as sys;
-
-use super::{CallError, Connection, Job, Params, check};
+use super::{CallError, Connection, Job, Params, check, sys};
 
 /// Something that libvirt told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +47,11 @@ pub(crate) fn run_event_loop() -> Result<(), CallError> {
             CallError { code: sys::VIR_ERR_SYSTEM_ERROR, origin: 0, message }
         })
     };
+    sys::is_installed().map_err(|message| CallError {
+        code: sys::VIR_ERR_NO_CONNECT,
+        origin: 0,
+        message,
+    })?;
     STARTED.get_or_init(start).clone()
 }
 

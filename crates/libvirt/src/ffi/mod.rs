@@ -11,10 +11,9 @@
 mod connection;
 mod domain;
 mod events;
+mod sys;
 
 use std::ffi::{CStr, CString, c_char, c_void};
-
-use virt_sys as sys;
 
 pub(crate) use connection::Connection;
 pub(crate) use domain::{Domain, Job, MigrateCall, Pause, State};
@@ -35,6 +34,10 @@ pub(crate) struct CallError {
 impl CallError {
     /// The error of the last call on this thread.
     fn last() -> Self {
+        if let Some(function) = sys::take_missing() {
+            let message = format!("this version of libvirt has no {function}");
+            return Self { code: sys::VIR_ERR_NO_SUPPORT, origin: 0, message };
+        }
         // SAFETY: returns a pointer owned by this thread's state, or null; nothing is kept of it
         // beyond this function, in which no other libvirt call is made.
         let error = unsafe { sys::virGetLastError().as_ref() };
