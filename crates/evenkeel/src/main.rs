@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
 
 mod demo;
+mod help;
 mod hosts;
 mod output;
 mod plan;
@@ -12,7 +13,7 @@ mod simulate;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
 
 use crate::output::Failure;
 
@@ -39,11 +40,13 @@ enum Command {
     #[command(after_help = simulate::EXAMPLES)]
     Simulate(simulate::SimulateArgs),
     /// Watch three hosts level themselves: real machines where this computer can run them
+    #[command(after_help = "Examples:\n  evenkeel demo\n  evenkeel demo --keep")]
     Demo(demo::DemoArgs),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = help::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     hosts::log_to_stderr();
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,

@@ -39,6 +39,8 @@ pub(crate) enum OperateCommand {
         ask: AskArgs,
     },
     /// Show which moves wait for an operator, on all hosts
+    #[command(after_help = "Examples:\n  evenkeel recommendations\n  \
+        evenkeel recommendations --format json")]
     Recommendations(AskArgs),
     /// Have recommended moves made, if they still help
     #[command(after_help = "Examples:\n  evenkeel approve 3f0a91c2\n  evenkeel approve --all")]
@@ -49,6 +51,7 @@ pub(crate) enum OperateCommand {
         ask: AskArgs,
     },
     /// Drop recommended moves
+    #[command(after_help = "Examples:\n  evenkeel skip 3f0a91c2\n  evenkeel skip --all")]
     Skip {
         #[command(flatten)]
         which: Which,
@@ -69,6 +72,7 @@ pub(crate) enum OperateCommand {
         ask: AskArgs,
     },
     /// End a pause before its time
+    #[command(after_help = "Example:\n  evenkeel resume")]
     Resume(AskArgs),
 }
 
