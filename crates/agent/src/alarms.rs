@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use evenkeel_core::handoff::Handoff;
 use evenkeel_core::model::Time;
-use evenkeel_core::port::HandoffId;
+use evenkeel_core::port::HandoffKey;
 use tracing::{error, info};
 
 /// How often it is said again.
@@ -13,24 +13,24 @@ const REMIND_EVERY: Duration = Duration::from_secs(300);
 
 /// What was said, and when.
 #[derive(Debug, Default)]
-pub(crate) struct Alarms(BTreeMap<HandoffId, Time>);
+pub(crate) struct Alarms(BTreeMap<HandoffKey, Time>);
 
 impl Alarms {
     /// Tells of what is alarming now, and of what no longer is.
     pub(crate) fn tell<'a>(&mut self, handoffs: impl Iterator<Item = &'a Handoff>, now: Time) {
         let mut before = std::mem::take(&mut self.0);
         for handoff in handoffs.filter(|handoff| handoff.is_alarming(now)) {
-            let said = before.remove(&handoff.id);
+            let said = before.remove(&handoff.key());
             let due = said.is_none_or(|said| now.since(said) >= REMIND_EVERY);
             if due {
                 let (age_s, waits_for) = (now.since(handoff.since).as_secs(), handoff.waits_for());
                 let Handoff { id, name, peer, phase, last_error, .. } = handoff;
                 error!(handoff = %id, machine = name, %peer, ?phase, age_s, waits_for, last_error, "handoff unresolved");
             }
-            self.0.insert(handoff.id, if due { now } else { said.unwrap_or(now) });
+            self.0.insert(handoff.key(), if due { now } else { said.unwrap_or(now) });
         }
-        for id in before.keys() {
-            info!(handoff = %id, "handoff is no alarm any more");
+        for key in before.keys() {
+            info!(handoff = %key.id, peer = %key.peer, "handoff is no alarm any more");
         }
     }
 }

@@ -24,8 +24,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use evenkeel_core::handoff::Handoff;
 use evenkeel_core::model::HostId;
 use evenkeel_core::port::{HandoffId, Migration};
-use evenkeel_libvirt::{Sockets, is_carried};
-use evenkeel_net::{Caller, Net, Pace};
+use evenkeel_libvirt::{FinishWatch, Sockets, is_carried};
+use evenkeel_net::{Caller, Inspect, Net, Pace};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -95,13 +95,20 @@ pub(crate) struct Carrier {
     departures: BTreeMap<HandoffId, Departure>,
     /// Nothing where machines come by other ways.
     arrivals: Option<Arrivals>,
+    /// Who is told that the target's answer to a migration's last step has reached libvirt here.
+    finished: Option<mpsc::Sender<HandoffId>>,
 }
 
 impl Carrier {
     /// Carries machines away, with sockets in `dir`, and at most so many bytes a second.
     pub(crate) fn new(net: Net, dir: PathBuf, bytes_per_s: Option<u64>) -> Self {
         let pace = bytes_per_s.map(|limit| Arc::new(Pace::new(limit)));
-        Self { net, dir, pace, departures: BTreeMap::new(), arrivals: None }
+        Self { net, dir, pace, departures: BTreeMap::new(), arrivals: None, finished: None }
+    }
+
+    /// Tells of every migration away from here whose last step's answer has reached libvirt.
+    pub(crate) fn tell_finished(&mut self, finished: mpsc::Sender<HandoffId>) {
+        self.finished = Some(finished);
     }
 
     /// Lets machines in, too, with libvirt at this socket.
@@ -166,6 +173,8 @@ impl Carrier {
                 addr,
                 request: channel.request(migration.handoff),
                 pace: self.pace.clone(),
+                finished: self.finished.clone().filter(|_| channel == Channel::Control),
+                handoff: migration.handoff,
                 trouble: Arc::clone(&departure.trouble),
             };
             departure.streams.spawn(Arc::new(way).listen(listener, channel.streams_max()));
@@ -212,6 +221,8 @@ struct Way {
     addr: SocketAddr,
     request: Vec<u8>,
     pace: Option<Arc<Pace>>,
+    handoff: HandoffId,
+    finished: Option<mpsc::Sender<HandoffId>>,
     trouble: Arc<Mutex<Option<String>>>,
 }
 
@@ -227,6 +238,19 @@ impl Way {
         }
     }
 
+    /// Watches for the target's answer to the last step, where this is the way that it takes.
+    fn watch(&self) -> Option<Inspect> {
+        let (finished, handoff) = (self.finished.clone()?, self.handoff);
+        let mut watch = FinishWatch::default();
+        Some(Box::new(move |bytes| {
+            // One that is not told is proved by something else, or by an operator.
+            if watch.has_passed(bytes) && finished.try_send(handoff).is_err() {
+                warn!(%handoff, "the end of a migration is not noted");
+            }
+            Ok(())
+        }))
+    }
+
     async fn carry(self: Arc<Self>, local: UnixStream) {
         let stream = match self.net.open_stream(&self.to, self.addr, &self.request).await {
             Ok(stream) => stream,
@@ -236,7 +260,7 @@ impl Way {
                 return;
             }
         };
-        if let Err(why) = stream.join(local, self.pace.as_deref(), None).await {
+        if let Err(why) = stream.join(local, self.pace.as_deref(), self.watch()).await {
             debug!(host = %self.to, %why, "carrying a machine broke off");
             let said = format!("the connection with host `{}` broke off: {why}", self.to);
             *lock(&self.trouble) = Some(said);

@@ -408,6 +408,12 @@ impl Config {
         self.migration.libvirt_socket.clone().or_else(|| socket_of(&self.libvirt.uri))
     }
 
+    /// The directory of the sockets of the libvirt that this agent works with, if it is on this host.
+    #[must_use]
+    pub fn libvirt_dir(&self) -> Option<PathBuf> {
+        socket_of(&self.libvirt.uri).and_then(|socket| socket.parent().map(PathBuf::from))
+    }
+
     /// The capacity declared, and of what is not declared, what was `found`.
     #[must_use]
     pub fn declared_or(&self, found: Resources) -> Resources {

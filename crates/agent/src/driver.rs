@@ -38,6 +38,7 @@ use crate::carrier::Carrier;
 use crate::clock::Clock;
 use crate::hours::OpenHours;
 use crate::request::{Reply, Request};
+use crate::sole::Sole;
 use crate::timers::{Due, Timers};
 
 /// How long the last words to other hosts may take.
@@ -60,6 +61,8 @@ pub(crate) struct Sources {
     pub(crate) seeds: mpsc::Receiver<(HostId, SocketAddr)>,
     /// Hosts that this one has removed from the cluster.
     pub(crate) removed: mpsc::Receiver<HostId>,
+    /// Migrations whose last step's answer has reached libvirt here.
+    pub(crate) finished: mpsc::Receiver<HandoffId>,
     /// Stop, and the second time, stop now.
     pub(crate) stop: mpsc::Receiver<()>,
 }
@@ -93,6 +96,8 @@ pub(crate) struct Driver {
     /// Why the last sample failed, if it did.
     pub(crate) unmeasured: Option<String>,
     pub(crate) identity_dir: PathBuf,
+    /// Holds other agents off from this host's libvirt.
+    pub(crate) sole: Sole,
     pub(crate) stop_grace: Duration,
     pub(crate) stopped: bool,
 }
@@ -140,6 +145,9 @@ impl Driver {
                     self.membership(membership::Input::Join { host, addr });
                 }
                 Some(host) = sources.removed.recv() => self.feed(Input::Removed(host)),
+                Some(handoff) = sources.finished.recv() => {
+                    self.feed(Input::FinishPassed(handoff));
+                }
                 Some(()) = sources.stop.recv() => {
                     stopping = Some(self.stop(stopping));
                 }
@@ -225,12 +233,12 @@ impl Driver {
     /// effects that are dropped now: nobody else would write it. Beyond the bound, the next start
     /// finds it open and looks.
     fn keep_unwritten(&mut self, failed: Handoff, dropped: impl Iterator<Item = Effect>) {
-        let id = failed.id;
-        if self.balancer.handoffs().any(|handoff| handoff.id == id) {
+        let key = failed.key();
+        if self.balancer.handoffs().any(|handoff| handoff.key() == key) {
             return;
         }
         let later = dropped.filter_map(|effect| match effect {
-            Effect::Persist(handoff) if handoff.id == id => Some(handoff),
+            Effect::Persist(handoff) if handoff.key() == key => Some(handoff),
             _ => None,
         });
         let room = UNCLOSED_MAX.saturating_sub(self.unclosed.len());
@@ -275,7 +283,7 @@ impl Driver {
             Effect::Persist(handoff) => {
                 if let Err(error) = self.store.persist(&handoff) {
                     error!(machine = %handoff.name, %error, "handoff not made durable");
-                    return Some(Input::StoreFailed(handoff.id, error.to_string()));
+                    return Some(Input::StoreFailed(handoff.key(), error.to_string()));
                 }
             }
             Effect::Acquaint(acquaintance) => {
@@ -429,7 +437,13 @@ impl Driver {
                 }
             }
             Event::Disconnected(why) => warn!(why, "libvirt is not reached: nothing is balanced"),
-            Event::Connected => info!("libvirt is reached"),
+            Event::Connected => {
+                info!("libvirt is reached");
+                if let Err(error) = self.sole.ensure() {
+                    error!(%error, "stopping");
+                    self.stopped = true;
+                }
+            }
             Event::Sampled(result) => self.sampled(result.as_ref().err()),
             _ => {}
         }

@@ -62,6 +62,21 @@ pub enum AgentError {
         /// Why.
         source: std::io::Error,
     },
+    /// Another agent works with the same libvirt.
+    #[error(
+        "another agent works with the libvirt whose sockets are in `{0}`, with another state directory, \
+         and goes on undisturbed: one agent runs on a host; stop that one first (`lslocks` shows who \
+         holds the directory)"
+    )]
+    LibvirtInUse(PathBuf),
+    /// Whether another agent works with the same libvirt cannot be found out.
+    #[error("cannot hold `{path}`, by which agents of one libvirt find each other: {source}")]
+    Libvirt {
+        /// The directory of libvirt's sockets.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Nobody knows where libvirt listens.
     #[error(
         "machines are to come through this agent, and where libvirt listens is not known from \

@@ -12,6 +12,7 @@ mod error;
 pub mod facts;
 mod hours;
 mod request;
+mod sole;
 pub mod status;
 mod timers;
 
@@ -48,12 +49,15 @@ pub use crate::error::{AgentError, TcpError};
 use crate::hours::OpenHours;
 use crate::request::Request;
 pub use crate::request::{DrainRequest, PAUSE_MAX, PauseWish, PlaceRequest, Placement, Problem};
+use crate::sole::Sole;
 pub use crate::status::Status;
 use crate::timers::Timers;
 pub use evenkeel_store::Wanted;
 
 /// Removed hosts of which the driver has not heard yet.
 const REMOVED_MAX: usize = 16;
+/// Migrations of whose end the driver has not heard yet.
+const FINISHED_MAX: usize = 64;
 /// Events that may wait for the driver; the hypervisor's threads wait beyond that.
 const EVENTS_MAX: usize = 1024;
 /// I/O capacity of a host that declares none: a common 10 Gbit/s link, in bytes per second.
@@ -82,7 +86,10 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let (_socket, mut requests) = api::serve(&config, peers)?;
     let mut stop = stop_signals()?;
 
-    let carrier = carrier(&config, &net).await?;
+    let sole = Sole::of(config.libvirt_dir())?;
+    let mut carrier = carrier(&config, &net).await?;
+    let (finishing, finished) = mpsc::channel(FINISHED_MAX);
+    carrier.tell_finished(finishing);
     let (events, mut hypervisor_events) = mpsc::channel(EVENTS_MAX);
     let mut hypervisor = connect(&config, events, clock)?;
     let addr = config.advertised();
@@ -131,6 +138,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         alarms: Alarms::default(),
         unmeasured: None,
         identity_dir: config.identity_dir.clone(),
+        sole,
         stop_grace: config.stop_grace,
         stopped: false,
     };
@@ -141,7 +149,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let others = config.seeds.iter().copied().filter(|seed| *seed != addr).collect();
     let seeds = find_seeds(&net, others);
     let hypervisor = hypervisor_events;
-    let sources = Sources { net: net_events, hypervisor, requests, seeds, removed, stop };
+    let sources = Sources { net: net_events, hypervisor, requests, seeds, removed, finished, stop };
     driver.run(sources).await;
     info!("agent has stopped");
     Ok(())

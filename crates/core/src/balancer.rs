@@ -46,7 +46,7 @@ use crate::message::{Message, Talk};
 use crate::model::{
     Entry, ExchangeId, HostId, HostProfile, HostState, MachineId, Rules, TARGET_LOAD_MAX, Time,
 };
-use crate::port::{Event, HandoffId, Order};
+use crate::port::{Event, HandoffKey, Order};
 use crate::select::Policy;
 use crate::survey::Survey;
 use crate::swap::{Owed, Promise};
@@ -94,7 +94,7 @@ pub struct Balancer {
     recommendations: Recommendations,
     witnesses: Witnesses,
     /// What waits for its witnesses.
-    reserving: BTreeMap<HandoffId, Offer>,
+    reserving: BTreeMap<HandoffKey, Offer>,
 }
 
 impl Balancer {
@@ -236,8 +236,11 @@ impl Balancer {
             Input::Undelivered(to, why) => self.undelivered(&to, &why, now, out),
             Input::Timer(timer) => self.timer(timer, now, rng, out),
             Input::Hypervisor(event) => self.event(event, now, out),
-            Input::StoreFailed(id, why) => {
-                self.hand(now, out, |handoffs, turn| handoffs.store_failed(id, why, turn));
+            Input::StoreFailed(key, why) => {
+                self.hand(now, out, |handoffs, turn| handoffs.store_failed(&key, why, turn));
+            }
+            Input::FinishPassed(id) => {
+                self.hand(now, out, |handoffs, turn| handoffs.finish_passed(id, turn));
             }
             Input::NotKept(_) => self.witnesses.not_kept(),
             Input::Removed(host) => self.remove(&host, now, out),
@@ -388,7 +391,7 @@ impl Balancer {
                 self.hand(now, out, |handoffs, turn| handoffs.migrated(id, result, turn));
             }
             Event::Looked(machine, look, sight) => {
-                self.watched(&machine, look, sight.as_ref().ok().copied(), now, out);
+                self.watched(&machine, look, sight.as_ref().ok(), now, out);
                 self.hand(now, out, |handoffs, turn| handoffs.looked(&machine, look, sight, turn));
             }
             Event::ScheduleChanged(machine) => {

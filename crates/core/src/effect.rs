@@ -8,7 +8,7 @@ use crate::decision::Decision;
 use crate::handoff::Handoff;
 use crate::message::Message;
 use crate::model::{ClaimId, ExchangeId, HostId, HostState, MachineId, MoveId, Time};
-use crate::port::{Event, HandoffId, Order};
+use crate::port::{Event, HandoffId, HandoffKey, Order};
 use crate::witness::Acquaintance;
 
 /// Something that happened.
@@ -30,7 +30,12 @@ pub enum Input {
     /// The hypervisor of this host said something.
     Hypervisor(Event),
     /// A record could not be made durable. The effects behind it were dropped.
-    StoreFailed(HandoffId, String),
+    StoreFailed(HandoffKey, String),
+    /// The target's answer to the last step of this handoff's migration has reached the hypervisor of
+    /// this host, which from now on does not let the machine run on here. Only a driver that carries
+    /// what the two hypervisors say to each other knows; nothing depends on it but what is certain
+    /// after a gap in which nobody looked.
+    FinishPassed(HandoffId),
     /// What was known of a host could not be made durable. The effects behind it were dropped.
     NotKept(HostId),
     /// An operator has removed this host from the cluster.
@@ -89,7 +94,7 @@ pub enum Timer {
     Round,
     /// The peer of this exchange has been silent too long.
     Exchange(ExchangeId),
-    /// Look after this handoff.
+    /// Look after this handoff. No two that are under way have the same id.
     Handoff(HandoffId),
     /// Tell another host what this one runs.
     Watch,

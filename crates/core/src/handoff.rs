@@ -56,7 +56,7 @@ use crate::decision::{Reason, Role};
 use crate::effect::Effect;
 use crate::message::Pass;
 use crate::model::{DiskPlace, HostId, MachineId, Ticket};
-use crate::port::{Failure, HandoffId, LookId, MigrationStats, Order, Sight, Unfit};
+use crate::port::{Failure, HandoffId, HandoffKey, LookId, MigrationStats, Order, Sight, Unfit};
 
 pub use begin::Offer;
 pub use commit::Mode;
@@ -117,7 +117,8 @@ enum Next {
 /// The handoffs of one host that are under way.
 #[derive(Clone, Debug, Default)]
 pub struct Handoffs {
-    live: BTreeMap<HandoffId, Handoff>,
+    /// By id and other host; no two have the same id: [`Self::refusal`].
+    live: BTreeMap<HandoffKey, Handoff>,
     /// The newest mark of each kind of every machine whose handoff is over.
     marks: BTreeMap<(MarkKind, MachineId), Mark>,
     /// The lives of this store and the highest number of a durable handoff in each.
@@ -169,16 +170,33 @@ impl Handoffs {
         })
     }
 
-    /// Whether this handoff with `peer` is under way.
+    /// Whether this handoff is under way.
     #[must_use]
-    pub fn knows(&self, id: HandoffId, peer: &HostId) -> bool {
-        self.live.get(&id).is_some_and(|h| h.peer == *peer)
+    pub fn knows(&self, key: &HandoffKey) -> bool {
+        self.live.contains_key(key)
+    }
+
+    /// Why this host keeps no room for a machine by a handoff of this id, by what it knows of either:
+    /// whoever names an id that is known here may mean to speak of another host's handoff.
+    #[must_use]
+    pub fn refusal(&self, id: HandoffId, machine: &MachineId) -> Option<(Reason, String)> {
+        if self.moves(machine) {
+            return Some((Reason::UnderWay, String::new()));
+        }
+        let known = format!("handoff {id} is known here already");
+        self.has_known(id).then_some((Reason::AlreadyHere, known))
+    }
+
+    /// Whether a handoff of this id is under way, or was the last that a machine moved by.
+    #[must_use]
+    pub fn has_known(&self, id: HandoffId) -> bool {
+        self.is_live(id) || self.marks.values().any(|mark| mark.handoff == id)
     }
 
     /// Whether a handoff is under way.
     #[must_use]
     pub fn is_live(&self, id: HandoffId) -> bool {
-        self.live.contains_key(&id)
+        self.live.keys().any(|key| key.id == id)
     }
 
     /// Whether this handoff was the last to end, and its machine has moved.
@@ -197,7 +215,7 @@ impl Handoffs {
     /// that the machine came by.
     #[must_use]
     pub fn explains(&self, id: HandoffId) -> bool {
-        self.is_live(id) || self.marks.values().any(|mark| mark.handoff == id)
+        self.has_known(id)
     }
 
     /// Looks for a machine on behalf of somebody else.
@@ -210,12 +228,13 @@ impl Handoffs {
     /// The other host said something about a handoff.
     pub fn hear(&mut self, id: HandoffId, from: &HostId, pass: Pass, turn: &mut Turn<'_>) {
         if let Pass::Where { machine } = pass {
-            return self.asked_where(id, from, machine, turn);
+            return self.asked_where(HandoffKey::new(id, from), machine, turn);
         }
-        if !self.knows(id, from) {
-            return self.hear_of_unknown(id, from, pass, turn);
+        let key = HandoffKey::new(id, from);
+        if !self.knows(&key) {
+            return self.hear_of_unknown(key, pass, turn);
         }
-        self.with(id, turn, |h, limits, turn| match h.role {
+        self.with(&key, turn, |h, limits, turn| match h.role {
             Role::Donor => source::hear(h, pass, limits, turn),
             Role::Receiver => target::hear(h, pass, turn),
         });
@@ -234,7 +253,7 @@ impl Handoffs {
 
     /// A handoff's timer is due.
     pub fn timer(&mut self, id: HandoffId, turn: &mut Turn<'_>) {
-        self.with(id, turn, |h, limits, turn| {
+        self.with_id(id, turn, |h, limits, turn| {
             h.attempts = h.attempts.saturating_add(1);
             match h.role {
                 Role::Donor => source::timer(h, limits, turn),
@@ -245,8 +264,16 @@ impl Handoffs {
 
     /// What ran the machine of a migration of this host has ended.
     pub fn emulator_gone(&mut self, id: HandoffId, turn: &mut Turn<'_>) {
-        self.with(id, turn, |h, _, turn| {
+        self.with_id(id, turn, |h, _, turn| {
             source::emulator_gone(h, turn);
+            Next::Stay
+        });
+    }
+
+    /// The target's answer to the last step of a migration of this host has reached its hypervisor.
+    pub fn finish_passed(&mut self, id: HandoffId, turn: &mut Turn<'_>) {
+        self.with_id(id, turn, |h, _, turn| {
+            source::finish_passed(h, turn);
             Next::Stay
         });
     }
@@ -258,7 +285,7 @@ impl Handoffs {
         result: Result<MigrationStats, Failure>,
         turn: &mut Turn<'_>,
     ) {
-        self.with(id, turn, |h, _, turn| {
+        self.with_id(id, turn, |h, _, turn| {
             source::migrated(h, result, turn);
             Next::Stay
         });
@@ -288,7 +315,7 @@ impl Handoffs {
             Role::Donor => source::looked(h, sight.clone(), limits, turn),
             Role::Receiver => target::looked(h, sight.clone(), limits, turn),
         });
-        self.answer_strangers(machine, look, sight.ok(), turn);
+        self.answer_strangers(machine, look, sight.as_ref().ok(), turn);
     }
 
     /// The hypervisor has examined a machine that is to come here.
@@ -298,7 +325,7 @@ impl Handoffs {
         verdict: Result<Vec<DiskPlace>, Unfit>,
         turn: &mut Turn<'_>,
     ) {
-        self.with(id, turn, |h, _, turn| match h.role {
+        self.with_id(id, turn, |h, _, turn| match h.role {
             Role::Donor => Next::Stay,
             Role::Receiver => target::examined(h, verdict, turn),
         });
@@ -365,8 +392,8 @@ impl Handoffs {
     }
 
     /// A record of this handoff could not be made durable, and what depended on it was not done.
-    pub fn store_failed(&mut self, id: HandoffId, why: String, turn: &mut Turn<'_>) {
-        self.with(id, turn, |h, _, turn| match h.role {
+    pub fn store_failed(&mut self, key: &HandoffKey, why: String, turn: &mut Turn<'_>) {
+        self.with(key, turn, |h, _, turn| match h.role {
             Role::Donor => source::store_failed(h, why, turn),
             Role::Receiver => target::store_failed(h, why, turn),
         });
@@ -375,9 +402,9 @@ impl Handoffs {
     /// A message to `peer` could not be delivered.
     pub fn undelivered(&mut self, peer: &HostId, why: &str, turn: &mut Turn<'_>) {
         let lost = |h: &&Handoff| h.peer == *peer && h.phase == Phase::Offered;
-        let ids: Vec<_> = self.live.values().filter(lost).map(|h| h.id).collect();
-        for id in ids {
-            self.with(id, turn, |h, _, _| {
+        let keys: Vec<_> = self.live.values().filter(lost).map(Handoff::key).collect();
+        for key in keys {
+            self.with(&key, turn, |h, _, _| {
                 h.decision.detail = why.to_owned();
                 Next::Cancelled(Reason::Unreachable)
             });
@@ -387,17 +414,18 @@ impl Handoffs {
     /// Lets one handoff take an input, and ends it if that is what comes of it.
     fn with(
         &mut self,
-        id: HandoffId,
+        key: &HandoffKey,
         turn: &mut Turn<'_>,
         act: impl FnOnce(&mut Handoff, &Limits, &mut Turn<'_>) -> Next,
     ) {
-        let Some(mut handoff) = self.live.remove(&id) else { return };
+        let Some(mut handoff) = self.live.remove(key) else { return };
         turn.looks = self.looks;
+        turn.spared = self.claimed(&handoff.machine).map(|mark| mark.handoff);
         let next = act(&mut handoff, &self.limits, turn);
         self.looks = turn.looks;
         match next {
             Next::Stay => {
-                self.live.insert(id, handoff);
+                self.live.insert(handoff.key(), handoff);
             }
             Next::Done(reason) => {
                 self.end(handoff, Phase::Done, reason, turn);
@@ -416,6 +444,19 @@ impl Handoffs {
         }
     }
 
+    /// The same for the one live handoff of this id, for what comes from this host itself.
+    fn with_id(
+        &mut self,
+        id: HandoffId,
+        turn: &mut Turn<'_>,
+        act: impl FnOnce(&mut Handoff, &Limits, &mut Turn<'_>) -> Next,
+    ) {
+        let found = self.live.keys().find(|key| key.id == id).cloned();
+        if let Some(key) = found {
+            self.with(&key, turn, act);
+        }
+    }
+
     /// The same for the one live handoff of a machine.
     fn with_machine(
         &mut self,
@@ -423,10 +464,17 @@ impl Handoffs {
         turn: &mut Turn<'_>,
         act: impl FnOnce(&mut Handoff, &Limits, &mut Turn<'_>) -> Next,
     ) {
-        let found = self.live.values().find(|h| h.machine == *machine).map(|h| h.id);
-        if let Some(id) = found {
-            self.with(id, turn, act);
+        let found = self.live.values().find(|h| h.machine == *machine).map(Handoff::key);
+        if let Some(key) = found {
+            self.with(&key, turn, act);
         }
+    }
+
+    /// The mark by which a machine is this host's, unless it has released the machine since.
+    fn claimed(&self, machine: &MachineId) -> Option<&Mark> {
+        let of = |kind| self.marks.get(&(kind, machine.clone()));
+        let released = of(MarkKind::Released).map(|mark| mark.epoch);
+        of(MarkKind::Claimed).filter(|mark| released.is_none_or(|epoch| epoch <= mark.epoch))
     }
 
     fn end(&mut self, mut handoff: Handoff, phase: Phase, reason: Reason, turn: &mut Turn<'_>) {
@@ -435,7 +483,7 @@ impl Handoffs {
         }
         handoff.phase = phase;
         handoff.since = turn.now;
-        turn.host.holds.incoming.remove(&handoff.id);
+        turn.host.holds.incoming.remove(&handoff.key());
         if handoff.role == Role::Receiver && phase == Phase::Done {
             turn.host.holds.land(&handoff, turn.now);
         }

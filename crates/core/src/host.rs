@@ -21,7 +21,7 @@ use crate::message::{PROTOCOL, Probe, Report, Room};
 use crate::model::{
     Entry, HostId, HostProfile, HostState, MachineId, Resource, Resources, Rules, Seat, Time,
 };
-use crate::port::{HandoffId, HostSample, Presence};
+use crate::port::{HandoffKey, HostSample, Presence};
 use crate::restraint::{Past, Restraint};
 use crate::select::mean_aware::{self, Choice, Side};
 use crate::select::{Calm, LOAD_EPSILON, emptying, mending, relief};
@@ -77,7 +77,7 @@ pub struct Host {
 #[derive(Clone, Debug, Default)]
 pub struct Holds {
     /// Room kept for machines on their way here.
-    pub incoming: BTreeMap<HandoffId, Incoming>,
+    pub incoming: BTreeMap<HandoffKey, Incoming>,
     /// Machines on their way out.
     pub outgoing: BTreeSet<MachineId>,
     /// Machines that stay, which is not settled with the other host yet.

@@ -10,11 +10,11 @@ use std::time::Duration;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-pub use crate::model::HandoffId;
 use crate::model::{
     DiskPlace, Entry, Epoch, HostFacts, HostId, MachineFacts, MachineId, Missing, Requirements,
     Resources, Time,
 };
+pub use crate::model::{HandoffId, HandoffKey};
 
 /// What the core asks of the hypervisor of its own host.
 #[derive(Clone, Debug, PartialEq)]
@@ -186,13 +186,29 @@ pub enum Event {
 }
 
 /// What a look tells of a machine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Sight {
     /// Whether it is here, and how.
     pub presence: Presence,
     /// Which copy: of the live machine if it is [resident](Presence::is_resident), else of its
     /// definition. The default where it is absent or its entry cannot be read.
     pub stamp: Stamp,
+    /// The host that this copy came from by its last move, as its entry says; `None` if it was never
+    /// moved, or by somebody else than Evenkeel.
+    #[serde(default)]
+    pub from: Option<HostId>,
+    /// Whether it is off because it was migrated away, as the hypervisor itself says. It then has not
+    /// run here since its memory left.
+    #[serde(default)]
+    pub left: bool,
+}
+
+impl Sight {
+    /// A copy of which nothing else is known.
+    #[must_use]
+    pub const fn new(presence: Presence, stamp: Stamp) -> Self {
+        Self { presence, stamp, from: None, left: false }
+    }
 }
 
 /// Whether a machine is on a host.

@@ -118,6 +118,7 @@ reasons! {
     #[cbor(77)] NoDiskRoom = "NO_DISK_ROOM": "The other host has no place for the copy of a disk: no pool of that name, no room in it, or a file in the way.", "Make a pool of that name on that host with room enough, and clear away what an earlier move left there.";
     #[cbor(78)] NeedsChanged = "NEEDS_CHANGED": "What it needs of a host has changed since the two hosts agreed on it, so its migration was not begun.", "Nothing; the next round offers it as it is now.";
     #[cbor(79)] FitUnknown = "FIT_UNKNOWN": "The other host's hypervisor could not say whether it can run it.", "The detail holds its words; see that libvirt answers there.";
+    #[cbor(95)] AlreadyHere = "ALREADY_HERE": "The other host knows the machine or the handoff already: it has a definition of the machine, runs it, or has had this handoff before.", "If the copy there is stale, remove it there (`virsh managedsave-remove`, `virsh undefine --keep-nvram`); if it is another machine with the same UUID, give one of the two a new UUID.";
     #[cbor(48)] Returned = "RETURNED": "It goes the other way, in return for the machine chosen.", "Nothing.";
     #[cbor(47)] NotOffered = "NOT_OFFERED": "There were more machines than one exchange offers, and it was among the farthest.", "Nothing.";
 }

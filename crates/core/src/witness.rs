@@ -65,7 +65,7 @@ use crate::decision::Reason;
 use crate::effect::Effect;
 use crate::message::{Answer, Ask, Message, Verdict, Witness};
 pub use crate::model::Seat;
-use crate::model::{ClaimId, Group, HandoffId, HostId, MachineId};
+use crate::model::{ClaimId, Group, HandoffKey, HostId, MachineId};
 use crate::rules::Labels;
 
 use known::Known;
@@ -83,7 +83,7 @@ pub struct Here<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Claim {
     /// The handoff that it is for.
-    pub handoff: HandoffId,
+    pub handoff: HandoffKey,
     /// The machine.
     pub machine: MachineId,
     /// The seats that it needs here.
@@ -106,7 +106,7 @@ struct Open {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The handoff that it was for.
-    pub handoff: HandoffId,
+    pub handoff: HandoffKey,
     /// The seat is this host's, or why not.
     pub result: Result<(), Refusal>,
 }
@@ -349,8 +349,8 @@ impl Witnesses {
     }
 
     /// Lowers the flag of a handoff that is not to be.
-    pub fn withdraw(&mut self, handoff: HandoffId) {
-        let other = |open: &Open| open.claim.as_ref().is_none_or(|c| c.handoff != handoff);
+    pub fn withdraw(&mut self, handoff: &HandoffKey) {
+        let other = |open: &Open| open.claim.as_ref().is_none_or(|c| c.handoff != *handoff);
         self.claims.retain(|_, open| other(open));
     }
 }

@@ -136,7 +136,8 @@ fn a_guest_that_is_started_at_boot_runs_again_whichever_host_loses_power_at_any_
             let victim = of(side).to_owned();
             swing.power_cycle(&victim);
             swing.tip(&[]);
-            let took = swing.settle(&what, BOUND);
+            // With its agent goes what a source has seen of the last moments.
+            let took = swing.settle_with_an_operator(&what, BOUND);
             let home = swing.home(GUEST).expect("it is at rest");
             assert_eq!(swing.autostarted_on(GUEST), std::slice::from_ref(&home), "after {what}");
             eprintln!("{what}: runs on {home} after {:.1} s", took.as_secs_f64());

@@ -10,7 +10,8 @@ use evenkeel_core::port::{Failure, FailureKind, Presence, Sight, Stamp};
 use virt_sys as sys;
 
 use crate::failure::{classify, of_machine};
-use crate::ffi::{CallError, Connection, Domain, Pause, State};
+use crate::ffi::{CallError, Connection, Domain, Ending, Pause, State};
+use crate::log;
 use crate::xml::{Element, entry};
 
 /// What a look found: the sight, and the domain if there is one.
@@ -38,9 +39,9 @@ fn see(domain: &Domain) -> Result<Sight, CallError> {
     // that begins to run has the state that is read last.
     let described = Element::parse(&domain.xml()?).ok();
     let read = described.as_ref().map(|domain| (entry::of_domain(domain), entry::is_held(domain)));
-    let (stamp, held) = match &read {
-        Some((Ok(entry), held)) => (Stamp::of(entry), *held),
-        _ => (Stamp::default(), false),
+    let (stamp, from, held) = match &read {
+        Some((Ok(entry), held)) => (Stamp::of(entry), entry.came_from().cloned(), *held),
+        _ => (Stamp::default(), None, false),
     };
     let state = domain.state()?;
     let presence = match state {
@@ -53,7 +54,19 @@ fn see(domain: &Domain) -> Result<Sight, CallError> {
             Err(error) => return Err(error),
         },
     };
-    Ok(Sight { presence, stamp })
+    let name = described.as_ref().map_or("", |domain| domain.text_of("name"));
+    let left = presence == Presence::Defined && has_left(domain, name)?;
+    Ok(Sight { from, left, ..Sight::new(presence, stamp) })
+}
+
+/// Whether a domain is off because it was migrated away: by libvirt's word, or where libvirt was started
+/// since, by QEMU's log.
+fn has_left(domain: &Domain, name: &str) -> Result<bool, CallError> {
+    Ok(match domain.ending()? {
+        Some(Ending::Migrated) => true,
+        Some(Ending::Unknown) => log::tells_that_it_left(name),
+        Some(Ending::Other) | None => false,
+    })
 }
 
 /// How a domain is that is in memory and not being migrated away. `job` says whether some other job
@@ -94,7 +107,7 @@ pub(crate) fn resume(
             runs_now(&domain, machine);
             Ok(())
         }
-        _ => Err(other_copy(machine, sight, stamp)),
+        _ => Err(other_copy(machine, &sight, stamp)),
     }
 }
 
@@ -112,7 +125,7 @@ pub(crate) fn start(
             runs_now(&domain, machine);
             Ok(())
         }
-        _ => Err(other_copy(machine, sight, stamp)),
+        _ => Err(other_copy(machine, &sight, stamp)),
     }
 }
 
@@ -155,7 +168,11 @@ pub(crate) fn discard(
     let (sight, domain) = find(connection, machine)?;
     let Some(domain) = domain else { return Ok(()) };
     if sight.stamp != stamp {
-        return Err(other_copy(machine, sight, stamp));
+        return Err(other_copy(machine, &sight, stamp));
+    }
+    let spared = spared(&domain).map_err(|error| blame(connection, machine, &error))?;
+    if let Some(why) = spared {
+        return Err(of_machine(FailureKind::Refused, machine, why));
     }
     let destroyed = match sight.presence {
         Presence::Incoming | Presence::Held | Presence::Paused | Presence::Stranded => {
@@ -164,7 +181,7 @@ pub(crate) fn discard(
         // What is left of a copy that libvirt itself has ended.
         Presence::Defined => Ok(()),
         Presence::Absent | Presence::Leaving | Presence::Running => {
-            return Err(other_copy(machine, sight, stamp));
+            return Err(other_copy(machine, &sight, stamp));
         }
     };
     match destroyed.and_then(|()| forget(&domain, stamp)) {
@@ -172,6 +189,28 @@ pub(crate) fn discard(
         Err(CallError { code: sys::VIR_ERR_NO_DOMAIN, .. }) => Ok(()),
         done => done.map_err(|error| blame(connection, machine, &error)),
     }
+}
+
+/// What would be lost with a copy that is not its own, if anything.
+fn spared(domain: &Domain) -> Result<Option<&'static str>, CallError> {
+    let persistent = domain.is_persistent()?;
+    if persistent && domain.has_saved_memory()? {
+        return Ok(Some(
+            "libvirt has saved an image of its memory here, and it was left alone: if that is stale, \
+             run `virsh managedsave-remove`",
+        ));
+    }
+    // libvirt deletes the state with a domain that has no definition, even where another host uses it.
+    let described = Element::parse(&domain.xml()?).ok();
+    let emulated = |tpm: &Element| {
+        tpm.find("backend").is_some_and(|backend| backend.attribute("type") == Some("emulator"))
+    };
+    let has_tpm = described.as_ref().and_then(|domain| domain.find("devices"));
+    let has_tpm = has_tpm.is_some_and(|devices| devices.all("tpm").any(emulated));
+    Ok((!persistent && has_tpm).then_some(
+        "with this copy, which has no definition, libvirt would delete the state of its TPM, and it was \
+         left alone: if no other host uses that state, run `virsh destroy`",
+    ))
 }
 
 /// Forgets the definition of a copy that was destroyed, if it has one of its own.
@@ -202,8 +241,8 @@ pub(crate) fn set_autostart(
     Ok(())
 }
 
-fn other_copy(machine: &MachineId, sight: Sight, wanted: Stamp) -> Failure {
-    let Sight { presence, stamp } = sight;
+fn other_copy(machine: &MachineId, sight: &Sight, wanted: Stamp) -> Failure {
+    let Sight { presence, stamp, .. } = sight;
     let what = format!(
         "what is here is {presence:?} with {stamp:?}, and was left alone: {wanted:?} was meant"
     );

@@ -23,10 +23,12 @@ mod emulator;
 mod examine;
 mod failure;
 mod ffi;
+mod finish;
 #[doc(hidden)]
 pub mod fuzzing;
 mod inspect;
 mod locks;
+mod log;
 mod migrate;
 mod pressure;
 mod process;
@@ -53,6 +55,7 @@ use worker::{Changed, Task};
 
 pub use carried::{Filter, NotAllowed, Sockets, carried_uri, is_carried, socket_of};
 pub use emulator::{Emulator, EmulatorError, QemuVersion, check_emulator};
+pub use finish::FinishWatch;
 pub use inspect::{Inspection, baseline_cpu, inspect, reaches};
 pub use storage::{SharedStorage, mounted_at};
 

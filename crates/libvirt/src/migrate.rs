@@ -98,6 +98,13 @@ impl Migrations {
         }
     }
 
+    /// Nothing is told of any machine from now on, not even that one runs again.
+    pub(crate) fn unwatched(&self) {
+        for vigil in lock(&self.vigils).values() {
+            vigil.resumed();
+        }
+    }
+
     fn end_vigil(&self, machine: &MachineId) {
         let ended = lock(&self.vigils).remove(machine.as_str());
         if let Some(vigil) = ended {

@@ -251,6 +251,8 @@ impl Shared {
             News::JobCompleted(uuid, job) => self.migrations.completed(uuid, job),
             News::Closed(reason) => {
                 *lock(&self.closed) = Some(reason.to_owned());
+                // What libvirt, started again, does with a machine that is paused is not told here.
+                self.migrations.unwatched();
                 // If the queue is full the thread wakes up anyway.
                 let _ = self.tasks.try_send(Task::Wake);
             }

@@ -23,6 +23,7 @@ fn main() {
         hosts: number(0, 2),
         commit: if fast { Commit::Fast } else { Commit::Strict },
         locks: fast,
+        carried: arguments.iter().any(|text| text == "carried"),
         bounds: Bounds {
             handoffs: u8::try_from(number(2, 1)).unwrap_or(1),
             kills: bound("kills"),
@@ -31,6 +32,7 @@ fn main() {
             power_cuts: bound("power_cuts"),
             lost_stores: bound("lost_stores"),
             fences: bound("fences"),
+            lies: bound("lies"),
         },
         sabotage: Sabotage::None,
     };

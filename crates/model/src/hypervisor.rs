@@ -1,9 +1,11 @@
 //! What libvirt does on a host, as far as the handoff can tell.
 
+use evenkeel_core::handoff::Handoffs;
 use evenkeel_core::model::HandoffId;
 use evenkeel_core::port::{Commit, FailureKind, Migration, Order, Presence, Sight, Stamp};
 
-use crate::node::{Answer, index};
+use crate::node::Node;
+use crate::node::{Answer, host, index};
 use crate::world::{Broken, Sabotage, State, World};
 
 /// A copy of the machine on a host.
@@ -15,6 +17,10 @@ pub struct Copy {
     pub stamp: Stamp,
     /// Whether its host starts it at boot.
     pub autostart: bool,
+    /// The host that it came from.
+    pub from: Option<usize>,
+    /// How often a copy had been let run beside another one when this memory was taken.
+    pub age: u8,
 }
 
 impl Copy {
@@ -30,8 +36,8 @@ impl Copy {
         self.presence.is_resident() && !matches!(self.presence, Presence::Incoming)
     }
 
-    pub(crate) const fn sight(&self) -> Sight {
-        Sight { presence: self.presence, stamp: self.stamp }
+    const fn sight(&self) -> Sight {
+        Sight::new(self.presence, self.stamp)
     }
 }
 
@@ -57,6 +63,8 @@ pub enum Stage {
     Sending,
     /// It is paused at the source, and the copy at the target is complete.
     Complete,
+    /// The same, and the source's hypervisor has been told so: it does not let it run on any more.
+    Told,
     /// What ran it at the source has ended, and how the migration will have.
     Gone(Outcome),
 }
@@ -108,6 +116,12 @@ impl Outcome {
             (Stage::Gone(outcome), _) => outcome as u8 == self as u8,
             (Stage::Sending, Self::Failed | Self::StrandedAlone | Self::GuestEnded) => true,
             (Stage::Complete, Self::Failed | Self::StrandedAlone | Self::GuestEnded) => false,
+            (Stage::Told, outcome) => {
+                matches!(
+                    outcome,
+                    Self::Moved | Self::ReplyLost | Self::Stranded | Self::DefinitionLeft
+                )
+            }
             (Stage::Sending, _) => false,
             (Stage::Complete, _) => true,
         }
@@ -116,7 +130,7 @@ impl Outcome {
 
 impl Job {
     /// What can come next of it.
-    pub(crate) fn next(&self, faults_left: bool) -> impl Iterator<Item = Step> {
+    pub(crate) fn next(&self, faults_left: bool, carried: bool) -> impl Iterator<Item = Step> {
         let stage = self.stage;
         let may = move |o: &Outcome| {
             o.can_follow(stage) && (*o == Outcome::Moved || stage == Stage::Gone(*o) || faults_left)
@@ -128,7 +142,9 @@ impl Job {
                 Step::Over(outcome)
             }
         });
+        let told = carried && stage == Stage::Complete;
         ends.chain((stage == Stage::Sending).then_some(Step::Completes))
+            .chain(told.then_some(Step::FinishPasses))
     }
 }
 
@@ -137,6 +153,8 @@ impl Job {
 pub enum Step {
     /// The machine is paused here, and complete there.
     Completes,
+    /// That it is complete there has been told here, through the agent.
+    FinishPasses,
     /// What ran it here ends.
     EmulatorEnds(Outcome),
     /// libvirt answers.
@@ -159,7 +177,8 @@ impl World {
                 return;
             }
             Order::Look(_, look) => {
-                Answer::Looked(look, found.map_or_else(Sight::default, |c| c.sight()))
+                let seen = found.map(|copy| self.seen(&state.nodes[me], &copy));
+                Answer::Looked(look, seen.unwrap_or_default())
             }
             Order::Resume(_, stamp) => Answer::Resumed(resume(state, me, stamp)),
             Order::Discard(_, stamp) => Answer::Discarded(self.discard(state, me, stamp)),
@@ -181,6 +200,16 @@ impl World {
         state.nodes[me].tell(answer);
     }
 
+    /// What a look tells of a copy on this host.
+    fn seen(&self, node: &Node, copy: &Copy) -> Sight {
+        let mut peers = node.agent.iter().flat_map(Handoffs::iter).map(|h| index(&h.peer));
+        let on_record = peers.any(|peer| Some(peer) == copy.from);
+        let named = self.0.sabotage == Sabotage::Named && !on_record;
+        let from = if named { Some(self.liar()) } else { copy.from };
+        let left = self.0.sabotage == Sabotage::Unproved && copy.presence == Presence::Defined;
+        Sight { from: from.map(host), left, ..copy.sight() }
+    }
+
     fn begin_job(&self, state: &mut State, me: usize, migration: &Migration) -> Option<()> {
         let to = index(&migration.to);
         let copy = state.nodes[me].copy.filter(|c| c.presence == Presence::Running)?;
@@ -189,7 +218,8 @@ impl World {
             return None;
         }
         let stamp = Stamp::of(&migration.entry);
-        let arriving = Copy { presence: Presence::Incoming, stamp, autostart: false };
+        let (from, age) = (Some(me), copy.age);
+        let arriving = Copy { presence: Presence::Incoming, stamp, autostart: false, from, age };
         state.nodes[to].copy = Some(arriving);
         let (handoff, commit) = (migration.handoff, migration.commit);
         let start = state.nodes[me].starts;
@@ -213,6 +243,12 @@ impl World {
                 let there = &mut state.nodes[job.to].copy;
                 *there = there.map(|copy| Copy { presence, ..copy });
                 Stage::Complete
+            }
+            Step::FinishPasses => {
+                if job.start == state.nodes[at].starts {
+                    state.nodes[at].tell(Answer::FinishPassed(job.handoff));
+                }
+                Stage::Told
             }
             Step::EmulatorEnds(outcome) => {
                 state.left.faults -= u8::from(outcome != Outcome::Moved);
@@ -244,7 +280,10 @@ impl World {
         node.copy = match outcome {
             Outcome::Moved | Outcome::ReplyLost => None,
             Outcome::Failed => stay(Presence::Running),
-            Outcome::Both if !apart => stay(Presence::Running),
+            Outcome::Both if !apart => {
+                state.newest = state.newest.max(here.age + 1);
+                Some(Copy { presence: Presence::Running, age: here.age + 1, ..here })
+            }
             Outcome::Both | Outcome::Stranded | Outcome::StrandedAlone => stay(Presence::Stranded),
             Outcome::DefinitionLeft | Outcome::GuestEnded => stay(Presence::Defined),
         };
@@ -302,11 +341,21 @@ fn start(state: &mut State, me: usize, stamp: Stamp) -> Result<(), FailureKind> 
     }
 }
 
-fn let_run(state: &mut State, me: usize, copy: Copy) {
+fn let_run(state: &mut State, me: usize, mut copy: Copy) {
+    let others = |(at, node): (usize, &Node)| at != me && node.holds();
+    let beside = state.nodes.iter().enumerate().any(others);
+    let fenced = state.nodes.iter().any(|node| node.fenced);
+    // What is started anew has read its disks anew; and an operator who fences is asked to know.
+    if copy.presence.is_resident() && copy.age < state.newest && !fenced {
+        state.broken = Some(Broken::StaleMemory);
+    }
+    if beside {
+        copy.age = state.newest + 1;
+    }
+    state.newest = state.newest.max(copy.age);
     if is_buried(state, me, copy.stamp) {
         state.broken = Some(Broken::RanAfterRelease);
     }
-    let fenced = state.nodes.iter().any(|node| node.fenced);
     let came = copy.stamp.handoff.filter(|handoff| !state.released.contains_key(handoff));
     let off = matches!(copy.presence, Presence::Held | Presence::Defined);
     if off && !fenced && came.is_some() {

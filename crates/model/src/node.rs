@@ -9,7 +9,9 @@ use evenkeel_core::handoff::{Handoffs, Limits, Recovered, Turn};
 use evenkeel_core::host::Host;
 use evenkeel_core::load::Metering;
 use evenkeel_core::message::Pass;
-use evenkeel_core::model::{HandoffId, HostId, HostProfile, MachineId, Resources, Time};
+use evenkeel_core::model::{
+    HandoffId, HandoffKey, HostId, HostProfile, MachineId, Resources, Time,
+};
 use evenkeel_core::port::{Failure, FailureKind, LookId, MigrationStats, Sight};
 
 use crate::hypervisor::{Copy, Job, Stage};
@@ -33,8 +35,10 @@ pub struct Letter {
 }
 
 /// What a hypervisor answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Answer {
+    /// The target's answer to the last step of a migration has passed the agent that carries it.
+    FinishPassed(HandoffId),
     /// What ran the machine of a migration has ended.
     EmulatorGone(HandoffId),
     /// A migration is over, well or not.
@@ -62,7 +66,7 @@ pub(crate) enum Input {
     /// The timer of a handoff that has been waiting for longer than any limit of time.
     Late(HandoffId),
     Claim(usize),
-    StoreFailed(HandoffId),
+    StoreFailed(HandoffKey),
     Recover,
 }
 
@@ -202,7 +206,8 @@ impl Node {
         let since = |id| live.iter().find(|(other, _)| *other == id).map(|(_, since)| *since);
         // All that counts is how long a handoff has been in its phase: no time, or too long.
         let now = match &input {
-            Input::Hear(_, id, _) | Input::Timer(id) | Input::StoreFailed(id) => since(*id),
+            Input::Hear(_, id, _) | Input::Timer(id) => since(*id),
+            Input::StoreFailed(key) => since(key.id),
             Input::Late(id) => since(*id).map(|since| since + LONG),
             Input::ToldLate(_) => live.iter().map(|(_, since)| *since + LONG).max(),
             _ => live.iter().map(|(_, since)| *since).max(),
@@ -221,7 +226,7 @@ impl Node {
                 }
             }
             Input::Claim(fenced) => agent.claim(&machine(), &host(fenced), turn),
-            Input::StoreFailed(id) => agent.store_failed(id, "disk full".to_owned(), turn),
+            Input::StoreFailed(key) => agent.store_failed(&key, "disk full".to_owned(), turn),
             Input::Recover => agent.recover(durable, turn),
         }
         self.forget_what_comes_too_late();
@@ -233,6 +238,7 @@ fn told(agent: &mut Handoffs, answer: Answer, turn: &mut Turn<'_>) {
     let machine = machine();
     let failed = |kind| Failure::new(kind, "failed");
     match answer {
+        Answer::FinishPassed(id) => agent.finish_passed(id, turn),
         Answer::EmulatorGone(id) => agent.emulator_gone(id, turn),
         Answer::Migrated(id, well) => {
             let well = if well { Ok(MigrationStats::default()) } else { Err(FailureKind::Other) };

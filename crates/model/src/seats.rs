@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use evenkeel_core::effect::Effect;
 use evenkeel_core::message::{Message, Witness};
-use evenkeel_core::model::{ClaimId, Group, HandoffId, HostId, MachineId};
+use evenkeel_core::model::{ClaimId, Group, HandoffId, HandoffKey, HostId, MachineId};
 use evenkeel_core::rules::Labels;
 use evenkeel_core::witness::{Acquaintances, Claim, Here, Outcome, Seat, Witnesses};
 use stateright::{Model, Property};
@@ -280,7 +280,9 @@ impl Rack {
 
     /// Writes down what came of a claim.
     fn conclude(state: &mut State, me: usize, claim: ClaimId, outcome: Option<Outcome>) {
-        let Some(Outcome { handoff, result }) = outcome else { return };
+        let Some(Outcome { handoff: HandoffKey { id: handoff, .. }, result }) = outcome else {
+            return;
+        };
         let Some((_, number)) = state.open.remove(&claim) else { return };
         Self::forget_letters(state);
         for offer in state.offers.iter_mut().filter(|o| result.is_err() && **o == Some(handoff)) {
@@ -353,6 +355,8 @@ impl Rack {
         state.offers[number] = Some(handoff);
         state.open.insert(claim, (me, number));
         let seats = Seat::needed(&groups(), &self.labels(me));
+        // Its source takes no part here.
+        let handoff = HandoffKey::new(handoff, &host(me));
         let wanted = Claim { handoff, machine: machine(number), seats, pressing: false };
         let (outcome, effects) =
             self.with(state, me, |witnesses, here, out| witnesses.claim(claim, wanted, here, out))?;

@@ -7,9 +7,9 @@ use evenkeel_core::decision::{Choice, Decision, Reason, Role};
 use evenkeel_core::effect::Effect;
 use evenkeel_core::exchange::Agreement;
 use evenkeel_core::handoff::{Handoffs, Mark, MarkKind, Offer, Phase, Terms, Turn};
-use evenkeel_core::message::{Candidate, Message, Pass};
-use evenkeel_core::model::{Entry, Epoch, ExchangeId, HandoffId, Time};
-use evenkeel_core::port::{Commit, Presence, Stamp};
+use evenkeel_core::message::{Candidate, Message, PROTOCOL, Pass};
+use evenkeel_core::model::{Entry, Epoch, ExchangeId, HandoffId, Ticket, Time};
+use evenkeel_core::port::{Commit, MigrationStats, Presence, Stamp};
 use stateright::{Model, Property};
 
 use crate::hypervisor::{Copy, Step, boot, power_cut};
@@ -32,6 +32,8 @@ pub struct Bounds {
     pub lost_stores: u8,
     /// Hosts that an operator fences.
     pub fences: u8,
+    /// Things that another member says which are not so.
+    pub lies: u8,
 }
 
 /// What is made wrong on purpose, to show that it would be found.
@@ -50,17 +52,27 @@ pub enum Sabotage {
     /// A source that has booted since does not wait for the target's word: it takes it for said that there
     /// is nothing.
     Unasked,
+    /// Handoffs are known by their id alone: whoever names one counts as its other host.
+    ById,
+    /// Every copy of which a host has no record is said to have come from the member that lies, which
+    /// therefore decides over it.
+    Named,
+    /// A hypervisor says of every machine that is off that it has left by a migration: nothing waits for
+    /// a proof that it has not run on.
+    Unproved,
 }
 
 /// What is checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
-    /// Two or three.
+    /// Two or three, all of them honest. The member that lies is one more, of which nothing else is known.
     pub hosts: usize,
     /// The commit point of every handoff.
     pub commit: Commit,
     /// Whether the machine's storage keeps two copies apart.
     pub locks: bool,
+    /// Whether agents carry what hypervisors say to each other, and so hear how a migration ends.
+    pub carried: bool,
     /// How often each thing may happen.
     pub bounds: Bounds,
     /// What is made wrong.
@@ -76,6 +88,8 @@ pub enum Broken {
     RanAfterRelease,
     /// 4: a copy was destroyed that this host had claimed.
     DestroyedWhatWasClaimed,
+    /// 7: memory was let run that is older than what has run since.
+    StaleMemory,
 }
 
 /// Why the machine may be nowhere.
@@ -110,13 +124,15 @@ pub struct State {
     pub released: BTreeMap<HandoffId, (usize, Epoch)>,
     /// Every handoff that was claimed durably, by whom.
     pub claimed: BTreeMap<HandoffId, usize>,
+    /// The age of the newest memory that runs or has run.
+    pub newest: u8,
     /// What was broken.
     pub broken: Option<Broken>,
 }
 
 impl Hash for State {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (&self.nodes, self.left, self.begun, self.excuse, self.broken).hash(state);
+        (&self.nodes, self.left, self.begun, self.excuse, self.broken, self.newest).hash(state);
         (&self.released, &self.claimed).hash(state);
         for key in self.letters.keys() {
             key.hash(state);
@@ -178,6 +194,10 @@ pub enum Action {
     Fence(usize),
     /// An operator says so to another one.
     Claim(usize, usize, Cut),
+    /// An operator keeps the machine on a host that cannot tell whether it ran on there.
+    Keep(usize, usize, Cut),
+    /// Another member says something to a host about a handoff that is none of its.
+    Lie(usize, HandoffId, Pass, Cut),
 }
 
 /// The model.
@@ -193,6 +213,8 @@ impl Model for World {
             presence: Presence::Running,
             stamp: Stamp { epoch: Epoch(1), handoff: None },
             autostart: true,
+            from: None,
+            age: 0,
         };
         let nodes = (0..self.0.hosts).map(|at| Node::new(at, (at == 0).then_some(running)));
         vec![State {
@@ -203,6 +225,7 @@ impl Model for World {
             excuse: Left::default(),
             released: BTreeMap::new(),
             claimed: BTreeMap::new(),
+            newest: 0,
             broken: None,
         }]
     }
@@ -237,6 +260,9 @@ impl Model for World {
             }),
             Property::always("4: what was claimed is not destroyed", |_, state: &State| {
                 state.broken != Some(Broken::DestroyedWhatWasClaimed)
+            }),
+            Property::always("7: no stale memory is let run", |_, state: &State| {
+                state.broken != Some(Broken::StaleMemory)
             }),
             Property::always("5: some host holds it", |_, state: &State| {
                 let held = state.nodes.iter().any(Node::holds);
@@ -280,7 +306,58 @@ impl State {
     }
 }
 
+/// What the member that lies can say, of handoffs that have begun and of one that has not. Of several
+/// lies only those that would begin or decide something: the others would be too many.
+fn lies(begun: u64, bound: u8) -> Vec<(HandoffId, Pass)> {
+    let decides = |pass: &Pass| {
+        let begins = matches!(pass, Pass::Reserve { .. });
+        begins || matches!(pass, Pass::Released { .. } | Pass::Cancel { .. } | Pass::Claimed)
+    };
+    let (machine, stats) = (machine(), MigrationStats::default());
+    let reason = Reason::MigrationFailed;
+    // What the first source has numbered first: it can be read, too.
+    let ticket = Some(Ticket { life: 1, number: 1 });
+    let entry = Entry { epoch: Epoch(2), ..Entry::default() };
+    let autostart = Some(true);
+    let passes = [
+        Pass::Reserve {
+            exchange: ExchangeId(0),
+            machine: machine.clone(),
+            entry,
+            verdicts: Vec::new(),
+            in_return: None,
+            commit: Some(Commit::Strict),
+            autostart,
+            ticket,
+            cpu: None,
+        },
+        Pass::Reserved {
+            uri: String::new(),
+            protocol: Some(PROTOCOL),
+            ticket,
+            machine: Some(machine.clone()),
+            disks: None,
+        },
+        Pass::Refused { reason, detail: None },
+        Pass::Released { machine: machine.clone(), stats, autostart, unanswered: None },
+        Pass::Claimed,
+        Pass::Missing,
+        Pass::Cancel { reason, machine: Some(machine.clone()) },
+        Pass::Discarded,
+        Pass::Where { machine: machine.clone() },
+        Pass::Holding { machine, ticket },
+    ];
+    let passes: Vec<_> = passes.into_iter().filter(|p| bound == 1 || decides(p)).collect();
+    let of = |id: u64| passes.clone().into_iter().map(move |pass| (HandoffId(id), pass));
+    (1..=begun + 1).flat_map(of).collect()
+}
+
 impl World {
+    /// The member that lies.
+    pub(crate) const fn liar(&self) -> usize {
+        self.0.hosts
+    }
+
     fn actions_of(&self, state: &State, at: usize, node: &Node, actions: &mut Vec<Action>) {
         let left = &state.left;
         if let Some(agent) = &node.agent {
@@ -306,6 +383,15 @@ impl World {
             for fenced in (0..state.nodes.len()).filter(|&n| state.nodes[n].fenced) {
                 self.with_cuts(state, actions, |cut| Action::Claim(at, fenced, cut));
             }
+            for handoff in agent.iter().filter(|handoff| handoff.waits_for_proof()) {
+                let peer = index(&handoff.peer);
+                self.with_cuts(state, actions, |cut| Action::Keep(at, peer, cut));
+            }
+            if left.lies > 0 {
+                for (id, pass) in lies(state.begun, self.0.bounds.lies) {
+                    self.with_cuts(state, actions, |cut| Action::Lie(at, id, pass.clone(), cut));
+                }
+            }
             if left.kills > 0 {
                 actions.push(Action::Kill(at));
             }
@@ -316,7 +402,9 @@ impl World {
             }
         }
         if let Some(job) = node.job {
-            actions.extend(job.next(left.faults > 0).map(|step| Action::Migrates(at, step)));
+            actions.extend(
+                job.next(left.faults > 0, self.0.carried).map(|step| Action::Migrates(at, step)),
+            );
         }
         if node.powered && left.power_cuts > 0 {
             actions.push(Action::PowerCut(at));
@@ -356,7 +444,11 @@ impl World {
             | Action::Timer(_, _, cut)
             | Action::Late(_, _, cut)
             | Action::Restart(_, cut)
-            | Action::Claim(_, _, cut) => {
+            | Action::Claim(_, _, cut)
+            | Action::Keep(_, _, cut)
+            | Action::Lie(_, _, _, cut) => {
+                // What is kept is off, unless its host has booted without it.
+                state.excuse.guest_ended |= matches!(action, Action::Keep(..));
                 let (me, effects) = self.effects_of(state, action)?;
                 self.carry_out(state, me, effects, cut);
             }
@@ -392,6 +484,19 @@ impl World {
                 }
                 (to, Input::Hear(from, handoff, pass))
             }
+            Action::Lie(to, handoff, pass, _) => {
+                state.left.lies -= 1;
+                let liar = self.liar();
+                if matches!(pass, Pass::Reserve { .. }) {
+                    let pass = pass.clone();
+                    return Some((*to, take(&mut state.nodes[*to], *to, liar, *handoff, pass)));
+                }
+                let mut live = state.nodes[*to].agent.iter().flat_map(Handoffs::iter);
+                let by_id = live.find(|live| live.id == *handoff).map(|live| index(&live.peer));
+                let by_id = by_id.filter(|_| self.0.sabotage == Sabotage::ById);
+                (*to, Input::Hear(by_id.unwrap_or(liar), *handoff, pass.clone()))
+            }
+            Action::Keep(at, peer, _) => (*at, Input::Claim(*peer)),
             Action::Answer(at, _) => (*at, Input::Told(state.nodes[*at].answers.pop_front()?)),
             Action::AnswerLate(at, _) => {
                 (*at, Input::ToldLate(state.nodes[*at].answers.pop_front()?))
@@ -423,7 +528,7 @@ impl World {
             match effect {
                 Effect::Persist(handoff) if cut == Cut::Fail(number) => {
                     state.left.store_failures -= 1;
-                    let then = state.nodes[me].take_in(me, Input::StoreFailed(handoff.id));
+                    let then = state.nodes[me].take_in(me, Input::StoreFailed(handoff.key()));
                     return self.carry_out(state, me, then, Cut::Never);
                 }
                 Effect::Persist(handoff) => {
@@ -438,6 +543,8 @@ impl World {
                     }
                     state.nodes[me].disk.keep(handoff);
                 }
+                // What is said to the member that lies does not bind it.
+                Effect::Send(to, _) if index(&to) == self.liar() => {}
                 Effect::Send(to, Message::Handoff(handoff, pass)) => {
                     let letter = Letter { from: me, to: index(&to), handoff, pass };
                     self.say(state, letter);
@@ -476,7 +583,8 @@ impl World {
         state.begun += 1;
         let Some(copy) = state.nodes[from].copy else { return };
         let choice = Choice { commit: self.0.commit, because: String::new() };
-        let terms = Terms { choice, from: copy.stamp, autostart: copy.autostart };
+        let (from_stamp, autostart) = (copy.stamp, copy.autostart);
+        let terms = Terms { choice, from: from_stamp, autostart, persistent: true };
         let agreement = agreement(from, to, copy.stamp.epoch.next());
         let mut effects = Vec::new();
         let mut facade = facade(from);
@@ -502,9 +610,14 @@ fn take(node: &mut Node, me: usize, from: usize, id: HandoffId, pass: Pass) -> V
     let Pass::Reserve { entry, commit, autostart, ticket, .. } = pass else { return out };
     let mut facade = facade(me);
     let mut turn = Turn::new(&mut facade, Time::from_unix_ms(0), &mut out);
-    let Some(agent) = node.agent.as_mut().filter(|agent| !agent.moves(&machine())) else {
+    let Some(agent) = node.agent.as_mut() else { return out };
+    if let Some((reason, _)) = agent.refusal(id, &machine()) {
+        turn.out.push(Effect::Send(
+            host(from),
+            Message::Handoff(id, Pass::Refused { reason, detail: None }),
+        ));
         return out;
-    };
+    }
     let offer = Offer {
         agreement: agreement(me, from, entry.epoch),
         commit: commit.unwrap_or(Commit::Fast),

@@ -7,7 +7,7 @@ use evenkeel_core::control::Authority;
 use evenkeel_core::decision::{Decision, Judged, Reason};
 use evenkeel_core::handoff::{Mark, MarkKind, Recovered};
 use evenkeel_core::model::{Entry, Epoch, HostId, HostProfile, MachineId, Place, Time};
-use evenkeel_core::port::{HandoffId, Order, Presence};
+use evenkeel_core::port::{HandoffId, Order, Presence, Sight, Stamp};
 use evenkeel_core::select::Price;
 use evenkeel_core::witness::Seat;
 use evenkeel_hypervisor::memory::MemoryCloud;
@@ -42,6 +42,8 @@ pub enum Invariant {
     TombstoneHolds,
     /// A copy is destroyed only if this host has not claimed it, or has released it since.
     ClaimedStays,
+    /// Memory is let run only if the machine has not run since it was taken.
+    MemoryFresh,
     /// Some host always holds the state of every machine, unless the host that held it died.
     NeverNone,
     /// Every machine's entry is in exactly one schedule, and can be read.
@@ -64,12 +66,13 @@ pub enum Invariant {
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::RunsOnce,
         Self::NeverTwo,
         Self::ReleasedFirst,
         Self::TombstoneHolds,
         Self::ClaimedStays,
+        Self::MemoryFresh,
         Self::NeverNone,
         Self::EntryOnce,
         Self::MemoryFits,
@@ -89,6 +92,7 @@ impl Invariant {
             Self::ReleasedFirst => "what arrives is let run only after it was released",
             Self::TombstoneHolds => "what was released is not let run",
             Self::ClaimedStays => "what was claimed is not destroyed",
+            Self::MemoryFresh => "no stale memory is let run",
             Self::NeverNone => "some host holds every machine",
             Self::EntryOnce => "every entry is in exactly one schedule",
             Self::MemoryFits => "the machines of a host fit into its memory",
@@ -109,6 +113,8 @@ pub(crate) struct Checker {
     kept_up: BTreeSet<MachineId>,
     /// Machines that an operator has claimed, for which nothing need be released.
     claimed: BTreeSet<MachineId>,
+    /// Copies that stood still while another copy of the machine ran, each until it is gone.
+    outdated: BTreeMap<(MachineId, HostId), Stamp>,
     /// The highest epoch of each machine that was ever written to be released: a store may be lost
     /// after that.
     released: BTreeMap<MachineId, Epoch>,
@@ -222,6 +228,16 @@ impl Checker {
         let copies: Vec<_> = cloud.copies(machine).collect();
         let runs = |p| matches!(p, Presence::Running | Presence::Leaving);
         let detail = || format!("`{machine}`: {copies:?}");
+        let here = |host: &HostId| copies.iter().find(|(at, _)| *at == host).map(|(_, s)| s.stamp);
+        self.outdated.retain(|(of, host), stamp| of != machine || here(host) == Some(*stamp));
+        for (host, sight) in &copies {
+            let stands = sight.presence.is_resident() && !runs(sight.presence);
+            let elsewhere =
+                |(at, other): &(&HostId, Sight)| at != host && other.presence == Presence::Running;
+            if stands && copies.iter().any(elsewhere) {
+                self.outdated.insert((machine.clone(), (*host).clone()), sight.stamp);
+            }
+        }
         if copies.iter().filter(|(_, sight)| runs(sight.presence)).count() > 1 {
             self.found(at, Invariant::NeverTwo, detail());
         }
@@ -242,6 +258,10 @@ impl Checker {
         else {
             return;
         };
+        let stale = self.outdated.get(&(machine.clone(), host.clone())) == Some(stamp);
+        if stale && matches!(order, Order::Resume(..)) && !self.claimed.contains(machine) {
+            self.found(at, Invariant::MemoryFresh, format!("`{host}`: {order:?}"));
+        }
         let of = |store: &Recovered, kind| -> Option<Mark> {
             let mut marks = store.marks.iter();
             marks.find(|mark| mark.kind == kind && mark.machine == *machine).cloned()

@@ -13,9 +13,9 @@ use evenkeel_core::effect::Input;
 use evenkeel_core::handoff::{Mode, Phase};
 use evenkeel_core::message::{Message, Pass, Talk};
 use evenkeel_core::model::{HostId, Locks, MachineFacts};
-use evenkeel_core::port::{Event, Failure, FailureKind, Presence};
+use evenkeel_core::port::{Event, Failure, FailureKind, MigrationStats, Presence};
 use evenkeel_hypervisor::memory::{Aftermath, Fault};
-use evenkeel_sim::{Cluster, Line, What};
+use evenkeel_sim::{Cluster, Invariant, Line, What};
 
 fn pair(seed: u64) -> Cluster {
     let mut cluster = crowded(seed, 2, &eager(), &[2.0, 2.0, 1.0]);
@@ -399,6 +399,12 @@ fn what_a_migration_left_behind_and_is_started_at_boot_runs_again_after_a_power_
                 for &victim in victims {
                     cluster.power_on(&host_id(victim)).unwrap();
                 }
+                let until = cluster.now() + Duration::from_secs(60);
+                cluster.run_until(until);
+                assert_sound(&mut cluster);
+                // Nobody saw whether it ran on at the source after it was complete at the target.
+                let unproved = keep_what_is_unproved(&mut cluster);
+                assert!(!unproved || mood.0 != Mode::Fast && victims.contains(&0), "{leaves:?}");
                 levelled(&mut cluster);
                 cluster.check_at_rest();
                 assert_sound(&mut cluster);
@@ -406,6 +412,80 @@ fn what_a_migration_left_behind_and_is_started_at_boot_runs_again_after_a_power_
             }
         }
     }
+}
+
+/// Has an operator keep a machine of which its source cannot tell whether it ran on there. Answers whether
+/// there was one.
+fn keep_what_is_unproved(cluster: &mut Cluster) -> bool {
+    let source = host_id(0);
+    let unproved = {
+        let mut handoffs = cluster.balancer(&source).unwrap().handoffs();
+        let unproved = handoffs.find(|handoff| handoff.waits_for_proof());
+        unproved.map(|handoff| (handoff.machine.clone(), handoff.peer.clone()))
+    };
+    let Some((machine, fenced)) = unproved else { return false };
+    cluster.input(&source, Input::Claim { machine, fenced });
+    true
+}
+
+/// A migration after which the source's machine runs on beside a complete copy, while its agent is dead.
+fn runs_on_unobserved(seed: u64) -> Cluster {
+    let (source, target) = (host_id(0), host_id(1));
+    let mut cluster = pair_in(seed, &moods()[0]);
+    let failure = Failure::new(FailureKind::Other, "the answer was lost");
+    let fault = Fault { failure, after: 1.0, leaves: Aftermath::Both };
+    cluster.cloud_mut().fail_next_migration(&source, fault).unwrap();
+    until_phase(&mut cluster, &source, Phase::Transferring);
+    cluster.kill(&source);
+    until_phase(&mut cluster, &target, Phase::Holding);
+    cluster
+}
+
+#[test]
+fn a_source_that_cannot_tell_whether_its_machine_ran_on_releases_nothing_until_an_operator_decides()
+{
+    let (source, target) = (host_id(0), host_id(1));
+    let mut cluster = runs_on_unobserved(13);
+    let machine = cluster.balancer(&target).unwrap().handoffs().next().unwrap().machine.clone();
+    assert_eq!(cluster.cloud().locate(&machine), Some((&source, Presence::Running)));
+    cluster.power_off(&source).unwrap();
+    let until = cluster.now() + Duration::from_secs(60);
+    cluster.run_until(until);
+    cluster.power_on(&source).unwrap();
+    let until = cluster.now() + Duration::from_secs(100_000);
+    cluster.run_until(until);
+    assert_sound(&mut cluster);
+    assert_eq!(cluster.cloud().locate(&machine), Some((&target, Presence::Held)));
+    let balancer = cluster.balancer(&source).unwrap();
+    let handoff = balancer.handoffs().next().unwrap();
+    assert!(handoff.waits_for_proof() && handoff.is_alarming(cluster.now()));
+    assert!(cluster.waits_for_a_person(handoff));
+    // It is kept: what the target holds is discarded, and the source starts it as at boot.
+    cluster.input(&source, Input::Claim { machine: machine.clone(), fenced: target });
+    let until = cluster.now() + Duration::from_secs(120);
+    cluster.run_until(until);
+    levelled(&mut cluster);
+    cluster.check_at_rest();
+    assert_sound(&mut cluster);
+    assert_all_start_at_boot(&cluster);
+}
+
+#[test]
+fn stale_memory_that_is_let_run_is_found() {
+    fn lie(message: &mut Message) {
+        if let Message::Handoff(_, pass @ Pass::Cancel { .. }) = message {
+            let Pass::Cancel { machine: Some(machine), .. } = pass.clone() else { return };
+            let stats = MigrationStats::default();
+            *pass = Pass::Released { machine, stats, autostart: None, unanswered: None };
+        }
+    }
+    let mut cluster = runs_on_unobserved(14);
+    cluster.network.forges = Some(lie);
+    cluster.restart(&host_id(0));
+    let until = cluster.now() + Duration::from_secs(60);
+    cluster.run_until(until);
+    let found = cluster.violations().iter().map(|violation| violation.invariant);
+    assert!(found.collect::<Vec<_>>().contains(&Invariant::MemoryFresh));
 }
 
 #[test]

@@ -21,8 +21,8 @@ use evenkeel_core::model::{
     Resource, Resources, Ticket, Time,
 };
 use evenkeel_core::port::{
-    Commit, Counters, Event, Failure, FailureKind, HandoffId, HostSample, LookId, MachineSample,
-    MigrationStats, Order, Presence, Sight, Stamp, Unfit,
+    Commit, Counters, Event, Failure, FailureKind, HandoffId, HandoffKey, HostSample, LookId,
+    MachineSample, MigrationStats, Order, Presence, Sight, Stamp, Unfit,
 };
 use proptest::prelude::*;
 use rand::SeedableRng;
@@ -191,7 +191,7 @@ fn presence() -> impl Strategy<Value = Presence> {
 fn sight() -> impl Strategy<Value = Sight> {
     (presence(), prop::option::of(0..4u64), 0..3u64).prop_map(|(presence, handoff, epoch)| {
         let stamp = Stamp { epoch: Epoch(epoch), handoff: handoff.map(HandoffId) };
-        Sight { presence, stamp }
+        Sight::new(presence, stamp)
     })
 }
 
@@ -272,7 +272,10 @@ fn input() -> impl Strategy<Value = Input> {
         1 => from().prop_map(|from| Input::Undelivered(from, "no route".to_owned())),
         4 => timer.prop_map(Input::Timer),
         6 => event().prop_map(Input::Hypervisor),
-        1 => (0..4u64).prop_map(|id| Input::StoreFailed(HandoffId(id), "full".to_owned())),
+        1 => (0..4u64, from())
+            .prop_map(|(id, from)| (HandoffKey::new(HandoffId(id), &from), "full".to_owned()))
+            .prop_map(|(key, why)| Input::StoreFailed(key, why)),
+        1 => (0..4u64).prop_map(|id| Input::FinishPassed(HandoffId(id))),
         1 => Just(Input::SetState(HostState::Draining)),
         1 => Just(Input::SetState(HostState::Active)),
         1 => pause().prop_map(Input::Pause),

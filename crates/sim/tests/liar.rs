@@ -14,7 +14,7 @@ use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::handoff::Recovered;
 use evenkeel_core::message::{Candidate, Message, Pass, Report, Talk};
 use evenkeel_core::model::{Entry, ExchangeId, HostState, Resources, Time};
-use evenkeel_core::port::{Commit, Event, HandoffId, HostSample, Order, Presence, Sight, Stamp};
+use evenkeel_core::port::{Commit, Event, HandoffId, HostSample, MigrationStats, Order, Sight};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -25,6 +25,8 @@ struct Honest {
     now: Time,
     timers: BTreeMap<Timer, Time>,
     said: Vec<Message>,
+    /// Which member speaks to it.
+    speaker: usize,
 }
 
 impl Honest {
@@ -36,6 +38,7 @@ impl Honest {
             now: at(1),
             timers: BTreeMap::new(),
             said: Vec::new(),
+            speaker: 1,
         };
         host.feed(Input::Start);
         host.measure();
@@ -60,7 +63,7 @@ impl Honest {
                     Effect::SetTimer(timer, at) => drop(self.timers.insert(timer, at)),
                     Effect::Send(_, message) => self.said.push(message),
                     Effect::Order(Order::Look(machine, look)) => {
-                        let sight = Sight { presence: Presence::Absent, stamp: Stamp::default() };
+                        let sight = Sight::default();
                         let looked = Event::Looked(machine, look, Ok(sight));
                         inputs.push(Input::Hypervisor(looked));
                     }
@@ -76,7 +79,7 @@ impl Honest {
     /// The liar says something; what it is answered.
     fn hear(&mut self, message: Message) -> Option<Message> {
         self.said.clear();
-        self.feed(Input::Message(host_id(1), message));
+        self.feed(Input::Message(host_id(self.speaker), message));
         self.said.pop()
     }
 
@@ -99,6 +102,11 @@ impl Honest {
 
     /// Takes the liar's machine as far as a promise, whose answer this returns.
     fn ask_for_room(&mut self, number: u64, memory_gib: f64) -> Pass {
+        self.ask_by(HandoffId(number), number, memory_gib)
+    }
+
+    /// The same, by a handoff of this id.
+    fn ask_by(&mut self, handoff: HandoffId, number: u64, memory_gib: f64) -> Pass {
         let (protocol, contention, mends, mode) = (None, None, None, None);
         let (load, state) = (1000.0, HostState::Active);
         let report = Report { load, state, protocol, contention, mends, mode };
@@ -128,7 +136,7 @@ impl Honest {
             ticket: None,
             cpu: None,
         };
-        match self.hear(Message::Handoff(HandoffId(number), reserve)) {
+        match self.hear(Message::Handoff(handoff, reserve)) {
             Some(Message::Handoff(_, pass)) => pass,
             other => panic!("{other:?} instead of an answer"),
         }
@@ -149,6 +157,39 @@ fn a_peer_cannot_have_more_memory_promised_than_there_is() {
     });
     assert_eq!(promised.count(), 3);
     assert!(host.free_gib() >= 0.0 && host.free_gib() < all / 3.5);
+}
+
+#[test]
+fn a_member_cannot_speak_of_another_members_handoff_nor_take_its_id_or_machine() {
+    let mut host = Honest::new();
+    assert!(matches!(host.ask_for_room(1, 1.0), Pass::Reserved { .. }));
+    let kept = |host: &Honest| {
+        let mut handoffs = host.balancer.handoffs();
+        let handoff = handoffs.next().unwrap();
+        assert!(handoffs.next().is_none());
+        (handoff.id, handoff.peer.clone(), handoff.machine.clone(), handoff.phase)
+    };
+    let before = kept(&host);
+    host.speaker = 2;
+    let refused = host.ask_by(HandoffId(1), 2, 1.0);
+    let Pass::Refused { reason: Reason::AlreadyHere, detail: Some(detail) } = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(detail.contains("0000000000000001"), "{detail}");
+    let machine = Some(machine_id("m1"));
+    for pass in [
+        Pass::Cancel { reason: Reason::MigrationFailed, machine },
+        Pass::Refused { reason: Reason::TimedOut, detail: None },
+        Pass::Released {
+            machine: machine_id("m1"),
+            stats: MigrationStats::default(),
+            autostart: None,
+            unanswered: None,
+        },
+    ] {
+        host.hear(Message::Handoff(HandoffId(1), pass));
+        assert_eq!(kept(&host), before);
+    }
 }
 
 #[test]

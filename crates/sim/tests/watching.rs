@@ -73,7 +73,7 @@ impl Two {
                     Effect::Order(Order::Look(machine, look)) => {
                         let runs = self.running[host].iter().any(|(id, _)| *id == machine);
                         let presence = if runs { Presence::Running } else { Presence::Absent };
-                        let sight = Sight { presence, stamp: Stamp::default() };
+                        let sight = Sight::new(presence, Stamp::default());
                         let looked = Event::Looked(machine, look, Ok(sight));
                         inputs.push((host, Input::Hypervisor(looked)));
                     }

@@ -105,6 +105,19 @@ const SCHEMA: &[&str] = &[
     "
     CREATE TABLE pause (one INTEGER PRIMARY KEY CHECK (one = 1), record TEXT NOT NULL) STRICT;
     ",
+    // The id of a handoff is its source's, and counts only together with the other host.
+    "
+    ALTER TABLE handoff RENAME TO handoff_6;
+    DROP INDEX handoff_open;
+    CREATE TABLE handoff (
+        id TEXT NOT NULL, machine TEXT NOT NULL, peer TEXT NOT NULL, role TEXT NOT NULL,
+        phase TEXT NOT NULL, open INTEGER NOT NULL, since_ms INTEGER NOT NULL, record TEXT NOT NULL,
+        PRIMARY KEY (id, peer)
+    ) STRICT;
+    CREATE INDEX handoff_open ON handoff (open, since_ms);
+    INSERT INTO handoff SELECT id, machine, peer, role, phase, open, since_ms, record FROM handoff_6;
+    DROP TABLE handoff_6;
+    ",
 ];
 
 /// The version that this program writes.
@@ -432,8 +445,8 @@ impl Store {
             return;
         }
         self.clear_decisions();
-        let ended = "DELETE FROM handoff WHERE open = 0 AND id NOT IN \
-                     (SELECT id FROM handoff WHERE open = 0 ORDER BY since_ms DESC LIMIT ?1)";
+        let ended = "DELETE FROM handoff WHERE open = 0 AND rowid NOT IN \
+                     (SELECT rowid FROM handoff WHERE open = 0 ORDER BY since_ms DESC LIMIT ?1)";
         let _ = self.connection.execute(ended, [HANDOFFS_ENDED_MAX]);
     }
 }

@@ -60,6 +60,50 @@ fn handoffs_under_way_are_there_after_a_restart_and_ended_ones_are_not() {
 }
 
 #[test]
+fn handoffs_of_one_id_with_two_hosts_are_two() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(directory.path()).unwrap();
+    let (mine, mut other) = (handoff(1, Phase::Released), handoff(1, Phase::Reserved));
+    other.peer = HostId::new("liar").unwrap();
+    other.role = Role::Receiver;
+    store.persist(&mine).unwrap();
+    store.persist(&other).unwrap();
+    drop(store);
+    let mut store = Store::open(directory.path()).unwrap();
+    let mut found = store.recovered(String::new()).unwrap().handoffs;
+    found.sort_by(|a, b| a.peer.cmp(&b.peer));
+    assert_eq!(found, [mine.clone(), other.clone()]);
+    // Either ends by itself.
+    other.phase = Phase::Cancelled;
+    store.persist(&other).unwrap();
+    assert_eq!(store.recovered(String::new()).unwrap().handoffs, [mine]);
+}
+
+#[test]
+fn handoffs_under_way_are_there_after_a_store_of_an_earlier_format_was_brought_up_to_date() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state.sqlite");
+    let connection = Connection::open(&path).unwrap();
+    for step in &SCHEMA[..6] {
+        connection.execute_batch(step).unwrap();
+    }
+    connection.pragma_update(None, "user_version", 6).unwrap();
+    // As that version wrote it: without what has been added since.
+    let mut record = serde_json::to_value(handoff(1, Phase::Transferring)).unwrap();
+    for added in ["persistent", "finished"] {
+        record.as_object_mut().unwrap().remove(added).unwrap();
+    }
+    let insert = "INSERT INTO handoff VALUES ('0000000000000001', 'm', 'b', 'donor', 'transferring', \
+                  1, 1, ?1)";
+    connection.execute(insert, [record.to_string()]).unwrap();
+    drop(connection);
+    let store = Store::open(directory.path()).unwrap();
+    let found = store.recovered(String::new()).unwrap().handoffs;
+    assert_eq!(found, [handoff(1, Phase::Transferring)]);
+    assert!(found[0].persistent && !found[0].finished, "nothing is taken for proved");
+}
+
+#[test]
 fn whom_a_host_knows_is_there_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let mut store = Store::open(directory.path()).unwrap();

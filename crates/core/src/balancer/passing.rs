@@ -9,8 +9,8 @@ use crate::effect::Effect;
 use crate::exchange::Agreement;
 use crate::handoff::{Offer, Terms};
 use crate::message::{Message, Pass};
-use crate::model::{HostId, Time};
-use crate::port::{Commit, HandoffId, Stamp};
+use crate::model::{Entry, HostId, MachineId, Time};
+use crate::port::{Commit, HandoffId, HandoffKey, Stamp};
 
 impl Balancer {
     pub(super) fn pass(
@@ -35,12 +35,13 @@ impl Balancer {
         } = pass
         else {
             if matches!(pass, Pass::Cancel { .. }) {
-                self.withdraw(id, from, now, out);
+                self.withdraw(&HandoffKey::new(id, from), now, out);
             }
             return self.hand(now, out, |handoffs, turn| handoffs.hear(id, from, pass, turn));
         };
         // The same again: it was answered, and the answer to it stands.
-        if self.handoffs.knows(id, from) || self.reserving.contains_key(&id) {
+        let key = HandoffKey::new(id, from);
+        if self.handoffs.knows(&key) || self.reserving.contains_key(&key) {
             return;
         }
         let refused_for = |reason, detail: &str| {
@@ -48,9 +49,8 @@ impl Balancer {
             Effect::Send(from.clone(), Message::Handoff(id, Pass::Refused { reason, detail }))
         };
         let refused = |reason| refused_for(reason, "");
-        // One at a time: what became of the other is not settled yet.
-        if self.handoffs.moves(&machine) || self.witnesses.takes(&machine) {
-            return out.push(refused(Reason::UnderWay));
+        if let Some((reason, detail)) = self.knows_already(id, &machine) {
+            return out.push(refused_for(reason, &detail));
         }
         let offer = |mut agreement: Agreement| {
             agreement.candidate.needs.cpu_definition = cpu.map(Into::into);
@@ -63,7 +63,7 @@ impl Balancer {
         };
         if let Some(owed) = self.owed.take_if(|owed| owed.is(exchange, from, &machine)) {
             match owed.clone().take(entry, &self.host, now) {
-                Ok(agreement) => self.admit(id, offer(agreement), false, now, rng, out),
+                Ok(agreement) => self.admit(key, offer(agreement), false, now, rng, out),
                 Err(reason) => {
                     out.push(refused(reason));
                     out.push(Effect::Record(owed.unpaid(&self.host, reason, "", now)));
@@ -77,10 +77,35 @@ impl Balancer {
         };
         let pressing = quoted.is_pressing();
         match quoted.reserve(&machine, entry, verdicts, in_return.as_ref(), &self.host, now) {
-            Ok(agreement) => self.admit(id, offer(*agreement), pressing, now, rng, out),
+            Ok(agreement) => self.admit(key, offer(*agreement), pressing, now, rng, out),
             Err(record) => {
                 out.push(refused_for(record.ending, &record.detail));
                 out.push(Effect::Record(*record));
+            }
+        }
+    }
+
+    /// Why no room is kept for a machine by a handoff of this id, by what is known here of either: one
+    /// at a time, since what became of the other is not settled yet, and none by an id that stands for
+    /// something else here. What the hypervisor knows of the machine a look tells.
+    fn knows_already(&self, id: HandoffId, machine: &MachineId) -> Option<(Reason, String)> {
+        if self.witnesses.takes(machine) {
+            return Some((Reason::UnderWay, String::new()));
+        }
+        let brought = |entry: &Entry| entry.handoff == Some(id);
+        let mut here = self.host.view.machines().values().filter_map(|m| m.entry());
+        let taken = here.any(brought) || self.reserving.keys().any(|key| key.id == id);
+        let taken =
+            taken.then(|| (Reason::AlreadyHere, format!("handoff {id} is known here already")));
+        self.handoffs.refusal(id, machine).or(taken)
+    }
+
+    /// A new id for a handoff, which stands for nothing here yet.
+    pub(super) fn draw_handoff(&self, rng: &mut impl Rng) -> HandoffId {
+        loop {
+            let id = HandoffId(rng.next_u64());
+            if !self.handoffs.has_known(id) && !self.reserving.keys().any(|key| key.id == id) {
+                return id;
             }
         }
     }
@@ -102,6 +127,7 @@ impl Balancer {
             choice: self.config.commit.choose(&known.facts.locks).unwrap_or_else(strict),
             from: known.entry().map(Stamp::of).unwrap_or_default(),
             autostart: known.facts.autostart,
+            persistent: known.facts.persistent,
         };
         self.hand(now, out, |handoffs, turn| handoffs.give(id, agreement, terms, turn));
     }

@@ -9,7 +9,6 @@ use crate::effect::{Effect, Timer};
 use crate::exchange::Exchange;
 use crate::message::{Message, Probe, Standing, Talk};
 use crate::model::{ExchangeId, HostId, Time};
-use crate::port::HandoffId;
 use crate::select::mean_aware::is_trifle;
 use crate::select::{MeanAware, Policy};
 use crate::survey::Survey;
@@ -197,7 +196,7 @@ impl Balancer {
             && !self.stopping
             && let Some(agreement) = promise.keep(&self.host, now)
         {
-            let id = HandoffId(rng.next_u64());
+            let id = self.draw_handoff(rng);
             self.give(id, agreement, now, out);
         }
         if let Some(owed) = &mut self.owed

@@ -9,7 +9,6 @@ use crate::effect::{Effect, Timer};
 use crate::exchange::{Answer, Exchange, Offered, Step};
 use crate::message::{Message, Talk};
 use crate::model::{ExchangeId, HostId, Time};
-use crate::port::HandoffId;
 use crate::survey::Survey;
 use crate::swap::Owed;
 
@@ -116,7 +115,7 @@ impl Balancer {
                 if let Some(reason) = self.withheld(&agreement, now) {
                     return self.withhold(*agreement, reason, now, out);
                 }
-                let handoff = HandoffId(rng.next_u64());
+                let handoff = self.draw_handoff(rng);
                 self.directed.agreed(id, handoff);
                 if let Some(survey) = &mut self.survey {
                     survey.fruitful = true;

@@ -144,7 +144,7 @@ impl Balancer {
         &mut self,
         machine: &MachineId,
         look: LookId,
-        sight: Option<Sight>,
+        sight: Option<&Sight>,
         now: Time,
         out: &mut Vec<Effect>,
     ) {

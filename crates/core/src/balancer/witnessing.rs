@@ -9,7 +9,7 @@ use crate::handoff::Offer;
 use crate::host::{Incoming, Taken};
 use crate::message::{Message, Pass, Witness};
 use crate::model::{ClaimId, HostId, Time};
-use crate::port::HandoffId;
+use crate::port::HandoffKey;
 use crate::swap::Promise;
 use crate::witness::{Claim, Outcome, Refusal, Seat};
 
@@ -24,7 +24,7 @@ impl Balancer {
     /// Target: takes what was agreed on, once all witnesses of its seats are clear.
     pub(super) fn admit(
         &mut self,
-        id: HandoffId,
+        key: HandoffKey,
         offer: Offer,
         pressing: bool,
         now: Time,
@@ -34,7 +34,7 @@ impl Balancer {
         let agreement = &offer.agreement;
         let seats = Seat::needed(&agreement.entry.rules.anti_affinity, self.witnesses.labels());
         if seats.is_empty() {
-            return self.accept(id, offer, now, out);
+            return self.accept(&key, offer, now, out);
         }
         let pressing = pressing || agreement.candidate.mends == Some(true);
         let machine = agreement.candidate.machine.clone();
@@ -44,13 +44,13 @@ impl Balancer {
             usage: agreement.candidate.factors,
             rules: agreement.entry.rules.clone(),
         };
-        self.host.holds.incoming.insert(id, incoming);
-        self.reserving.insert(id, offer);
+        self.host.holds.incoming.insert(key.clone(), incoming);
+        self.reserving.insert(key.clone(), offer);
         let claim = ClaimId(rng.next_u64());
         let limit = now + self.config.limits.reply_time_max;
         out.push(Effect::SetTimer(Timer::Witness(claim), limit));
         let here = self.host.here(&self.handoffs);
-        let wanted = Claim { handoff: id, machine, seats, pressing };
+        let wanted = Claim { handoff: key, machine, seats, pressing };
         let outcome = self.witnesses.claim(claim, wanted, &here, out);
         self.concluded(outcome, now, out);
     }
@@ -65,12 +65,12 @@ impl Balancer {
         }
     }
 
-    fn accept(&mut self, id: HandoffId, offer: Offer, now: Time, out: &mut Vec<Effect>) {
-        if let Some(promise) = Promise::of(&offer.agreement, id) {
+    fn accept(&mut self, key: &HandoffKey, offer: Offer, now: Time, out: &mut Vec<Effect>) {
+        if let Some(promise) = Promise::of(&offer.agreement, key.id) {
             self.promise = Some(promise);
         }
         let uri = self.migration_uri.clone();
-        self.hand(now, out, |handoffs, turn| handoffs.take(id, offer, uri, turn));
+        self.hand(now, out, |handoffs, turn| handoffs.take(key.id, offer, uri, turn));
     }
 
     /// Another host says something about seats.
@@ -101,21 +101,21 @@ impl Balancer {
         let Some(Outcome { handoff, result }) = outcome else { return };
         let Some(offer) = self.reserving.remove(&handoff) else { return };
         match result {
-            Ok(()) => self.accept(handoff, offer, now, out),
-            Err(refusal) => self.refuse(handoff, offer, refusal, now, out),
+            Ok(()) => self.accept(&handoff, offer, now, out),
+            Err(refusal) => self.refuse(&handoff, offer, refusal, now, out),
         }
     }
 
     fn refuse(
         &mut self,
-        id: HandoffId,
+        key: &HandoffKey,
         offer: Offer,
         refusal: Refusal,
         now: Time,
         out: &mut Vec<Effect>,
     ) {
         let Refusal { reason, detail, taken_by } = refusal;
-        self.host.holds.incoming.remove(&id);
+        self.host.holds.incoming.remove(key);
         let agreement = offer.agreement;
         if let Some(by) = taken_by {
             let groups = &agreement.entry.rules.anti_affinity;
@@ -124,7 +124,7 @@ impl Balancer {
             }
         }
         let told = Some(detail.clone()).filter(|words| !words.is_empty());
-        let refused = Message::Handoff(id, Pass::Refused { reason, detail: told });
+        let refused = Message::Handoff(key.id, Pass::Refused { reason, detail: told });
         out.push(Effect::Send(agreement.peer, refused));
         let mut record = agreement.decision;
         (record.ending, record.detail, record.ended) = (reason, detail, now);
@@ -132,28 +132,18 @@ impl Balancer {
     }
 
     /// The source has given up a handoff that waits for its witnesses.
-    pub(super) fn withdraw(
-        &mut self,
-        id: HandoffId,
-        from: &HostId,
-        now: Time,
-        out: &mut Vec<Effect>,
-    ) {
-        if self.reserving.get(&id).is_none_or(|offer| offer.agreement.peer != *from) {
-            return;
-        }
-        self.witnesses.withdraw(id);
-        let refusal = Refusal::of(Reason::TimedOut, format!("`{from}` did not wait any longer"));
-        if let Some(offer) = self.reserving.remove(&id) {
-            self.refuse(id, offer, refusal, now, out);
-        }
+    pub(super) fn withdraw(&mut self, key: &HandoffKey, now: Time, out: &mut Vec<Effect>) {
+        let Some(offer) = self.reserving.remove(key) else { return };
+        self.witnesses.withdraw(key);
+        let detail = format!("`{}` did not wait any longer", key.peer);
+        self.refuse(key, offer, Refusal::of(Reason::TimedOut, detail), now, out);
     }
 
     /// Refuses whatever waits for its witnesses.
     pub(super) fn refuse_all(&mut self, reason: Reason, now: Time, out: &mut Vec<Effect>) {
-        for (id, offer) in std::mem::take(&mut self.reserving) {
-            self.witnesses.withdraw(id);
-            self.refuse(id, offer, Refusal::of(reason, String::new()), now, out);
+        for (key, offer) in std::mem::take(&mut self.reserving) {
+            self.witnesses.withdraw(&key);
+            self.refuse(&key, offer, Refusal::of(reason, String::new()), now, out);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::exchange::Agreement;
 use crate::host::{Host, Incoming};
 use crate::message::Pass;
 use crate::model::Ticket;
-use crate::port::{Commit, Examination, HandoffId, Order};
+use crate::port::{Commit, HandoffId};
 
 /// What a target was asked to keep room for.
 #[derive(Clone, Debug)]
@@ -37,6 +37,12 @@ impl Handoffs {
                 continue;
             }
             handoff.attempts = 0;
+            // Times on record are of another life's clock, which may have been wrong. What waits for a
+            // length of time waits for it anew; nothing lies ahead of now.
+            handoff.since = match handoff.phase {
+                Phase::Reserved => turn.now,
+                _ => handoff.since.min(turn.now),
+            };
             (handoff.look, handoff.steps) = Default::default();
             handoff.missed = starting::has_missed_boot(&handoff, &self.boot);
             turn.looks = self.looks;
@@ -50,7 +56,7 @@ impl Handoffs {
             }
             self.looks = turn.looks;
             hold(turn.host, &handoff);
-            self.live.insert(handoff.id, handoff);
+            self.live.insert(handoff.key(), handoff);
         }
     }
 
@@ -65,6 +71,7 @@ impl Handoffs {
         handoff.commit = terms.choice.commit;
         handoff.decision.commit = Some(terms.choice);
         handoff.autostart = terms.autostart;
+        handoff.persistent = terms.persistent;
         handoff.ticket = Some(self.ticket);
         handoff.boot.clone_from(&self.boot);
         hold(turn.host, &handoff);
@@ -83,11 +90,12 @@ impl Handoffs {
         // Where witnesses are asked, the target has as long for them.
         let waits = if handoff.needs_seat() { 2 } else { 1 };
         turn.wake(id, self.limits.reply_time_max * waits);
-        self.live.insert(id, handoff);
+        self.live.insert(handoff.key(), handoff);
     }
 
     /// Target: keeps room for what was agreed on, and promises it once the hypervisor has said that
-    /// the machine can run here. `uri` is where this host's hypervisor is reached.
+    /// nothing of the machine is here and that it can run here. [`Self::refusal`] says whether this
+    /// host may be asked to. `uri` is where this host's hypervisor is reached.
     pub fn take(&mut self, id: HandoffId, offer: Offer, uri: String, turn: &mut Turn<'_>) {
         let mut handoff = Handoff::begin(id, Role::Receiver, offer.agreement, turn.now);
         handoff.commit = offer.commit;
@@ -97,16 +105,10 @@ impl Handoffs {
         handoff.uri = uri;
         hold(turn.host, &handoff);
         turn.wake(id, self.limits.reservation_time);
-        if handoff.needs.can_be_examined() {
-            turn.order(Order::Examine(Examination {
-                handoff: id,
-                machine: handoff.machine.clone(),
-                needs: handoff.needs.clone(),
-            }));
-        } else {
-            target::promise(&mut handoff, Vec::new(), turn);
-        }
-        self.live.insert(id, handoff);
+        turn.looks = self.looks;
+        turn.look(&mut handoff);
+        self.looks = turn.looks;
+        self.live.insert(handoff.key(), handoff);
     }
 }
 
@@ -127,7 +129,7 @@ pub(super) fn hold(host: &mut Host, handoff: &Handoff) {
                 usage: handoff.usage,
                 rules: handoff.entry.rules.clone(),
             };
-            host.holds.incoming.insert(handoff.id, incoming);
+            host.holds.incoming.insert(handoff.key(), incoming);
         }
     }
 }

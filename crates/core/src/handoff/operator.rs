@@ -12,9 +12,9 @@ impl Handoffs {
     /// Aborts what can be aborted, because the agent must stop now.
     pub fn abort_all(&mut self, turn: &mut Turn<'_>) {
         self.aborting = true;
-        let ids: Vec<_> = self.live.keys().copied().collect();
-        for id in ids {
-            self.with(id, turn, |h, _, turn| {
+        let keys: Vec<_> = self.live.keys().cloned().collect();
+        for key in keys {
+            self.with(&key, turn, |h, _, turn| {
                 match h.phase {
                     Phase::Offered => {
                         let machine = Some(h.machine.clone());
@@ -38,9 +38,9 @@ impl Handoffs {
         let waits = |h: &&Handoff| {
             h.role == Role::Receiver && h.phase == Phase::Reserved && h.peer == *host
         };
-        let ids: Vec<_> = self.live.values().filter(waits).map(|h| h.id).collect();
-        for id in ids {
-            self.with(id, turn, |h, _, turn| {
+        let keys: Vec<_> = self.live.values().filter(waits).map(Handoff::key).collect();
+        for key in keys {
+            self.with(&key, turn, |h, _, turn| {
                 target::hear(h, Pass::Refused { reason: Reason::Unreachable, detail: None }, turn)
             });
         }

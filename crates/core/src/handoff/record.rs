@@ -10,7 +10,7 @@ use crate::exchange::Agreement;
 use crate::model::{
     DiskPlace, Entry, Epoch, Group, HostId, MachineId, Requirements, Resources, Ticket, Time,
 };
-use crate::port::{Commit, HandoffId, LookId, Presence, Stamp};
+use crate::port::{Commit, HandoffId, HandoffKey, LookId, Presence, Stamp};
 use crate::witness::Acquaintances;
 
 /// How far a handoff is. Every phase but [`Phase::Offered`] is durable before anything is said or
@@ -80,6 +80,8 @@ pub struct Terms {
     pub from: Stamp,
     /// Whether this host starts it at boot.
     pub autostart: bool,
+    /// Whether its definition outlives its running here.
+    pub persistent: bool,
 }
 
 /// One handoff, as one of its two hosts sees it. This is also the durable record of it.
@@ -133,6 +135,15 @@ pub struct Handoff {
     /// Source: whether a copy may have been left here, to be destroyed before the target is told.
     #[serde(default)]
     pub leftover: bool,
+    /// Source: whether the machine's definition outlives its running. If so, that the definition is
+    /// gone tells that the migration has succeeded.
+    #[serde(default = "yes")]
+    pub persistent: bool,
+    /// Source: the target's answer to the last step of the migration has reached the hypervisor here,
+    /// which therefore does not let the machine run on. Without it, and after a gap in which nobody
+    /// looked, the machine **may have run on here**.
+    #[serde(default)]
+    pub finished: bool,
     /// What went wrong last; empty if nothing has.
     #[serde(default)]
     pub last_error: String,
@@ -158,6 +169,9 @@ pub struct Handoff {
     /// What it saw of it here last, in this phase.
     #[serde(skip)]
     pub(crate) seen: Option<Presence>,
+    /// Source: whether the hypervisor itself says that it is off because it was migrated away.
+    #[serde(skip)]
+    pub(crate) left: bool,
     /// The phase that is known to be durable, until the present one is.
     #[serde(skip)]
     pub(crate) before: Option<Phase>,
@@ -222,6 +236,8 @@ impl Handoff {
             since: now,
             attempts: 0,
             leftover: false,
+            persistent: true,
+            finished: false,
             last_error: String::new(),
             cancelled_for: None,
             decision,
@@ -231,10 +247,17 @@ impl Handoff {
             examined: false,
             look: LookId(0),
             seen: None,
+            left: false,
             before: None,
             missed: false,
             steps: Steps::default(),
         }
+    }
+
+    /// What tells it from all others.
+    #[must_use]
+    pub fn key(&self) -> HandoffKey {
+        HandoffKey::new(self.id, &self.peer)
     }
 
     /// Whether others are kept away by it also from other hosts, so that it must not end by time
@@ -285,6 +308,13 @@ impl Handoff {
             Phase::Doubt => match self.seen {
                 None => "the hypervisor to say where it is".to_owned(),
                 Some(Presence::Leaving) => "a migration that is still under way".to_owned(),
+                Some(_) if self.waits_for_proof() => format!(
+                    "an operator: `{peer}` holds its memory, and nothing tells whether it ran on here \
+                     after that. If it did, or in doubt, run `evenkeel claim {} --i-have-fenced {peer}` \
+                     here: it stays here, off, and what `{peer}` holds is discarded. Only if it surely \
+                     did not, run `evenkeel claim {} --i-have-fenced` with this host's name on `{peer}`",
+                    self.name, self.name
+                ),
                 Some(_) => format!("`{peer}` to say whether it has it"),
             },
             Phase::Released if steps.unanswered => {
@@ -300,14 +330,22 @@ impl Handoff {
             Phase::Cancelling => format!("`{peer}` to discard what has arrived"),
             Phase::Reserved => format!("it to arrive from `{peer}`"),
             Phase::Holding => format!(
-                "`{peer}` to say that it is released; if that host is lost for good, fence it and \
-                 run `evenkeel claim {} --i-have-fenced {peer}`",
+                "`{peer}` to say that it is released; if that host is lost for good, fence it and, \
+                 unless the machine may have run on there, run `evenkeel claim {} --i-have-fenced \
+                 {peer}`",
                 self.name
             ),
             Phase::Claimed => "the hypervisor to let it run".to_owned(),
             Phase::Discarding => "the hypervisor to destroy what has arrived".to_owned(),
             Phase::Done | Phase::Cancelled => "nothing".to_owned(),
         }
+    }
+
+    /// Source: whether the target holds the machine's memory, the machine is off here, and nothing tells
+    /// whether it ran on here after that: an operator has to say which of the two is the newer.
+    #[must_use]
+    pub fn waits_for_proof(&self) -> bool {
+        self.role == Role::Donor && self.phase == Phase::Doubt && self.steps.held
     }
 
     /// Whether an operator should hear of it: it is not over, and takes longer than it should.
@@ -329,6 +367,11 @@ const fn fast() -> Commit {
     Commit::Fast
 }
 
+/// What records of a version mean that did not tell transient machines apart.
+const fn yes() -> bool {
+    true
+}
+
 /// A handoff that stays in a phase which should be over in a moment is an alarm after this.
 const ALARM: Duration = Duration::from_secs(30);
 /// A machine may be a long time arriving.
@@ -348,6 +391,14 @@ pub struct Mark {
     pub handoff: HandoffId,
     /// The other host.
     pub peer: HostId,
+}
+
+impl Mark {
+    /// Whether it was left by this handoff.
+    #[must_use]
+    pub fn is_of(&self, key: &HandoffKey) -> bool {
+        self.handoff == key.id && self.peer == key.peer
+    }
 }
 
 /// What a [`Mark`] says.
@@ -396,7 +447,7 @@ impl Recovered {
                 None => self.lives.push(ticket),
             }
         }
-        self.handoffs.retain(|old| old.id != handoff.id);
+        self.handoffs.retain(|old| old.key() != handoff.key());
         if !handoff.phase.has_ended() {
             self.handoffs.push(handoff);
         }

@@ -124,6 +124,16 @@ fn transfer(h: &mut Handoff, limits: &Limits, turn: &mut Turn<'_>) {
     }));
 }
 
+/// The target's answer to the migration's last step has reached the hypervisor here, which does not let
+/// the machine run on any more. Durable, since after a gap in which nobody looked nothing else may tell.
+pub(super) fn finish_passed(h: &mut Handoff, turn: &mut Turn<'_>) {
+    if h.phase == Phase::Transferring && h.commit == Commit::Strict && !h.finished {
+        h.finished = true;
+        h.before = Some(Phase::Transferring);
+        turn.persist(h);
+    }
+}
+
 /// What ran the machine here has ended.
 pub(super) fn emulator_gone(h: &mut Handoff, turn: &mut Turn<'_>) {
     if h.phase == Phase::Transferring {
@@ -182,7 +192,8 @@ pub(super) fn doubt(h: &mut Handoff, why: String, turn: &mut Turn<'_>) {
     h.since = turn.now;
     h.attempts = 0;
     h.seen = None;
-    h.steps = Steps::default();
+    // That what ran it has ended while it was paused stays so.
+    h.steps = Steps { gone: h.steps.gone, ..Steps::default() };
     h.last_error = why;
     turn.wake(h.id, RETRY_MIN);
     turn.look(h);
@@ -205,7 +216,10 @@ pub(super) fn looked(
         }
     };
     match h.phase {
-        Phase::Doubt => looked_in_doubt(h, sight.presence, limits, turn),
+        Phase::Doubt => {
+            h.left = sight.left;
+            looked_in_doubt(h, sight.presence, limits, turn);
+        }
         Phase::Cancelling => return looked_while_cancelling(h, sight, turn),
         Phase::Released if h.steps.unanswered => {}
         // Whatever is here is not the copy that was released.
@@ -249,9 +263,27 @@ fn looked_in_doubt(h: &mut Handoff, here: Presence, limits: &Limits, turn: &mut 
     }
 }
 
+/// Whether what the target holds is the machine's newest memory: this host has surely not let it run on
+/// after the copy there was complete. That is so if the hypervisor was told that the migration had
+/// succeeded, if what ran it was seen to end while it was paused, if the hypervisor says that it left,
+/// or if it took a definition away that outlives everything else. Where locks keep two copies apart,
+/// what has arrived runs before its source hears of it.
+const fn has_surely_left(h: &Handoff) -> bool {
+    let undefined = h.persistent && matches!(h.seen, Some(Presence::Absent));
+    matches!(h.commit, Commit::Fast) || h.finished || h.steps.gone || h.left || undefined
+}
+
 /// The target has said what it holds, and no migration is under way here any more.
 fn answered(h: &mut Handoff, answer: &Pass, turn: &mut Turn<'_>) {
     let there = !matches!(answer, Pass::Missing);
+    let off = matches!(h.seen, Some(Presence::Absent | Presence::Defined));
+    if off && matches!(answer, Pass::Holding { .. }) && !has_surely_left(h) {
+        // It may have run on here, and its disks with it, while nobody looked: a memory that is older
+        // than they are would destroy them. An operator may know.
+        h.steps.held = true;
+        h.last_error = format!("it is off here, and `{}` holds its memory", h.peer);
+        return;
+    }
     match h.seen {
         // Whatever the target finds there is its own: here is nothing that could be kept.
         Some(Presence::Absent) => release(h, false, turn),
@@ -442,6 +474,8 @@ pub(super) fn store_failed(h: &mut Handoff, why: String, turn: &mut Turn<'_>) ->
             h.decision.detail = why;
             return Next::Cancelled(Reason::StoreFailed);
         }
+        // It goes on as before; only a gap may have to be settled by an operator now.
+        (Phase::Transferring, Some(Phase::Transferring)) => h.finished = false,
         (Phase::Transferring, _) => {
             h.phase = Phase::Armed;
             turn.wake(h.id, RETRY_MIN);
@@ -451,7 +485,7 @@ pub(super) fn store_failed(h: &mut Handoff, why: String, turn: &mut Turn<'_>) ->
             h.phase = Phase::Doubt;
             h.since = turn.now;
             h.seen = None;
-            h.steps = Steps::default();
+            h.steps = Steps { gone: h.steps.gone, ..Steps::default() };
             turn.wake(h.id, STORE_RETRY);
         }
         (Phase::Released | Phase::Cancelling, Some(before)) => {
@@ -466,9 +500,15 @@ pub(super) fn store_failed(h: &mut Handoff, why: String, turn: &mut Turn<'_>) ->
 /// An operator says that the target was fenced: it runs nothing and never will.
 pub(super) fn claim(h: &mut Handoff, turn: &mut Turn<'_>) {
     if h.phase == Phase::Doubt && h.seen.is_some_and(|seen| seen != Presence::Absent) {
-        h.decision.detail = format!("an operator says that `{}` was fenced", h.peer);
+        let held = h.steps.held;
+        h.decision.detail = if held {
+            format!("an operator keeps it here, whatever `{}` holds of it", h.peer)
+        } else {
+            format!("an operator says that `{}` was fenced", h.peer)
+        };
         cancel_after(h, turn);
-        h.steps.acknowledged = true;
+        // One that has just answered has to say first that it has discarded what it holds.
+        h.steps.acknowledged = !held;
     } else if h.waits_to_start() {
         h.decision.detail = format!("an operator says that `{}` was fenced", h.peer);
         h.steps.acknowledged = true;

@@ -12,6 +12,7 @@ impl Hash for Handoff {
         (self.to(), self.from, self.commit, self.autostart, self.ticket).hash(state);
         (&self.boot, &self.rearmed, self.missed).hash(state);
         (self.leftover, self.cancelled_for, self.seen, self.before, self.steps).hash(state);
+        (self.persistent, self.finished, self.left, self.examined).hash(state);
     }
 }
 
@@ -19,8 +20,8 @@ impl Hash for Handoffs {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (&self.live, &self.marks, &self.lives).hash(state);
         (self.ticket, self.aborting).hash(state);
-        for (id, stranger) in &self.strangers {
-            (id, &stranger.from, &stranger.machine, &stranger.question).hash(state);
+        for (key, stranger) in &self.strangers {
+            (key, &stranger.machine, &stranger.question).hash(state);
         }
     }
 }

@@ -1,5 +1,9 @@
 //! Questions about handoffs of which no live record tells: it has ended and is cleared, or its record
 //! is lost. They are answered by what the marks and a look at the hypervisor say, and by nothing else.
+//!
+//! Every member can read the ids of handoffs. So what a stranger says is acted on only if it is the host
+//! that the copy here came from, by the copy's own entry, and nothing that this host has claimed is
+//! destroyed on anybody's word.
 
 use std::collections::BTreeMap;
 
@@ -10,19 +14,18 @@ use super::{Handoffs, RETRY_MIN};
 use crate::decision::{Decision, Reason, Role};
 use crate::exchange::Agreement;
 use crate::message::{Candidate, Pass};
-use crate::model::{Entry, ExchangeId, HandoffId, HostId, MachineId, Ticket, Time};
-use crate::port::{Failure, LookId, MigrationStats, Presence, Sight};
+use crate::model::{Entry, ExchangeId, HandoffKey, HostId, MachineId, Ticket, Time};
+use crate::port::{Commit, Failure, LookId, MigrationStats, Presence, Sight};
 
 /// Most questions that wait for a look; whoever asked a further one asks again.
 const STRANGERS_MAX: usize = 64;
 
 /// Whoever waits for a look, by handoff.
-pub(super) type Strangers = BTreeMap<HandoffId, Stranger>;
+pub(super) type Strangers = BTreeMap<HandoffKey, Stranger>;
 
 /// Somebody who asks, and what.
 #[derive(Clone, Debug)]
 pub(super) struct Stranger {
-    pub(super) from: HostId,
     pub(super) machine: MachineId,
     /// The look that answers it.
     pub(super) look: LookId,
@@ -48,33 +51,27 @@ pub(super) enum Question {
 
 impl Handoffs {
     /// The other host speaks of a handoff that is not under way here.
-    pub(super) fn hear_of_unknown(
-        &mut self,
-        id: HandoffId,
-        from: &HostId,
-        pass: Pass,
-        turn: &mut Turn<'_>,
-    ) {
+    pub(super) fn hear_of_unknown(&mut self, key: HandoffKey, pass: Pass, turn: &mut Turn<'_>) {
         let (machine, question) = match pass {
             Pass::Released { machine, stats, autostart, .. } => {
                 let autostart = autostart.unwrap_or(false);
                 (machine, Question::Released { stats, autostart })
             }
             Pass::Cancel { machine: Some(machine), .. } => (machine, Question::Cancelled),
-            Pass::Holding { machine, ticket } => match self.was_released(id, &machine, ticket) {
-                Some(pass) => return turn.say(from, id, pass),
+            Pass::Holding { machine, ticket } => match self.was_released(&key, &machine, ticket) {
+                Some(pass) => return turn.say(&key.peer, key.id, pass),
                 None => (machine, Question::Holding),
             },
             // Too late: nothing will come, and room need not be kept until it expires. Unless it was
             // released, for all that a store knows which has lost something.
             Pass::Reserved { ticket, machine, .. } => {
-                let released = self.marks.values().any(|mark| mark.handoff == id);
+                let released = self.marks.values().any(|mark| mark.is_of(&key));
                 let remembers = ticket.is_some_and(|ticket| self.remembers(ticket));
                 match machine {
                     _ if released => return,
                     _ if remembers => {
                         let cancel = Pass::Cancel { reason: Reason::TimedOut, machine: None };
-                        return turn.say(from, id, cancel);
+                        return turn.say(&key.peer, key.id, cancel);
                     }
                     Some(machine) => (machine, Question::Reserved),
                     None => return,
@@ -82,34 +79,27 @@ impl Handoffs {
             }
             _ => return,
         };
-        self.admit(id, from, machine, question, turn);
+        self.admit(key, machine, question, turn);
     }
 
     /// The source asks what this host holds of a machine.
-    pub(super) fn asked_where(
-        &mut self,
-        id: HandoffId,
-        from: &HostId,
-        machine: MachineId,
-        turn: &mut Turn<'_>,
-    ) {
-        self.admit(id, from, machine, Question::Where, turn);
+    pub(super) fn asked_where(&mut self, key: HandoffKey, machine: MachineId, turn: &mut Turn<'_>) {
+        self.admit(key, machine, Question::Where, turn);
     }
 
     fn admit(
         &mut self,
-        id: HandoffId,
-        from: &HostId,
+        key: HandoffKey,
         machine: MachineId,
         question: Question,
         turn: &mut Turn<'_>,
     ) {
-        if self.strangers.len() < STRANGERS_MAX || self.strangers.contains_key(&id) {
+        if self.strangers.len() < STRANGERS_MAX || self.strangers.contains_key(&key) {
             // What the last sample saw may be older than the machine's arrival.
             turn.looks = self.looks;
             let look = turn.look_for(&machine);
             self.looks = look;
-            self.strangers.insert(id, Stranger { from: from.clone(), machine, look, question });
+            self.strangers.insert(key, Stranger { machine, look, question });
         }
     }
 
@@ -117,12 +107,12 @@ impl Handoffs {
     /// not tell.
     fn was_released(
         &self,
-        id: HandoffId,
+        key: &HandoffKey,
         machine: &MachineId,
         ticket: Option<Ticket>,
     ) -> Option<Pass> {
         let released = self.marks.get(&(MarkKind::Released, machine.clone()));
-        if released.is_some_and(|mark| mark.handoff == id) {
+        if released.is_some_and(|mark| mark.is_of(key)) {
             let (machine, stats) = (machine.clone(), MigrationStats::default());
             return Some(Pass::Released { machine, stats, autostart: None, unanswered: None });
         }
@@ -147,29 +137,31 @@ impl Handoffs {
         &mut self,
         machine: &MachineId,
         look: LookId,
-        sight: Option<Sight>,
+        sight: Option<&Sight>,
         turn: &mut Turn<'_>,
     ) {
         let answers = |s: &Stranger| s.machine == *machine && s.look <= look;
-        let ids = self.strangers.iter().filter(|(_, s)| answers(s)).map(|(id, _)| *id);
-        for id in ids.collect::<Vec<_>>() {
-            let Some(stranger) = self.strangers.remove(&id) else { continue };
+        let keys = self.strangers.iter().filter(|(_, s)| answers(s)).map(|(key, _)| key.clone());
+        for key in keys.collect::<Vec<_>>() {
+            let Some(stranger) = self.strangers.remove(&key) else { continue };
             // Whoever asked will ask again.
             let Some(sight) = sight else { continue };
-            self.answer(id, stranger, sight, turn);
+            self.answer(key, stranger, sight, turn);
         }
     }
 
-    fn answer(&mut self, id: HandoffId, stranger: Stranger, sight: Sight, turn: &mut Turn<'_>) {
+    fn answer(&mut self, key: HandoffKey, stranger: Stranger, sight: &Sight, turn: &mut Turn<'_>) {
         use Presence::{Defined, Leaving, Running};
-        let Stranger { from, machine, look, question } = stranger;
-        let live = self.live.get(&id).filter(|h| h.peer == from);
+        let Stranger { machine, look, question } = stranger;
+        let live = self.live.get(&key);
+        let mark = self.marks.get(&(MarkKind::Claimed, machine.clone()));
         let claimed = live.is_some_and(|h| h.phase == Phase::Claimed)
-            || self
-                .marks
-                .get(&(MarkKind::Claimed, machine.clone()))
-                .is_some_and(|mark| mark.handoff == id);
-        let is_it = sight.stamp.handoff == Some(id);
+            || mark.is_some_and(|mark| mark.handoff == key.id);
+        let is_it = sight.stamp.handoff == Some(key.id);
+        // Without a record only the host that the copy came from decides over it, and never over what
+        // this host has claimed or another host is handing over.
+        let is_from = is_it && !claimed && sight.from.as_ref() == Some(&key.peer);
+        let decides = is_from && !self.moves(&machine) && !self.is_live(key.id);
         let runs = matches!(sight.presence, Running | Leaving);
         let held = is_it && !claimed && matches!(sight.presence, Presence::Held | Presence::Paused);
         let pass = match question {
@@ -188,11 +180,20 @@ impl Handoffs {
             Question::Holding | Question::Discarding => return,
             // It is to be started at boot here, too.
             Question::Released { stats, autostart: true }
-                if is_it && !claimed && matches!(sight.presence, Running | Leaving | Defined) =>
+                if decides && matches!(sight.presence, Running | Leaving | Defined) =>
             {
-                return self.adopt(id, from, &machine, sight, stats, true, turn);
+                return self.adopt(&key, &machine, sight, (stats, true), turn);
             }
             _ if claimed || runs => Pass::Claimed,
+            // It was complete, and by the hypervisor's commit point ran as soon as it was: what its
+            // source has of it is older, although this host has lost its power before it could claim.
+            Question::Where
+                if is_it
+                    && sight.presence == Defined
+                    && live.is_some_and(|h| h.commit == Commit::Fast) =>
+            {
+                Pass::Claimed
+            }
             Question::Where if held => Pass::Holding { machine, ticket: None },
             // What nobody knows to be complete is not called missing either.
             Question::Where
@@ -203,23 +204,28 @@ impl Handoffs {
             Question::Where => Pass::Missing,
             // It was taken up meanwhile.
             _ if live.is_some() => return,
-            Question::Released { stats, autostart } if held => {
-                return self.adopt(id, from, &machine, sight, stats, autostart, turn);
+            Question::Released { stats, autostart } if held && decides => {
+                return self.adopt(&key, &machine, sight, (stats, autostart), turn);
             }
+            // It is for another host to say.
+            Question::Released { .. } if held => return,
             // Still arriving, or paused by somebody: told again.
             Question::Released { .. } if sight.presence == Presence::Incoming && is_it => return,
             Question::Released { .. } if sight.presence == Presence::Paused => Pass::Claimed,
             Question::Released { .. } => Pass::Missing,
-            Question::Cancelled if held || (is_it && sight.presence.is_resident()) => {
+            // One that is paused otherwise may have been let run here, by a record that is lost.
+            Question::Cancelled
+                if decides && matches!(sight.presence, Presence::Held | Presence::Incoming) =>
+            {
                 turn.order(crate::port::Order::Discard(machine.clone(), sight.stamp));
                 let question = Question::Discarding;
-                let stranger = Stranger { from, machine, look, question };
-                self.strangers.insert(id, stranger);
+                self.strangers.insert(key, Stranger { machine, look, question });
                 return;
             }
+            Question::Cancelled if is_it && sight.presence.is_resident() => return,
             Question::Cancelled => Pass::Discarded,
         };
-        turn.say(&from, id, pass);
+        turn.say(&key.peer, key.id, pass);
     }
 
     /// Tells those who wanted it that what had arrived is destroyed.
@@ -231,40 +237,35 @@ impl Handoffs {
     ) {
         let wanted =
             |s: &Stranger| s.machine == *machine && matches!(s.question, Question::Discarding);
-        let ids = self.strangers.iter().filter(|(_, s)| wanted(s)).map(|(id, _)| *id);
-        for id in ids.collect::<Vec<_>>() {
-            let Some(stranger) = self.strangers.remove(&id) else { continue };
+        let keys = self.strangers.iter().filter(|(_, s)| wanted(s)).map(|(key, _)| key.clone());
+        for key in keys.collect::<Vec<_>>() {
+            self.strangers.remove(&key);
             if result.is_ok() {
-                turn.say(&stranger.from, id, Pass::Discarded);
+                turn.say(&key.peer, key.id, Pass::Discarded);
             }
         }
     }
 
     /// Claims a machine that its source has released to this host, whose record of it is lost or was
     /// closed because nothing had arrived in time.
-    #[allow(clippy::too_many_arguments, reason = "all that is known of it")]
     fn adopt(
         &mut self,
-        id: HandoffId,
-        from: HostId,
+        key: &HandoffKey,
         machine: &MachineId,
-        sight: Sight,
-        stats: MigrationStats,
-        autostart: bool,
+        sight: &Sight,
+        (stats, autostart): (MigrationStats, bool),
         turn: &mut Turn<'_>,
     ) {
-        if self.moves(machine) {
-            return;
-        }
+        let from = key.peer.clone();
         let agreement = unknown_agreement(turn.host.id(), from, machine, sight, turn.now);
-        let mut handoff = Handoff::begin(id, Role::Receiver, agreement, turn.now);
+        let mut handoff = Handoff::begin(key.id, Role::Receiver, agreement, turn.now);
         handoff.decision.stats = Some(stats);
         handoff.autostart = autostart;
         handoff.boot.clone_from(&self.boot);
         hold(turn.host, &handoff);
         turn.enter(&mut handoff, Phase::Claimed, RETRY_MIN);
         turn.resume(&handoff, sight.stamp);
-        self.live.insert(id, handoff);
+        self.live.insert(handoff.key(), handoff);
     }
 }
 
@@ -277,7 +278,7 @@ fn unknown_agreement(
     host: &HostId,
     peer: HostId,
     machine: &MachineId,
-    sight: Sight,
+    sight: &Sight,
     now: Time,
 ) -> Agreement {
     let exchange = ExchangeId(0);

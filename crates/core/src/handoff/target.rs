@@ -21,15 +21,56 @@ use super::{Limits, Next, RETRY_MIN, backoff};
 use crate::decision::Reason;
 use crate::message::{PROTOCOL, Pass};
 use crate::model::DiskPlace;
-use crate::port::{Commit, Failure, FailureKind, Presence, Sight, Stamp, Unfit};
+use crate::port::{
+    Commit, Examination, Failure, FailureKind, Order, Presence, Sight, Stamp, Unfit,
+};
 
 /// What is said of a machine that is off when it was to be let run.
 const ENDED_HERE: &str = "it ended after this host had taken it over";
 /// So often is waited, twice as long each time, for a source to say what a migration cost.
 const UNANSWERED_MAX: u32 = 3;
 
+/// Nothing is promised before a look has told that nothing of the machine is here: neither a copy of
+/// it, nor a definition (with, perhaps, an image of its memory), nor another machine with its UUID.
+fn looked_before_promise(
+    h: &mut Handoff,
+    sight: Result<Sight, Failure>,
+    limits: &Limits,
+    turn: &mut Turn<'_>,
+) -> Next {
+    let refuse = |h: &mut Handoff, turn: &mut Turn<'_>, reason, detail: String| {
+        h.decision.detail.clone_from(&detail);
+        turn.send(h, Pass::Refused { reason, detail: Some(detail) });
+        Next::Cancelled(reason)
+    };
+    let presence = match sight {
+        Ok(sight) => sight.presence,
+        Err(failure) => return refuse(h, turn, Reason::FitUnknown, failure.detail),
+    };
+    if presence != Presence::Absent {
+        let here = turn.host.id();
+        let detail = format!("`{here}` has a machine with this UUID already ({presence:?})");
+        return refuse(h, turn, Reason::AlreadyHere, detail);
+    }
+    if turn.now.since(h.since) >= limits.reservation_time {
+        h.decision.detail = "the hypervisor did not say in time whether it can run here".to_owned();
+        return Next::Cancelled(Reason::ReservationExpired);
+    }
+    if h.seen.replace(presence).is_some() {
+        // It is being examined.
+        return Next::Stay;
+    }
+    if h.needs.can_be_examined() {
+        let (handoff, machine, needs) = (h.id, h.machine.clone(), h.needs.clone());
+        turn.order(Order::Examine(Examination { handoff, machine, needs }));
+    } else {
+        promise(h, Vec::new(), turn);
+    }
+    Next::Stay
+}
+
 /// Promises the source that there is room, and that the machine can run here.
-pub(super) fn promise(h: &mut Handoff, disks: Vec<DiskPlace>, turn: &mut Turn<'_>) {
+fn promise(h: &mut Handoff, disks: Vec<DiskPlace>, turn: &mut Turn<'_>) {
     h.examined = true;
     turn.persist(h);
     turn.send(h, reserved(h, disks));
@@ -84,7 +125,8 @@ pub(super) fn hear(h: &mut Handoff, pass: Pass, turn: &mut Turn<'_>) -> Next {
         (Phase::Reserved | Phase::Holding, Pass::Cancel { reason, .. }) => {
             h.cancelled_for = Some(reason);
             turn.enter(h, Phase::Discarding, RETRY_MIN);
-            turn.discard(h, h.to());
+            // What has arrived may have come from another host, under the same id.
+            turn.look(h);
         }
         // The source knows nothing of it, and nothing is on its way.
         (phase, Pass::Refused { .. })
@@ -117,11 +159,14 @@ pub(super) fn hear(h: &mut Handoff, pass: Pass, turn: &mut Turn<'_>) -> Next {
     Next::Stay
 }
 
-/// Whether what was seen is the copy that this handoff brought. A source of an earlier version
-/// writes no handoff into the entry.
-fn is_it(h: &Handoff, stamp: Stamp) -> bool {
-    stamp.handoff == Some(h.id)
-        || (h.ticket.is_none() && stamp.handoff.is_none() && stamp.epoch == h.entry.epoch)
+/// Whether what was seen is the copy that this handoff brought: its entry names the handoff, and no
+/// other host than the source as the one that it came from. A source of an earlier version writes no
+/// handoff into the entry.
+fn is_it(h: &Handoff, sight: &Sight) -> bool {
+    let stamp = sight.stamp;
+    let by_it = stamp.handoff == Some(h.id)
+        || (h.ticket.is_none() && stamp.handoff.is_none() && stamp.epoch == h.entry.epoch);
+    by_it && sight.from.as_ref().is_none_or(|from| *from == h.peer)
 }
 
 /// A look at this host's hypervisor.
@@ -131,6 +176,9 @@ pub(super) fn looked(
     limits: &Limits,
     turn: &mut Turn<'_>,
 ) -> Next {
+    if h.phase == Phase::Reserved && !h.examined {
+        return looked_before_promise(h, sight, limits, turn);
+    }
     let sight = match sight {
         Ok(sight) => sight,
         Err(failure) => {
@@ -138,7 +186,7 @@ pub(super) fn looked(
             return Next::Stay;
         }
     };
-    let here = if is_it(h, sight.stamp) { sight.presence } else { Presence::Absent };
+    let here = if is_it(h, &sight) { sight.presence } else { Presence::Absent };
     h.seen = Some(here);
     match h.phase {
         Phase::Reserved | Phase::Holding => looked_before_claim(h, here, limits, turn),

@@ -1,6 +1,8 @@
 mod examined;
 mod source;
+mod stale;
 mod starting;
+mod strangers;
 mod target;
 
 use super::*;
@@ -58,7 +60,8 @@ impl Side {
     fn looked(&mut self, presence: Presence) -> Vec<Effect> {
         let target = self.host.id().as_str() == "target";
         let stamp = if target { there() } else { here() };
-        self.saw(Sight { presence, stamp })
+        let from = target.then(|| peer_of(&self.host));
+        self.saw(Sight { from, ..Sight::new(presence, stamp) })
     }
 
     fn saw(&mut self, sight: Sight) -> Vec<Effect> {
@@ -140,7 +143,8 @@ fn agreement(host: &Host) -> Agreement {
 }
 
 fn terms(commit: Commit, autostart: bool) -> Terms {
-    Terms { choice: Choice { commit, because: "a test".to_owned() }, from: here(), autostart }
+    let choice = Choice { commit, because: "a test".to_owned() };
+    Terms { choice, from: here(), autostart, persistent: true }
 }
 
 fn offered(commit: Commit, autostart: bool) -> Side {
@@ -191,6 +195,7 @@ fn reserved(commit: Commit, autostart: bool) -> Side {
     let ticket = Some(Ticket { life: LIFE, number: 1 });
     let offer = Offer { agreement, commit, autostart, ticket };
     side.act(|handoffs, turn| handoffs.take(ID, offer, "qemu:///target".to_owned(), turn));
+    assert_eq!(said(&side.saw(Sight::default())), [&reserved_by_peer()]);
     assert_eq!(side.phase(), Some(Phase::Reserved));
     side
 }
@@ -280,9 +285,11 @@ fn what_depends_on_a_record_comes_after_it() {
     let out = target.looked(Presence::Held);
     assert_durable_first(&out, Phase::Claimed);
     assert_eq!(orders(&out), [&Order::Resume(machine(), there())]);
-    let out = holding().hear(cancelled());
+    let mut target = holding();
+    let out = target.hear(cancelled());
     assert_durable_first(&out, Phase::Discarding);
-    assert_eq!(orders(&out), [&Order::Discard(machine(), there())]);
+    assert!(looks(&out), "it may not be what this handoff brought");
+    assert_eq!(orders(&target.looked(Presence::Held)), [&Order::Discard(machine(), there())]);
 }
 
 #[test]
@@ -355,7 +362,8 @@ fn a_hypervisor_that_is_back_is_asked_at_once_where_machines_are() {
 fn without_a_durable_record_there_is_no_transition() {
     let fail = |side: &mut Side| {
         let why = "disk full".to_owned();
-        side.act(|handoffs, turn| handoffs.store_failed(ID, why, turn))
+        let key = side.handoff().key();
+        side.act(|handoffs, turn| handoffs.store_failed(&key, why, turn))
     };
     // Nothing had begun.
     for (mut side, tell) in [

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::record::{Handoff, Phase, Steps};
+use crate::decision::Role;
 use crate::effect::{Effect, Timer};
 use crate::host::Host;
 use crate::message::{Message, Pass};
@@ -19,12 +20,15 @@ pub struct Turn<'a> {
     pub out: &'a mut Vec<Effect>,
     /// The look that was ordered last.
     pub(super) looks: LookId,
+    /// The handoff by which this host has claimed the machine that is acted on: what it brought is
+    /// never destroyed on a source's word.
+    pub(super) spared: Option<HandoffId>,
 }
 
 impl<'a> Turn<'a> {
     /// A turn of this host at this time, whose effects go to `out`.
     pub const fn new(host: &'a mut Host, now: Time, out: &'a mut Vec<Effect>) -> Self {
-        Self { host, now, out, looks: LookId(0) }
+        Self { host, now, out, looks: LookId(0), spared: None }
     }
 }
 
@@ -79,6 +83,10 @@ impl Turn<'_> {
     }
 
     pub(super) fn discard(&mut self, handoff: &Handoff, stamp: Stamp) {
+        let claimed = stamp.handoff.is_some() && stamp.handoff == self.spared;
+        if claimed && handoff.role == Role::Receiver {
+            return;
+        }
         self.order(Order::Discard(handoff.machine.clone(), stamp));
     }
 

@@ -236,6 +236,24 @@ pub struct Ticket {
     pub number: u64,
 }
 
+/// A handoff as a host tells it from all others. Its source draws the id, and every member can read
+/// ids: one counts only together with the other host of the handoff.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HandoffKey {
+    /// The id, the same on both hosts.
+    pub id: HandoffId,
+    /// The other host.
+    pub peer: HostId,
+}
+
+impl HandoffKey {
+    /// The handoff of this id with this host.
+    #[must_use]
+    pub fn new(id: HandoffId, peer: &HostId) -> Self {
+        Self { id, peer: peer.clone() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

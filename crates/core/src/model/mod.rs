@@ -14,7 +14,8 @@ mod time;
 pub use autonomy::{Autonomy, NoMode};
 pub use host::{HostFacts, HostProfile, HostState, ProfileError};
 pub use ids::{
-    ClaimId, Epoch, ExchangeId, HandoffId, HostId, ID_BYTES_MAX, IdError, MachineId, MoveId, Ticket,
+    ClaimId, Epoch, ExchangeId, HandoffId, HandoffKey, HostId, ID_BYTES_MAX, IdError, MachineId,
+    MoveId, Ticket,
 };
 pub use needs::{
     CpuNeed, DiskPlace, HugePages, LocalDisk, Missing, Network, Provides, Requirements,

@@ -72,6 +72,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The host that it came from by its last move, if Evenkeel has moved it.
+    #[must_use]
+    pub fn came_from(&self) -> Option<&HostId> {
+        self.last_move.as_ref().filter(|last| !last.is_others()).map(|last| &last.from)
+    }
+
     /// How much may be done with the machine without an operator.
     #[must_use]
     pub fn mode(&self) -> Autonomy {

@@ -109,7 +109,11 @@ pub(crate) enum HostCommand {
     #[command(after_help = "Example:\n  evenkeel claim web-1 --i-have-fenced kvm3\n\n\
         A machine that has arrived waits, paused, until its source has let go of it. If that host \
         is lost\nbefore, only you can know that it does not run the machine: cut its power or its \
-        storage first.\nOn the wrong word the machine runs twice and ruins its disks.")]
+        storage first.\nOn the wrong word the machine runs twice and ruins its disks.\n\n\
+        It must not have run on there either after it had arrived here: its memory here would be \
+        older\nthan its disks. A source that cannot tell says so in its status. There, this command \
+        with the\ntarget's name keeps the machine on the source, off, and has the target discard its \
+        copy.")]
     Claim {
         /// The machine's name or UUID
         machine: String,

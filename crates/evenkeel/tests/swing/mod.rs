@@ -12,10 +12,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use evenkeel_agent::Status;
+use evenkeel_agent::status::HandoffStatus;
+use evenkeel_core::decision::Role;
+use evenkeel_core::handoff::Phase;
 use evenkeel_core::select::Calm;
 use evenkeel_lab::{Dirty, GuestSpec};
 use rustix::process::{Pid, Signal};
@@ -328,14 +332,44 @@ impl Swing {
         (state == "running" && there.next().is_none()).then_some(host)
     }
 
+    /// Decides, as an operator, what nothing but a person can settle after a power cut: a source that
+    /// cannot tell whether its machine ran on there keeps it.
+    fn keep_what_is_unproved(&self, statuses: &[Status]) {
+        for status in statuses {
+            let unproved = |h: &&HandoffStatus| {
+                h.role == Role::Donor
+                    && h.phase == Phase::Doubt
+                    && h.waits_for.starts_with("an operator")
+            };
+            for handoff in status.handoffs.iter().filter(unproved) {
+                let socket = self.cluster.lab().agent_socket(status.host.as_str());
+                let mut claim = Command::new(EVENKEEL);
+                claim.args(["claim", &handoff.name, "--i-have-fenced", handoff.peer.as_str()]);
+                // Settled meanwhile, it is refused, which is as good.
+                let said = claim.arg("--socket").arg(socket).output().expect("it starts");
+                eprintln!("{} is kept on {}: {said:?}", handoff.name, status.host);
+            }
+        }
+    }
+
     /// Waits until nothing is under way and every guest runs on one host, without a trace of it on
-    /// any other. Returns how long that took.
+    /// any other, and decides as an operator where somebody has to. Returns how long that took.
+    pub fn settle_with_an_operator(&self, what: &str, limit: Duration) -> Duration {
+        self.settle_by(what, limit, |statuses| self.keep_what_is_unproved(statuses))
+    }
+
+    /// The same without a person.
     pub fn settle(&self, what: &str, limit: Duration) -> Duration {
+        self.settle_by(what, limit, |_| {})
+    }
+
+    fn settle_by(&self, what: &str, limit: Duration, decide: impl Fn(&[Status])) -> Duration {
         let began = Instant::now();
         // What was agreed on before may only be beginning, so that once is not enough.
         let mut seen = 0;
         self.cluster.until(limit, &format!("everything at rest after {what}"), |cluster| {
             let statuses = cluster.statuses();
+            decide(&statuses);
             let all = statuses.len() == self.places.len();
             let idle = |s: &Status| s.handoffs.is_empty() && s.talking_to.is_none();
             let at_rest = all && statuses.iter().all(idle);

@@ -1,9 +1,7 @@
 //! Claims about copies that are held back, let run and discarded, and about starting at boot.
 
 use evenkeel_core::model::{Entry, HostId, MachineId};
-use evenkeel_core::port::{
-    Commit, Event, Failure, FailureKind, Migration, Order, Presence, Sight, Stamp,
-};
+use evenkeel_core::port::{Commit, Event, Failure, FailureKind, Migration, Order, Presence, Stamp};
 
 use super::migrating::begin_slowly;
 use super::watch::{QUIET, Watch, full_entry};
@@ -18,7 +16,7 @@ fn move_and_hold(w: &mut Watch<'_>, handoff: u64, id: &MachineId) -> Stamp {
     let ended = w.ended(&a, handoff, MIGRATION_MAX);
     assert!(ended.is_ok(), "{ended:?}");
     let stamp = Stamp::of(&entry);
-    assert_eq!(w.sight(&b, id), Ok(Sight { presence: Presence::Held, stamp }));
+    assert_eq!(w.copy(&b, id), Ok((Presence::Held, stamp)));
     assert_eq!(w.look(&a, id), Ok(Presence::Absent), "a copy is left here");
     stamp
 }
@@ -80,9 +78,9 @@ pub fn a_look_tells_which_copy_is_here(rig: &mut dyn Rig) {
     assert_eq!(w.sight(&a, &id).map(|sight| sight.stamp), Ok(Stamp::default()));
     assert_eq!(w.write_entry(&id, &full_entry(3)), Ok(()));
     let stamp = Stamp::of(&full_entry(3));
-    assert_eq!(w.sight(&a, &id), Ok(Sight { presence: Presence::Running, stamp }));
+    assert_eq!(w.copy(&a, &id), Ok((Presence::Running, stamp)));
     w.rig.stop(&a, &id);
-    assert_eq!(w.sight(&a, &id), Ok(Sight { presence: Presence::Defined, stamp }));
+    assert_eq!(w.copy(&a, &id), Ok((Presence::Defined, stamp)));
 }
 
 /// What arrives strictly does not run until it is ordered to, and to order it twice does no harm.
@@ -178,7 +176,7 @@ pub fn a_copy_that_is_arriving_can_be_discarded(rig: &mut dyn Rig) {
     let id = w.rig.boot(&a, &Guest::new("kept").slow_to_move());
     let migration = begin_slowly(&mut w, 1, &id);
     let stamp = Stamp::of(&migration.entry);
-    assert_eq!(w.sight(&b, &id), Ok(Sight { presence: Presence::Incoming, stamp }));
+    assert_eq!(w.copy(&b, &id), Ok((Presence::Incoming, stamp)));
     assert_eq!(resume(&mut w, &b, &id, stamp), Err(FailureKind::Refused), "it is not complete");
     assert_eq!(discard(&mut w, &b, &id, other(stamp)), Err(FailureKind::Refused));
     assert_eq!(discard(&mut w, &b, &id, stamp), Ok(()));
@@ -200,7 +198,7 @@ pub fn what_is_defined_and_off_can_be_started(rig: &mut dyn Rig) {
     assert_eq!(start(&mut w, &a, &id, other(stamp)), Err(FailureKind::Refused));
     assert_eq!(w.look(&a, &id), Ok(Presence::Defined), "another copy was meant");
     assert_eq!(start(&mut w, &a, &id, stamp), Ok(()));
-    assert_eq!(w.sight(&a, &id), Ok(Sight { presence: Presence::Running, stamp }));
+    assert_eq!(w.copy(&a, &id), Ok((Presence::Running, stamp)));
     assert_eq!(start(&mut w, &a, &id, stamp), Ok(()), "a second time");
 }
 

@@ -8,7 +8,7 @@ use evenkeel_core::control::Autonomy;
 use evenkeel_core::model::{Entry, Epoch, HostId, LastMove, MachineId, Requirements, Rules, Time};
 use evenkeel_core::port::{
     Commit, Counters, Event, Failure, HandoffId, HostSample, LookId, MachineSample, Migration,
-    MigrationStats, Order, Presence, Sight,
+    MigrationStats, Order, Presence, Sight, Stamp,
 };
 
 use super::{ANSWER_MAX, Rig};
@@ -113,6 +113,15 @@ impl<'a> Watch<'a> {
 
     pub(super) fn look(&mut self, host: &HostId, id: &MachineId) -> Result<Presence, Failure> {
         self.sight(host, id).map(|sight| sight.presence)
+    }
+
+    /// Whether a machine is there, and which copy.
+    pub(super) fn copy(
+        &mut self,
+        host: &HostId,
+        id: &MachineId,
+    ) -> Result<(Presence, Stamp), Failure> {
+        self.sight(host, id).map(|sight| (sight.presence, sight.stamp))
     }
 
     pub(super) fn sight(&mut self, host: &HostId, id: &MachineId) -> Result<Sight, Failure> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel_core::model::{HostFacts, HostId, MachineFacts, MachineId, Resources, Time};
+use evenkeel_core::model::{Entry, HostFacts, HostId, MachineFacts, MachineId, Resources, Time};
 use evenkeel_core::port::{
     Counters, Failure, HostSample, MachineSample, Presence, Pressure, Sight, Stamp,
 };
@@ -180,8 +180,10 @@ impl Machine {
 
     /// All that a look tells.
     pub(super) fn sight(&self) -> Sight {
-        let stamp = self.facts.entry.as_ref().map_or_else(|_| Stamp::default(), Stamp::of);
-        Sight { presence: self.seen(), stamp }
+        let entry = self.facts.entry.as_ref().ok();
+        let stamp = entry.map(Stamp::of).unwrap_or_default();
+        let from = entry.and_then(Entry::came_from).cloned();
+        Sight { from, ..Sight::new(self.seen(), stamp) }
     }
 
     fn sample(&self) -> MachineSample {

@@ -25,6 +25,17 @@ pub(crate) enum State {
     Off,
 }
 
+/// Why a domain is off, as libvirt says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It was migrated away.
+    Migrated,
+    /// libvirt was started after it had ended.
+    Unknown,
+    /// It was shut down, destroyed, crashed and so on.
+    Other,
+}
+
 /// Why a domain in memory does not execute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pause {
@@ -59,10 +70,13 @@ impl State {
         const SHUTDOWN: u64 = sys::VIR_DOMAIN_SHUTDOWN as u64;
         const PAUSED: u64 = sys::VIR_DOMAIN_PAUSED as u64;
         const SUSPENDED: u64 = sys::VIR_DOMAIN_PMSUSPENDED as u64;
+        // Its guest has crashed and is preserved: QEMU lives and holds its memory. One that is not
+        // preserved is off.
+        const CRASHED: u64 = sys::VIR_DOMAIN_CRASHED as u64;
         match state {
             RUNNING | BLOCKED | SHUTDOWN => Self::Running,
             PAUSED => Self::Paused(Pause::from_raw(reason)),
-            SUSPENDED => Self::Paused(Pause::Other),
+            SUSPENDED | CRASHED => Self::Paused(Pause::Other),
             _ => Self::Off,
         }
     }
@@ -140,13 +154,31 @@ impl Domain {
     }
 
     pub(crate) fn state(&self) -> Result<State, CallError> {
+        let (state, reason) = self.raw_state()?;
+        Ok(State::from_raw(state, reason))
+    }
+
+    /// Why it is off, if it is.
+    pub(crate) fn ending(&self) -> Result<Option<Ending>, CallError> {
+        const OFF: u64 = sys::VIR_DOMAIN_SHUTOFF as u64;
+        const UNKNOWN: u64 = sys::VIR_DOMAIN_SHUTOFF_UNKNOWN as u64;
+        const MIGRATED: u64 = sys::VIR_DOMAIN_SHUTOFF_MIGRATED as u64;
+        Ok(match self.raw_state()? {
+            (OFF, MIGRATED) => Some(Ending::Migrated),
+            (OFF, UNKNOWN) => Some(Ending::Unknown),
+            (OFF, _) => Some(Ending::Other),
+            _ => None,
+        })
+    }
+
+    fn raw_state(&self) -> Result<(u64, u64), CallError> {
         let (mut state, mut reason): (c_int, c_int) = (0, 0);
         // SAFETY: the domain is valid, and so are the places for the answers.
         check(unsafe {
             sys::virDomainGetState(self.as_ptr(), &raw mut state, &raw mut reason, 0)
         })?;
         let number = |value: c_int| u64::try_from(value).unwrap_or(0);
-        Ok(State::from_raw(number(state), number(reason)))
+        Ok((number(state), number(reason)))
     }
 
     pub(crate) fn is_persistent(&self) -> Result<bool, CallError> {
@@ -217,10 +249,20 @@ impl Domain {
         check(unsafe { sys::virDomainDestroyFlags(self.as_ptr(), 0) }).map(drop)
     }
 
-    /// Forgets its definition and an image of its memory that libvirt has saved, but not the
-    /// variables of its firmware, which may be on shared storage.
+    /// Whether libvirt has saved an image of its memory, to be started from.
+    pub(crate) fn has_saved_memory(&self) -> Result<bool, CallError> {
+        // SAFETY: the domain is valid.
+        check(unsafe { sys::virDomainHasManagedSaveImage(self.as_ptr(), 0) }).map(|is| is == 1)
+    }
+
+    /// Forgets its definition, with what libvirt has noted of its snapshots and checkpoints. Not an
+    /// image of its memory: with one it fails. Nor the variables of its firmware or the state of its
+    /// TPM, which may be on storage that another host shares.
     pub(crate) fn undefine(&self) -> Result<(), CallError> {
-        let flags = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | sys::VIR_DOMAIN_UNDEFINE_KEEP_NVRAM;
+        let flags = sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+            | sys::VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
+            | sys::VIR_DOMAIN_UNDEFINE_KEEP_TPM;
         // SAFETY: the domain is valid.
         check(unsafe { sys::virDomainUndefineFlags(self.as_ptr(), flags) }).map(drop)
     }
@@ -408,5 +450,21 @@ impl Drop for OwnedParams {
     fn drop(&mut self) {
         // SAFETY: built by libvirt's own functions, freed once; null is allowed.
         unsafe { sys::virTypedParamsFree(self.params, self.count) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_has_crashed_and_is_preserved_is_in_memory() {
+        let crashed = u64::from(sys::VIR_DOMAIN_CRASHED);
+        let panicked = u64::from(sys::VIR_DOMAIN_CRASHED_PANICKED);
+        assert_eq!(State::from_raw(crashed, panicked), State::Paused(Pause::Other));
+        // One that is not preserved is off, with a crash for the reason.
+        let off = u64::from(sys::VIR_DOMAIN_SHUTOFF);
+        let crash = u64::from(sys::VIR_DOMAIN_SHUTOFF_CRASHED);
+        assert_eq!(State::from_raw(off, crash), State::Off);
     }
 }

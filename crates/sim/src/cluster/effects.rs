@@ -84,7 +84,7 @@ impl Cluster {
         let agent = &mut self.agents[index];
         agent.written = false;
         if agent.store_fails {
-            let failed = Input::StoreFailed(handoff.id, "no space left on device".to_owned());
+            let failed = Input::StoreFailed(handoff.key(), "no space left on device".to_owned());
             // Nothing depends on it: written once there is room, as the daemon does.
             if handoff.phase.has_ended() {
                 agent.unclosed.push(handoff);

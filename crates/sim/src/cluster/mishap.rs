@@ -144,9 +144,14 @@ impl Cluster {
     }
 
     /// Whether a handoff waits for a person: its machine is held, and what its source had released is
-    /// not known any more.
+    /// not known any more, or whether it ran on there.
     #[must_use]
     pub fn waits_for_a_person(&self, handoff: &Handoff) -> bool {
+        let running = self.agents.iter().filter_map(|agent| agent.balancer.as_ref());
+        let mut live = running.flat_map(|balancer| balancer.handoffs());
+        if live.any(|live| live.id == handoff.id && live.waits_for_proof()) {
+            return true;
+        }
         let lost = |index: &usize| self.agents[*index].lost_store;
         handoff.phase == Phase::Holding && self.by_id.get(&handoff.peer).is_some_and(lost)
     }

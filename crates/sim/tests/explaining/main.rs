@@ -48,6 +48,7 @@ const ELSEWHERE: &[(Reason, &str)] = &[
     (Reason::NoSpare, "evenkeel/tests/draining.rs"),
     (Reason::NoCpuFeature, "core/src/handoff/tests/examined.rs"),
     (Reason::FitUnknown, "core/src/handoff/tests/examined.rs"),
+    (Reason::AlreadyHere, "core/src/handoff/tests/strangers.rs"),
 ];
 
 /// What `evenkeel explain vm` would say, with the last record that judged the machine.

@@ -27,7 +27,8 @@ fn asked() -> (Side, Vec<Effect>) {
     agreement.candidate.needs = needs();
     let ticket = Some(Ticket { life: LIFE, number: 1 });
     let offer = Offer { agreement, commit: Commit::Strict, autostart: false, ticket };
-    let out = side.act(|handoffs, turn| handoffs.take(ID, offer, "qemu:///t".to_owned(), turn));
+    side.act(|handoffs, turn| handoffs.take(ID, offer, "qemu:///t".to_owned(), turn));
+    let out = side.saw(Sight::default());
     (side, out)
 }
 

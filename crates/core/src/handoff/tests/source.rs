@@ -2,6 +2,10 @@
 
 use super::*;
 
+fn key() -> HandoffKey {
+    HandoffKey::new(ID, &host_id("target"))
+}
+
 #[test]
 fn starting_at_boot_is_restored_where_the_machine_stays() {
     let mut source = offered(Commit::Strict, true);
@@ -51,7 +55,10 @@ fn a_source_in_doubt_goes_by_what_is_here_and_what_is_there() {
             if let Some(answer) = there {
                 side.hear(answer.clone());
             }
-            assert_eq!(side.phase(), Some(*phase), "{here:?} here, {there:?} there");
+            // Strict, it may have run on here: see `stale`.
+            let unproved = commit == Commit::Strict && (*here, there) == (Defined, &Some(hold()));
+            let phase = if unproved { Phase::Doubt } else { *phase };
+            assert_eq!(side.phase(), Some(phase), "{here:?} here, {there:?} there");
         }
     }
 }
@@ -72,7 +79,7 @@ fn two_hosts_do_not_ask_and_answer_without_a_pause_while_a_store_cannot_be_writt
     side.hear(hold());
     assert_eq!(side.phase(), Some(Phase::Released));
     let why = "no space left on device".to_owned();
-    side.act(|handoffs, turn| handoffs.store_failed(ID, why, turn));
+    side.act(|handoffs, turn| handoffs.store_failed(&key(), why, turn));
     assert_eq!(side.phase(), Some(Phase::Doubt));
     let out = side.hear(hold());
     assert!(!looks(&out) && said(&out).is_empty(), "{out:?}");
@@ -104,7 +111,7 @@ fn a_leftover_that_runs_keeps_the_target_from_being_told_and_is_not_killed() {
     assert_eq!(said(&side.looked(Presence::Running)), Vec::<&Pass>::new());
     assert!(side.handoff().is_alarming(side.now), "somebody let it run");
     // Another copy, under another stamp, is not the one that was released.
-    let other = Sight { presence: Presence::Running, stamp: Stamp { epoch: Epoch(9), ..here() } };
+    let other = Sight::new(Presence::Running, Stamp { epoch: Epoch(9), ..here() });
     assert!(matches!(said(&side.saw(other))[..], [Pass::Released { .. }]));
 }
 
@@ -393,7 +400,7 @@ fn what_a_failed_migration_leaves_of_what_was_released_early_is_destroyed() {
 #[test]
 fn what_could_not_be_released_early_for_want_of_a_record_is_found_out_anew() {
     let (mut side, _) = released_before_the_answer();
-    side.act(|handoffs, turn| handoffs.store_failed(ID, "disk full".to_owned(), turn));
+    side.act(|handoffs, turn| handoffs.store_failed(&key(), "disk full".to_owned(), turn));
     assert_eq!(side.phase(), Some(Phase::Doubt));
     side.act(|handoffs, turn| handoffs.migrated(ID, Ok(MigrationStats::default()), turn));
     side.looked(Presence::Absent);

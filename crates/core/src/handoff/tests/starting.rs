@@ -167,7 +167,9 @@ fn a_target_that_booted_asks_its_source_before_it_starts_what_is_left() {
     // It stays at its source.
     let mut side = booted();
     side.looked(Presence::Defined);
-    assert_eq!(orders(&side.hear(cancelled())), [&Order::Discard(machine(), there())]);
+    assert!(looks(&side.hear(cancelled())));
+    let out = side.looked(Presence::Defined);
+    assert_eq!(orders(&out), [&Order::Discard(machine(), there())]);
     // Its source knows nothing.
     let mut side = booted();
     side.looked(Presence::Defined);

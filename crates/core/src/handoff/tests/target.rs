@@ -197,6 +197,7 @@ fn reserved_with_a_seat() -> Side {
     let (commit, uri) = (Commit::Strict, "qemu:///target".to_owned());
     let offer = Offer { agreement, commit, autostart: false, ticket: Some(TICKET) };
     side.act(|handoffs, turn| handoffs.take(ID, offer, uri, turn));
+    side.saw(Sight::default());
     side
 }
 
