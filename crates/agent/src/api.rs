@@ -27,6 +27,8 @@
 //! | `POST /api/v1/drain` | empties the host if the rest can hold it; what of it fits |
 //! | `POST /api/v1/place` | where a new machine fits best |
 //! | `DELETE /api/v1/hosts/ID` | removes a host from the cluster |
+//! | `DELETE /api/v1/names/ID` | forgets a name, of which no host is alive |
+//! | `POST /api/v1/reset/pause`, `…/mean` | forgets what others have said of that |
 //! | `POST /api/v1/certificate` | renews this host's certificate; when the new one expires |
 
 mod access;
@@ -52,6 +54,7 @@ use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use evenkeel_core::model::{HostId, MachineId, Rules};
 use evenkeel_net::Net;
+use evenkeel_store::History;
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
@@ -59,11 +62,12 @@ use tokio::sync::mpsc;
 use access::{Caller, Need};
 use ask::{Driver, Failed, ask};
 use forward::Forward;
+pub(crate) use insight::NEXT;
 pub(crate) use tcp::Tcp;
 
 use crate::config::{Config, Members};
 use crate::error::AgentError;
-use crate::request::Request;
+use crate::request::{Request, Reset};
 use crate::status::Status;
 
 /// Requests that may wait for the driver.
@@ -87,6 +91,8 @@ pub(crate) struct Peers {
     pub(crate) may: Members,
     /// Whoever knows the token.
     pub(crate) tcp: Option<Tcp>,
+    /// Where decisions are read.
+    pub(crate) history: Arc<History>,
 }
 
 /// Serves the API on the socket, and other hosts as far as they `may` ask, until the agent ends.
@@ -106,8 +112,9 @@ pub(crate) fn serve(
     let listener = listen(path).map_err(failed)?;
     let socket = Socket(path.to_owned());
     let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-    let Peers { here, net, may, tcp } = peers;
-    let routes = routes().layer(Extension(Arc::new(config.clone()))).with_state(requests.clone());
+    let Peers { here, net, may, tcp, history } = peers;
+    let routes = routes().layer(Extension(Arc::new(config.clone()))).layer(Extension(history));
+    let routes = routes.with_state(requests.clone());
     let calls = net.calls();
     let local = routes.clone().layer(Extension(Caller::Local));
     let forward = Forward::new(here.clone(), net, requests, local);
@@ -151,6 +158,8 @@ fn routes() -> Router<Driver> {
         .route_layer(needs(Need::Operate));
     let own = Router::new()
         .route("/api/v1/hosts/{id}", delete(remove_host))
+        .route("/api/v1/names/{id}", delete(forget))
+        .route("/api/v1/reset/{what}", post(reset))
         .route("/api/v1/certificate", post(renew_certificate))
         .route("/api/v1/machines/{id}/claim", post(claim))
         .route_layer(needs(Need::Own));
@@ -235,6 +244,20 @@ async fn remove_host(
     UrlPath(host): UrlPath<HostId>,
 ) -> Result<Json<()>, Failed> {
     ask(&driver, StatusCode::CONFLICT, |answer| Request::RemoveHost(host, answer)).await.map(Json)
+}
+
+async fn forget(
+    State(driver): State<Driver>,
+    UrlPath(host): UrlPath<HostId>,
+) -> Result<Json<()>, Failed> {
+    ask(&driver, StatusCode::CONFLICT, |answer| Request::Forget(host, answer)).await.map(Json)
+}
+
+async fn reset(
+    State(driver): State<Driver>,
+    UrlPath(what): UrlPath<Reset>,
+) -> Result<Json<()>, Failed> {
+    ask(&driver, StatusCode::CONFLICT, |answer| Request::Reset(what, answer)).await.map(Json)
 }
 
 /// Answers in RFC 3339.

@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use evenkeel_core::model::HostId;
 use evenkeel_net::{
-    Admission, AdmissionRefused, ClusterCa, Enroller, Identity, Net, PkiError, Registrar,
+    Admission, AdmissionRefused, ClusterCa, Enroller, Identity, IssuedKey, Net, PkiError, Registrar,
 };
-use evenkeel_store::{Admissions, Admitted, Store, StoreError};
+use evenkeel_store::{Admissions, Admitted, Key, RENEWALS_PER_DAY_MAX, Renewed, Store, StoreError};
 use tracing::{info, warn};
 
 use crate::config::Config;
@@ -36,12 +36,26 @@ impl Registrar for StoreRegistrar {
     }
 
     fn renew(&self, host: &HostId, key: &str) -> Result<(), AdmissionRefused> {
-        self.0.renew(host, key).map_err(|e| not_recorded(&e))
+        match self.0.renew(host, key).map_err(|e| not_recorded(&e))? {
+            Renewed::Yes => Ok(()),
+            Renewed::Removed => Err(AdmissionRefused::NotAMember(host.clone())),
+            Renewed::TooOften => {
+                let (host, most) = (host.clone(), RENEWALS_PER_DAY_MAX);
+                Err(AdmissionRefused::TooOften { host, most })
+            }
+        }
     }
 
-    fn remove(&self, host: &HostId) -> Result<Vec<String>, AdmissionRefused> {
-        let keys = self.0.remove(host).map_err(|e| not_recorded(&e))?;
-        keys.ok_or_else(|| AdmissionRefused::NotAMember(host.clone()))
+    fn keys(&self, host: &HostId) -> Result<Vec<IssuedKey>, AdmissionRefused> {
+        let keys = self.0.keys(host).map_err(|e| not_recorded(&e))?;
+        let keys = keys.ok_or_else(|| AdmissionRefused::NotAMember(host.clone()))?;
+        let issued = |Key { host, key, issued, removed }| IssuedKey { host, key, issued, removed };
+        Ok(keys.into_iter().map(issued).collect())
+    }
+
+    fn remove(&self, host: &HostId) -> Result<(), AdmissionRefused> {
+        let known = self.0.remove(host).map_err(|e| not_recorded(&e))?;
+        known.then_some(()).ok_or_else(|| AdmissionRefused::NotAMember(host.clone()))
     }
 }
 

@@ -7,6 +7,7 @@ use evenkeel_core::appraisal::Fit;
 use evenkeel_core::decision::Decision;
 use evenkeel_core::explain::{HostExplained, MachineExplained};
 use evenkeel_core::model::{HostId, HostState, MachineId, MoveId, Rules};
+use evenkeel_core::printable::printable;
 use evenkeel_doctor::Facts;
 use evenkeel_store::Wanted;
 use http_body_util::{BodyExt, Full, Limited};
@@ -16,7 +17,8 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::request::{DrainRequest, PauseWish, PlaceRequest, Placement, Problem};
+use crate::api::NEXT;
+use crate::request::{DrainRequest, PauseWish, PlaceRequest, Placement, Problem, Reset};
 use crate::status::{MoveStatus, RecommendationStatus, Status};
 
 /// Largest answer taken, in bytes.
@@ -59,19 +61,28 @@ pub struct Client {
     socket: PathBuf,
     /// Whose agent is asked, where it is not the one that listens.
     host: Option<HostId>,
+    /// Whether what it says goes to people, and not to programs.
+    printable: bool,
 }
 
 impl Client {
     /// A client of the agent that listens on `socket`.
     #[must_use]
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned(), host: None }
+        Self { socket: socket.to_owned(), host: None, printable: false }
+    }
+
+    /// The same, whose answers go to people: texts in them, which may be anybody's, are
+    /// [printable](evenkeel_core::printable).
+    #[must_use]
+    pub fn for_people(self) -> Self {
+        Self { printable: true, ..self }
     }
 
     /// The same for the agent of a host, which the one that listens asks.
     #[must_use]
     pub fn of(&self, host: &HostId) -> Self {
-        Self { socket: self.socket.clone(), host: Some(host.clone()) }
+        Self { host: Some(host.clone()), ..self.clone() }
     }
 
     /// What the agent says of itself.
@@ -87,8 +98,7 @@ impl Client {
     /// # Errors
     /// When it is not reached, or its store cannot be read.
     pub async fn decisions(&self, limit: u32) -> Result<Vec<Decision>, ClientError> {
-        let path = format!("/api/v1/decisions?limit={limit}");
-        self.call(Method::GET, &path, Bytes::new()).await
+        self.records(&Wanted::newest(limit)).await
     }
 
     /// What there is to know about the host for whoever judges it.
@@ -122,7 +132,20 @@ impl Client {
         if let Some(exchange) = wanted.exchange {
             path += &format!("&exchange={exchange}");
         }
-        self.call(Method::GET, &path, Bytes::new()).await
+        let mut found: Vec<Decision> = Vec::new();
+        let mut before = wanted.before;
+        loop {
+            let page = before.map_or_else(|| path.clone(), |seq| format!("{path}&before={seq}"));
+            let (records, next): (Vec<Decision>, _) = self.page(&page).await?;
+            let none = records.is_empty();
+            found.extend(records);
+            found.truncate(wanted.limit as usize);
+            // A host of an earlier version gives all at once.
+            before = next.filter(|_| !none && found.len() < wanted.limit as usize);
+            if before.is_none() {
+                return Ok(found);
+            }
+        }
     }
 
     /// Why a machine of the agent's host is where it is; by its name or id.
@@ -204,6 +227,23 @@ impl Client {
     /// When it is not reached, or refuses: then nothing has changed.
     pub async fn remove_host(&self, host: &HostId) -> Result<(), ClientError> {
         self.call(Method::DELETE, &format!("/api/v1/hosts/{host}"), Bytes::new()).await
+    }
+
+    /// Has the agent forget a name, of which no host is alive.
+    ///
+    /// # Errors
+    /// When it is not reached, or refuses: then nothing has changed.
+    pub async fn forget(&self, host: &HostId) -> Result<(), ClientError> {
+        self.call(Method::DELETE, &format!("/api/v1/names/{host}"), Bytes::new()).await
+    }
+
+    /// Has the agent forget what others have said of something.
+    ///
+    /// # Errors
+    /// When it is not reached, or refuses: then nothing has changed.
+    pub async fn reset(&self, what: Reset) -> Result<(), ClientError> {
+        let path = format!("/api/v1/reset/{}", what.name());
+        self.call(Method::POST, &path, Bytes::new()).await
     }
 
     /// Has the agent get a new key and certificate. Answers when that expires, in RFC 3339.
@@ -293,6 +333,20 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<T, ClientError> {
+        self.ask(method, path, body).await.map(|(answer, _)| answer)
+    }
+
+    /// A part of a longer answer, and how to ask for the next.
+    async fn page<T: DeserializeOwned>(&self, path: &str) -> Result<(T, Option<u64>), ClientError> {
+        self.ask(Method::GET, path, Bytes::new()).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(T, Option<u64>), ClientError> {
         let answered = tokio::time::timeout(ANSWER_TIME_MAX, self.converse(method, path, body));
         let late = |_| self.broken(&format!("nothing came within {ANSWER_TIME_MAX:?}"));
         answered.await.map_err(late)?
@@ -303,7 +357,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Bytes,
-    ) -> Result<T, ClientError> {
+    ) -> Result<(T, Option<u64>), ClientError> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })?;
@@ -324,16 +378,28 @@ impl Client {
             .map_err(|e| self.broken(&e))?;
         let response = sender.send_request(request).await.map_err(|e| self.broken(&e))?;
         let ok = response.status().is_success();
+        let next = response.headers().get(NEXT).and_then(|next| next.to_str().ok()?.parse().ok());
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
         let bytes = body.collect().await.map_err(|e| self.broken(&e))?.to_bytes();
         if ok {
-            return serde_json::from_slice(&bytes).map_err(|e| self.broken(&e));
+            let answer = self.read(&bytes).map_err(|e| self.broken(&e))?;
+            return Ok((answer, next));
         }
         let said = serde_json::from_slice(&bytes).map_or_else(
             |_| String::from_utf8_lossy(&bytes).into_owned(),
             |problem: Problem| problem.error,
         );
-        Err(ClientError::Refused(said))
+        // Another host's words, perhaps, and on their way to a terminal.
+        Err(ClientError::Refused(printable(&said)))
+    }
+
+    fn read<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, serde_json::Error> {
+        if !self.printable {
+            return serde_json::from_slice(bytes);
+        }
+        let mut value: serde_json::Value = serde_json::from_slice(bytes)?;
+        make_printable(&mut value);
+        serde_json::from_value(value)
     }
 
     fn broken(&self, detail: &impl std::fmt::Display) -> ClientError {
@@ -347,4 +413,21 @@ fn escaped(name: &str) -> String {
     let byte =
         |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
     name.bytes().map(byte).collect()
+}
+
+/// Makes every text in a value printable.
+fn make_printable(value: &mut serde_json::Value) {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => *text = printable(text),
+        Value::Array(values) => values.iter_mut().for_each(make_printable),
+        Value::Object(map) => {
+            let fields = std::mem::take(map).into_iter().map(|(name, mut value)| {
+                make_printable(&mut value);
+                (printable(&name), value)
+            });
+            *map = fields.collect();
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }

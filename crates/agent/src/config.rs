@@ -150,12 +150,14 @@ pub struct HistoryConfig {
     pub days: u32,
     /// Most decision records kept.
     pub records: u32,
+    /// Most bytes of them.
+    pub bytes: ByteSize,
 }
 
 impl Default for HistoryConfig {
     fn default() -> Self {
-        let Retention { days, records } = Retention::default();
-        Self { days, records }
+        let Retention { days, records, bytes } = Retention::default();
+        Self { days, records, bytes: ByteSize(bytes) }
     }
 }
 
@@ -163,11 +165,13 @@ impl HistoryConfig {
     /// As the store knows it.
     #[must_use]
     pub const fn retention(&self) -> Retention {
-        Retention { days: self.days, records: self.records }
+        Retention { days: self.days, records: self.records, bytes: self.bytes.0 }
     }
 
     fn check(&self) -> Result<(), ValueError> {
-        let Self { days, records } = *self;
+        let Self { days, records, bytes } = *self;
+        let large = bytes >= ByteSize::mib(16);
+        check(large, "history.bytes", &bytes, "16 MiB and more")?;
         check((1..=36_500).contains(&days), "history.days", &days, "from 1 to 36500")?;
         let in_range = (1000..=10_000_000).contains(&records);
         check(in_range, "history.records", &records, "from 1000 to 10000000")

@@ -8,6 +8,7 @@ mod answering;
 mod emptying;
 mod explaining;
 mod operating;
+mod vouching;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -23,7 +24,7 @@ use evenkeel_core::message::{Message, Talk};
 use evenkeel_core::model::{HostId, MachineId, Time};
 use evenkeel_core::port::{Event, Failure, FailureKind, HandoffId, Migration, Order, Progress};
 use evenkeel_hypervisor::Hypervisor;
-use evenkeel_membership::{self as membership, Change, Membership, Output};
+use evenkeel_membership::{self as membership, Change, Member, Membership, Output};
 use evenkeel_net::{Net, NetEvent};
 use evenkeel_store::Store;
 use evenkeel_wire::{WireError, decode, encode};
@@ -32,14 +33,17 @@ use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
 pub(crate) use emptying::Wishes;
+pub(crate) use vouching::{Proved, Vouching};
 
 use crate::alarms::Alarms;
 use crate::carrier::Carrier;
 use crate::clock::Clock;
 use crate::hours::OpenHours;
+use crate::ledger::Ledger;
 use crate::request::{Reply, Request};
 use crate::sole::Sole;
 use crate::timers::{Due, Timers};
+use crate::watchdog::Watchdog;
 
 /// How long the last words to other hosts may take.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
@@ -50,6 +54,8 @@ const ABORT_TIME_MAX: Duration = Duration::from_secs(10);
 const UNCLOSED_MAX: usize = 256;
 /// Lines about refused frames in the log per [`REFUSALS_WINDOW`]: a peer must not fill the disk.
 const REFUSALS_MAX: u32 = 10;
+/// The same about members that come and go.
+const MEMBER_LINES_MAX: u32 = 1000;
 const REFUSALS_WINDOW: Duration = Duration::from_secs(10);
 
 /// What the loop listens to.
@@ -63,6 +69,8 @@ pub(crate) struct Sources {
     pub(crate) removed: mpsc::Receiver<HostId>,
     /// Migrations whose last step's answer has reached libvirt here.
     pub(crate) finished: mpsc::Receiver<HandoffId>,
+    /// Names that are proved now to be those of hosts, or cannot be.
+    pub(crate) proved: mpsc::Receiver<Proved>,
     /// Stop, and the second time, stop now.
     pub(crate) stop: mpsc::Receiver<()>,
 }
@@ -82,12 +90,16 @@ pub(crate) struct Driver {
     /// Members that could not be written down yet: tried again until they can.
     pub(crate) unremembered: BTreeMap<HostId, SocketAddr>,
     pub(crate) removed: mpsc::Sender<HostId>,
+    pub(crate) vouching: Vouching,
+    pub(crate) ledger: Ledger,
     pub(crate) progress: BTreeMap<HandoffId, Progress>,
     /// What operators wish that is not answered yet.
     pub(crate) wishes: Wishes,
     /// Who waits for a schedule entry to be written.
     pub(crate) writers: BTreeMap<MachineId, Reply<()>>,
     pub(crate) refusals: Refusals,
+    /// Lines about members that come and go.
+    pub(crate) gossip: Refusals,
     /// Records of handoffs that have ended which could not be written, in their order: tried again
     /// until they can.
     pub(crate) unclosed: VecDeque<Handoff>,
@@ -102,11 +114,12 @@ pub(crate) struct Driver {
     pub(crate) stopped: bool,
 }
 
-/// Refused frames in the present window.
-#[derive(Debug, Default)]
+/// Lines in the present window, which others can cause.
+#[derive(Debug)]
 pub(crate) struct Refusals {
     since: Option<Instant>,
     count: u32,
+    max: u32,
 }
 
 /// How far a stop is.
@@ -128,14 +141,16 @@ impl Stopping {
 
 impl Driver {
     /// Runs until the core says that nothing is under way any more.
-    pub(crate) async fn run(mut self, mut sources: Sources) {
+    pub(crate) async fn run(mut self, mut sources: Sources, mut watchdog: Watchdog) {
         self.watch_hours();
         self.feed(Input::Start);
+        self.heed_removals();
         let mut stopping: Option<Stopping> = None;
         while !self.stopped {
             let due = self.timers.next().map(|at| self.clock.instant_of(at));
             let limit = stopping.map(Stopping::until);
-            let wake = [due, limit].into_iter().flatten().min();
+            watchdog.turn(Instant::now());
+            let wake = [due, limit, watchdog.next()].into_iter().flatten().min();
             tokio::select! {
                 Some(event) = sources.net.recv() => self.net_event(event),
                 Some(event) = sources.hypervisor.recv() => self.hypervisor_event(event),
@@ -148,6 +163,7 @@ impl Driver {
                 Some(handoff) = sources.finished.recv() => {
                     self.feed(Input::FinishPassed(handoff));
                 }
+                Some(proved) = sources.proved.recv() => self.proved(proved),
                 Some(()) = sources.stop.recv() => {
                     stopping = Some(self.stop(stopping));
                 }
@@ -164,6 +180,9 @@ impl Driver {
                 }
                 _ => {}
             }
+        }
+        for decision in self.ledger.all().collect::<Vec<_>>() {
+            self.write_record(&decision);
         }
         self.membership(membership::Input::Leave);
         self.net.close(CLOSE_TIME_MAX).await;
@@ -194,6 +213,13 @@ impl Driver {
                     self.close_records();
                     self.watch_hours();
                     self.alarms.tell(self.balancer.handoffs(), self.clock.now());
+                    for decision in self.ledger.due(self.clock.now()) {
+                        self.write_record(&decision);
+                    }
+                    let is_host = |member: &Member| self.net.vouches(&member.host);
+                    if !self.membership.members().all(is_host) {
+                        self.tell_members();
+                    }
                     self.feed(Input::Timer(Timer::Sample));
                 }
                 Due::Core(timer) => self.feed(Input::Timer(timer)),
@@ -307,7 +333,7 @@ impl Driver {
                 }
                 self.hypervisor.submit(order);
             }
-            Effect::Record(decision) => self.record(&decision),
+            Effect::Record(decision) => self.record(decision),
             Effect::Keep(register) => self.keep(&register),
             Effect::Answer(id, answer) => return self.answered(id, answer),
             Effect::Stopped => self.stopped = true,
@@ -342,11 +368,17 @@ impl Driver {
         })
     }
 
-    fn record(&mut self, decision: &Decision) {
-        log(decision);
+    fn record(&mut self, decision: Decision) {
         if let Some(handoff) = decision.handoff {
             self.progress.remove(&handoff);
         }
+        if let Some(decision) = self.ledger.take(decision, self.clock.now()) {
+            self.write_record(&decision);
+        }
+    }
+
+    fn write_record(&mut self, decision: &Decision) {
+        log(decision);
         if let Err(error) = self.store.record(decision) {
             warn!(%error, "decision not recorded");
         }
@@ -355,7 +387,7 @@ impl Driver {
     fn net_event(&mut self, event: NetEvent) {
         match event {
             NetEvent::Message { from, bytes } => match decode(&bytes) {
-                Ok(message) => self.feed(Input::Message(from, message)),
+                Ok(message) => self.hear(from, message),
                 Err(error) => self.undecodable(&from, &error),
             },
             NetEvent::Datagram { from, bytes } => {
@@ -364,6 +396,8 @@ impl Driver {
             NetEvent::Undelivered { to, why } => self.feed(Input::Undelivered(to, why.to_string())),
             // In the log already. The host becomes a member when its agent says so.
             NetEvent::Enrolled { .. } => {}
+            NetEvent::Met { host, certificate } => self.met(&host, &certificate),
+            NetEvent::Revoked => self.heed_removals(),
         }
     }
 
@@ -396,20 +430,18 @@ impl Driver {
             }
         }
         if changed {
-            let members = self.membership.members().map(|m| m.host.clone()).collect();
-            self.feed(Input::Members(members));
+            self.tell_members();
         }
     }
 
     fn member_changed(&mut self, change: &Change) {
+        // Gossip can say this as often as a member likes.
+        if !self.gossip.pass(Instant::now()) {
+            return;
+        }
         match change {
             Change::Up(member) | Change::Replaced { after: member, .. } => {
                 info!(host = %member.host, address = %member.addr, "member is alive");
-                self.addresses.insert(member.host.clone(), member.addr);
-                if let Err(error) = self.store.remember(&member.host, member.addr) {
-                    warn!(%error, "member's address not remembered");
-                    self.unremembered.insert(member.host.clone(), member.addr);
-                }
             }
             Change::Down(member) => warn!(host = %member.host, "member is gone"),
             Change::Renewed(_) => info!("was taken for dead; back in the cluster"),
@@ -471,17 +503,27 @@ impl Driver {
 }
 
 impl Refusals {
+    /// About frames that are refused.
+    pub(crate) const fn of_frames() -> Self {
+        Self { since: None, count: 0, max: REFUSALS_MAX }
+    }
+
+    /// About members: a cluster that is started at once may have many.
+    pub(crate) const fn of_members() -> Self {
+        Self { since: None, count: 0, max: MEMBER_LINES_MAX }
+    }
+
     /// Whether another refused frame may be written of.
     fn pass(&mut self, now: Instant) -> bool {
         if self.since.is_none_or(|since| now.duration_since(since) >= REFUSALS_WINDOW) {
-            *self = Self { since: Some(now), count: 0 };
+            *self = Self { since: Some(now), count: 0, ..*self };
         }
         self.count = self.count.saturating_add(1);
-        self.count <= REFUSALS_MAX
+        self.count <= self.max
     }
 }
 
-async fn sleep_until(wake: Option<Instant>) {
+pub(crate) async fn sleep_until(wake: Option<Instant>) {
     match wake {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,

@@ -6,17 +6,17 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use evenkeel_doctor::{
     AgentFacts, CapacityFacts, Facts, IdentityFacts, LibvirtFacts, MigrationFacts, StorageFacts,
     StoreFacts, Version,
 };
-use evenkeel_libvirt::{inspect, mounted_at, reaches};
+use evenkeel_libvirt::{Inspection, inspect, mounted_at, reaches};
 use evenkeel_net::Identity;
 
 use crate::config::{CarrierKind, Config};
+use crate::looks::Looks;
 use crate::status::Status;
 
 /// libvirt's configuration of QEMU on a host, and what it is without a word there.
@@ -76,24 +76,11 @@ fn millis(time: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Does what may block for long on a thread of its own, and waits for it at most
-/// [`LIBVIRT_TIME_MAX`].
-fn limited<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
-    let (done, outcome) = mpsc::channel();
-    let spawned = std::thread::Builder::new().name("facts".to_owned()).spawn(move || {
-        // Nobody waits any more if it took too long.
-        let _ = done.send(work());
-    });
-    spawned.map_err(|error| error.to_string())?;
-    let late = |_| format!("nothing came within {LIBVIRT_TIME_MAX:?}");
-    outcome.recv_timeout(LIBVIRT_TIME_MAX).map_err(late)?
-}
+static INSPECTIONS: Looks<Inspection> = Looks::new();
+static REACHES: Looks<()> = Looks::new();
 
 fn libvirt(config: &Config, qemu_conf: Option<&str>) -> Result<LibvirtFacts, String> {
-    let uri = config.libvirt.uri.clone();
-    let found = limited(move || inspect(&uri))?;
+    let found = INSPECTIONS.share(&config.libvirt.uri, LIBVIRT_TIME_MAX, inspect)?;
     Ok(LibvirtFacts {
         uri: config.libvirt.uri.clone(),
         version: Version(found.libvirt),
@@ -143,8 +130,7 @@ fn migration(config: &Config, qemu_conf: Option<&str>) -> MigrationFacts {
 
 /// Why a libvirt is not reached, if it is not.
 pub(crate) fn reached(uri: &str) -> Option<String> {
-    let uri = uri.to_owned();
-    limited(move || reaches(&uri)).err()
+    REACHES.share(uri, LIBVIRT_TIME_MAX, reaches).err()
 }
 
 /// A setting in a file of libvirt's: `name = "value"` or `name = value`.

@@ -11,15 +11,19 @@ mod driver;
 mod error;
 pub mod facts;
 mod hours;
+mod ledger;
+mod looks;
 mod request;
 mod sole;
 pub mod status;
 mod timers;
+mod watchdog;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use evenkeel_core::balancer::Balancer;
 use evenkeel_core::model::{HostId, Resources};
@@ -31,10 +35,8 @@ use evenkeel_net::{DialError, Identity, Limits, Net};
 use evenkeel_store::Store;
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
-use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
 use tracing::{info, warn};
 
 use crate::alarms::Alarms;
@@ -44,21 +46,25 @@ pub use crate::client::{Client, ClientError};
 use crate::clock::Clock;
 use crate::config::CarrierKind;
 pub use crate::config::{Config, ConfigError, Members, TcpConfig};
-use crate::driver::{Driver, Refusals, Sources, Wishes, notify};
+use crate::driver::{Driver, Refusals, Sources, Vouching, Wishes, notify};
 pub use crate::error::{AgentError, TcpError};
 use crate::hours::OpenHours;
+use crate::ledger::Ledger;
 use crate::request::Request;
-pub use crate::request::{DrainRequest, PAUSE_MAX, PauseWish, PlaceRequest, Placement, Problem};
+pub use crate::request::{
+    DrainRequest, PAUSE_MAX, PauseWish, PlaceRequest, Placement, Problem, Reset,
+};
 use crate::sole::Sole;
 pub use crate::status::Status;
 use crate::timers::Timers;
+use crate::watchdog::Watchdog;
 pub use evenkeel_store::Wanted;
 
 /// Removed hosts of which the driver has not heard yet.
 const REMOVED_MAX: usize = 16;
 /// Migrations of whose end the driver has not heard yet.
 const FINISHED_MAX: usize = 64;
-/// Events that may wait for the driver; the hypervisor's threads wait beyond that.
+/// Events that may wait for the driver; further ones wait with the hypervisor.
 const EVENTS_MAX: usize = 1024;
 /// I/O capacity of a host that declares none: a common 10 Gbit/s link, in bytes per second.
 const IO_BYTES_PER_S_DEFAULT: f64 = 1.25e9;
@@ -82,7 +88,10 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         Some(tcp) => Some(Tcp::open(tcp).await?),
         None => None,
     };
-    let peers = api::Peers { here: host.clone(), net: net.clone(), may: config.api.members, tcp };
+    net.remember(store.certificates()?);
+    let history = Arc::new(store.history()?);
+    let (here, may) = (host.clone(), config.api.members);
+    let peers = api::Peers { here, net: net.clone(), may, tcp, history };
     let (_socket, mut requests) = api::serve(&config, peers)?;
     let mut stop = stop_signals()?;
 
@@ -95,6 +104,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let addr = config.advertised();
     info!(%host, address = %addr, libvirt = config.libvirt.uri, "agent is up");
     notify(sd_notify::NotifyState::Ready);
+    let mut watchdog = Watchdog::start();
     let mut found = Resources::ZERO;
     if !config.declares_all() {
         let waiting = Waiting {
@@ -103,6 +113,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
             events: &mut hypervisor_events,
             requests: &mut requests,
             stop: &mut stop,
+            watchdog: &mut watchdog,
         };
         let Some(capacity) = waiting.for_capacity().await else {
             info!("agent has stopped while it waited for libvirt");
@@ -114,6 +125,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
 
     let mut rng: ChaCha12Rng = rand::make_rng();
     let (removing, removed) = mpsc::channel(REMOVED_MAX);
+    let (vouching, proved) = Vouching::new();
     let me = Member { host, addr, generation: clock.now().unix_ms() };
     let (wishes, standing) = Wishes::recover(&mut store, boot_id())?;
     let mut driver = Driver {
@@ -129,10 +141,13 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         timers: Timers::default(),
         unremembered: BTreeMap::new(),
         removed: removing,
+        vouching,
+        ledger: Ledger::default(),
         progress: BTreeMap::new(),
         wishes,
         writers: BTreeMap::new(),
-        refusals: Refusals::default(),
+        refusals: Refusals::of_frames(),
+        gossip: Refusals::of_members(),
         unclosed: VecDeque::new(),
         hours: OpenHours::new(config.operation.hours()),
         alarms: Alarms::default(),
@@ -149,8 +164,9 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let others = config.seeds.iter().copied().filter(|seed| *seed != addr).collect();
     let seeds = find_seeds(&net, others);
     let hypervisor = hypervisor_events;
-    let sources = Sources { net: net_events, hypervisor, requests, seeds, removed, finished, stop };
-    driver.run(sources).await;
+    let sources =
+        Sources { net: net_events, hypervisor, requests, seeds, removed, finished, proved, stop };
+    driver.run(sources, watchdog).await;
     info!("agent has stopped");
     Ok(())
 }
@@ -201,21 +217,9 @@ fn connect(
         lock_manager: config.handoff.lock_manager.clone(),
         ..LibvirtConfig::new(libvirt.uri.clone(), config.migration_uri())
     };
-    let sink = move |event| tell(&events, event);
+    // The hypervisor calls it on a thread of its own. When the driver is gone, nobody is left to tell.
+    let sink = move |event| drop(events.blocking_send(event));
     LibvirtHypervisor::new(settings, sink, move || clock.now()).map_err(AgentError::Threads)
-}
-
-/// Tells the driver what the hypervisor says. When the driver is gone, nobody is left to tell.
-fn tell(events: &mpsc::Sender<Event>, event: Event) {
-    let Err(TrySendError::Full(event)) = events.try_send(event) else { return };
-    match Handle::try_current() {
-        // An order that was refused on the spot: the driver must not wait for itself.
-        Ok(runtime) => {
-            let events = events.clone();
-            runtime.spawn(async move { events.send(event).await });
-        }
-        Err(_) => drop(events.blocking_send(event)),
-    }
 }
 
 /// An agent that cannot begin before libvirt has said what the host has, because the configuration
@@ -226,6 +230,7 @@ struct Waiting<'a> {
     events: &'a mut mpsc::Receiver<Event>,
     requests: &'a mut mpsc::Receiver<Request>,
     stop: &'a mut mpsc::Receiver<()>,
+    watchdog: &'a mut Watchdog,
 }
 
 impl Waiting<'_> {
@@ -261,7 +266,9 @@ impl Waiting<'_> {
     /// told `why` it waits.
     async fn sampled(&mut self, why: &str) -> Option<Result<HostSample, Failure>> {
         loop {
+            self.watchdog.turn(Instant::now());
             tokio::select! {
+                () = driver::sleep_until(self.watchdog.next()) => {}
                 Some(()) = self.stop.recv() => return None,
                 Some(request) = self.requests.recv() => request.refuse(&format!(
                     "this agent waits for libvirt at `{}` to learn what the host has, and nothing \

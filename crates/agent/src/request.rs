@@ -4,20 +4,15 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use evenkeel_core::appraisal::{Berth, Fit, Wish};
-use evenkeel_core::control::Pause;
-use evenkeel_core::decision::Decision;
+use evenkeel_core::control::{PAUSE_WORDS_BYTES_MAX, Pause};
 use evenkeel_core::explain::{HostExplained, MachineExplained};
 use evenkeel_core::model::{HostId, HostState, MachineId, MoveId, Rules, Time};
-use evenkeel_store::Wanted;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::status::{MoveStatus, RecommendationStatus, Status};
 
-/// Longest pause.
-pub const PAUSE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Longest name and longest reason of who pauses, in bytes.
-const WORDS_BYTES_MAX: usize = 512;
+pub use evenkeel_core::control::PAUSE_MAX;
 
 /// What the API asks the driver.
 #[derive(Debug)]
@@ -28,6 +23,9 @@ pub(crate) enum Request {
     SetTarget(MachineId, Option<f64>, Reply<()>),
     SetRules(MachineId, Box<Rules>, Reply<()>),
     RemoveHost(HostId, Reply<()>),
+    /// There is no host of this name.
+    Forget(HostId, Reply<()>),
+    Reset(Reset, Reply<()>),
     SetState(HostState, Reply<()>),
     Wish(Box<Wish>, Waiter),
     RenewCertificate(Reply<SystemTime>),
@@ -52,11 +50,34 @@ impl Request {
             | Self::SetRules(_, _, reply)
             | Self::Claim(_, _, reply)
             | Self::SetState(_, reply)
+            | Self::Forget(_, reply)
+            | Self::Reset(_, reply)
             | Self::RemoveHost(_, reply) => drop(reply.send(Err(why.to_owned()))),
             Self::RenewCertificate(reply) => drop(reply.send(Err(why.to_owned()))),
             Self::Wish(_, waiter) => waiter.refuse(why.to_owned()),
             Self::Address(_, reply) => drop(reply.send(Err(why.to_owned()))),
             Self::Operate(operation) => operation.refuse(why),
+        }
+    }
+}
+
+/// What a host has learned from others that an operator has it forget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reset {
+    /// Whether the cluster is paused.
+    Pause,
+    /// The mean load of the cluster.
+    Mean,
+}
+
+impl Reset {
+    /// As it is written.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Mean => "mean",
         }
     }
 }
@@ -90,7 +111,6 @@ impl Operation {
 /// A question about why.
 #[derive(Debug)]
 pub(crate) enum Question {
-    Decisions(Wanted, Reply<Vec<Decision>>),
     /// A machine's name or id.
     Machine(String, Reply<MachineExplained>),
     Host(Reply<HostExplained>),
@@ -100,7 +120,6 @@ impl Question {
     /// Answers with `why` there is no other answer. Whoever asked may have gone away.
     pub(crate) fn refuse(self, why: &str) {
         match self {
-            Self::Decisions(_, reply) => drop(reply.send(Err(why.to_owned()))),
             Self::Machine(_, reply) => drop(reply.send(Err(why.to_owned()))),
             Self::Host(reply) => drop(reply.send(Err(why.to_owned()))),
         }
@@ -181,8 +200,9 @@ impl PauseWish {
             let days = PAUSE_MAX.as_secs() / 86_400;
             return Err(format!("a pause is of 1 second to {days} days, and not of {seconds} s"));
         }
-        if by.len().max(reason.len()) > WORDS_BYTES_MAX {
-            return Err(format!("name and reason of a pause have at most {WORDS_BYTES_MAX} bytes"));
+        if by.len().max(reason.len()) > PAUSE_WORDS_BYTES_MAX {
+            let most = PAUSE_WORDS_BYTES_MAX;
+            return Err(format!("name and reason of a pause have at most {most} bytes"));
         }
         Ok(Pause { until: now + span, by, reason })
     }

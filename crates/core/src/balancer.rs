@@ -39,6 +39,7 @@ use crate::control::{Authority, Control};
 use crate::cost::Experience;
 use crate::decision::{Decision, Reason, Role};
 use crate::effect::{Effect, Input, Timer};
+use crate::estimate::Averaging;
 use crate::exchange::Exchange;
 use crate::handoff::{Handoff, Handoffs, Offer, Recovered, Turn};
 use crate::host::Host;
@@ -93,6 +94,9 @@ pub struct Balancer {
     directed: DirectedMoves,
     recommendations: Recommendations,
     witnesses: Witnesses,
+    /// When other hosts changed what they say of their labels last.
+    relabelled: BTreeMap<HostId, Time>,
+    pause_news: pausing::News,
     /// What waits for its witnesses.
     reserving: BTreeMap<HandoffKey, Offer>,
 }
@@ -139,6 +143,8 @@ impl Balancer {
             directed: DirectedMoves::default(),
             recommendations: Recommendations::default(),
             witnesses,
+            relabelled: BTreeMap::new(),
+            pause_news: pausing::News::default(),
             reserving: BTreeMap::new(),
         }
     }
@@ -244,6 +250,10 @@ impl Balancer {
             }
             Input::NotKept(_) => self.witnesses.not_kept(),
             Input::Removed(host) => self.remove(&host, now, out),
+            Input::Revoked(host) => self.removed(&host, now, out),
+            Input::Forget(host) => self.forget(&host, now, out),
+            Input::ForgetPause => self.forget_pause(),
+            Input::ForgetMean => self.host.averaging = Averaging::default(),
             Input::Claim { machine, fenced } => {
                 self.hand(now, out, |handoffs, turn| handoffs.claim(&machine, &fenced, turn));
             }
@@ -269,6 +279,7 @@ impl Balancer {
     }
 
     fn start(&mut self, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
+        self.doubt_pause(now);
         out.push(Effect::SetTimer(Timer::Sample, now));
         // Anywhere in the first period: hosts that are started together do not act together.
         let first = self.config.round.mul_f64(rng.random_range(0.0..1.0));

@@ -9,6 +9,8 @@
 //!
 //! None of this stops what an operator orders, such as a drain or a directed move.
 
+use std::time::Duration;
+
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
@@ -117,7 +119,20 @@ pub struct PauseRegister {
     pub pause: Option<Pause>,
 }
 
+/// Longest pause.
+pub const PAUSE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Longest name and longest reason of who pauses, in bytes.
+pub const PAUSE_WORDS_BYTES_MAX: usize = 512;
+
 impl PauseRegister {
+    /// Whether a host can have written this by `now`. What was written later than can be would win
+    /// over whatever operators say until then, and what ends later would hold for ever.
+    #[must_use]
+    pub fn can_be(&self, now: Time) -> bool {
+        let until = self.pause.as_ref().map_or(self.at, |pause| pause.until);
+        self.at.can_be(now) && until.can_be(now + PAUSE_MAX)
+    }
+
     /// Whether this wins over another.
     #[must_use]
     pub fn is_newer_than(&self, other: Option<&Self>) -> bool {

@@ -109,6 +109,15 @@ pub struct Decision {
     /// On whose word a machine was to move.
     #[serde(default)]
     pub authority: Authority,
+    /// How many more of the kind there were since the record before, which have none of their own:
+    /// what this peer began, and came to nothing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 impl Decision {
@@ -134,6 +143,7 @@ impl Decision {
             measure: None,
             commit: None,
             authority: Authority::default(),
+            more: 0,
         }
     }
 

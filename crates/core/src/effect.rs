@@ -38,8 +38,17 @@ pub enum Input {
     FinishPassed(HandoffId),
     /// What was known of a host could not be made durable. The effects behind it were dropped.
     NotKept(HostId),
-    /// An operator has removed this host from the cluster.
+    /// An operator has removed this host from the cluster, by a command given here. Others are told.
     Removed(HostId),
+    /// The authority has removed this host from the cluster: the driver has seen that in the list which
+    /// the authority signs. What another host says of it counts for nothing.
+    Revoked(HostId),
+    /// An operator says that there is no such host, and has this one forget the name.
+    Forget(HostId),
+    /// An operator has this host forget what it knows of pauses.
+    ForgetPause,
+    /// An operator has this host begin anew to learn the cluster's mean.
+    ForgetMean,
     /// An operator has fenced a host: it runs nothing, and never will without being told to. What is
     /// here of this machine is all that there is. [`Balancer::can_claim`] says whether that settles
     /// anything.

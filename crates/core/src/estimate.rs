@@ -22,7 +22,7 @@
 use minicbor::{Decode, Encode};
 
 use crate::advantage::{Advantage, Met, priced};
-use crate::model::{PerResource, Resource, Resources, Weights};
+use crate::model::{PerResource, Resource, Resources, Time, Weights};
 
 /// A running mean over hosts, as told to another host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Encode, Decode)]
@@ -39,6 +39,20 @@ pub struct Estimate {
     /// How low the cluster could go; not told by hosts that do not know of it.
     #[n(3)]
     pub advantage: Option<Advantage>,
+}
+
+/// Averaging starts over at most so often: a round of any host takes longer than a quarter of a second.
+const EPOCH_TIME_MIN_MS: u64 = EPOCH_ROUNDS as u64 * 250;
+/// Epochs that may have begun before the beginning of time, which is not long ago in a simulation.
+const EPOCH_SLACK: u64 = 10_000;
+
+impl Estimate {
+    /// Whether averaging can have started over so often by `now`. A host that joined a later epoch would
+    /// never begin another one, and all others with it.
+    #[must_use]
+    pub fn can_be(&self, now: Time) -> bool {
+        u64::from(self.epoch) <= now.unix_ms() / EPOCH_TIME_MIN_MS + EPOCH_SLACK
+    }
 }
 
 /// What a host has and uses, as it takes stock of itself.

@@ -24,6 +24,7 @@ pub mod load;
 pub mod message;
 pub mod model;
 pub mod port;
+pub mod printable;
 pub mod reason;
 pub mod restraint;
 pub mod rules;

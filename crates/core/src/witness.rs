@@ -157,6 +157,22 @@ impl Witnesses {
         is_news
     }
 
+    /// Forgets a name, of which an operator says that no host has it.
+    pub fn forget(&mut self, host: &HostId) {
+        self.known.forget(host);
+    }
+
+    /// Every other host that this one knows.
+    pub fn known_hosts(&self) -> impl Iterator<Item = &HostId> {
+        self.known.hosts().filter(|host| **host != self.known.me)
+    }
+
+    /// The labels that another host has told, as they are written down.
+    #[must_use]
+    pub fn labels_of(&self, host: &HostId) -> Option<&Labels> {
+        self.known.labels_of(host)
+    }
+
     /// What was to be written down about a host could not be, nor what was to be done after that.
     pub fn not_kept(&mut self) {
         self.known.not_kept();
@@ -320,7 +336,9 @@ impl Witnesses {
         open.answered.insert(from.clone());
         let refusal = open.claim.as_ref().and_then(|claim| claim.refusal(&answer.verdict, from));
         // Whom it knows comes before that it was asked: who is not asked again must not be missed.
-        let told_of = self.known.told_of(answer.hosts, &answer.removed);
+        // Whom it says to be removed, it may name to have a witness left out: only the authority's list
+        // counts, and that is the driver's to read.
+        let told_of = self.known.told_of(answer.hosts);
         let heard = self.known.heard(from, answer.labels, true);
         out.extend(told_of.into_iter().chain(heard).map(Effect::Acquaint));
         match refusal {

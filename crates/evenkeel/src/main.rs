@@ -51,7 +51,8 @@ fn main() -> ExitCode {
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            anstream::eprintln!("{}error:{:#} {failure}", output::ERROR, output::ERROR);
+            let text = output::printable_lines(&failure.to_string());
+            anstream::eprintln!("{}error:{:#} {text}", output::ERROR, output::ERROR);
             ExitCode::FAILURE
         }
     }

@@ -6,6 +6,7 @@ use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
 use comfy_table::Table;
 use comfy_table::presets::UTF8_BORDERS_ONLY;
+use evenkeel_core::printable::stands_alone;
 use serde::Serialize;
 
 /// Whatever ends a command early; printed behind `error:`.
@@ -30,11 +31,22 @@ pub(crate) fn print<T: Serialize>(
     table: impl FnOnce() -> String,
 ) -> Result<(), Failure> {
     let text = match format {
-        Format::Table => table(),
+        // Texts in it that another agent has given are printable already; a name from a file may not be.
+        Format::Table => printable_lines(&table()),
         Format::Json => serde_json::to_string_pretty(data)?,
     };
     anstream::println!("{}", text.trim_end());
     Ok(())
+}
+
+/// Text of several lines, without what a terminal would do more than show.
+pub(crate) fn printable_lines(text: &str) -> String {
+    let one = |c: char| match c {
+        '\n' => c.to_string(),
+        c if stands_alone(c) => c.to_string(),
+        c => c.escape_default().to_string(),
+    };
+    text.chars().map(one).collect()
 }
 
 /// A load as people read it: 1.0 is `100.0 %`.

@@ -136,6 +136,8 @@ fn the_service_manager_is_told_of_both_ends_of_an_agents_life_and_only_its_user_
     let mode = std::fs::metadata(&place.socket).expect("served").permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "{mode:o}");
     assert_eq!(place.status()["host"], "h1");
+    // By the loop itself, again and again.
+    agent.await_notices("WATCHDOG=1", 3);
     strangers_are_refused(&site, &place, &agent);
     agent.signal(rustix::process::Signal::TERM);
     agent.await_notice("STOPPING=1");

@@ -1,5 +1,6 @@
 //! Answers: to every order one, whatever happens.
 
+use std::collections::VecDeque;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,16 +13,71 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where events go.
-pub(crate) struct Outlet(Mutex<Box<dyn Fn(Event) + Send>>);
+/// Where events go: a queue, which a thread of its own empties into the sink.
+///
+/// Whoever tells is never held up, so that no lock is held while the sink blocks: neither the driver,
+/// which is told of an order that was refused on the spot while it is the one to empty the sink, nor
+/// libvirt's event thread, which has to answer keepalives. The queue is bounded by what there is to
+/// tell: one answer for an order, and one line for each machine that has changed and for each
+/// migration under way, however often that happens while the sink is full.
+pub(crate) struct Outlet(Arc<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    events: Mutex<Events>,
+    told: Condvar,
+}
+
+#[derive(Default)]
+struct Events {
+    queue: VecDeque<Event>,
+    /// Whether nobody is left who could tell anything.
+    closed: bool,
+}
 
 impl Outlet {
-    pub(crate) fn new(sink: impl Fn(Event) + Send + 'static) -> Self {
-        Self(Mutex::new(Box::new(sink)))
+    /// An outlet, and its thread. The thread ends once the outlet is dropped and everything is told.
+    pub(crate) fn start(sink: impl Fn(Event) + Send + 'static) -> std::io::Result<Arc<Self>> {
+        let waiting = Arc::new(Waiting::default());
+        let source = Arc::clone(&waiting);
+        let run = move || {
+            while let Some(event) = source.next() {
+                sink(event);
+            }
+        };
+        std::thread::Builder::new().name("libvirt-outlet".to_owned()).spawn(run)?;
+        Ok(Arc::new(Self(waiting)))
     }
 
+    /// Tells without ever waiting for the sink.
     pub(crate) fn tell(&self, event: Event) {
-        lock(&self.0)(event);
+        let queue = &mut lock(&self.0.events).queue;
+        let same = |queued: &&mut Event| match (&**queued, &event) {
+            (Event::ScheduleChanged(a), Event::ScheduleChanged(b)) => a == b,
+            (Event::Progress(a, _), Event::Progress(b, _)) => a == b,
+            _ => false,
+        };
+        match queue.iter_mut().find(same) {
+            Some(queued) => *queued = event,
+            None => queue.push_back(event),
+        }
+        self.0.told.notify_one();
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        lock(&self.0.events).closed = true;
+        self.0.told.notify_one();
+    }
+}
+
+impl Waiting {
+    /// What is to be told next; nothing once nothing can come any more.
+    fn next(&self) -> Option<Event> {
+        let idle = |events: &mut Events| events.queue.is_empty() && !events.closed;
+        let events = self.told.wait_while(lock(&self.events), idle);
+        events.unwrap_or_else(PoisonError::into_inner).queue.pop_front()
     }
 }
 
@@ -141,7 +197,33 @@ mod tests {
 
     fn outlet() -> (Arc<Outlet>, Receiver<Event>) {
         let (sender, receiver) = mpsc::channel();
-        (Arc::new(Outlet::new(move |event| drop(sender.send(event)))), receiver)
+        (Outlet::start(move |event| drop(sender.send(event))).unwrap(), receiver)
+    }
+
+    /// Everything that was told, once the outlet is gone.
+    fn all(outlet: Arc<Outlet>, events: &Receiver<Event>) -> Vec<Event> {
+        drop(outlet);
+        events.iter().collect()
+    }
+
+    #[test]
+    fn nobody_who_tells_waits_for_a_driver_that_does_not_listen() {
+        // A driver that is given events one at a time, and is not yet ready for the first.
+        let (sender, events) = mpsc::sync_channel(0);
+        let outlet = Outlet::start(move |event| drop(sender.send(event))).unwrap();
+        let machine = |n| MachineId::new(&format!("m{n}")).unwrap();
+        // libvirt's thread tells more than the driver's queue of 1,024 holds, some of it again.
+        for n in 0..2_000 {
+            outlet.tell(Event::ScheduleChanged(machine(n % 1_500)));
+        }
+        // Meanwhile the driver orders something that is refused on the spot. This is its own thread:
+        // were it to wait here, nobody would ever empty the queue.
+        Answer::new(Question::Sample, &outlet).fail(Failure::new(FailureKind::Busy, "full"));
+        let told = all(outlet, &events);
+        let changes = told.iter().filter(|e| matches!(e, Event::ScheduleChanged(_))).count();
+        // The first may be on its way already when it changes once more.
+        assert!((1_500..=1_501).contains(&changes), "{changes} lines about 1,500 machines");
+        assert!(matches!(told.last(), Some(Event::Sampled(Err(_)))), "in their order");
     }
 
     #[test]
@@ -151,7 +233,8 @@ mod tests {
         let slot = answer.slot();
         answer.fail(Failure::new(FailureKind::Other, "first"));
         slot.fail(Failure::new(FailureKind::Other, "second"));
-        let told: Vec<Event> = events.try_iter().collect();
+        drop(slot);
+        let told = all(outlet, &events);
         assert!(matches!(&told[..], [Event::Sampled(Err(f))] if f.detail == "first"), "{told:?}");
     }
 
@@ -159,7 +242,7 @@ mod tests {
     fn an_order_that_nobody_carries_out_is_answered_all_the_same() {
         let (outlet, events) = outlet();
         drop(Answer::new(Question::Migrate(HandoffId(3)), &outlet));
-        let told: Vec<Event> = events.try_iter().collect();
+        let told = all(outlet, &events);
         assert!(matches!(&told[..], [Event::MigrationEnded(HandoffId(3), Err(_))]), "{told:?}");
     }
 
@@ -173,8 +256,9 @@ mod tests {
         sender.send((given, answer.slot())).unwrap();
         drop(sender);
         watch(&receiver);
+        drop(receiver);
         answer.fail(Failure::new(FailureKind::Other, "too late"));
-        let told: Vec<Event> = events.try_iter().collect();
+        let told = all(outlet, &events);
         assert!(
             matches!(&told[..], [Event::Sampled(Err(f))] if f.kind == FailureKind::Unreachable),
             "{told:?}"

@@ -8,7 +8,8 @@
 //!    │                 libvirt-events: libvirt's event loop, one per process
 //!    ├─────▶ migration × 2 for each one under way, with a connection of its own; emulator for each
 //!    │                        that is strict, until the process that runs the machine ends
-//!    └─────▶ watchdog: answers what libvirt does not answer in time
+//!    ├─────▶ watchdog: answers what libvirt does not answer in time
+//!    └─────▶ outlet: hands events to the driver, and is the only one that waits for it
 //! ```
 //!
 //! The schedule entry of a machine is an element of its domain's metadata; on a migration the other
@@ -142,8 +143,8 @@ pub struct LibvirtHypervisor {
 impl LibvirtHypervisor {
     /// Starts the threads and begins to connect.
     ///
-    /// `sink` gets the events: it is called from several threads, one at a time, and must not
-    /// block. `clock` tells the time of samples.
+    /// `sink` gets the events, on a thread of its own: while it blocks, events wait, and nothing else
+    /// does. `clock` tells the time of samples.
     ///
     /// # Errors
     /// When no threads can be had.
@@ -157,7 +158,7 @@ impl LibvirtHypervisor {
         let (watchdog, watched) = mpsc::channel();
         let shared = Arc::new(Shared {
             config,
-            outlet: Arc::new(Outlet::new(sink)),
+            outlet: Outlet::start(sink)?,
             tasks,
             migrations: Migrations::default(),
             changed: Mutex::default(),

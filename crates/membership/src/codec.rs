@@ -9,6 +9,7 @@
 //! The last two elements of a header are there for the kinds that need them. What follows the
 //! header (a count and that many updates) is foca's.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::{Buf, BufMut};
@@ -94,22 +95,37 @@ impl foca::Codec<Member> for Codec {
     }
 }
 
-/// Every member that a datagram speaks of, the sender first.
-pub(crate) fn members_in(bytes: &[u8]) -> Result<(Header<Member>, Vec<Member>), CodecError> {
+/// A datagram's header, and its bytes without what it says of members that are not to be kept.
+pub(crate) fn without(
+    bytes: &[u8],
+    mut keeps: impl FnMut(&Member) -> bool,
+) -> Result<(Header<Member>, Cow<'_, [u8]>), CodecError> {
     let mut d = Decoder::new(bytes);
     let header = header(&mut d)?;
-    let mut rest = &bytes[d.position()..];
-    let mut members = Vec::new();
-    if rest.len() >= 2 {
-        for _ in 0..rest.get_u16() {
-            let mut d = Decoder::new(rest);
-            members.push(update(&mut d)?.id().clone());
-            rest = &rest[d.position()..];
-        }
+    let (head, mut rest) = bytes.split_at(d.position());
+    if rest.len() < 2 {
+        return Ok((header, Cow::Borrowed(bytes)));
     }
-    Ok((header, members))
+    let count = rest.get_u16();
+    let (mut kept, mut updates) = (0_u16, Vec::with_capacity(rest.len()));
+    for _ in 0..count {
+        let mut d = Decoder::new(rest);
+        let of = update(&mut d)?;
+        let (one, more) = rest.split_at(d.position());
+        if keeps(of.id()) {
+            kept += 1;
+            updates.extend_from_slice(one);
+        }
+        rest = more;
+    }
+    if kept == count {
+        return Ok((header, Cow::Borrowed(bytes)));
+    }
+    let bytes = [head, &kept.to_be_bytes(), &updates, rest].concat();
+    Ok((header, Cow::Owned(bytes)))
 }
 
+#[cfg(test)]
 /// The header of a datagram.
 pub(crate) fn header_of(bytes: &[u8]) -> Result<Header<Member>, CodecError> {
     header(&mut Decoder::new(bytes))
@@ -167,6 +183,11 @@ fn parts(message: &Message<Member>) -> (u8, Option<u8>, Option<&Member>) {
         Message::Broadcast => (9, None, None),
         Message::TurnUndead => (10, None, None),
     }
+}
+
+/// The third member that a message speaks of, if it does.
+pub(crate) fn third(message: &Message<Member>) -> Option<&Member> {
+    parts(message).2
 }
 
 /// Opens an array of at least `known` elements and says how many more there are to skip.

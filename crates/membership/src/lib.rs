@@ -15,6 +15,11 @@
 //! whose sender calls itself otherwise is refused. Beyond that this is SWIM: a member may lie about
 //! others. One that is wrongly declared dead comes back with its next generation.
 //!
+//! A member can neither give another one a generation that it would never outlive (it is left out if it
+//! lies further in the future than clocks may differ), nor fill the memory of hosts with names of
+//! hosts that there are not: of those from which nothing has come yet, at most [`UNPROVEN_MAX`] are
+//! remembered, and soon forgotten once they are silent.
+//!
 //! # Bounds
 //!
 //! A packet has at most [`PACKET_BYTES_MAX`] bytes, so that it fits a QUIC datagram on any path
@@ -24,7 +29,8 @@
 mod codec;
 mod member;
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
@@ -45,6 +51,12 @@ pub const PACKET_BYTES_MAX: usize = 1150;
 
 /// Most seeds remembered for joining again when everybody else is gone.
 pub const SEEDS_MAX: usize = 64;
+
+/// Most hosts remembered that others have told of and from which nothing has come yet.
+pub const UNPROVEN_MAX: usize = 512;
+
+/// How long such a host is remembered once it seems dead.
+const REMEMBER_UNPROVEN: Duration = Duration::from_secs(60);
 
 /// So many members are asked to take this host up again when it has been renewed.
 const JOIN_MEMBERS: usize = 3;
@@ -130,6 +142,9 @@ pub enum Input<'a> {
         /// Where it listens.
         addr: SocketAddr,
     },
+    /// Forget a host that seems dead: an operator says that there is none of this name. Refused as long
+    /// as it is alive.
+    Forget(HostId),
     /// Tell the others that this host is going, and be silent from then on.
     Leave,
 }
@@ -201,10 +216,13 @@ pub struct Membership {
     up: BTreeMap<HostId, Member>,
     /// The dead, and when they are forgotten.
     dead: BTreeMap<HostId, (Member, Time)>,
+    /// Of these, the hosts from which a datagram came: there is such a host.
+    proven: BTreeSet<HostId>,
     /// Whether foca probes and gossips. It does not while alone, nor after it has renewed this
     /// host until it hears from somebody: if all do so at once, nobody says the first word.
     connected: bool,
-    forget_pending: bool,
+    /// When the dead are looked through next.
+    forget_at: Option<Time>,
     join_pending: bool,
     left: bool,
 }
@@ -221,8 +239,9 @@ impl Membership {
             seeds: BTreeMap::new(),
             up: BTreeMap::new(),
             dead: BTreeMap::new(),
+            proven: BTreeSet::new(),
             connected: false,
-            forget_pending: false,
+            forget_at: None,
             join_pending: false,
             left: false,
         }
@@ -255,6 +274,7 @@ impl Membership {
             Input::Datagram { from, bytes } => self.datagram(&from, bytes, now, &mut out),
             Input::Timer(Timer(due)) => self.timer(due, now, &mut out),
             Input::Join { host, addr } => self.join(host, addr, now, &mut out),
+            Input::Forget(host) => self.forget(&host, now, &mut out),
             Input::Leave => {
                 self.drive(now, &mut out, |foca, sink| foca.leave_cluster(sink));
                 self.left = true;
@@ -268,59 +288,98 @@ impl Membership {
     }
 
     fn datagram(&mut self, from: &HostId, bytes: &[u8], now: Time, out: &mut Vec<Output>) {
-        let header = match self.check(from, bytes) {
-            Ok(header) => header,
+        let (header, bytes) = match self.check(from, bytes, now) {
+            Ok(checked) => checked,
             Err(why) => {
                 return out.push(Output::Refused { from: Some(from.clone()), why });
             }
         };
+        self.proven.insert(from.clone());
         // Somebody remembers a later life of this host than it knows of itself: its clock went
         // back. Outlive that one, or this host stays dead until it is forgotten.
         let (me, remembered) = (self.foca.identity(), header.dst.generation);
-        if header.dst.host == me.host && remembered > me.generation && remembered < u64::MAX {
+        if header.dst.host == me.host && remembered > me.generation {
             let next = Member { generation: remembered + 1, ..me.clone() };
             out.push(Output::Changed(Change::Renewed(next.clone())));
             self.connected = false;
             self.drive(now, out, |foca, sink| foca.change_identity(next, sink));
             self.drive(now, out, |foca, sink| foca.announce(header.src.clone(), sink));
         }
-        let refused = self.drive(now, out, |foca, sink| foca.handle_data(bytes, sink));
+        let refused = self.drive(now, out, |foca, sink| foca.handle_data(&bytes, sink));
         if let Some(why) = refused {
             out.push(Output::Refused { from: Some(from.clone()), why });
         }
     }
 
-    fn check(&self, from: &HostId, bytes: &[u8]) -> Result<foca::Header<Member>, String> {
-        let malformed = |e: codec::CodecError| format!("malformed membership datagram: {e}");
+    /// What a datagram says, without what it says of members that cannot be.
+    fn check<'a>(
+        &self,
+        from: &HostId,
+        bytes: &'a [u8],
+        now: Time,
+    ) -> Result<(foca::Header<Member>, Cow<'a, [u8]>), String> {
         if bytes.len() > PACKET_BYTES_MAX {
             return Err(format!(
                 "a membership datagram of {} bytes, above the {PACKET_BYTES_MAX} allowed",
                 bytes.len()
             ));
         }
-        let header = codec::header_of(bytes).map_err(malformed)?;
-        if header.src.host != *from {
-            return Err(format!("it calls itself `{}` in a membership datagram", header.src.host));
+        let known = |host: &HostId| self.up.contains_key(host) || self.dead.contains_key(host);
+        let states = self.foca.iter_membership_state().len();
+        let unproven = self.up.keys().chain(self.dead.keys());
+        let unproven = unproven.filter(|host| !self.proven.contains(*host)).count();
+        let room = UNPROVEN_MAX.saturating_sub(unproven);
+        let mut room = room.min(self.config.members_max.saturating_sub(states + 1));
+        let keeps = |member: &Member| {
+            let is_new = !known(&member.host) && member.host != self.me().host;
+            if !can_be(member, now) || is_new && member.host != *from && room == 0 {
+                return false;
+            }
+            room -= usize::from(is_new && member.host != *from);
+            true
+        };
+        let (header, bytes) = codec::without(bytes, keeps)
+            .map_err(|e| format!("malformed membership datagram: {e}"))?;
+        let foca::Header { src, dst, .. } = &header;
+        if src.host != *from {
+            return Err(format!("it calls itself `{}` in a membership datagram", src.host));
         }
-        if header.src.host == self.me().host {
+        if src.host == self.me().host {
             return Err("another agent runs under this host's id: give one of them another id \
                         and certificate"
                 .to_owned());
         }
-        // Foca remembers whoever it hears of. One packet may take it over the limit, no more.
-        if self.foca.iter_membership_state().len() >= self.config.members_max {
-            let (_, spoken_of) = codec::members_in(bytes).map_err(malformed)?;
-            let unknown = std::iter::once(&header.src)
-                .chain(&spoken_of)
-                .find(|m| !self.up.contains_key(&m.host) && !self.dead.contains_key(&m.host));
-            if let Some(unknown) = unknown {
-                return Err(format!(
-                    "it speaks of `{}`, one host more than the {} that are remembered at most",
-                    unknown.host, self.config.members_max
-                ));
-            }
+        let third = codec::third(&header.message);
+        if let Some(later) =
+            [Some(src), Some(dst), third].into_iter().flatten().find(|m| !can_be(m, now))
+        {
+            return Err(format!(
+                "it speaks of a life of `{}` that begins later than any clock may say: see to the \
+                 clocks of that host and this one",
+                later.host
+            ));
         }
-        Ok(header)
+        if states >= self.config.members_max && !known(from) {
+            return Err(format!(
+                "it speaks of `{from}`, one host more than the {} that are remembered at most",
+                self.config.members_max
+            ));
+        }
+        Ok((header, bytes))
+    }
+
+    /// Forgets one that seems dead.
+    fn forget(&mut self, host: &HostId, now: Time, out: &mut Vec<Output>) {
+        if self.up.contains_key(host) {
+            let why = format!("host `{host}` is alive, and not forgotten");
+            return out.push(Output::Refused { from: None, why });
+        }
+        self.seeds.remove(host);
+        self.proven.remove(host);
+        if let Some((member, _)) = self.dead.remove(host) {
+            let forget = foca::Timer::RemoveDown(member);
+            self.drive(now, out, |foca, sink| foca.handle_timer(forget, sink));
+        }
     }
 
     fn timer(&mut self, due: Due, now: Time, out: &mut Vec<Output>) {
@@ -339,11 +398,12 @@ impl Membership {
                 }
             }
             Due::Forget => {
-                self.forget_pending = false;
+                self.forget_at = None;
                 let (due, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
                     std::mem::take(&mut self.dead).into_iter().partition(|(_, (_, at))| *at <= now);
                 self.dead = kept;
                 for (member, _) in due.into_values() {
+                    self.proven.remove(&member.host);
                     let forget = foca::Timer::RemoveDown(member);
                     self.drive(now, out, |foca, sink| foca.handle_timer(forget, sink));
                 }
@@ -391,10 +451,15 @@ impl Membership {
             let at = now + self.config.join_retry;
             out.push(Output::SetTimer { timer: Timer(Due::JoinAgain), at });
         }
-        if !self.dead.is_empty() && !self.forget_pending {
-            self.forget_pending = true;
-            // A sweep at an eighth of the span: nobody is remembered for much longer than it.
-            let at = now + self.config.remember_dead / 8;
+        if self.dead.is_empty() {
+            return;
+        }
+        // A sweep at an eighth of the span: nobody is remembered for much longer than it.
+        let proven = self.dead.keys().all(|host| self.proven.contains(host));
+        let span = if proven { self.config.remember_dead } else { REMEMBER_UNPROVEN };
+        let at = now + span.min(self.config.remember_dead) / 8;
+        if self.forget_at.is_none_or(|pending| at < pending) {
+            self.forget_at = Some(at);
             out.push(Output::SetTimer { timer: Timer(Due::Forget), at });
         }
     }
@@ -411,9 +476,15 @@ impl Membership {
     ) -> Option<String> {
         let me = self.foca.identity().host.clone();
         let (up, dead, connected) = (&mut self.up, &mut self.dead, &mut self.connected);
-        let mut sink = Sink { now, me, up, dead, connected, out };
+        let proven = &self.proven;
+        let mut sink = Sink { now, me, up, dead, proven, connected, out };
         call(&mut self.foca, &mut sink).err().map(|e| e.to_string())
     }
+}
+
+/// Whether a member can be in this life by `now`: a generation begins as a time.
+fn can_be(member: &Member, now: Time) -> bool {
+    Time::from_unix_ms(member.generation).can_be(now)
 }
 
 /// Foca's view of the world: everything it asks for becomes an output.
@@ -422,6 +493,7 @@ struct Sink<'a> {
     me: HostId,
     up: &'a mut BTreeMap<HostId, Member>,
     dead: &'a mut BTreeMap<HostId, (Member, Time)>,
+    proven: &'a BTreeSet<HostId>,
     connected: &'a mut bool,
     out: &'a mut Vec<Output>,
 }
@@ -470,6 +542,8 @@ impl foca::Runtime<Member> for Sink<'_> {
         match event {
             // One sweep instead of a day-long timer for every death.
             foca::Timer::RemoveDown(member) => {
+                let is_proven = self.proven.contains(&member.host);
+                let at = if is_proven { at } else { at.min(self.now + REMEMBER_UNPROVEN) };
                 self.dead.insert(member.host.clone(), (member, at));
             }
             event => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use evenkeel_core::model::{HostId, Time};
 use evenkeel_membership::{
-    Change, Config, Input, Member, Membership, Output, PACKET_BYTES_MAX, Timer,
+    Change, Config, Input, Member, Membership, Output, PACKET_BYTES_MAX, Timer, UNPROVEN_MAX,
 };
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
@@ -297,6 +297,7 @@ fn packets_stay_within_their_limit_with_the_longest_names() {
         generation: u64::MAX / 2,
     };
     let mut cluster = Cluster::new(1);
+    cluster.now = Time::from_unix_ms(u64::MAX / 2);
     for n in 0..40 {
         cluster.start_as(longest(n), longest(u16::from(n == 0)));
     }
@@ -351,6 +352,81 @@ fn a_flood_of_invented_hosts_ends_at_the_limit() {
         }
     }
     assert_eq!((victim.members().len(), refused), (50, 449));
+}
+
+/// A datagram in which a member of the cluster tells of another one, whether there is one or not.
+fn told(liar: usize, of: &Member, by: &mut Membership, now: Time) -> Vec<u8> {
+    let mut ghost = Membership::new(of.clone(), Config::default(), 1);
+    let me = by.me().clone();
+    let join = Input::Join { host: me.host.clone(), addr: me.addr };
+    for output in ghost.handle(join, now) {
+        if let Output::Send { bytes, .. } = output {
+            by.handle(Input::Datagram { from: of.host.clone(), bytes: &bytes }, now);
+        }
+    }
+    // What it tells whoever joins is what it knows.
+    let mut joins = Membership::new(member(0, 1), Config::default(), 1);
+    let join = Input::Join { host: host(liar), addr: me.addr };
+    let announced = joins.handle(join, now).into_iter().find_map(|output| match output {
+        Output::Send { bytes, .. } => Some(bytes),
+        _ => None,
+    });
+    let bytes = announced.expect("an announcement");
+    let feed = by.handle(Input::Datagram { from: host(0), bytes: &bytes }, now);
+    feed.into_iter()
+        .rev()
+        .find_map(|output| match output {
+            Output::Send { to, bytes } if to.host == host(0) => Some(bytes),
+            _ => None,
+        })
+        .expect("a liar answers")
+}
+
+#[test]
+fn a_member_cannot_give_another_one_a_life_that_it_would_never_outlive() {
+    let mut cluster = Cluster::of(3, 1, 0.0);
+    cluster.until(secs(5), "three hosts agree", Cluster::agrees);
+    let now = cluster.now;
+    // It says of the third that it is in the last of all lives.
+    let mut liar = Membership::new(member(1, 1), Config::default(), 2);
+    let last = Member { generation: u64::MAX, ..member(2, 1) };
+    // The liar keeps to no limit: it has lived long enough to believe itself.
+    let bytes = told(1, &last, &mut liar, Time::from_unix_ms(u64::MAX));
+    let before = cluster.hosts[&host(0)].1.member(&host(2)).cloned();
+    assert!(before.is_some());
+    cluster.feed(&host(0), Input::Datagram { from: host(1), bytes: &bytes });
+    assert_eq!(cluster.hosts[&host(0)].1.member(&host(2)).cloned(), before);
+    assert!(now <= cluster.now);
+    // It goes down and comes back, as ever.
+    cluster.hosts.remove(&host(2));
+    cluster.run(secs(30));
+    cluster.start(2, 2);
+    cluster.until(secs(10), "they agree again", Cluster::agrees);
+}
+
+#[test]
+fn invented_hosts_are_few_and_soon_forgotten_and_those_that_speak_are_known_all_the_same() {
+    let mut victim = Membership::new(member(0, 1), Config::default(), 1);
+    let now = Time::from_unix_ms(1_000_000);
+    let mut liar = Membership::new(member(1, 1), Config::default(), 2);
+    for n in 2..1_200 {
+        let bytes = told(1, &member(n, 1), &mut liar, now);
+        victim.handle(Input::Datagram { from: host(1), bytes: &bytes }, now);
+    }
+    let known = victim.members().len();
+    assert!(known <= UNPROVEN_MAX + 1, "{known} hosts");
+    assert!(known > UNPROVEN_MAX / 2, "{known} hosts, and the liar has told of more");
+    // One of which nothing was heard but that it speaks itself.
+    let mut real = Membership::new(member(5_000, 1), Config::default(), 3);
+    let join = Input::Join { host: host(0), addr: member(0, 1).addr };
+    for output in real.handle(join, now) {
+        if let Output::Send { bytes, .. } = output {
+            victim.handle(Input::Datagram { from: host(5_000), bytes: &bytes }, now);
+        }
+    }
+    assert!(victim.member(&host(5_000)).is_some());
+    let refused = victim.handle(Input::Forget(host(5_000)), now);
+    assert!(matches!(&refused[..], [Output::Refused { .. }]), "{refused:?}");
 }
 
 /// A packet as a member would send it, to be damaged.

@@ -1,8 +1,9 @@
 //! The cluster's own certificate authority.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use evenkeel_core::model::HostId;
 use rcgen::string::Ia5String;
@@ -15,10 +16,13 @@ use rcgen::{
 use ring::digest;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
 
+use crate::enroller::{IssuedKey, KEY_MEMORY};
 use crate::files::{self, PkiError, crypto};
 use crate::identity::{CA_CERTIFICATE_FILE, Identity};
 use crate::name::{ClusterId, Facts, Name, TokenId};
-use crate::revocations::{Revocations, Serial, serial_of};
+use crate::revocations::{
+    ENTRIES_MAX, Entries, KEYS_OF_HOST_MAX, Lists, Revocations, Serial, mark_of, serial_of, unite,
+};
 use crate::token::JoinToken;
 
 /// The authority's private key, on the host that brings others in.
@@ -27,7 +31,7 @@ pub const CA_KEY_FILE: &str = "ca.key";
 /// How long an authority and its hosts' certificates are good.
 const VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How far the clocks of two hosts may lie apart when one joins.
-const CLOCK_SLACK: Duration = Duration::from_secs(3600);
+pub(crate) const CLOCK_SLACK: Duration = Duration::from_secs(3600);
 
 const REMEDY: &str = "it is on the host where `evenkeel cluster init` ran";
 
@@ -123,7 +127,7 @@ impl ClusterCa {
             key,
             begins: from,
             expires: until,
-            revocations: Revocations::default(),
+            revocations: Lists::default(),
             dir: None,
         })
     }
@@ -169,31 +173,68 @@ impl ClusterCa {
         Ok(request.public_key)
     }
 
-    /// The list that follows `before`, with the keys of these SHA-256 on it as well.
+    /// The list that follows `before`, without `host` and all hosts that were removed earlier, whose
+    /// keys these are. Without a host to be removed, it holds what all lists before hold.
     pub(crate) fn revoke(
         &self,
-        before: &Revocations,
-        keys: impl IntoIterator<Item = Vec<u8>>,
+        before: &Lists,
+        host: Option<&HostId>,
+        keys: &[IssuedKey],
+    ) -> Result<Revocations, PkiError> {
+        let now = SystemTime::now();
+        let mut entries = before.revoked.clone();
+        entries.retain(|_, since| *since + KEY_MEMORY > now);
+        let mut of_marked = Entries::new();
+        let mut hosts: BTreeMap<&HostId, Vec<&IssuedKey>> = BTreeMap::new();
+        keys.iter().for_each(|key| hosts.entry(&key.host).or_default().push(key));
+        for (removed, mut keys) in hosts {
+            let is_back = host != Some(removed) && keys.iter().any(|key| !key.removed);
+            keys.retain(|key| key.removed || host == Some(removed));
+            keys.sort_by_key(|key| std::cmp::Reverse(key.issued));
+            let newest = keys.iter().filter_map(|key| key.issued).max();
+            let since = if is_back { newest } else { Some(newest.map_or(now, |at| at.max(now))) };
+            let mark = mark_of(removed);
+            // What was marked at its removal stays so.
+            let marked = before.revoked.get(&mark).copied().filter(|_| host != Some(removed));
+            if let Some(since) = marked.or(since) {
+                unite(&mut entries, &[(mark, since)].into());
+            }
+            let serials = keys.iter().filter_map(|key| Some((key.serial()?, now)));
+            let is_marked = entries.contains_key(&mark);
+            let most = if is_marked { KEYS_OF_HOST_MAX } else { usize::MAX };
+            for (serial, now) in serials.take(most) {
+                let since = *entries.entry(serial).or_insert(now);
+                if is_marked {
+                    of_marked.insert(serial, since);
+                }
+            }
+        }
+        self.sign_list(before.newest.number, &fitting(entries, &of_marked), now)
+    }
+
+    fn sign_list(
+        &self,
+        before: u64,
+        entries: &Entries,
+        now: SystemTime,
     ) -> Result<Revocations, PkiError> {
         let doing = "sign the list of removed hosts";
-        let now = SystemTime::now();
-        let mut revoked = before.revoked.clone();
-        for key in keys {
-            revoked.entry(serial_of(&key)).or_insert(now);
-        }
         let entry = |(serial, since): (&Serial, &SystemTime)| RevokedCertParams {
             serial_number: SerialNumber::from_slice(serial),
             revocation_time: (*since).into(),
             reason_code: Some(RevocationReason::CessationOfOperation),
             invalidity_date: None,
         };
+        // An authority that was restored has forgotten numbers, and not what time it is.
+        let ms = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let number = u64::try_from(ms).unwrap_or_default().max(before.saturating_add(1));
         let params = CertificateRevocationListParams {
             this_update: now.into(),
             // A list is good until there is a newer one.
             next_update: (now + VALIDITY).into(),
-            crl_number: SerialNumber::from(before.number + 1),
+            crl_number: SerialNumber::from(number),
             issuing_distribution_point: None,
-            revoked_certs: revoked.iter().map(entry).collect(),
+            revoked_certs: entries.iter().map(entry).collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
         let signed = params.signed_by(&self.issuer).map_err(crypto(doing))?;
@@ -201,13 +242,19 @@ impl ClusterCa {
             .map_err(|why| PkiError::Crypto { doing, why })
     }
 
-    /// A certificate for a host whose key is elsewhere.
+    /// A certificate for a host whose key is elsewhere. If the host was `removed` earlier, the list
+    /// does not count for it.
     pub(crate) fn sign_requested(
         &self,
         host: &HostId,
         key: &rcgen::PublicKey,
+        removed: Option<SystemTime>,
     ) -> Result<CertificateDer<'static>, PkiError> {
-        let (from, until) = valid_for(VALIDITY);
+        let (mut from, until) = valid_for(VALIDITY);
+        // A list tells by the second of issue what a host had before it was removed.
+        if let Some(removed) = removed {
+            from = from.max(removed + Duration::from_secs(1) - CLOCK_SLACK);
+        }
         self.sign_host(host, key, from, until)
     }
 
@@ -225,6 +272,17 @@ impl ClusterCa {
         let signed = params.signed_by(key, &self.issuer);
         Ok(signed.map_err(crypto("sign a host's certificate"))?.der().clone())
     }
+}
+
+/// The entries without the oldest of these where there are too many.
+fn fitting(mut entries: Entries, dispensable: &Entries) -> Entries {
+    let too_many = entries.len().saturating_sub(ENTRIES_MAX);
+    let mut oldest: Vec<_> = dispensable.iter().map(|(serial, since)| (*since, *serial)).collect();
+    oldest.sort_unstable();
+    for (_, serial) in oldest.into_iter().take(too_many) {
+        entries.remove(&serial);
+    }
+    entries
 }
 
 /// By which a key is known: SHA-256 of its public part with the algorithm.

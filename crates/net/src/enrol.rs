@@ -164,7 +164,8 @@ async fn decide(
         return Err(AdmissionRefused::HostTaken(host).to_string());
     }
     // The registrar writes to disk.
-    let admit = move || enroller.admit(token, &request.host, &request.signing_request);
+    let revoked = inner.revoked.clone();
+    let admit = move || enroller.admit(token, &request.host, &request.signing_request, &revoked);
     let certificate = tokio::task::spawn_blocking(admit)
         .await
         .map_err(|e| format!("the agent failed: {e}"))??;

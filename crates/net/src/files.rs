@@ -85,6 +85,14 @@ pub(crate) fn content(path: &Path, what: impl Into<String>) -> PkiError {
 }
 
 pub(crate) fn read(path: &Path, remedy: &'static str) -> Result<Vec<u8>, PkiError> {
+    read_up_to(path, remedy, FILE_BYTES_MAX)
+}
+
+pub(crate) fn read_up_to(
+    path: &Path,
+    remedy: &'static str,
+    bytes_max: u64,
+) -> Result<Vec<u8>, PkiError> {
     let size = match fs::metadata(path) {
         Ok(facts) => facts.len(),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -92,7 +100,7 @@ pub(crate) fn read(path: &Path, remedy: &'static str) -> Result<Vec<u8>, PkiErro
         }
         Err(e) => return Err(failed("look at", path)(e)),
     };
-    if size > FILE_BYTES_MAX {
+    if size > bytes_max {
         return Err(content(path, format!("has {size} bytes, which no certificate or key has")));
     }
     fs::read(path).map_err(failed("read", path))
@@ -121,9 +129,23 @@ pub(crate) fn read_key(
         .map_err(|e| content(path, format!("holds no private key in PEM ({e}): {remedy}")))
 }
 
-/// Makes a directory for keys, and those above it.
+/// Makes a directory for keys, and those above it. They are on disk when this returns.
 pub(crate) fn make_dir(dir: &Path) -> Result<(), PkiError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("make", dir))
+    let missing: Vec<_> = dir.ancestors().take_while(|above| !above.exists()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("make", dir))?;
+    missing.into_iter().try_for_each(|made| sync_entry(made).map_err(failed("make", made)))
+}
+
+/// Has the entry of a file in its directory be on disk: a file that was synced is not found after a
+/// power cut unless its directory was, too.
+fn sync_entry(path: &Path) -> io::Result<()> {
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    #[cfg(test)]
+    tests::SYNCED.with_borrow_mut(|synced| synced.push(path.to_owned()));
+    fs::File::open(dir)?.sync_all()
 }
 
 /// Writes a new file and refuses to overwrite one. It is on disk when this returns.
@@ -147,7 +169,7 @@ pub(crate) fn write_new(
         let _ = fs::remove_file(path);
         return Err(failed("write", path)(e));
     }
-    Ok(())
+    sync_entry(path).map_err(failed("write", path))
 }
 
 /// Writes a file in the place of one that may be there: whoever reads it finds the one or the other,
@@ -169,10 +191,7 @@ pub(crate) fn replace(path: &Path, text: &str, mode: u32) -> Result<(), PkiError
 /// Gives a file another name, durably.
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
-    match to.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => fs::File::open(dir)?.sync_all(),
-        _ => Ok(()),
-    }
+    sync_entry(to)
 }
 
 /// The text form of what `label` says.
@@ -184,4 +203,31 @@ pub(crate) fn pem(label: &str, der: &[u8]) -> String {
         text.push('\n');
     }
     text + "-----END " + label + "-----\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    thread_local! {
+        /// Whose entries this thread has had written to disk.
+        pub(super) static SYNCED: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
+    }
+
+    #[test]
+    fn keys_and_what_leads_to_them_are_on_disk_before_they_are_used() {
+        let name = format!("evenkeel-files-{}", std::process::id());
+        let above = std::env::temp_dir().join(name);
+        let dir = above.join("identity");
+        make_dir(&dir).unwrap();
+        write_new(&dir.join("host.key"), "secret", 0o600, "").unwrap();
+        replace(&dir.join("host.crt"), "certificate", 0o644).unwrap();
+        let synced = SYNCED.take();
+        fs::remove_dir_all(&above).unwrap();
+        for made in [above, dir.clone(), dir.join("host.key"), dir.join("host.crt")] {
+            assert!(synced.contains(&made), "`{}` is not in {synced:?}", made.display());
+        }
+    }
 }

@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
 
 use crate::files::{self, PkiError};
 use crate::name::{ClusterId, Facts, Name};
-use crate::revocations::{Revocations, Revoked};
+use crate::revocations::{Lists, Revoked};
 use crate::tls::Trust;
 
 /// The authority's certificate, on every host.
@@ -33,7 +33,7 @@ pub struct Identity {
     pub(crate) begins: SystemTime,
     pub(crate) expires: SystemTime,
     /// What was revoked when it was loaded.
-    pub(crate) revocations: Revocations,
+    pub(crate) revocations: Lists,
     /// Where its files are, if they are.
     pub(crate) dir: Option<PathBuf>,
 }
@@ -97,7 +97,7 @@ impl Identity {
         let certificate = files::read_certificate(&path, REMEDY)?;
         finish_renewal(dir, &certificate)?;
         let key = files::read_key(&dir.join(HOST_KEY_FILE), REMEDY)?;
-        let revocations = Revocations::load(dir, &ca)?;
+        let revocations = Lists::load(dir, &ca)?;
         let identity = Self::checked(ca, certificate, key);
         let identity = identity.map_err(|what| files::content(&path, what))?;
         Ok(Self { revocations, dir: Some(dir.to_owned()), ..identity })
@@ -152,7 +152,7 @@ impl Identity {
             UNIX_EPOCH + Duration::from_secs(u64::try_from(unix_s).unwrap_or_default())
         };
         let (begins, expires) = (at(facts.begins_unix_s), at(facts.expires_unix_s));
-        let (revocations, dir) = (Revocations::default(), None);
+        let (revocations, dir) = (Lists::default(), None);
         Ok(Self { host, cluster, ca, certificate, key, begins, expires, revocations, dir })
     }
 }

@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use evenkeel_core::model::HostId;
 use quinn::{Connection, Incoming, ReadToEndError};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
+use crate::doors::Inside;
 use crate::enrol;
 use crate::name::Name;
 use crate::net::{Inner, NetEvent, code, plain};
-use crate::throttle::Bucket;
+use crate::rates::Deed;
 use crate::tls::PeerRefused;
 
 /// Takes callers until the endpoint is closed.
@@ -23,23 +23,24 @@ pub(crate) async fn accept(inner: Arc<Inner>) {
             incoming.refuse();
             continue;
         }
-        let Ok(permit) = inner.handshakes.clone().try_acquire_owned() else {
-            // It will call again, and by then there may be room.
-            incoming.ignore();
-            continue;
-        };
-        let busy = inner.handshakes.available_permits() < inner.limits.handshakes_max / 2;
-        if busy && !incoming.remote_address_validated() && incoming.may_retry() {
+        let (addr, limits) = (remote.ip(), &inner.limits);
+        // Before it takes any room: whoever is not where it says could take that of others.
+        let is_shown = incoming.remote_address_validated() || !incoming.may_retry();
+        if !is_shown && inner.doors.must_show_its_address(addr, limits) {
             // It may retry, as just asked.
             let _ = incoming.retry();
             continue;
         }
-        inner.runtime.spawn(greet(inner.clone(), incoming, permit));
+        match inner.doors.enter(addr, limits, Instant::now()) {
+            Ok(inside) => drop(inner.runtime.spawn(greet(inner.clone(), incoming, inside))),
+            // It will call again, and by then there may be room.
+            Err(_) => incoming.ignore(),
+        }
     }
 }
 
 /// Lets a caller prove who it is, and treats it accordingly.
-async fn greet(inner: Arc<Inner>, incoming: Incoming, permit: OwnedSemaphorePermit) {
+async fn greet(inner: Arc<Inner>, incoming: Incoming, inside: Inside) {
     let remote = incoming.remote_address();
     let connecting = match incoming.accept() {
         Ok(connecting) => connecting,
@@ -57,7 +58,7 @@ async fn greet(inner: Arc<Inner>, incoming: Incoming, permit: OwnedSemaphorePerm
             inner.log_refusal(remote, &why);
         }
         Ok(Name::Host(_, host)) => {
-            drop(permit);
+            drop(inside);
             inner.adopt(&host, connection);
         }
         Ok(Name::Enrolment(_, token)) => {
@@ -74,17 +75,22 @@ async fn greet(inner: Arc<Inner>, incoming: Incoming, permit: OwnedSemaphorePerm
     }
 }
 
+impl Inner {
+    /// Waits until a host may do one more of these.
+    pub(crate) async fn may(&self, host: &HostId, deed: Deed) {
+        // Others of its connections wait for the same.
+        while let Err(wait) = self.rates.take(host, deed, &self.limits, Instant::now()) {
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
 /// Reads messages, one after the other, so that they stay in order and one peer has at most one of
 /// them in memory. While the driver is busy they wait with their sender.
 pub(crate) async fn read_messages(inner: Arc<Inner>, host: HostId, link: Connection) {
     let (max, limit) = (inner.limits.message_bytes_max, inner.limits.delivery);
-    let mut bucket = Bucket::new(inner.limits.messages_from_peer_per_s_max, Instant::now());
     while let Ok(mut stream) = link.accept_uni().await {
-        if let Err(wait) = bucket.take(Instant::now()) {
-            tokio::time::sleep(wait).await;
-            // What it has gained meanwhile.
-            let _ = bucket.take(Instant::now());
-        }
+        inner.may(&host, Deed::Message).await;
         let refused = match timeout(limit, stream.read_to_end(max)).await {
             Ok(Ok(bytes)) => {
                 let event = NetEvent::Message { from: host.clone(), bytes };
@@ -108,9 +114,8 @@ pub(crate) async fn read_messages(inner: Arc<Inner>, host: HostId, link: Connect
 
 /// Reads datagrams, and drops them while the driver is busy or when there are too many.
 pub(crate) async fn read_datagrams(inner: Arc<Inner>, host: HostId, link: Connection) {
-    let mut bucket = Bucket::new(inner.limits.datagrams_from_peer_per_s_max, Instant::now());
     while let Ok(bytes) = link.read_datagram().await {
-        if bucket.take(Instant::now()).is_err() {
+        if inner.rates.take(&host, Deed::Datagram, &inner.limits, Instant::now()).is_err() {
             continue;
         }
         let event = NetEvent::Datagram { from: host.clone(), bytes };

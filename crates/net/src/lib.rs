@@ -32,8 +32,10 @@
 //! and holds up no message. A stream begins with a request of a few bytes and the answer whether it
 //! is taken, and is cut when its peer is removed from the cluster.
 
+mod book;
 mod ca;
 mod calls;
+mod doors;
 mod enrol;
 mod enroller;
 mod files;
@@ -46,17 +48,19 @@ mod limits;
 mod name;
 mod net;
 mod peers;
+mod rates;
 mod revocations;
 mod services;
 mod streams;
 mod throttle;
 mod tls;
 mod token;
+mod vouching;
 
 pub use ca::{CA_KEY_FILE, ClusterCa};
 pub use calls::{Call, CallStream};
 pub use enrol::{EnrolError, enrol};
-pub use enroller::{Admission, AdmissionRefused, Enroller, Registrar};
+pub use enroller::{Admission, AdmissionRefused, Enroller, IssuedKey, KEY_MEMORY, Registrar};
 pub use files::PkiError;
 pub use identity::{CA_CERTIFICATE_FILE, HOST_CERTIFICATE_FILE, HOST_KEY_FILE, Identity};
 pub use join::{Inspect, Joined, Pace};

@@ -17,11 +17,13 @@ pub struct Limits {
     pub messages_to_peer_max: usize,
     /// Messages from one peer that may be on their way; they are read one after the other.
     pub messages_from_peer_max: u32,
-    /// Messages a second that are taken from one peer on average; a burst of as many is taken at
-    /// once. Whoever sends more waits.
+    /// Messages a second that are taken from one peer on average, whichever of its connections they
+    /// come by; a burst of as many is taken at once. Whoever sends more waits.
     pub messages_from_peer_per_s_max: u32,
     /// Datagrams a second that are taken from one peer, likewise; more are dropped.
     pub datagrams_from_peer_per_s_max: u32,
+    /// Requests and calls a second that are taken from one peer, likewise; more wait.
+    pub requests_from_peer_per_s_max: u32,
     /// Datagrams to one peer that wait for a connection; the oldest is dropped for a newer one.
     pub datagrams_waiting_max: usize,
     /// Events that wait for the driver. Messages then wait with their sender; datagrams are
@@ -32,9 +34,15 @@ pub struct Limits {
     pub connections_per_peer_max: usize,
     /// Connections in all. Callers above it are refused.
     pub connections_max: usize,
-    /// Callers that are proving who they are. Above half of it, one must first show that it is at
-    /// the address that it calls from; above all of it, callers are ignored.
+    /// Callers that are proving who they are, by QUIC and by TCP each, and from addresses at which a
+    /// member was seen and from others each. Above half of it (a quarter at members' addresses), a
+    /// caller by QUIC must first show that it is at the address that it calls from; above all of it,
+    /// callers are ignored.
     pub handshakes_max: usize,
+    /// Of these, from one address; of IPv6, from one network of 64 bits.
+    pub handshakes_from_address_max: usize,
+    /// Callers a second from one address that are let in at all, on average; a burst of as many.
+    pub handshakes_from_address_per_s_max: u32,
     /// Byte streams that one peer may have open here.
     pub streams_from_peer_max: usize,
     /// How long a handshake, or a request to enrol, may take.
@@ -53,11 +61,14 @@ impl Default for Limits {
             messages_from_peer_max: 16,
             messages_from_peer_per_s_max: 500,
             datagrams_from_peer_per_s_max: 500,
+            requests_from_peer_per_s_max: 50,
             datagrams_waiting_max: 8,
             events_max: 256,
             connections_per_peer_max: 4,
             connections_max: 1024,
             handshakes_max: 64,
+            handshakes_from_address_max: 16,
+            handshakes_from_address_per_s_max: 64,
             streams_from_peer_max: 32,
             handshake: Duration::from_secs(3),
             delivery: Duration::from_secs(5),

@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use evenkeel_core::model::HostId;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -132,6 +133,11 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    /// From when it is valid.
+    pub(crate) fn begins(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(u64::try_from(self.begins_unix_s).unwrap_or_default())
+    }
+
     /// Reads a certificate. Its signature and validity are not looked at.
     pub(crate) fn of(certificate: &CertificateDer<'_>) -> Result<Self, NameError> {
         let (rest, parsed) =

@@ -12,12 +12,15 @@ use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, TransportConf
 use ring::hmac;
 use rustls::pki_types::CertificateDer;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 
+use crate::book::Book;
+use crate::doors::Doors;
 use crate::enroller::Enroller;
 use crate::identity::Identity;
 use crate::limits::Limits;
 use crate::peers::Peers;
+use crate::rates::Rates;
 use crate::revocations::Revoked;
 use crate::streams::Streams;
 use crate::throttle::Throttle;
@@ -67,6 +70,16 @@ pub enum NetEvent {
         /// Where it asked from.
         remote: SocketAddr,
     },
+    /// A host's certificate was seen that was not known, and is of this cluster: to be kept for
+    /// [`Net::remember`].
+    Met {
+        /// The host.
+        host: HostId,
+        /// Its certificate.
+        certificate: Vec<u8>,
+    },
+    /// Another list of removed hosts is in force: [`Net::has_removed`] says of each.
+    Revoked,
 }
 
 /// Why a message was not delivered.
@@ -196,14 +209,17 @@ pub(crate) struct Inner {
     pub(crate) settled: Notify,
     pub(crate) closing: AtomicBool,
     pub(crate) enroller: Option<Enroller>,
-    pub(crate) handshakes: Arc<Semaphore>,
+    /// Who may prove who it is by QUIC.
+    pub(crate) doors: Doors,
+    pub(crate) rates: Rates,
+    pub(crate) book: Book,
     pub(crate) runtime: Handle,
     /// The authority's certificate.
     pub(crate) ca: CertificateDer<'static>,
     /// Where the identity is kept, if in files.
     pub(crate) dir: Option<PathBuf>,
     pub(crate) revoked: Revoked,
-    pub(crate) removing: tokio::sync::Mutex<()>,
+    pub(crate) saving: tokio::sync::Mutex<()>,
     /// Who hears of calls.
     pub(crate) listener: Mutex<Option<mpsc::Sender<calls::Call>>>,
     pub(crate) streams: Streams,
@@ -247,14 +263,16 @@ impl Net {
             settled: Notify::new(),
             closing: AtomicBool::new(false),
             enroller,
-            handshakes: Arc::new(Semaphore::new(limits.handshakes_max)),
+            doors: Doors::new(),
+            rates: Rates::new(),
+            book: Book::default(),
             runtime: Handle::current(),
             ca: identity.ca.clone(),
             dir: identity.dir.clone(),
             revoked,
-            removing: tokio::sync::Mutex::new(()),
+            saving: tokio::sync::Mutex::new(()),
             listener: Mutex::new(None),
-            streams: Streams::new(limits.handshakes_max),
+            streams: Streams::new(),
             credentials: RwLock::new(credentials),
             transport,
             refusals: Throttle::new(10, Duration::from_secs(10)),
@@ -430,11 +448,13 @@ impl Call<'_> {
 
 fn name_of(credentials: &Credentials, connection: &Connection) -> Result<Name, PeerRefused> {
     let missing = || PeerRefused::Invalid("there is none".to_owned());
-    let chain = connection
-        .peer_identity()
-        .and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok())
-        .ok_or_else(missing)?;
-    credentials.trust.named(chain.first().ok_or_else(missing)?)
+    credentials.trust.named(&shown_on(connection).ok_or_else(missing)?)
+}
+
+/// The certificate that the other side of a connection has shown.
+pub(crate) fn shown_on(connection: &Connection) -> Option<CertificateDer<'static>> {
+    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    chain.into_iter().next()
 }
 
 fn credentials(identity: &Identity, revoked: &Revoked) -> Result<Credentials, NetError> {

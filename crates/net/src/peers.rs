@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::incoming;
 use crate::limits::DATAGRAM_BUFFER_BYTES;
-use crate::net::{DialError, Inner, NetEvent, Undelivered, code, plain, streams};
+use crate::net::{DialError, Inner, NetEvent, Undelivered, code, plain, shown_on, streams};
 use crate::services;
 
 /// How often a message is written before it is given up.
@@ -195,6 +195,9 @@ impl Inner {
 
     /// Takes a connection with a host into use, for both directions.
     pub(crate) fn adopt(self: &Arc<Self>, host: &HostId, link: Connection) {
+        let addr = link.remote_address().ip();
+        self.doors.seen(addr, std::time::Instant::now());
+        self.streams.seen(addr);
         link.set_max_concurrent_uni_streams(streams(self.limits.messages_from_peer_max));
         link.set_max_concurrent_bi_streams(streams(services::REQUESTS_MAX));
         {
@@ -207,6 +210,16 @@ impl Inner {
             }
             peer.flush_datagrams(&link);
             peer.links.push(Link { connection: link.clone(), side: link.side() });
+        }
+        // A list may have come into force since the certificate was looked at. Whoever brings one
+        // into force goes through the links after that: one of the two sees the other.
+        if let Err(why) = self.name_of(&link) {
+            link.close(code::REFUSED, why.to_string().as_bytes());
+            tracing::warn!(%host, "connection closed: {why}");
+            return self.release(host);
+        }
+        if let Some(certificate) = shown_on(&link) {
+            self.has_met(&certificate);
         }
         self.runtime.spawn(incoming::read_messages(self.clone(), host.clone(), link.clone()));
         self.runtime.spawn(incoming::read_datagrams(self.clone(), host.clone(), link.clone()));
@@ -378,4 +391,34 @@ async fn write(link: &Connection, bytes: &Bytes) -> Result<SendStream, Failed> {
     // It fails only for a stream that the peer has stopped, which its acknowledgement tells.
     let _ = stream.finish();
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::revocations::{Revocations, mark_of};
+    use crate::{ClusterCa, Limits, Net};
+
+    #[tokio::test]
+    async fn a_link_that_was_named_before_its_host_was_removed_is_not_taken_into_use() {
+        let dir = std::env::temp_dir().join(format!("evenkeel-peers-{}", std::process::id()));
+        let ca = ClusterCa::init(&dir).unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
+        let bind = |name: &str| {
+            let identity = ca.issue(&HostId::new(name).unwrap()).unwrap();
+            let any = SocketAddr::from(([127, 0, 0, 1], 0));
+            Net::bind(any, &identity, Limits::default(), None).unwrap()
+        };
+        let ((a, _a_events), (b, _b_events)) = (bind("a"), bind("b"));
+        // Named, and not yet in use.
+        let (host, link) = a.inner.dial(b.local_addr().unwrap(), None).await.unwrap();
+        let now = std::time::SystemTime::now();
+        let revoked = [(mark_of(&host), now)].into();
+        a.inner.revoked.learn(Revocations { number: 1, revoked, der: vec![1] }).unwrap();
+        a.inner.adopt(&host, link.clone());
+        assert_eq!(a.connections(), 0);
+        assert!(link.close_reason().is_some() && !a.vouches(&host));
+    }
 }

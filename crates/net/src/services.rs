@@ -17,8 +17,9 @@ use crate::ca::generate_key;
 use crate::enrol::{Answer, FRAME_BYTES_MAX, encode, signing_request};
 use crate::files::{self, PkiError};
 use crate::identity::{HOST_CERTIFICATE_FILE, HOST_KEY_FILE, Identity, NEXT_KEY_FILE};
-use crate::net::{Inner, Net, code, plain};
-use crate::revocations::{LIST_BYTES_MAX, Revocations};
+use crate::net::{Inner, Net, NetEvent, code, plain, shown_on};
+use crate::rates::Deed;
+use crate::revocations::{LIST_BYTES_MAX, Lists, Revocations};
 
 /// Requests of one peer that may be under way.
 pub(crate) const REQUESTS_MAX: u32 = 4;
@@ -29,6 +30,8 @@ const LIST: u8 = 1;
 const RENEW: u8 = 2;
 /// A call, which lasts as long as both sides like.
 pub(crate) const CALL: u8 = 4;
+/// Certificates of other hosts.
+pub(crate) const SHOW: u8 = 8;
 
 /// Why a host could not be removed from the cluster.
 #[derive(Debug, thiserror::Error)]
@@ -93,15 +96,15 @@ impl Net {
             return Err(RemoveError::Own(host.clone()));
         }
         let failed = |why: String| RemoveError::Failed { host: host.clone(), why };
-        // Two at once would sign two lists of one number.
-        let _one = inner.removing.lock().await;
-        let (before, removed) = (inner.revoked.list(), host.clone());
-        let sign = move || enroller.remove(&removed, &before);
-        let list = tokio::task::spawn_blocking(sign)
+        let (revoked, removed) = (inner.revoked.clone(), host.clone());
+        let sign = move || enroller.remove(&removed, &revoked);
+        let news = tokio::task::spawn_blocking(sign)
             .await
             .map_err(|e| failed(format!("the agent failed: {e}")))?
             .map_err(failed)?;
-        inner.learn(list).await?;
+        if let Some(lists) = news {
+            inner.in_force(lists).await?;
+        }
         Ok(())
     }
 
@@ -117,7 +120,7 @@ impl Net {
         };
         let key = next_key(&dir)?;
         let request = signing_request(&key).map_err(RenewError::Nobody)?;
-        let certificate = inner.ask_for_certificate(&request).await?;
+        let certificate = inner.ask_for_certificate(present, &request).await?;
         let secret = PrivatePkcs8KeyDer::from(key.serialize_der());
         let identity = Identity::checked(present.ca.clone(), certificate, secret)
             .map_err(RenewError::Unusable)?;
@@ -152,22 +155,31 @@ impl Inner {
     /// Serves what a peer asks for, until the connection is gone.
     pub(crate) async fn serve(self: Arc<Self>, host: HostId, link: Connection) {
         while let Ok((send, recv)) = link.accept_bi().await {
-            let (inner, host) = (self.clone(), host.clone());
+            self.may(&host, Deed::Request).await;
+            let (inner, host, link) = (self.clone(), host.clone(), link.clone());
             self.runtime.spawn(async move {
                 let limit = inner.limits.delivery;
                 let remote = host.clone();
-                if timeout(limit, inner.answer(host, send, recv)).await.is_err() {
+                if timeout(limit, inner.answer(host, link, send, recv)).await.is_err() {
                     tracing::debug!(host = %remote, "a request took too long");
                 }
             });
         }
     }
 
-    async fn answer(self: Arc<Self>, host: HostId, mut send: SendStream, mut recv: RecvStream) {
+    async fn answer(
+        self: Arc<Self>,
+        host: HostId,
+        link: Connection,
+        mut send: SendStream,
+        mut recv: RecvStream,
+    ) {
         let mut what = [0];
         if recv.read_exact(&mut what).await.is_err() {
             return;
         }
+        // Whatever is asked on a link, it is asked by who is of this cluster when it is answered.
+        let Some(shown) = shown_on(&link).filter(|_| self.name_of(&link).is_ok()) else { return };
         let answer = match what[0] {
             CALL => return self.called(host, send, recv),
             LIST => match recv.read_to_end(LIST_BYTES_MAX).await {
@@ -175,7 +187,11 @@ impl Inner {
                 Err(_) => return,
             },
             RENEW => match recv.read_to_end(FRAME_BYTES_MAX).await {
-                Ok(request) => encode(&Answer::new(self.sign(host, request).await)),
+                Ok(request) => encode(&Answer::new(self.sign(host, shown, request).await)),
+                Err(_) => return,
+            },
+            SHOW => match recv.read_to_end(FRAME_BYTES_MAX).await {
+                Ok(wanted) => self.show(&wanted),
                 Err(_) => return,
             },
             _ => {
@@ -194,55 +210,72 @@ impl Inner {
     async fn sign(
         &self,
         host: HostId,
+        shown: CertificateDer<'static>,
         request: Vec<u8>,
     ) -> Result<CertificateDer<'static>, String> {
         let Some(enroller) = self.enroller.clone() else {
             return Err(format!("host `{}` does not hold the authority's key", self.me));
         };
-        tokio::task::spawn_blocking(move || enroller.renew(&host, &request))
+        let (trust, revoked) = (self.credentials().trust, self.revoked.clone());
+        let is_good = move || trust.named(&shown).map(drop).map_err(|why| why.to_string());
+        tokio::task::spawn_blocking(move || enroller.renew(&host, is_good, &request, &revoked))
             .await
             .map_err(|e| format!("the agent failed: {e}"))?
     }
 
-    /// Takes in a peer's list, and answers ours if it is the newer one.
+    /// Takes in a peer's list, and answers ours if it is another one; else one of which there is more
+    /// to say.
     async fn compare(self: &Arc<Self>, host: &HostId, theirs: &[u8]) -> Vec<u8> {
         self.hear_list(host, theirs).await;
-        let ours = self.revoked.list();
-        if ours.der == theirs { Vec::new() } else { ours.der.clone() }
+        let lists = self.revoked.lists();
+        lists.all().map(|list| &list.der).find(|ours| *ours != theirs).cloned().unwrap_or_default()
     }
 
     async fn hear_list(self: &Arc<Self>, host: &HostId, der: &[u8]) {
-        if der.is_empty() || der == self.revoked.list().der {
+        if der.is_empty() || der == self.revoked.lists().newest.der {
             return;
         }
-        match Revocations::read(der, &self.ca) {
-            Ok(list) => {
-                if let Err(error) = self.learn(list).await {
-                    tracing::warn!(%error, "removed hosts stay out until this agent restarts");
-                }
+        let list = match Revocations::read(der, &self.ca) {
+            Ok(list) => list,
+            Err(why) => {
+                return tracing::warn!(%host, why, "a list of removed hosts is not believed");
             }
-            Err(why) => tracing::warn!(%host, why, "a list of removed hosts is not believed"),
+        };
+        let Some(mut lists) = self.revoked.learn(list) else { return };
+        if let Some(enroller) = self.enroller.clone().filter(|_| !lists.is_one()) {
+            let revoked = self.revoked.clone();
+            match tokio::task::spawn_blocking(move || enroller.unite(&revoked)).await {
+                Ok(Ok(Some(united))) => lists = united,
+                Ok(Ok(None)) => {}
+                Ok(Err(why)) => {
+                    tracing::warn!(why, "there are two lists of removed hosts; both are in force");
+                }
+                // With the whole runtime only.
+                Err(_) => return,
+            }
+        }
+        if let Err(error) = self.in_force(lists).await {
+            tracing::warn!(%error, "removed hosts stay out until this agent restarts");
         }
     }
 
-    /// Goes by a list if it is newer: closes what must not stand any more, passes it on, and writes
-    /// it down.
-    async fn learn(self: &Arc<Self>, list: Revocations) -> Result<(), PkiError> {
-        if !self.enforce(&list) {
-            return Ok(());
-        }
+    /// These lists are in force, which is news: closes what must not stand any more, passes the newest
+    /// on, and writes them down.
+    async fn in_force(self: &Arc<Self>, lists: Arc<Lists>) -> Result<(), PkiError> {
+        self.close_and_tell(&lists);
         let Some(dir) = self.dir.clone() else { return Ok(()) };
-        let path = dir.clone();
-        let saved = tokio::task::spawn_blocking(move || list.save(&dir)).await;
+        // Two may come at once: whichever is written last are those that are in force then.
+        let _one = self.saving.lock().await;
+        let (path, lists) = (dir.clone(), self.revoked.lists());
+        let saved = tokio::task::spawn_blocking(move || lists.save(&dir)).await;
         saved.unwrap_or_else(|e| Err(files::content(&path, format!("was not written: {e}"))))
     }
 
-    fn enforce(self: &Arc<Self>, list: &Revocations) -> bool {
-        if !self.revoked.learn(list.clone()) {
-            return false;
-        }
-        let (number, certificates) = (list.number, list.revoked.len());
-        tracing::info!(number, certificates, "a new list of removed hosts is in force");
+    fn close_and_tell(self: &Arc<Self>, lists: &Lists) {
+        let (number, entries) = (lists.newest.number, lists.revoked.len());
+        tracing::info!(number, entries, "a new list of removed hosts is in force");
+        let events = self.events.clone();
+        self.runtime.spawn(async move { events.send(NetEvent::Revoked).await });
         self.streams.recheck();
         for (host, link) in self.peers.links_standing() {
             if let Err(why) = self.name_of(&link) {
@@ -252,25 +285,27 @@ impl Inner {
                 self.runtime.spawn(self.clone().offer_list(host, link));
             }
         }
-        true
     }
 
     /// Compares lists with a peer.
     pub(crate) async fn offer_list(self: Arc<Self>, host: HostId, link: Connection) {
-        let ours = self.revoked.list().der.clone();
-        let asked = ask(&link, LIST, &ours, LIST_BYTES_MAX);
-        // A peer of an earlier version takes no requests.
-        if let Ok(Ok(theirs)) = timeout(self.limits.delivery, asked).await {
+        // Nearly always one.
+        for ours in self.revoked.lists().all() {
+            let asked = ask(&link, LIST, &ours.der, LIST_BYTES_MAX);
+            // A peer of an earlier version takes no requests.
+            let Ok(Ok(theirs)) = timeout(self.limits.delivery, asked).await else { return };
             self.hear_list(&host, &theirs).await;
         }
     }
 
     async fn ask_for_certificate(
         self: &Arc<Self>,
+        present: &Identity,
         request: &[u8],
     ) -> Result<CertificateDer<'static>, RenewError> {
         // This host itself may hold the authority's key.
-        let mut why = match self.sign(self.me.clone(), request.to_vec()).await {
+        let own = present.certificate.clone();
+        let mut why = match self.sign(self.me.clone(), own, request.to_vec()).await {
             Ok(certificate) => return Ok(certificate),
             Err(why) => why,
         };
@@ -295,7 +330,12 @@ impl Inner {
 }
 
 /// Asks one thing, and takes at most `max` bytes as answer.
-async fn ask(link: &Connection, what: u8, request: &[u8], max: usize) -> Result<Vec<u8>, String> {
+pub(crate) async fn ask(
+    link: &Connection,
+    what: u8,
+    request: &[u8],
+    max: usize,
+) -> Result<Vec<u8>, String> {
     let (mut send, mut recv) = link.open_bi().await.map_err(|e| plain(&e))?;
     send.write_all(&[what]).await.map_err(|e| e.to_string())?;
     send.write_all(request).await.map_err(|e| e.to_string())?;

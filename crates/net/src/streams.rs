@@ -8,19 +8,20 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use evenkeel_core::model::HostId;
 use rustix::net::sockopt;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
+use crate::doors::{Doors, Inside};
 use crate::name::Name;
 use crate::net::{DialError, Inner, Net, NetError};
 use crate::tls::{PeerRefused, Refusal, SERVER_NAME, STREAM_ALPN, Trust};
@@ -59,19 +60,21 @@ const PIECE_BYTES: usize = 256 << 10;
 
 /// What all streams share.
 pub(crate) struct Streams {
-    handshakes: Arc<Semaphore>,
+    /// Who may prove who it is by TCP.
+    doors: Doors,
     from: Arc<Mutex<HashMap<HostId, usize>>>,
     /// Changes when a host has been removed from the cluster.
     removals: watch::Sender<()>,
 }
 
 impl Streams {
-    pub(crate) fn new(handshakes_max: usize) -> Self {
-        Self {
-            handshakes: Arc::new(Semaphore::new(handshakes_max)),
-            from: Arc::default(),
-            removals: watch::Sender::new(()),
-        }
+    pub(crate) fn new() -> Self {
+        Self { doors: Doors::new(), from: Arc::default(), removals: watch::Sender::new(()) }
+    }
+
+    /// A member was seen at this address.
+    pub(crate) fn seen(&self, addr: IpAddr) {
+        self.doors.seen(addr, Instant::now());
     }
 
     /// Has every stream look whether its peer is still of this cluster.
@@ -296,11 +299,12 @@ async fn accept(inner: Arc<Inner>, listener: TcpListener, callers: mpsc::Sender<
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let Ok(permit) = inner.streams.handshakes.clone().try_acquire_owned() else {
-            inner.log_refusal(remote, &"too many callers are proving who they are");
-            continue;
-        };
-        inner.runtime.spawn(greet(inner.clone(), tcp, remote, callers.clone(), permit));
+        match inner.streams.doors.enter(remote.ip(), &inner.limits, Instant::now()) {
+            Ok(inside) => {
+                inner.runtime.spawn(greet(inner.clone(), tcp, remote, callers.clone(), inside));
+            }
+            Err(why) => inner.log_refusal(remote, &why),
+        }
     }
 }
 
@@ -309,7 +313,7 @@ async fn greet(
     tcp: TcpStream,
     remote: SocketAddr,
     callers: mpsc::Sender<Caller>,
-    _permit: OwnedSemaphorePermit,
+    _inside: Inside,
 ) {
     match timeout(inner.limits.handshake, inner.greet_stream(tcp)).await {
         // While the driver is busy it waits, and counts as one that proves who it is.

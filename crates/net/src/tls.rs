@@ -5,6 +5,7 @@
 //! every connection shows its certificate.
 
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use evenkeel_core::model::HostId;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -21,7 +22,7 @@ use rustls::{
 };
 
 use crate::name::{ClusterId, Facts, Name};
-use crate::revocations::Revoked;
+use crate::revocations::{Revoked, issued};
 
 /// The protocol spoken inside QUIC, negotiated in the handshake.
 pub(crate) const ALPN: &[u8] = b"evenkeel/1";
@@ -115,13 +116,30 @@ impl Trust {
         self.named(certificate)
     }
 
+    /// Whether this is a certificate that the authority has given a host of this cluster, valid now or
+    /// not, and not revoked; which host, and when it was issued.
+    pub(crate) fn vouch(
+        &self,
+        certificate: &CertificateDer<'_>,
+    ) -> Result<(HostId, SystemTime), PeerRefused> {
+        let facts = Facts::of(certificate).map_err(|e| PeerRefused::Invalid(e.to_string()))?;
+        let then = facts.begins() + Duration::from_secs(1);
+        let then = then.duration_since(UNIX_EPOCH).unwrap_or_default();
+        match self.verify(certificate, UnixTime::since_unix_epoch(then))? {
+            Name::Host(_, host) => Ok((host, issued(facts.begins()))),
+            other => Err(PeerRefused::NoHost(other.to_string())),
+        }
+    }
+
     /// Whom a verified certificate names, if it is somebody of this cluster.
     pub(crate) fn named(&self, certificate: &CertificateDer<'_>) -> Result<Name, PeerRefused> {
         let facts = Facts::of(certificate).map_err(|e| PeerRefused::Invalid(e.to_string()))?;
+        let issued = issued(facts.begins());
         let name = facts.name;
         match &name {
             Name::Host(cluster, host)
-                if *cluster == self.cluster && self.revoked.holds(&facts.serial) =>
+                if *cluster == self.cluster
+                    && self.revoked.revokes(host, &facts.serial, issued) =>
             {
                 Err(PeerRefused::Removed(host.clone()))
             }

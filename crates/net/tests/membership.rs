@@ -60,6 +60,7 @@ impl Driver {
                     Some(NetEvent::Datagram { from, bytes }) => {
                         self.membership.handle(Input::Datagram { from, bytes: &bytes }, now())
                     }
+                    Some(NetEvent::Met { .. }) => Vec::new(),
                     Some(other) => panic!("{other:?}"),
                     None => return,
                 },

@@ -190,3 +190,69 @@ async fn a_peer_that_floods_is_taken_at_the_rate_and_others_are_not_held_up() {
     }
     assert!(taken <= 20, "{taken} of 200 datagrams");
 }
+
+#[tokio::test]
+async fn a_host_has_one_rate_over_all_its_connections_and_none_anew() {
+    let ca = cluster();
+    let slow =
+        Limits { messages_from_peer_per_s_max: 10, datagrams_from_peer_per_s_max: 10, ..limits() };
+    let mut a = Agent::at(loopback(), &ca.issue(&host("a")).unwrap(), slow);
+    let identity = ca.issue(&host("b")).unwrap();
+    // As many agents under one name as it may have connections, and as many again after those.
+    let mut flooders = Vec::new();
+    for _ in 0..2 {
+        flooders.clear();
+        for _ in 0..4 {
+            let patient = Limits { delivery: Duration::from_secs(30), ..limits() };
+            let flooder = Agent::at(loopback(), &identity, patient);
+            for _ in 0..10 {
+                flooder.send(&a, b"flood");
+            }
+            flooders.push(flooder);
+        }
+        // All that comes at once, by whichever of them.
+        for _ in 0..10 {
+            assert_eq!(a.message().await.0, host("b"));
+        }
+    }
+    let calm = Agent::start(&ca.issue(&host("c")).unwrap());
+    calm.send(&a, b"and me");
+    let mut taken = 20;
+    while a.message().await.0 != host("c") {
+        taken += 1;
+    }
+    // Were every connection taken at the rate, all of it would have come at once.
+    assert!(taken < 60, "the calm one waited for the whole flood");
+}
+
+/// Connections on which nobody says anything, from an address of loopback.
+async fn silent_from(from: [u8; 4], to: SocketAddr, count: usize) -> Vec<tokio::net::TcpStream> {
+    let mut all = Vec::new();
+    for _ in 0..count {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from((from, 0))).expect("an address of loopback");
+        all.push(socket.connect(to).await.expect("it listens"));
+    }
+    all
+}
+
+#[tokio::test]
+async fn strangers_who_hold_connections_open_do_not_keep_a_member_from_carrying() {
+    let ca = cluster();
+    let a = Agent::start(&ca.issue(&host("a")).unwrap());
+    let b = Agent::start(&ca.issue(&host("b")).unwrap());
+    let mut callers = a.net.listen_streams().await.unwrap();
+    // The two have spoken, as they have before any machine moves.
+    b.net.identify(a.addr).await.unwrap();
+    // From where no member is: more than all the room there is for strangers.
+    let mut silent = Vec::new();
+    for n in 2..12 {
+        silent.extend(silent_from([127, 0, 0, n], a.addr, 16).await);
+    }
+    // And from one address more than it has of it, which others do not notice.
+    let accept = async { callers.recv().await.unwrap().accept().await.unwrap() };
+    let to = host("a");
+    let (opened, _taken) = tokio::join!(b.net.open_stream(&to, a.addr, b"x"), accept);
+    opened.unwrap();
+    drop(silent);
+}

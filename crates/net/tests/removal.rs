@@ -4,9 +4,9 @@ mod common;
 
 use std::time::{Duration, Instant, SystemTime};
 
-use common::founder::{founder, join, token};
+use common::founder::{Book, authority, founder, join, token};
 use common::{Agent, Dir, host, limits};
-use evenkeel_net::{Identity, REVOCATIONS_FILE, RemoveError, RenewError, enrol};
+use evenkeel_net::{ClusterCa, Identity, REVOCATIONS_FILE, RemoveError, RenewError, enrol};
 
 /// Until `done`, for what happens on other tasks.
 async fn until(what: &str, done: impl Fn() -> bool) {
@@ -198,4 +198,86 @@ async fn who_joins_later_is_told_who_is_out() {
     let (c, c_dir) = join("c", &ca, &mut a).await;
     assert!(matches!(c.net.identify(a.addr).await, Ok(h) if h == host("a")));
     until("c knows", || list_in(&c_dir).exists()).await;
+}
+
+#[tokio::test]
+async fn a_host_that_was_renewed_ever_so_often_is_removed_and_others_after_it() {
+    let (mut a, ca, book) = founder();
+    let (mut b, _b_dir) = join("b", &ca, &mut a).await;
+    let (mut c, _c_dir) = join("c", &ca, &mut a).await;
+    acquaint(&a, &mut b).await;
+    acquaint(&a, &mut c).await;
+    // More keys than there is room for in a list, and none of them is the one that b speaks with.
+    book.renews(&host("b"), 20_000);
+    a.net.remove(&host("b")).await.unwrap();
+    is_refused(&mut b, &a).await;
+    book.renews(&host("c"), 20_000);
+    a.net.remove(&host("c")).await.unwrap();
+    is_refused(&mut c, &a).await;
+    is_refused(&mut b, &a).await;
+    // Under its name another host may join, and is not taken for the one before.
+    let (mut new, _dir) = join("b", &ca, &mut a).await;
+    acquaint(&new, &mut a).await;
+    acquaint(&a, &mut new).await;
+}
+
+#[tokio::test]
+async fn a_removal_that_cannot_be_recorded_removes_nobody() {
+    let (mut a, ca, book) = founder();
+    let (mut b, _dir) = join("b", &ca, &mut a).await;
+    book.cannot_write(true);
+    let refused = a.net.remove(&host("b")).await.unwrap_err().to_string();
+    assert!(refused.contains("`b` stays in the cluster") && refused.contains("disk"), "{refused}");
+    acquaint(&b, &mut a).await;
+    let taken = enrol(&token(&ca, &a), &host("b"), Dir::new().path(), &limits()).await;
+    assert!(taken.unwrap_err().to_string().contains("is taken"));
+    book.cannot_write(false);
+    a.net.remove(&host("b")).await.unwrap();
+    is_refused(&mut b, &a).await;
+}
+
+#[tokio::test]
+async fn what_a_lost_authority_has_revoked_stays_revoked_by_the_restored_one() {
+    let dir = Dir::new();
+    let ca = ClusterCa::init(dir.path()).unwrap();
+    let (identity, book) = (ca.issue(&host("a")).unwrap(), Book::default());
+    let mut lost = authority(&identity, dir.path(), &book);
+    let (mut b, b_dir) = join("b", &ca, &mut lost).await;
+    let (mut c, _c_dir) = join("c", &ca, &mut lost).await;
+    let (mut d, _d_dir) = join("d", &ca, &mut lost).await;
+    let (mut e, e_dir) = join("e", &ca, &mut lost).await;
+    acquaint(&lost, &mut b).await;
+    lost.net.remove(&host("c")).await.unwrap();
+    until("b knows the first list", || list_in(&b_dir).exists()).await;
+    let first = std::fs::read(list_in(&b_dir)).unwrap();
+    drop(lost);
+
+    // From a backup of before: it knows neither the list nor that c was removed.
+    let (old, backup) = (Book::default(), Dir::new());
+    for name in ["b", "c", "d", "e"] {
+        old.renews(&host(name), 1);
+    }
+    identity.save(backup.path()).unwrap();
+    let identity = Identity::load(backup.path()).unwrap();
+    let mut restored = authority(&identity, dir.path(), &old);
+    acquaint(&restored, &mut e).await;
+    restored.net.remove(&host("d")).await.unwrap();
+    until("e knows the second list", || list_in(&e_dir).exists()).await;
+    is_refused(&mut d, &e).await;
+    // One of the two lists is newer everywhere, and both are in force where they meet.
+    acquaint(&b, &mut e).await;
+    let second = || std::fs::read(list_in(&b_dir)).is_ok_and(|list| list != first);
+    until("b knows the second list", second).await;
+    is_refused(&mut d, &b).await;
+    is_refused(&mut c, &b).await;
+    drop(b);
+    let b = Agent::start(&Identity::load(b_dir.path()).unwrap());
+    is_refused(&mut c, &b).await;
+    is_refused(&mut d, &b).await;
+    // The authority hears of both, and signs one list that holds all.
+    acquaint(&b, &mut restored).await;
+    let lists = |dir: &Dir| std::fs::read_to_string(list_in(dir)).unwrap_or_default();
+    let one = |dir: &Dir| lists(dir).matches("BEGIN X509 CRL").count() == 1;
+    until("b knows one list", || one(&b_dir) && lists(&b_dir) == lists(&backup)).await;
+    is_refused(&mut c, &restored).await;
 }

@@ -185,8 +185,12 @@ fn a_dead_host_keeps_its_rack_closed_until_an_operator_removes_it() {
     let silent = |d: &&evenkeel_core::decision::Decision| d.ending == Reason::WitnessSilent;
     let why = &cluster.records().iter().find(silent).unwrap().detail;
     assert!(why.contains("`n002`"), "{why}");
-    // Told anywhere, it is known everywhere.
+    // That another host says so counts for nothing, or a liar could have witnesses left out.
     cluster.input(&host_id(0), Input::Removed(host_id(2)));
+    cluster.run_until(at(350));
+    assert_eq!(home(&cluster, "web0"), host_id(0));
+    // The list of removed hosts, which the authority signs, is passed from host to host.
+    cluster.input(&host_id(1), Input::Revoked(host_id(2)));
     cluster.run_until(at(400));
     assert_eq!(home(&cluster, "web0"), host_id(1));
     assert_sound(&mut cluster);

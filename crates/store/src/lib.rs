@@ -7,10 +7,12 @@
 //! | `mark` | of every machine, to whom it was released and from whom it was claimed last | no |
 //! | `life` | every opening of this store, and how many handoffs it has numbered | no |
 //! | `decision` | decision records, as many as [`Retention`] says | yes |
+//! | `decisions_of` | of every peer, how many and how long those with it are | yes |
 //! | `judged` | of every machine the last of those that judged it | yes |
 //! | `pause` | what is known of pauses, in one row | yes |
 //! | `member` | the other hosts and where they were last reached | no |
 //! | `acquaintance` | what other hosts have said of themselves and of each other | no |
+//! | `certificate` | of every other host that was met, its newest certificate | no |
 //! | `admission` | hosts brought into the cluster, and with which join token | no |
 //! | `host_key` | every key that has had a certificate, and whether its host was removed | no |
 //!
@@ -35,14 +37,18 @@ use evenkeel_core::model::{HostId, HostState, Ticket, Time};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
-pub use crate::admissions::{Admissions, Admitted};
-pub use crate::history::{Retention, Wanted};
+pub use crate::admissions::{Admissions, Admitted, Key, RENEWALS_PER_DAY_MAX, Renewed};
+pub use crate::history::{History, Page, Retention, Wanted};
 
-/// Most ended handoffs kept; the oldest go first.
+/// Most ended handoffs kept, and how many bytes of them; the oldest go first.
 const HANDOFFS_ENDED_MAX: u32 = 10_000;
+const HANDOFFS_ENDED_BYTES_MAX: u32 = 64 << 20;
+/// Most ended handoffs with one peer that are kept.
+const HANDOFFS_OF_PEER_MAX: u32 = 2_000;
 
-/// Old records are cleared once in this many writes.
+/// Old records are cleared once in this many writes, or bytes.
 const CLEAR_EVERY: u32 = 256;
+const CLEAR_EVERY_BYTES: usize = 4 << 20;
 
 /// How long one connection waits for the other.
 const BUSY_TIME_MAX: Duration = Duration::from_secs(5);
@@ -117,6 +123,33 @@ const SCHEMA: &[&str] = &[
     CREATE INDEX handoff_open ON handoff (open, since_ms);
     INSERT INTO handoff SELECT id, machine, peer, role, phase, open, since_ms, record FROM handoff_6;
     DROP TABLE handoff_6;
+    ",
+    // Bounds: by when a key was issued, and by how much each peer has caused to be recorded.
+    "
+    ALTER TABLE host_key ADD COLUMN issued_ms INTEGER NOT NULL DEFAULT 0;
+    UPDATE host_key SET issued_ms = CAST(strftime('%s') AS INTEGER) * 1000 WHERE NOT removed;
+    CREATE INDEX host_key_host ON host_key (host);
+    CREATE TABLE certificate (host TEXT PRIMARY KEY, certificate BLOB NOT NULL) STRICT;
+    ALTER TABLE decision ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+    UPDATE decision SET bytes = length(CAST(record AS BLOB));
+    CREATE INDEX decision_peer ON decision (ifnull(peer, ''), seq);
+    DELETE FROM judged WHERE seq NOT IN (SELECT seq FROM decision);
+    CREATE INDEX judged_seq ON judged (seq);
+    CREATE TABLE decisions_of (
+        peer TEXT PRIMARY KEY, records INTEGER NOT NULL, bytes INTEGER NOT NULL
+    ) STRICT;
+    INSERT INTO decisions_of
+        SELECT ifnull(peer, ''), count(*), sum(bytes) FROM decision GROUP BY ifnull(peer, '');
+    CREATE TRIGGER decision_kept AFTER INSERT ON decision BEGIN
+        INSERT INTO decisions_of VALUES (ifnull(new.peer, ''), 1, new.bytes)
+        ON CONFLICT (peer) DO UPDATE SET records = records + 1, bytes = bytes + excluded.bytes;
+    END;
+    CREATE TRIGGER decision_cleared AFTER DELETE ON decision BEGIN
+        UPDATE decisions_of SET records = records - 1, bytes = bytes - old.bytes
+        WHERE peer = ifnull(old.peer, '');
+        DELETE FROM decisions_of WHERE peer = ifnull(old.peer, '') AND records = 0;
+        DELETE FROM judged WHERE seq = old.seq;
+    END;
     ",
 ];
 
@@ -195,6 +228,8 @@ pub struct Store {
     path: PathBuf,
     connection: Connection,
     writes: u32,
+    /// Written since old records were cleared last.
+    bytes: usize,
     retention: Retention,
     life: u64,
     /// Held as long as the store is open: a second agent on this host finds it locked.
@@ -234,7 +269,7 @@ impl Store {
         }
         let life = begin_life(&connection).map_err(|e| error("write to the store", e))?;
         let retention = Retention::default();
-        Ok(Self { path, connection, writes: 0, retention, life, _lock: lock })
+        Ok(Self { path, connection, writes: 0, bytes: 0, retention, life, _lock: lock })
     }
 
     /// The store's identity: drawn when it was made, the same as long as it is not lost.
@@ -280,6 +315,7 @@ impl Store {
     pub fn persist(&mut self, handoff: &Handoff) -> Result<(), StoreError> {
         let open = !handoff.phase.has_ended();
         let record = self.json("a handoff", serde_json::to_string(handoff))?;
+        let bytes = record.len();
         let insert = "INSERT OR REPLACE INTO handoff VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
         let role = match handoff.role {
             Role::Donor => "donor",
@@ -316,7 +352,7 @@ impl Store {
             transaction.commit()
         };
         write(&mut self.connection).map_err(|e| self.error("write a handoff", e))?;
-        self.clear_now_and_then();
+        self.clear_now_and_then(bytes);
         Ok(())
     }
 
@@ -399,6 +435,64 @@ impl Store {
         Ok(members)
     }
 
+    /// Keeps the certificate of another host.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    pub fn keep_certificate(&mut self, host: &HostId, der: &[u8]) -> Result<(), StoreError> {
+        let insert = "INSERT OR REPLACE INTO certificate VALUES (?1, ?2)";
+        let row = params![host.as_str(), der];
+        self.connection.execute(insert, row).map_err(|e| self.error("write a certificate", e))?;
+        Ok(())
+    }
+
+    /// The certificates of other hosts that were kept.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn certificates(&self) -> Result<Vec<Vec<u8>>, StoreError> {
+        let failed = |e| self.error("read the certificates", e);
+        let select = "SELECT certificate FROM certificate";
+        let mut statement = self.connection.prepare(select).map_err(failed)?;
+        let rows = statement.query_map([], |row| row.get(0)).map_err(failed)?;
+        rows.map(|row| row.map_err(failed)).collect()
+    }
+
+    /// Forgets whatever is known of a host but for what was decided with it: where it was reached, what
+    /// it has said of itself, and its certificate.
+    ///
+    /// # Errors
+    /// When it could not be written; the store then holds what it held before.
+    pub fn forget(&mut self, host: &HostId) -> Result<(), StoreError> {
+        let forget = |connection: &mut Connection| {
+            let transaction = connection.transaction()?;
+            for table in ["member", "acquaintance", "certificate"] {
+                let delete = format!("DELETE FROM {table} WHERE host = ?1");
+                transaction.execute(&delete, [host.as_str()])?;
+            }
+            transaction.commit()
+        };
+        forget(&mut self.connection).map_err(|e| self.error("forget a host", e))
+    }
+
+    /// Forgets what is known of pauses.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    pub fn forget_pause(&mut self) -> Result<(), StoreError> {
+        let delete = "DELETE FROM pause";
+        self.connection.execute(delete, []).map_err(|e| self.error("forget a pause", e))?;
+        Ok(())
+    }
+
+    /// The decision records, for use on another thread.
+    ///
+    /// # Errors
+    /// When the database cannot be opened once more.
+    pub fn history(&self) -> Result<History, StoreError> {
+        History::open(&self.path).map_err(|e| self.error("open the store once more", e))
+    }
+
     /// The memory of who was brought into the cluster, for use on another thread.
     ///
     /// # Errors
@@ -439,15 +533,24 @@ impl Store {
     }
 
     /// Clears old records. Failing to does no harm: the next write tries again.
-    fn clear_now_and_then(&mut self) {
-        self.writes = self.writes.wrapping_add(1);
-        if !self.writes.is_multiple_of(CLEAR_EVERY) {
+    fn clear_now_and_then(&mut self, bytes: usize) {
+        self.writes = self.writes.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.writes < CLEAR_EVERY && self.bytes < CLEAR_EVERY_BYTES {
             return;
         }
-        self.clear_decisions();
-        let ended = "DELETE FROM handoff WHERE open = 0 AND rowid NOT IN \
-                     (SELECT rowid FROM handoff WHERE open = 0 ORDER BY since_ms DESC LIMIT ?1)";
-        let _ = self.connection.execute(ended, [HANDOFFS_ENDED_MAX]);
+        (self.writes, self.bytes) = (0, 0);
+        let _ = self.clear_decisions();
+        let ended = "DELETE FROM handoff WHERE open = 0 AND rowid IN (SELECT row FROM (SELECT \
+                     rowid AS row, row_number() OVER newest AS number, \
+                     sum(length(CAST(record AS BLOB))) OVER newest AS bytes, \
+                     row_number() OVER (PARTITION BY peer ORDER BY since_ms DESC, rowid DESC) \
+                     AS of_peer \
+                     FROM handoff WHERE open = 0 \
+                     WINDOW newest AS (ORDER BY since_ms DESC, rowid DESC)) \
+                     WHERE number > ?1 OR bytes > ?2 OR of_peer > ?3)";
+        let most = [HANDOFFS_ENDED_MAX, HANDOFFS_ENDED_BYTES_MAX, HANDOFFS_OF_PEER_MAX];
+        let _ = self.connection.execute(ended, most);
     }
 }
 

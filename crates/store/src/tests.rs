@@ -7,6 +7,8 @@ use evenkeel_core::model::{Entry, Epoch, ExchangeId, MachineId};
 use evenkeel_core::port::HandoffId;
 use evenkeel_core::witness::Acquaintance;
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use super::*;
 
 fn decision(ending: Reason) -> Decision {
@@ -217,9 +219,11 @@ fn records_are_found_by_time_machine_and_exchange() {
 
 #[test]
 fn records_are_kept_for_so_many_days_and_rows_only() {
-    for (retention, kept) in
-        [(Retention { days: 10, records: 1000 }, 11), (Retention { days: 1000, records: 7 }, 7)]
-    {
+    let all = Retention::default();
+    for (retention, kept) in [
+        (Retention { days: 10, records: 1000, ..all }, 11),
+        (Retention { days: 1000, records: 7, ..all }, 7),
+    ] {
         let directory = tempfile::tempdir().unwrap();
         let mut store = Store::open(directory.path()).unwrap();
         store.retain(retention);
@@ -255,16 +259,157 @@ fn a_removed_host_leaves_all_its_keys_and_frees_its_name() {
     let store = Store::open(directory.path()).unwrap();
     let admissions = store.admissions().unwrap();
     let host = HostId::new("a").unwrap();
-    assert_eq!(admissions.remove(&host).unwrap(), None);
+    assert_eq!(admissions.keys(&host).unwrap(), None);
+    assert!(!admissions.remove(&host).unwrap());
     admissions.admit("t1", &host, "k1").unwrap();
-    admissions.renew(&host, "k2").unwrap();
+    assert_eq!(admissions.renew(&host, "k2").unwrap(), Renewed::Yes);
     admissions.admit("t2", &HostId::new("b").unwrap(), "k3").unwrap();
-    let removed = |keys: &[&str]| Some(keys.iter().map(|k| (*k).to_owned()).collect::<Vec<_>>());
-    assert_eq!(admissions.remove(&host).unwrap(), removed(&["k1", "k2"]));
-    assert_eq!(admissions.remove(&host).unwrap(), removed(&["k1", "k2"]), "asked again");
+    let keys = || {
+        let keys = admissions.keys(&host).unwrap().unwrap();
+        assert!(keys.iter().all(|key| key.host == host && key.issued.is_some()), "{keys:?}");
+        keys.into_iter().map(|key| (key.key, key.removed)).collect::<Vec<_>>()
+    };
+    let are = |keys: &[(&str, bool)]| -> Vec<_> {
+        keys.iter().map(|(key, removed)| ((*key).to_owned(), *removed)).collect()
+    };
+    assert_eq!(keys(), are(&[("k1", false), ("k2", false)]));
+    assert!(admissions.remove(&host).unwrap());
+    assert!(admissions.remove(&host).unwrap(), "asked again");
+    assert_eq!(keys(), are(&[("k1", true), ("k2", true)]));
+    assert_eq!(admissions.renew(&host, "k5").unwrap(), Renewed::Removed);
     assert_eq!(admissions.admit("t1", &host, "k1").unwrap(), Admitted::Yes, "a late repetition");
     assert_eq!(admissions.admit("t3", &host, "k4").unwrap(), Admitted::Yes);
-    assert_eq!(admissions.remove(&host).unwrap(), removed(&["k1", "k2", "k4"]));
+    assert_eq!(keys(), are(&[("k1", true), ("k2", true), ("k4", false)]));
+    // A host that never had a token made the cluster.
+    assert_eq!(admissions.renew(&HostId::new("c").unwrap(), "k6").unwrap(), Renewed::Yes);
+}
+
+#[test]
+fn a_host_has_a_few_new_keys_a_day_and_expired_ones_are_forgotten() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let admissions = store.admissions().unwrap();
+    let host = HostId::new("a").unwrap();
+    let renew = |n: u32| admissions.renew(&host, &format!("k{n}")).unwrap();
+    let given = (0..5_000).filter(|n| renew(*n) == Renewed::Yes).count();
+    assert_eq!(given as u32, RENEWALS_PER_DAY_MAX);
+    assert_eq!(renew(0), Renewed::Yes, "the answer to the same may not have arrived");
+    let age = |days: i64| {
+        let older = "UPDATE host_key SET issued_ms = issued_ms - ?1";
+        store.connection.execute(older, [days * 86_400_000]).unwrap();
+    };
+    age(1);
+    assert_eq!(renew(5_000), Renewed::Yes);
+    let known = || admissions.keys(&host).unwrap().map(|keys| keys.len());
+    assert_eq!(known(), Some(9));
+    age(10 * 365 + 1);
+    assert_eq!(renew(5_001), Renewed::Yes);
+    // Once more, now that there is a newer one.
+    assert_eq!(renew(5_002), Renewed::Yes);
+    assert_eq!(known(), Some(2));
+    // A clock that is wrong for a moment does not free the name.
+    age(20 * 365);
+    let other = HostId::new("b").unwrap();
+    admissions.renew(&other, "k").unwrap();
+    assert_eq!(admissions.admit("t", &host, "stolen").unwrap(), Admitted::HostTaken);
+}
+
+/// A record with a peer of so many bytes more than one without words.
+fn with_peer(peer: &str, exchange: u64, bytes: usize) -> Decision {
+    Decision {
+        exchange: ExchangeId(exchange),
+        peer: Some(HostId::new(peer).unwrap()),
+        detail: "x".repeat(bytes),
+        ..decision(Reason::NoPeer)
+    }
+}
+
+#[test]
+fn whoever_fills_the_history_pushes_nobody_elses_records_out_of_it() {
+    for (retention, bytes) in [
+        (Retention { records: 100, ..Retention::default() }, 0),
+        (Retention { bytes: 400_000, ..Retention::default() }, 10_000),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = Store::open(directory.path()).unwrap();
+        store.retain(retention);
+        for n in 0..20 {
+            store.record(&with_peer("honest", n, 0)).unwrap();
+        }
+        for n in 0..u64::from(CLEAR_EVERY) * 4 {
+            store.record(&with_peer("liar", n, bytes)).unwrap();
+        }
+        let kept = store.decisions(&Wanted::newest(u32::MAX)).unwrap();
+        let of = |peer: &str| {
+            kept.iter().filter(|d| d.peer.as_ref().is_some_and(|p| p.as_str() == peer)).count()
+        };
+        assert_eq!(of("honest"), 20, "{retention:?}");
+        assert!(of("liar") > 0 && kept.len() <= 100 + CLEAR_EVERY as usize, "{}", kept.len());
+        let size: i64 = store
+            .connection
+            .query_row("SELECT sum(length(record)) FROM decision", [], |row| row.get(0))
+            .unwrap();
+        assert!(size <= 400_000 + i64::from(CLEAR_EVERY) * 11_000, "{size} bytes");
+        let counted = "SELECT (SELECT sum(bytes) FROM decisions_of), (SELECT sum(records) FROM \
+                       decisions_of), (SELECT count(*) FROM decision)";
+        let counted: (i64, i64, i64) = store
+            .connection
+            .query_row(counted, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .unwrap();
+        assert_eq!((counted.0, counted.1), (size, counted.2));
+    }
+}
+
+#[test]
+fn a_record_from_the_future_clears_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(directory.path()).unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() / 86_400;
+    store.record(&at_day(now + 36_500, 1, &[])).unwrap();
+    for n in 2..=u64::from(CLEAR_EVERY) {
+        store.record(&at_day(now, n, &[])).unwrap();
+    }
+    let found = store.decisions(&Wanted::newest(1000)).unwrap();
+    assert_eq!(found.len(), CLEAR_EVERY as usize);
+}
+
+#[test]
+fn the_history_is_read_page_by_page_beside_the_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(directory.path()).unwrap();
+    for n in 0..12 {
+        store.record(&with_peer("b", n, 1 << 20)).unwrap();
+    }
+    let history = store.history().unwrap();
+    let (mut wanted, mut found, mut pages) = (Wanted::newest(10), Vec::new(), 0);
+    loop {
+        let page = history.page(&wanted).unwrap();
+        found.extend(page.decisions.iter().map(|d| d.exchange.0));
+        assert!(page.decisions.len() <= 4, "a page of {} MiB", page.decisions.len());
+        pages += 1;
+        wanted.limit = 10 - found.len() as u32;
+        wanted.before = page.next;
+        if page.next.is_none() || wanted.limit == 0 {
+            break;
+        }
+    }
+    assert_eq!((found, pages), ((2..12).rev().collect(), 3));
+}
+
+#[test]
+fn whatever_is_known_of_a_name_is_forgotten_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::open(directory.path()).unwrap();
+    let host = HostId::new("ghost").unwrap();
+    store.remember(&host, "192.0.2.1:7".parse().unwrap()).unwrap();
+    store.keep_certificate(&host, b"certificate").unwrap();
+    let known = Acquaintance { host: host.clone(), labels: None, told: None, removed: false };
+    store.acquaint(&known).unwrap();
+    assert_eq!(store.certificates().unwrap(), [b"certificate"]);
+    store.forget(&host).unwrap();
+    let left = store.recovered(String::new()).unwrap().acquaintances;
+    assert!(left.members.is_empty() && left.met.is_empty());
+    assert!(store.certificates().unwrap().is_empty());
 }
 
 #[test]
@@ -279,7 +424,8 @@ fn a_store_of_the_first_version_is_brought_up_to_date() {
     let host = HostId::new("a").unwrap();
     let admissions = store.admissions().unwrap();
     assert_eq!(admissions.admit("t2", &host, "k2").unwrap(), Admitted::HostTaken);
-    assert_eq!(admissions.remove(&host).unwrap(), Some(vec!["k1".to_owned()]));
+    let keys = admissions.keys(&host).unwrap().unwrap();
+    assert!(matches!(&keys[..], [key] if key.key == "k1" && key.issued.is_some()), "{keys:?}");
 }
 
 #[test]

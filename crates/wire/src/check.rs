@@ -1,7 +1,7 @@
 //! What a message may hold: numbers in range, lists and texts of bounded length.
 
 use evenkeel_core::ceiling::Gauge;
-use evenkeel_core::control::Pause;
+use evenkeel_core::control::{PAUSE_WORDS_BYTES_MAX, Pause};
 use evenkeel_core::cost::Prediction;
 use evenkeel_core::estimate::Estimate;
 use evenkeel_core::message::{
@@ -13,7 +13,7 @@ use evenkeel_core::model::{
 };
 use evenkeel_core::rules::Labels;
 
-use crate::{CPUS_MAX, LIST_MAX, LOAD_MAX, TEXT_BYTES_MAX, WireError};
+use crate::{AMOUNT_MAX, CPUS_MAX, LIST_MAX, LOAD_MAX, NAME_BYTES_MAX, TEXT_BYTES_MAX, WireError};
 
 /// Checks every limit.
 ///
@@ -33,8 +33,8 @@ pub(crate) fn check(message: &Message) -> Result<(), WireError> {
         Message::Watch(Watch::Runs(_)) => Ok(()),
         Message::Watch(Watch::Pause(register)) => {
             let Some(Pause { by, reason, .. }) = &register.pause else { return Ok(()) };
-            text(by, "who pauses")?;
-            text(reason, "why it is paused")
+            let short = |words: &str| words.len() <= PAUSE_WORDS_BYTES_MAX;
+            within(short(by) && short(reason), "who pauses, or why")
         }
         Message::Witness(_, witness) => check_witness(witness),
     }
@@ -98,7 +98,7 @@ fn check_talk(talk: &Talk) -> Result<(), WireError> {
             within(said.quotes.len() <= OFFER_MAX, "the number of quotes")?;
             said.quotes.iter().try_for_each(check_quote)?;
             let memory = [said.free_memory_bytes, said.promised_memory_bytes];
-            within(memory.into_iter().all(f64::is_finite), "a host's memory")?;
+            within(memory.into_iter().all(amount), "a host's memory")?;
             said.gauge.as_ref().map_or(Ok(()), check_gauge)
         }
     }
@@ -138,9 +138,9 @@ fn check_report(report: &Report) -> Result<(), WireError> {
 
 fn check_estimate(estimate: &Estimate) -> Result<(), WireError> {
     // A mean of others' figures may be a rounding error below zero, but is always a number.
-    let finite = |of: &Resources| Resource::ALL.iter().all(|&r| of[r].is_finite());
+    let finite = |of: &Resources| Resource::ALL.iter().all(|&r| amount(of[r]));
     let advantage = estimate.advantage.is_none_or(|advantage| {
-        finite(&advantage.rates) && advantage.least.is_finite() && advantage.fair.is_finite()
+        finite(&advantage.rates) && amount(advantage.least) && amount(advantage.fair)
     });
     within(finite(&estimate.usage) && finite(&estimate.capacity) && advantage, "an estimate")
 }
@@ -148,8 +148,8 @@ fn check_estimate(estimate: &Estimate) -> Result<(), WireError> {
 fn check_gauge(gauge: &Gauge) -> Result<(), WireError> {
     let amounts = [&gauge.capacity, &gauge.used, &gauge.margin];
     // What is used is a difference of sums, and may be a rounding error below zero.
-    let finite = |of: &Resources| Resource::ALL.iter().all(|&r| of[r].is_finite());
-    let ceilings = Resource::ALL.iter().all(|&r| gauge.ceilings[r].is_finite());
+    let finite = |of: &Resources| Resource::ALL.iter().all(|&r| amount(of[r]));
+    let ceilings = Resource::ALL.iter().all(|&r| amount(gauge.ceilings[r]));
     within(amounts.into_iter().all(finite) && ceilings, "how full a host is")
 }
 
@@ -161,8 +161,8 @@ fn check_quote(quote: &Quote) -> Result<(), WireError> {
 fn check_room(room: &Room) -> Result<(), WireError> {
     load(room.target, "a target")?;
     load(room.limit, "a limit")?;
-    within(room.rates.is_plausible(), "a price per unit")?;
-    within(room.free_memory_bytes.is_finite(), "a host's free memory")?;
+    within(plausible(&room.rates), "a price per unit")?;
+    within(amount(room.free_memory_bytes), "a host's free memory")?;
     room.gauge.as_ref().map_or(Ok(()), check_gauge)?;
     if let Some(labels) = &room.labels {
         within(labels.len() <= LIST_MAX, "the number of labels")?;
@@ -173,13 +173,13 @@ fn check_room(room: &Room) -> Result<(), WireError> {
 }
 
 fn check_candidate(candidate: &Candidate) -> Result<(), WireError> {
-    text(&candidate.name, "a machine's name")?;
+    within(candidate.name.len() <= NAME_BYTES_MAX, "a machine's name")?;
     load(candidate.at_donor, "a price")?;
-    within(candidate.factors.is_plausible(), "a load factor")?;
+    within(plausible(&candidate.factors), "a load factor")?;
     let memory = candidate.memory_bytes;
-    within(memory.is_finite() && memory >= 0.0, "a machine's memory")?;
-    within(candidate.margin.is_none_or(|m| m.is_plausible()), "a margin")?;
-    let finite = |cost: &Prediction| cost.bytes.is_finite() && cost.seconds.is_finite();
+    within(amount(memory) && memory >= 0.0, "a machine's memory")?;
+    within(candidate.margin.as_ref().is_none_or(plausible), "a margin")?;
+    let finite = |cost: &Prediction| amount(cost.bytes) && amount(cost.seconds);
     within(candidate.cost.as_ref().is_none_or(finite), "a prediction")?;
     check_needs(&candidate.needs)?;
     within(candidate.anti_affinity.len() <= LIST_MAX, "the number of groups")?;
@@ -226,6 +226,15 @@ fn check_rules(rules: &Rules) -> Result<(), WireError> {
 
 fn within(holds: bool, what: &'static str) -> Result<(), WireError> {
     if holds { Ok(()) } else { Err(WireError::OutOfRange(what)) }
+}
+
+/// Whether it is an amount of anything that there is, and sums of such amounts are numbers, too.
+fn amount(value: f64) -> bool {
+    value.abs() <= AMOUNT_MAX
+}
+
+fn plausible(of: &Resources) -> bool {
+    of.is_plausible() && Resource::ALL.iter().all(|&r| amount(of[r]))
 }
 
 fn load(value: f64, what: &'static str) -> Result<(), WireError> {

@@ -26,6 +26,12 @@ pub const FRAME_BYTES_MAX: usize = 256 * 1024;
 /// Longest text in a message, in bytes.
 pub const TEXT_BYTES_MAX: usize = 1024;
 
+/// Longest name of a machine, in bytes: no file of libvirt's could have a longer one.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// Largest amount of anything, in its unit: an exabyte of memory is none that a host has.
+pub const AMOUNT_MAX: f64 = 1e18;
+
 /// Most entries in a list of groups, hosts or storage ids.
 pub const LIST_MAX: usize = 64;
 

@@ -349,3 +349,25 @@ proptest! {
         let _ = decode(&frame);
     }
 }
+
+#[test]
+fn amounts_that_no_host_has_are_out_of_range() {
+    let estimate = |usage: f64| {
+        let usage = Resources { cpu_cores: usage, ..Resources::ZERO };
+        let estimate = Some(Estimate { usage, ..Estimate::default() });
+        let probe =
+            Probe { estimate, giving: false, measure: None, protocol: None, authority: None };
+        Message::Exchange(ExchangeId(1), Talk::Probe(probe))
+    };
+    let offered = |candidate| Message::Exchange(ExchangeId(1), offer(report(0.1), vec![candidate]));
+    let name = "n".repeat(NAME_BYTES_MAX + 1);
+    for (message, what) in [
+        (estimate(f64::MAX), "an estimate"),
+        (estimate(-1e19), "an estimate"),
+        (offered(Candidate { memory_bytes: 1e300, ..candidate() }), "a machine's memory"),
+        (offered(Candidate { name, ..candidate() }), "a machine's name"),
+    ] {
+        assert_eq!(decode(&encode(&message)), Err(WireError::OutOfRange(what)));
+    }
+    assert!(decode(&encode(&estimate(1e9))).is_ok());
+}

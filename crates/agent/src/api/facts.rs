@@ -13,7 +13,11 @@ use super::ask::{Driver, Failed, ask, problem};
 use super::forward::Forward;
 use crate::config::{CarrierKind, Config};
 use crate::facts::{gather, of_agent, reached};
+use crate::looks::Looks;
 use crate::request::Request;
+
+/// However many ask, one thread finds out: it may be stuck at a file system that is gone.
+static GATHERED: Looks<Facts> = Looks::new();
 
 /// How long all of it may take.
 const TIME_MAX: Duration = Duration::from_secs(20);
@@ -24,7 +28,10 @@ pub(crate) async fn answer(
     Extension(config): Extension<Arc<Config>>,
 ) -> Result<Json<Facts>, Failed> {
     let status = ask(&driver, StatusCode::SERVICE_UNAVAILABLE, Request::Status).await;
-    let mut facts = in_time(move || gather(&config)).await?;
+    let mut facts =
+        in_time(move || GATHERED.share("this host", TIME_MAX, move |_| Ok(gather(&config))))
+            .await?
+            .map_err(|why| problem(StatusCode::GATEWAY_TIMEOUT, why))?;
     facts.agent = Some(match status {
         Ok(status) => of_agent(&status),
         Err((_, Json(refused))) => {

@@ -26,6 +26,7 @@ use tower::ServiceExt;
 
 use super::access::{Caller, Member};
 use super::ask::{self, Driver, Failed, problem};
+use super::insight::NEXT;
 use crate::config::Members;
 use crate::request;
 
@@ -129,10 +130,11 @@ async fn converse(
     let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
     let (parts, body) = response.into_parts();
     let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|e| e.to_string())?;
-    let kind = parts.headers.get(header::CONTENT_TYPE).cloned();
     let mut answer = (parts.status, Body::from(body.to_bytes())).into_response();
-    if let Some(kind) = kind {
-        answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+    for name in [header::CONTENT_TYPE, NEXT] {
+        if let Some(value) = parts.headers.get(&name) {
+            answer.headers_mut().insert(name, value.clone());
+        }
     }
     Ok(answer)
 }
@@ -177,9 +179,10 @@ pub(crate) async fn serve(
 ) {
     let router = router.layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX));
     let room = Arc::new(Semaphore::new(REQUESTS_MAX));
-    // As many as the cluster has hosts.
+    // As many as have asked lately.
     let mut of_peers: BTreeMap<HostId, Arc<Semaphore>> = BTreeMap::new();
     while let Some(Call { from, stream }) = calls.recv().await {
+        of_peers.retain(|_, own| own.available_permits() < REQUESTS_OF_PEER_MAX);
         let of_peer = || Arc::new(Semaphore::new(REQUESTS_OF_PEER_MAX));
         let own = of_peers.entry(from.clone()).or_insert_with(of_peer).clone();
         let member = Member { host: from.clone(), here: here.clone(), may };

@@ -2,22 +2,27 @@
 //!
 //! | request | answer |
 //! | --- | --- |
-//! | `GET /api/v1/decisions?limit=N&since=MS&moves=BOOL&machine=ID&exchange=ID` | decision records, newest first |
+//! | `GET /api/v1/decisions?limit=N&since=MS&moves=BOOL&machine=ID&exchange=ID&before=N` | decision records, newest first; with a header `evenkeel-next` there are more, and it is the `before` that asks for them |
 //! | `GET /api/v1/explain/machines/NAME` | [`MachineExplained`], of a machine's name or id |
 //! | `GET /api/v1/explain/host` | [`HostExplained`] |
 
-use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use std::sync::Arc;
+
+use axum::extract::{Extension, Path, Query, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use evenkeel_core::decision::Decision;
 use evenkeel_core::explain::{HostExplained, MachineExplained};
 use evenkeel_core::model::{ExchangeId, MachineId, Time};
-use evenkeel_store::Wanted;
+use evenkeel_store::{History, Wanted};
 use serde::Deserialize;
 
-use super::ask::{Driver, Failed, ask};
+use super::ask::{Driver, Failed, ask, problem};
 use crate::request::{Question, Request};
+
+/// The header of an answer that is not all of what was asked for: `before` of the next request.
+pub(crate) const NEXT: HeaderName = HeaderName::from_static("evenkeel-next");
 
 /// Most decision records in one answer, and how many there are unless it is said.
 const DECISIONS: (u32, u32) = (10_000, 50);
@@ -39,18 +44,26 @@ struct Filter {
     moves: bool,
     machine: Option<MachineId>,
     exchange: Option<ExchangeId>,
+    /// As an earlier answer said in [`NEXT`].
+    before: Option<u64>,
 }
 
+/// Read where it holds up nothing but others that read: the driver has nothing to do with it.
 async fn decisions(
-    State(driver): State<Driver>,
+    Extension(history): Extension<Arc<History>>,
     Query(filter): Query<Filter>,
-) -> Result<Json<Vec<Decision>>, Failed> {
-    let Filter { limit, since, moves, machine, exchange } = filter;
+) -> Result<Response, Failed> {
+    let Filter { limit, since, moves, machine, exchange, before } = filter;
     let limit = limit.unwrap_or(DECISIONS.1).min(DECISIONS.0);
-    let wanted = Wanted { limit, since, moves, machine, exchange };
-    let failed = StatusCode::INTERNAL_SERVER_ERROR;
-    let question = |answer| Request::Insight(Question::Decisions(wanted, answer));
-    ask(&driver, failed, question).await.map(Json)
+    let wanted = Wanted { limit, since, moves, machine, exchange, before };
+    let failed = |why: String| problem(StatusCode::INTERNAL_SERVER_ERROR, why);
+    let page = tokio::task::spawn_blocking(move || history.page(&wanted)).await;
+    let page = page.map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
+    let mut answer = Json(page.decisions).into_response();
+    if let Some(next) = page.next {
+        answer.headers_mut().insert(NEXT, HeaderValue::from(next));
+    }
+    Ok(answer)
 }
 
 async fn machine(

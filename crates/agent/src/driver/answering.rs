@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::Driver;
 use crate::authority;
-use crate::request::{Reply, Request};
+use crate::request::{Reply, Request, Reset};
 use crate::status::Status;
 
 impl Driver {
@@ -41,6 +41,8 @@ impl Driver {
                     let _ = answer.send(done);
                 });
             }
+            Request::Forget(host, answer) => drop(answer.send(self.forget(&host))),
+            Request::Reset(what, answer) => drop(answer.send(self.reset(what))),
             Request::RenewCertificate(answer) => {
                 let (net, directory) = (self.net.clone(), self.identity_dir.clone());
                 tokio::spawn(async move {
@@ -62,6 +64,19 @@ impl Driver {
                 self.write_entry(self.balancer.set_rules(&machine, *rules), machine, answer);
             }
         }
+    }
+
+    /// Forgets what was learned from others.
+    fn reset(&mut self, what: Reset) -> Result<(), String> {
+        match what {
+            Reset::Pause => {
+                self.store.forget_pause().map_err(|e| e.to_string())?;
+                self.feed(Input::ForgetPause);
+            }
+            Reset::Mean => self.feed(Input::ForgetMean),
+        }
+        warn!(what = what.name(), "an operator has had this forgotten");
+        Ok(())
     }
 
     /// Has a machine's entry written; the answer waits for it.

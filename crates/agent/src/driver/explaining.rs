@@ -13,9 +13,6 @@ impl Driver {
     pub(crate) fn tell_why(&self, question: Question) {
         // Whoever asked may have gone away; that is no error.
         match question {
-            Question::Decisions(wanted, answer) => {
-                let _ = answer.send(self.store.decisions(&wanted).map_err(in_words));
-            }
             Question::Machine(name, answer) => {
                 let _ = answer.send(self.explain_machine(&name));
             }

@@ -52,6 +52,11 @@ impl Balancer {
         if let Some((reason, detail)) = self.knows_already(id, &machine) {
             return out.push(refused_for(reason, &detail));
         }
+        if !entry.epoch.can_be(now) {
+            let detail =
+                format!("its epoch {} is more than all moves there can have been", entry.epoch);
+            return out.push(refused_for(Reason::EntryInvalid, &detail));
+        }
         let offer = |mut agreement: Agreement| {
             agreement.candidate.needs.cpu_definition = cpu.map(Into::into);
             Offer {

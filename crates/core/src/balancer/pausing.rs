@@ -13,6 +13,8 @@
 //! A host that comes back is told by its next neighbours, and every host tells one at random every
 //! minute. Before it has heard it can move machines only to hosts that have not heard either.
 
+use std::time::Duration;
+
 use rand::Rng;
 
 use super::Balancer;
@@ -27,6 +29,27 @@ const PASSED_ON: usize = 3;
 /// How many hosts tell one that comes back.
 const NEIGHBOURS: usize = 3;
 
+/// So many times a minute another host's word about pauses is taken in, written down and passed on.
+/// Operators do not change their minds as often, and what was not taken in is said again.
+const NEWS_PER_MINUTE_MAX: u32 = 12;
+
+/// What was taken in within the present minute.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct News {
+    since: Time,
+    count: u32,
+}
+
+impl News {
+    fn pass(&mut self, now: Time) -> bool {
+        if now.since(self.since) >= Duration::from_secs(60) {
+            *self = Self { since: now, count: 0 };
+        }
+        self.count = self.count.saturating_add(1);
+        self.count <= NEWS_PER_MINUTE_MAX
+    }
+}
+
 impl Balancer {
     /// What this host knows of pauses.
     #[must_use]
@@ -36,14 +59,26 @@ impl Balancer {
 
     /// An operator pauses the cluster here, or ends the pause.
     pub(super) fn set_pause(&mut self, pause: Option<Pause>, now: Time, out: &mut Vec<Effect>) {
-        // Clocks differ: what is said here comes after what is known here.
-        let after = self.pause().map(|known| Time::from_unix_ms(known.at.unix_ms() + 1));
+        // Clocks differ: what is said here comes after what is known here. Not after what cannot be,
+        // which this host itself may have written while its clock was wrong.
+        let known = self.pause().filter(|known| known.can_be(now));
+        let after = known.map(|known| Time::from_unix_ms(known.at.unix_ms().saturating_add(1)));
         let at = after.map_or(now, |after| after.max(now));
         let register = PauseRegister { at, on: self.host.id().clone(), pause };
         self.keep_pause(register.clone(), out);
         let others = self.members.iter().filter(|member| *member != self.host.id());
         let tell = |to: &HostId| Effect::Send(to.clone(), told(&register));
         out.extend(others.map(tell));
+    }
+
+    /// Forgets what cannot be of what was known of pauses in an earlier life.
+    pub(super) fn doubt_pause(&mut self, now: Time) {
+        self.host.control.pause = self.host.control.pause.take().filter(|known| known.can_be(now));
+    }
+
+    /// An operator has this host forget what it knows of pauses. It hears of them anew.
+    pub(super) fn forget_pause(&mut self) {
+        self.host.control.pause = None;
     }
 
     fn keep_pause(&mut self, register: PauseRegister, out: &mut Vec<Effect>) {
@@ -56,18 +91,24 @@ impl Balancer {
         &mut self,
         from: &HostId,
         register: PauseRegister,
+        now: Time,
         rng: &mut impl Rng,
         out: &mut Vec<Effect>,
     ) {
-        if register.is_newer_than(self.pause()) {
+        if !register.can_be(now) {
+            return;
+        }
+        let known = self.pause().filter(|known| known.can_be(now));
+        if register.is_newer_than(known) {
+            if !self.pause_news.pass(now) {
+                return;
+            }
             let others = self.draw(PASSED_ON, rng);
             let tell = |to| Effect::Send(to, told(&register));
             let sends: Vec<_> = others.into_iter().filter(|to| to != from).map(tell).collect();
             self.keep_pause(register, out);
             out.extend(sends);
-        } else if let Some(known) =
-            self.pause().filter(|known| known.is_newer_than(Some(&register)))
-        {
+        } else if let Some(known) = known.filter(|known| known.is_newer_than(Some(&register))) {
             out.push(Effect::Send(from.clone(), told(known)));
         }
     }

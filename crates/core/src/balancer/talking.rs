@@ -7,21 +7,31 @@ use super::mending::Mending;
 use crate::decision::Reason;
 use crate::effect::{Effect, Timer};
 use crate::exchange::{Answer, Exchange, Offered, Step};
-use crate::message::{Message, Talk};
+use crate::message::{Message, Probe, Standing, Talk};
 use crate::model::{ExchangeId, HostId, Time};
 use crate::survey::Survey;
 use crate::swap::Owed;
+
+/// Leaves an estimate out that cannot be.
+fn doubt(talk: &mut Talk, now: Time) {
+    let (Talk::Probe(Probe { estimate, .. }) | Talk::Standing(Standing { estimate, .. })) = talk
+    else {
+        return;
+    };
+    *estimate = estimate.take().filter(|estimate| estimate.can_be(now));
+}
 
 impl Balancer {
     pub(super) fn talk(
         &mut self,
         id: ExchangeId,
         from: &HostId,
-        talk: Talk,
+        mut talk: Talk,
         now: Time,
         rng: &mut impl Rng,
         out: &mut Vec<Effect>,
     ) {
+        doubt(&mut talk, now);
         // Plans have no use for it, and too many hosts.
         if !self.config.tentative {
             let asked = self.survey.as_ref().filter(|survey| survey.id() == id);

@@ -116,7 +116,7 @@ impl Balancer {
         out: &mut Vec<Effect>,
     ) {
         match watch {
-            Watch::Pause(register) => self.hear_of_pause(from, register, rng, out),
+            Watch::Pause(register) => self.hear_of_pause(from, register, now, rng, out),
             Watch::Running(theirs, told) => {
                 let own = told.map(|told| self.host.hear_flocks(from, &told, now));
                 if let Some(mut own) = own.filter(|own| !own.is_empty()) {

@@ -1,5 +1,7 @@
 //! How a host sees to rules across a label: as the target of a handoff, and as a witness.
 
+use std::time::Duration;
+
 use rand::Rng;
 
 use super::Balancer;
@@ -7,11 +9,15 @@ use crate::decision::Reason;
 use crate::effect::{Effect, Timer};
 use crate::handoff::Offer;
 use crate::host::{Incoming, Taken};
-use crate::message::{Message, Pass, Witness};
+use crate::message::{Answer, Ask, Message, Pass, Witness};
 use crate::model::{ClaimId, HostId, Time};
 use crate::port::HandoffKey;
+use crate::rules::Labels;
 use crate::swap::Promise;
 use crate::witness::{Claim, Outcome, Refusal, Seat};
+
+/// Another host's labels are written down anew at most so often.
+const RELABELLED_EVERY: Duration = Duration::from_secs(10);
 
 impl Balancer {
     /// These are members now.
@@ -83,6 +89,8 @@ impl Balancer {
         out: &mut Vec<Effect>,
     ) {
         match said {
+            Witness::Ask(Ask { labels, .. }) | Witness::Answer(Answer { labels, .. })
+                if !self.may_relabel(from, &labels, now) => {}
             Witness::Ask(ask) => {
                 let here = self.host.here(&self.handoffs);
                 self.witnesses.asked(from, id, ask, &here, out);
@@ -92,7 +100,41 @@ impl Balancer {
                 let outcome = self.witnesses.answered(from, id, answer, &here, out);
                 self.concluded(outcome, now, out);
             }
-            Witness::Removed(host) => self.removed(&host, now, out),
+            // Only the authority removes hosts, and its list says whom: see `Input::Revoked`.
+            Witness::Removed(_) => {}
+        }
+    }
+
+    /// Whether another host's word that these are its labels is taken in, which is to be written down.
+    /// One that changes them again and again is not heard: then nothing is granted to it.
+    fn may_relabel(&mut self, from: &HostId, labels: &Labels, now: Time) -> bool {
+        if self.witnesses.labels_of(from).is_none_or(|known| known == labels) {
+            return true;
+        }
+        let last = self.relabelled.get(from);
+        let may = last.is_none_or(|at| now.since(*at) >= RELABELLED_EVERY);
+        if may {
+            self.relabelled.retain(|_, at| now.since(*at) < RELABELLED_EVERY);
+            self.relabelled.insert(from.clone(), now);
+        }
+        may
+    }
+
+    /// Every other host that this one has heard of and that was not removed.
+    pub fn known_hosts(&self) -> impl Iterator<Item = &HostId> {
+        self.witnesses.known_hosts()
+    }
+
+    /// An operator says that there is no such host.
+    pub(super) fn forget(&mut self, host: &HostId, now: Time, out: &mut Vec<Effect>) {
+        if self.members.binary_search(host).is_ok() {
+            return;
+        }
+        self.witnesses.forget(host);
+        for outcome in
+            self.witnesses.undelivered(host, "an operator says that there is no such host")
+        {
+            self.concluded(Some(outcome), now, out);
         }
     }
 
@@ -147,7 +189,7 @@ impl Balancer {
         }
     }
 
-    /// An operator has removed a host, and whoever hears of it first passes it on.
+    /// An operator has removed a host. Others learn it from the list; earlier versions believe it.
     pub(super) fn remove(&mut self, host: &HostId, now: Time, out: &mut Vec<Effect>) {
         let others = self.members.iter().filter(|m| *m != host && *m != self.host.id());
         let removed = Message::Witness(ClaimId(0), Witness::Removed(host.clone()));
@@ -156,7 +198,7 @@ impl Balancer {
     }
 
     /// A host was removed: it is no witness any more, and nothing comes from it.
-    fn removed(&mut self, host: &HostId, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn removed(&mut self, host: &HostId, now: Time, out: &mut Vec<Effect>) {
         if !self.witnesses.remove(host, out) {
             return;
         }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use minicbor::{Decode, Decoder, Encode, Encoder};
 use serde::{Deserialize, Serialize};
 
+use super::time::Time;
+
 /// Longest host or machine id in bytes: long enough for a UUID and for a DNS label.
 pub const ID_BYTES_MAX: usize = 63;
 
@@ -186,6 +188,10 @@ number_type! {
     MoveId
 }
 
+/// Epochs that a machine may be ahead of the seconds since the beginning of time, which is not long
+/// ago in a simulation.
+const EPOCH_SLACK: u64 = 10_000;
+
 /// How often a machine's schedule entry has changed hosts. Grows by one with every move, travels
 /// with the machine, and tells a stale copy from the live one.
 #[derive(
@@ -212,6 +218,14 @@ impl Epoch {
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
+    }
+
+    /// Whether a machine can have come to it by `now`: no machine is moved more than once a second. One
+    /// that were told to be far ahead would end at the last epoch there is, and its stale copies could
+    /// be told from it no longer.
+    #[must_use]
+    pub const fn can_be(self, now: Time) -> bool {
+        self.0 <= now.unix_ms() / 1000 + EPOCH_SLACK
     }
 }
 

@@ -25,4 +25,4 @@ pub use role::Role;
 pub use rules::{Group, Hosts, NAMES_MAX, PRIORITY_MAX, Place, RuleError, Rules, check_label};
 pub use schedule::{Entry, LastMove, Locks, MachineFacts, TARGET_LOAD_MAX};
 pub use seat::{Labels, Seat};
-pub use time::Time;
+pub use time::{CLOCK_AHEAD_MAX, Time};

@@ -30,7 +30,17 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct Time(#[n(0)] u64);
 
+/// How far the clock of another host may be ahead of this one's: what it says of later times cannot be.
+/// A host whose clock is further ahead than that is not believed until its clock is set.
+pub const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(24 * 3600);
+
 impl Time {
+    /// Whether another host can have read this on its clock by `now`.
+    #[must_use]
+    pub fn can_be(self, now: Self) -> bool {
+        self <= now + CLOCK_AHEAD_MAX
+    }
+
     /// From milliseconds since the Unix epoch.
     #[must_use]
     pub const fn from_unix_ms(ms: u64) -> Self {

@@ -157,10 +157,9 @@ impl Known {
         is_news.then(|| self.keep(now))
     }
 
-    /// Another host has told whom it knows, and who was removed. Answers what there is to be written
-    /// down.
-    pub(super) fn told_of(&mut self, hosts: Vec<HostId>, removed: &[HostId]) -> Vec<Acquaintance> {
-        let mut news: Vec<_> = removed.iter().filter_map(|host| self.remove(host)).collect();
+    /// Another host has told whom it knows. Answers what there is to be written down.
+    pub(super) fn told_of(&mut self, hosts: Vec<HostId>) -> Vec<Acquaintance> {
+        let mut news = Vec::new();
         for host in hosts {
             let known = self.durable.members.binary_search(&host).is_ok()
                 || self.durable.met.contains_key(&host);
@@ -178,6 +177,23 @@ impl Known {
             return None;
         }
         Some(self.keep(Acquaintance { removed: true, ..stranger(host.clone()) }))
+    }
+
+    /// Knows nothing of a name any more.
+    pub(super) fn forget(&mut self, host: &HostId) {
+        if self.durable.met.contains_key(host) {
+            Arc::make_mut(&mut self.durable.met).remove(host);
+        }
+        if self.durable.members.binary_search(host).is_ok() {
+            let others = self.durable.members.iter().filter(|member| *member != host);
+            self.durable.members = others.cloned().collect();
+        }
+        self.unkept.remove(host);
+    }
+
+    /// The labels that a host has told.
+    pub(super) fn labels_of(&self, host: &HostId) -> Option<&Labels> {
+        self.durable.met.get(host)?.labels.as_ref()
     }
 
     fn keep(&mut self, acquaintance: Acquaintance) -> Acquaintance {

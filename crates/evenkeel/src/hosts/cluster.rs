@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
+use evenkeel_agent::Reset;
 use evenkeel_core::model::HostId;
 use evenkeel_net::ClusterCa;
 
@@ -58,6 +59,34 @@ pub(crate) enum ClusterCommand {
         #[command(flatten)]
         ask: AskArgs,
     },
+    /// Have an agent forget a name that no host has any more, or never had
+    #[command(after_help = "Example:\n  evenkeel cluster forget kvm9\n\n\
+        A host that was ever seen is asked before machines of an anti-affinity group move, and its \
+        silence holds\nthem up. That is what keeps two of them apart: have a name forgotten only if \
+        there is no such host.\nA host that is gone for good is removed instead, with \
+        `evenkeel cluster remove`, which all others hear of.\nEach agent forgets for itself: run it on \
+        every host that is held up.")]
+    Forget {
+        /// The name
+        #[arg(id = "name", value_name = "HOST")]
+        host: HostId,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Have an agent forget what other hosts have said, and learn it anew
+    #[command(after_help = "Examples:\n  \
+        evenkeel cluster reset pause    what it knows of pauses; hosts that know of one tell it\n  \
+        evenkeel cluster reset mean     its fair share of the load; it moves nothing until it has \
+        learnt it\n\n\
+        What cannot be is not believed in the first place. This is for when it was believed by an \
+        earlier version,\nor a host has lied within what can be.")]
+    Reset {
+        /// What to forget
+        #[arg(value_enum)]
+        what: What,
+        #[command(flatten)]
+        ask: AskArgs,
+    },
     /// Give this host a new key and certificate now, without a restart
     ///
     /// Agents do so by themselves after two thirds of a certificate's time.
@@ -66,6 +95,24 @@ pub(crate) enum ClusterCommand {
         #[command(flatten)]
         ask: AskArgs,
     },
+}
+
+/// What an agent can be had to forget.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum What {
+    /// Whether the cluster is paused
+    Pause,
+    /// The mean load of the cluster
+    Mean,
+}
+
+impl From<What> for Reset {
+    fn from(what: What) -> Self {
+        match what {
+            What::Pause => Self::Pause,
+            What::Mean => Self::Mean,
+        }
+    }
 }
 
 pub(super) fn span(text: &str) -> Result<Duration, String> {
@@ -94,6 +141,15 @@ pub(crate) fn run(command: ClusterCommand) -> Result<(), Failure> {
         ClusterCommand::Remove { host, ask } => block_on(async {
             ask.client().remove_host(&host).await?;
             output::print(ask.format, &host, || format!("host `{host}` is removed"))
+        })?,
+        ClusterCommand::Forget { host, ask } => block_on(async {
+            ask.client().forget(&host).await?;
+            output::print(ask.format, &host, || format!("the name `{host}` is forgotten"))
+        })?,
+        ClusterCommand::Reset { what, ask } => block_on(async {
+            let what = Reset::from(what);
+            ask.client().reset(what).await?;
+            output::print(ask.format, &what, || format!("{} is forgotten", what.name()))
         })?,
         ClusterCommand::Renew { ask } => block_on(async {
             let expires = ask.client().renew_certificate().await?;

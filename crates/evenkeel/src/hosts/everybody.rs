@@ -1,7 +1,6 @@
 //! All hosts of the cluster, asked side by side: one that is silent holds nobody up.
 
 use std::future::Future;
-use std::path::Path;
 use std::sync::Arc;
 
 use evenkeel_agent::Client;
@@ -14,8 +13,7 @@ use crate::output::Failure;
 const ASKED_AT_ONCE: usize = 16;
 
 /// Every host of the cluster that is alive and a client of its agent, the one that is asked first.
-pub(super) async fn everybody(socket: &Path) -> Result<Vec<(HostId, Client)>, Failure> {
-    let client = Client::new(socket);
+pub(super) async fn everybody(client: Client) -> Result<Vec<(HostId, Client)>, Failure> {
     let status = client.status().await?;
     let others = status.members.iter().map(|host| (host.clone(), client.of(host)));
     Ok(std::iter::once((status.host.clone(), client.clone())).chain(others).collect())

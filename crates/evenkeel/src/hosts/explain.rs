@@ -1,7 +1,7 @@
 //! `evenkeel explain`: why a machine is where it is, why a host does not give, what was decided last.
 
 use clap::Subcommand;
-use evenkeel_agent::{Client, Wanted};
+use evenkeel_agent::Wanted;
 use evenkeel_core::decision::{Decision, Judged, Role};
 use evenkeel_core::explain::{About, HostExplained, MachineExplained, Why};
 use evenkeel_core::model::{HostId, Resources};
@@ -48,8 +48,7 @@ pub(super) async fn run(command: ExplainCommand) -> Result<(), Failure> {
             output::print(ask.format, &explained, || of_machine(&explained))
         }
         ExplainCommand::Host { name, ask } => {
-            let client =
-                name.map_or_else(|| ask.client(), |host| Client::new(&ask.socket).of(&host));
+            let client = name.map_or_else(|| ask.client(), |host| ask.client_here().of(&host));
             let explained = client.explain_host().await?;
             output::print(ask.format, &explained, || of_host(&explained))
         }
@@ -74,7 +73,7 @@ async fn last(ask: &AskArgs) -> Result<Last, Failure> {
     if let Some((record, peer)) = record.as_ref().and_then(|r| Some((r, r.peer.as_ref()?))) {
         let wanted = Wanted { exchange: Some(record.exchange), ..Wanted::newest(4) };
         // The other host may be gone, or keep no record of what it declined.
-        let found = Client::new(&ask.socket).of(peer).records(&wanted).await.unwrap_or_default();
+        let found = ask.client_here().of(peer).records(&wanted).await.unwrap_or_default();
         other = found.into_iter().find(|theirs| theirs.handoff == record.handoff);
     }
     Ok(Last { record, other })
@@ -90,7 +89,7 @@ async fn machine_anywhere(machine: &str, ask: &AskArgs) -> Result<MachineExplain
     if ask.host.is_some() {
         return Err(why.into());
     }
-    for (_, client) in everybody(&ask.socket).await?.into_iter().skip(1) {
+    for (_, client) in everybody(ask.client_here()).await?.into_iter().skip(1) {
         if let Ok(explained) = client.explain_machine(machine).await {
             return Ok(explained);
         }

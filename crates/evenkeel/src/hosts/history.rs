@@ -64,7 +64,7 @@ pub(super) async fn run(args: HistoryArgs) -> Result<(), Failure> {
     let HistoryArgs { since, vm, all, limit, ask } = args;
     let hosts = match &ask.host {
         Some(host) => vec![(host.clone(), ask.client())],
-        None => everybody(&ask.socket).await?,
+        None => everybody(ask.client_here()).await?,
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let since = since.map(|since| now.saturating_sub(since).as_millis() as u64);

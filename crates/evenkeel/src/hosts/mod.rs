@@ -13,6 +13,7 @@ mod rule;
 pub(crate) mod snapshot;
 mod top;
 
+use std::fmt::Debug;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,8 +21,12 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use evenkeel_agent::{Client, Config};
 use evenkeel_core::model::{HostId, HostState, MachineId, TARGET_LOAD_MAX};
+use evenkeel_core::printable::Printable;
 use evenkeel_net::{EnrolError, JoinToken, Limits, enrol};
+use tracing::field::Field;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
 use crate::output::{self, Failure, Format};
 
@@ -168,8 +173,20 @@ pub(crate) struct AskArgs {
 impl AskArgs {
     /// A client of the agent that is asked.
     fn client(&self) -> Client {
+        let client = self.client_here();
+        self.host.as_ref().map_or_else(|| client.clone(), |host| client.of(host))
+    }
+
+    /// The same, whose texts are as they are: for what is written back.
+    fn exact_client(&self) -> Client {
         let client = Client::new(&self.socket);
         self.host.as_ref().map_or_else(|| client.clone(), |host| client.of(host))
+    }
+
+    /// A client of the agent of this host.
+    fn client_here(&self) -> Client {
+        let client = Client::new(&self.socket);
+        if self.format == Format::Table { client.for_people() } else { client }
     }
 }
 
@@ -179,10 +196,23 @@ pub(crate) fn log_to_stderr() {
         .with_env_filter(
             EnvFilter::try_from_env("EVENKEEL_LOG").unwrap_or_else(|_| EnvFilter::new("info")),
         )
+        .fmt_fields(debug_fn(printable_field).delimited(" "))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
+}
+
+/// One field of a line in the log, its message among them. Whatever is in it, it stays in its line: see
+/// [`evenkeel_core::printable`].
+fn printable_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
+    let text = format!("{value:?}");
+    let text = Printable(&text);
+    if field.name() == "message" {
+        write!(writer, "{text}")
+    } else {
+        write!(writer, "{field}={text}")
+    }
 }
 
 pub(crate) fn run(command: HostCommand) -> Result<(), Failure> {

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use clap::{Args, Subcommand};
 use evenkeel_agent::status::{MachineStatus, Status};
 use evenkeel_core::model::{Group, Place, Rules};
+use evenkeel_core::printable::Printable;
 
 use super::AskArgs;
 use crate::output::{self, Failure};
@@ -157,12 +158,14 @@ fn lines(rules: &Rules) -> Vec<(String, String)> {
 }
 
 pub(crate) async fn run(args: &RuleArgs) -> Result<(), Failure> {
-    let client = args.ask.client();
+    // Groups that are not touched are written back.
+    let client = args.ask.exact_client();
     let status = client.status().await?;
     let found = machine(&status, &args.machine)?;
+    let name = Printable(&found.name);
     if let Some(error) = &found.entry_error {
         return Err(
-            format!("the schedule entry of `{}` cannot be read: {error}", found.name).into()
+            format!("the schedule entry of `{name}` cannot be read: {}", Printable(error)).into()
         );
     }
     let mut rules = found.rules.clone();
@@ -179,9 +182,7 @@ pub(crate) async fn run(args: &RuleArgs) -> Result<(), Failure> {
                     Gone::One(rule) => rule.take(&mut rules),
                 };
                 if !taken {
-                    return Err(
-                        format!("machine `{}` has no such rule: {gone:?}", found.name).into()
-                    );
+                    return Err(format!("machine `{name}` has no such rule: {gone:?}").into());
                 }
             }
             client.set_rules(&found.id, &rules).await?;
@@ -190,7 +191,7 @@ pub(crate) async fn run(args: &RuleArgs) -> Result<(), Failure> {
     output::print(args.ask.format, &rules, || {
         let lines = lines(&rules);
         if lines.is_empty() {
-            return format!("machine `{}` has no rules", found.name);
+            return format!("machine `{name}` has no rules");
         }
         let mut table = output::table(&["rule", "means"]);
         lines.into_iter().for_each(|(rule, means)| {

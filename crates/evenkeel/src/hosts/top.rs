@@ -35,7 +35,7 @@ pub(super) async fn run(args: TopArgs) -> Result<(), Failure> {
     let is_terminal = std::io::stdout().is_terminal();
     let mut left = args.times.or((!is_terminal).then_some(1));
     loop {
-        let statuses = look(everybody(&args.socket).await?).await?;
+        let statuses = look(everybody(Client::new(&args.socket).for_people()).await?).await?;
         let clear = if is_terminal { CLEAR } else { "" };
         anstream::println!("{clear}{}", render(&statuses));
         std::io::stdout().flush()?;

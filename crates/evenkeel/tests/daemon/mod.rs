@@ -381,6 +381,18 @@ impl Heard {
         self.more.notify_all();
     }
 
+    /// Waits until the lines are as they are wanted.
+    #[track_caller]
+    fn wait_until(&self, what: &str, done: impl Fn(&[String]) -> bool) {
+        let deadline = Instant::now() + LIMIT;
+        let mut lines = self.lines.lock().expect("no panic");
+        while !done(&lines) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "not {what}:\n{}", lines.join("\n"));
+            lines = self.more.wait_timeout(lines, left).expect("no panic").0;
+        }
+    }
+
     /// Waits for a line with all of these in it.
     #[track_caller]
     fn wait(&self, says: &[&str]) -> String {
@@ -433,6 +445,7 @@ impl Daemon {
             .arg(place.config())
             .args(arguments)
             .env("NOTIFY_SOCKET", &notify)
+            .env("WATCHDOG_USEC", "400000")
             .env("NO_COLOR", "1")
             .env_remove("EVENKEEL_LOG")
             .stdin(Stdio::null())
@@ -458,6 +471,14 @@ impl Daemon {
     #[track_caller]
     pub fn await_notice(&self, notice: &str) {
         self.notices.wait(&[notice]);
+    }
+
+    /// Waits until the service manager has heard this so many times.
+    #[track_caller]
+    pub fn await_notices(&self, notice: &str, times: usize) {
+        self.notices.wait_until(&format!("{times} times {notice}"), |lines| {
+            lines.iter().filter(|line| line.contains(notice)).count() >= times
+        });
     }
 
     /// Waits for a line of the log with all of these in it.

@@ -2,28 +2,56 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use evenkeel_core::model::HostId;
 use evenkeel_net::{
-    Admission, AdmissionRefused, ClusterCa, Enroller, JoinToken, Net, Registrar, enrol,
+    Admission, AdmissionRefused, ClusterCa, Enroller, Identity, IssuedKey, JoinToken, Net,
+    Registrar, enrol,
 };
 
 use super::{Agent, Dir, host, limits, loopback};
 
 /// Remembers as the agent does, without a disk.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Book(Arc<Mutex<Pages>>);
 
-#[derive(Default)]
+impl Default for Book {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Pages {
+            admissions: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            removed: BTreeMap::new(),
+            began: SystemTime::now(),
+            cannot_write: false,
+        })))
+    }
+}
+
 struct Pages {
     admissions: BTreeMap<String, Admission>,
     keys: BTreeMap<HostId, BTreeSet<String>>,
     removed: BTreeMap<HostId, BTreeSet<String>>,
+    /// When every key counts as issued.
+    began: SystemTime,
+    cannot_write: bool,
 }
 
 impl Book {
+    /// From now on, or until it is said again, nobody can be recorded as removed.
+    pub fn cannot_write(&self, cannot: bool) {
+        self.0.lock().expect("no panic").cannot_write = cannot;
+    }
+
+    /// What a host does that asks for so many certificates.
+    pub fn renews(&self, host: &HostId, times: u32) {
+        let key = |n: u32| format!("{n:08x}").repeat(8);
+        let mut book = self.0.lock().expect("no panic");
+        book.keys.entry(host.clone()).or_default().extend((0..times).map(key));
+    }
+
     /// How many tokens have been used.
     pub fn tokens(&self) -> usize {
         self.0.lock().expect("no panic").admissions.len()
@@ -55,14 +83,36 @@ impl Registrar for Book {
         Ok(())
     }
 
-    fn remove(&self, host: &HostId) -> Result<Vec<String>, AdmissionRefused> {
-        let mut book = self.0.lock().expect("no panic");
-        match book.keys.remove(host) {
-            Some(keys) => book.removed.entry(host.clone()).or_default().extend(keys),
-            None if book.removed.contains_key(host) => {}
-            None => return Err(AdmissionRefused::NotAMember(host.clone())),
+    fn keys(&self, host: &HostId) -> Result<Vec<IssuedKey>, AdmissionRefused> {
+        let book = self.0.lock().expect("no panic");
+        if !book.keys.contains_key(host) && !book.removed.contains_key(host) {
+            return Err(AdmissionRefused::NotAMember(host.clone()));
         }
-        Ok(book.removed.values().flatten().cloned().collect())
+        let issued = |(host, keys): (&HostId, &BTreeSet<String>), removed| {
+            let (host, issued) = (host.clone(), Some(book.began));
+            let of = move |key: &String| IssuedKey {
+                host: host.clone(),
+                key: key.clone(),
+                issued,
+                removed,
+            };
+            keys.iter().map(of).collect::<Vec<_>>()
+        };
+        let removed = book.removed.iter().flat_map(|of| issued(of, true));
+        let present =
+            book.keys.iter().filter(|(of, _)| *of == host || book.removed.contains_key(*of));
+        Ok(removed.chain(present.flat_map(|of| issued(of, false))).collect())
+    }
+
+    fn remove(&self, host: &HostId) -> Result<(), AdmissionRefused> {
+        let mut book = self.0.lock().expect("no panic");
+        if book.cannot_write {
+            return Err(AdmissionRefused::NotRecorded("the disk is full".to_owned()));
+        }
+        if let Some(keys) = book.keys.remove(host) {
+            book.removed.entry(host.clone()).or_default().extend(keys);
+        }
+        Ok(())
     }
 }
 
@@ -72,11 +122,16 @@ pub fn founder() -> (Agent, ClusterCa, Book) {
     let ca = ClusterCa::init(dir.path()).expect("a new cluster");
     let book = Book::default();
     let identity = ca.issue(&host("a")).expect("a certificate");
-    let enroller = Enroller::new(ClusterCa::load(dir.path()).expect("its files"), book.clone());
+    (authority(&identity, dir.path(), &book), ca, book)
+}
+
+/// A host that holds the authority in a directory.
+pub fn authority(identity: &Identity, ca: &Path, book: &Book) -> Agent {
+    let enroller = Enroller::new(ClusterCa::load(ca).expect("its files"), book.clone());
     let (net, events) =
-        Net::bind(loopback(), &identity, limits(), Some(enroller)).expect("a free port");
+        Net::bind(loopback(), identity, limits(), Some(enroller)).expect("a free port");
     let addr = net.local_addr().expect("an address");
-    (Agent { id: host("a"), net, addr, events }, ca, book)
+    Agent { id: identity.host().clone(), net, addr, events }
 }
 
 pub fn token(ca: &ClusterCa, at: &Agent) -> JoinToken {

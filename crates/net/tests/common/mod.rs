@@ -86,11 +86,32 @@ impl Agent {
         self.net.send(&to.id, to.addr, bytes.to_vec()).expect("room in the queue");
     }
 
+    /// The next event that is not about certificates.
     pub async fn next(&mut self) -> NetEvent {
+        loop {
+            match self.next_of_all().await {
+                NetEvent::Met { .. } | NetEvent::Revoked => {}
+                event => return event,
+            }
+        }
+    }
+
+    pub async fn next_of_all(&mut self) -> NetEvent {
         tokio::time::timeout(Duration::from_secs(10), self.events.recv())
             .await
             .expect("an event within ten seconds")
             .expect("the network runs")
+    }
+
+    /// Until this host has met another one.
+    pub async fn meets(&mut self, other: &HostId) -> Vec<u8> {
+        loop {
+            if let NetEvent::Met { host, certificate } = self.next_of_all().await
+                && host == *other
+            {
+                return certificate;
+            }
+        }
     }
 
     /// The next message, and from whom.

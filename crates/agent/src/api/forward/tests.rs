@@ -29,7 +29,9 @@ impl Agent {
         let identity = ca.issue(&host).unwrap();
         let (net, events) = Net::bind(any, &identity, Limits::default(), None).unwrap();
         let path = dir.path().join(name);
-        let peers = Peers { here: host.clone(), net: net.clone(), may, tcp: None };
+        let store = evenkeel_store::Store::open(&dir.path().join(format!("{name}.state"))).unwrap();
+        let history = Arc::new(store.history().unwrap());
+        let peers = Peers { here: host.clone(), net: net.clone(), may, tcp: None, history };
         let config = Config { api_socket: path.clone(), ..Config::default() };
         let (socket, mut requests) = api::serve(&config, peers).unwrap();
         let mut addresses: BTreeMap<_, _> =

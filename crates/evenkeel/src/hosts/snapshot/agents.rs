@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use evenkeel_agent::status::MachineStatus;
 use evenkeel_agent::{Client, Status};
 use evenkeel_core::model::{HostId, Resources, Weights};
+use evenkeel_core::printable::Printable;
 use evenkeel_sim::snapshot::{SnapshotHost, SnapshotMachine};
 
 use super::Host;
@@ -20,7 +21,7 @@ fn read_one(socket: &Path) -> Result<Host, Failure> {
     let status = block_on(async { Ok(Client::new(socket).status().await?) })?;
     let id = &status.host;
     if let Some(why) = &status.unknown {
-        anstream::eprintln!("the load of host `{id}` is not known: {why}");
+        anstream::eprintln!("the load of host `{id}` is not known: {}", Printable(why));
     }
     let running = status.machines.iter().filter(|m| m.presence.is_resident());
     let machines: Vec<_> = running.map(|m| machine(id, m)).collect();
@@ -44,7 +45,11 @@ fn host(status: &Status) -> Result<SnapshotHost, Failure> {
 fn machine(host: &HostId, machine: &MachineStatus) -> SnapshotMachine {
     if machine.usage.is_none() {
         let why = machine.unknown.as_deref().unwrap_or("what it uses is not known");
-        anstream::eprintln!("machine `{}` on `{host}` stays where it is: {why}", machine.name);
+        anstream::eprintln!(
+            "machine `{}` on `{host}` stays where it is: {}",
+            Printable(&machine.name),
+            Printable(why)
+        );
     }
     let memory = Resources { memory_bytes: machine.memory_bytes, ..Resources::ZERO };
     SnapshotMachine {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use evenkeel_core::load::{Machine, Metering, View};
 use evenkeel_core::model::{HostId, HostProfile, HostState, Resources, Time};
 use evenkeel_core::port::{Event, HostSample, ORDER_TIME_MAX, Order};
+use evenkeel_core::printable::{Printable, printable};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_libvirt::{LibvirtConfig, LibvirtHypervisor};
 use evenkeel_sim::snapshot::{SnapshotHost, SnapshotMachine};
@@ -138,13 +139,21 @@ fn machine(host: &HostId, machine: &Machine) -> SnapshotMachine {
     let (usage, known) = match machine.measured() {
         Ok(usage) => (usage, true),
         Err(why) => {
-            anstream::eprintln!("machine `{}` on `{host}` stays where it is: {why}", facts.name);
+            anstream::eprintln!(
+                "machine `{}` on `{host}` stays where it is: {}",
+                Printable(&facts.name),
+                printable(&why.to_string())
+            );
             (Resources { memory_bytes: facts.memory_bytes, ..Resources::ZERO }, false)
         }
     };
     let entry = machine.entry();
     if let Err(why) = &facts.entry {
-        anstream::eprintln!("machine `{}` on `{host}` stays: its entry is {why}", facts.name);
+        anstream::eprintln!(
+            "machine `{}` on `{host}` stays: its entry is {}",
+            Printable(&facts.name),
+            Printable(why)
+        );
     }
     SnapshotMachine {
         id: facts.id.clone(),
