@@ -11,7 +11,7 @@
 //! | `GET /api/v1/decisions`, `GET /api/v1/explain/…` | why things are as they are (see [`insight`]) |
 //! | `GET /api/v1/facts` | [`Facts`](evenkeel_doctor::Facts) about this host, for whoever judges it |
 //! | `GET /api/v1/migration_uri` | by which URI other hosts' libvirt reaches this one; `null`: agents carry |
-//! | `GET /api/v1/reach/HOST` | why this host does not reach that one's libvirt, or `null` |
+//! | `GET /api/v1/reach/HOST` | why this host does not reach that one's libvirt, or `null`; on the host itself |
 //! | `GET /metrics` | the same status for Prometheus |
 //! | `POST /api/v1/machines/ID/claim` | takes a machine for this host's, whose other host was fenced |
 //! | `PUT /api/v1/machines/ID/target` | programs a target load, or with `null` removes it |
@@ -119,7 +119,9 @@ pub(crate) fn serve(
     let local = routes.clone().layer(Extension(Caller::Local));
     let forward = Forward::new(here.clone(), net, requests, local);
     let ways = Router::new().route("/api/v1/reach/{host}", get(facts::reach));
-    let ways = ways.route_layer(from_fn_with_state(Need::Read, access::check));
+    let ways = ways
+        .route_layer(from_fn_with_state(Need::Own, access::check))
+        .layer(Extension(Arc::new(config.clone())));
     let own = routes.merge(ways.with_state(forward.clone()));
     let local = own.clone().layer(Extension(Caller::Local));
     let forward = forward.routes();

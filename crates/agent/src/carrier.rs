@@ -8,10 +8,15 @@
 //! ```
 //!
 //! The source listens from the order to migrate until its end. The target lets a stream in only from
-//! the host of a handoff that is under way here, and joins it to one of three sockets: libvirt's own, as
-//! far as a migration needs it, and those that QEMU makes for this machine.
+//! the host of a handoff that is under way here, and joins it to one of three sockets: libvirt's own, and
+//! those that QEMU makes for this machine. What the two libvirts say is parsed and written anew by both
+//! agents ([`evenkeel_libvirt::Control`]): the target's against a source that lies, the source's against a
+//! target that lies.
 
 mod arrivals;
+mod conversation;
+mod emulator;
+mod way;
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, Permissions};
@@ -22,16 +27,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use evenkeel_core::handoff::Handoff;
-use evenkeel_core::model::HostId;
-use evenkeel_core::port::{HandoffId, Migration};
-use evenkeel_libvirt::{FinishWatch, Sockets, is_carried};
-use evenkeel_net::{Caller, Inspect, Net, Pace};
+use evenkeel_core::model::{HostId, MachineId};
+use evenkeel_core::port::{Commit, HandoffId, Migration};
+use evenkeel_libvirt::{Agreed, Control, Here, LibvirtConfig, Sockets, is_carried};
+use evenkeel_net::{Caller, Net, Pace};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+use crate::accusations::{Accusations, Accused};
+
 use arrivals::{Arrivals, Expected};
+use conversation::Conversation;
+pub(crate) use way::Ways;
 
 /// What a stream is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,12 +95,33 @@ impl Channel {
     }
 }
 
+/// Looks at what this host has, for a machine that is to come; or says why libvirt did not answer.
+pub(crate) type Look = Arc<dyn Fn(&MachineId) -> Result<Here, String> + Send + Sync>;
+
+/// libvirt on this host, for machines that come.
+#[derive(Clone)]
+pub(crate) struct Libvirt {
+    /// Its connection, such as `qemu:///system`.
+    pub(crate) uri: String,
+    /// Where it listens.
+    pub(crate) socket: PathBuf,
+    pub(crate) look: Look,
+}
+
+impl Libvirt {
+    pub(crate) fn new(config: LibvirtConfig, socket: PathBuf) -> Self {
+        let uri = config.uri.clone();
+        Self { uri, socket, look: Arc::new(move |machine| Here::look(&config, machine)) }
+    }
+}
+
 /// Carries machines away from this host, and lets them in.
 pub(crate) struct Carrier {
     net: Net,
     /// The directory of all handoffs' sockets.
     dir: PathBuf,
     pace: Option<Arc<Pace>>,
+    accusations: Accusations,
     departures: BTreeMap<HandoffId, Departure>,
     /// Nothing where machines come by other ways.
     arrivals: Option<Arrivals>,
@@ -103,7 +133,9 @@ impl Carrier {
     /// Carries machines away, with sockets in `dir`, and at most so many bytes a second.
     pub(crate) fn new(net: Net, dir: PathBuf, bytes_per_s: Option<u64>) -> Self {
         let pace = bytes_per_s.map(|limit| Arc::new(Pace::new(limit)));
-        Self { net, dir, pace, departures: BTreeMap::new(), arrivals: None, finished: None }
+        let accusations = Accusations::default();
+        let (departures, arrivals, finished) = (BTreeMap::new(), None, None);
+        Self { net, dir, pace, accusations, departures, arrivals, finished }
     }
 
     /// Tells of every migration away from here whose last step's answer has reached libvirt.
@@ -111,21 +143,21 @@ impl Carrier {
         self.finished = Some(finished);
     }
 
-    /// Lets machines in, too, with libvirt at this socket.
+    /// Lets machines in, too, to this libvirt.
     ///
     /// # Errors
     /// When the directory of the sockets cannot be had.
     pub(crate) fn let_in(
         &mut self,
         mut callers: mpsc::Receiver<Caller>,
-        libvirt: PathBuf,
+        libvirt: Libvirt,
     ) -> io::Result<()> {
         make_dir(&self.dir, 0o711)?;
         // What an earlier life has left: nobody listens there any more.
         for left in fs::read_dir(&self.dir)?.flatten() {
             remove(&left.path());
         }
-        let arrivals = Arrivals::new(libvirt);
+        let arrivals = Arrivals::new(libvirt, self.accusations.clone());
         self.arrivals = Some(arrivals.clone());
         tokio::spawn(async move {
             while let Some(caller) = callers.recv().await {
@@ -172,15 +204,27 @@ impl Carrier {
                 to: migration.to.clone(),
                 addr,
                 request: channel.request(migration.handoff),
+                agreed: (channel == Channel::Control).then(|| agreed(migration, &sockets)),
                 pace: self.pace.clone(),
                 finished: self.finished.clone().filter(|_| channel == Channel::Control),
                 handoff: migration.handoff,
+                accusations: self.accusations.clone(),
                 trouble: Arc::clone(&departure.trouble),
             };
             departure.streams.spawn(Arc::new(way).listen(listener, channel.streams_max()));
         }
         self.departures.insert(migration.handoff, departure);
         Ok(())
+    }
+
+    /// A host has said what it must not.
+    pub(crate) fn accuse(&self, host: &HostId, last: String) {
+        self.accusations.add(host, last);
+    }
+
+    /// Hosts that have said what they must not.
+    pub(crate) fn accused(&self) -> Vec<Accused> {
+        self.accusations.all()
     }
 
     /// A migration is over. Says what went wrong with carrying it, if something did.
@@ -220,9 +264,12 @@ struct Way {
     to: HostId,
     addr: SocketAddr,
     request: Vec<u8>,
+    /// What the two hosts have agreed on, where their libvirts speak.
+    agreed: Option<Agreed>,
     pace: Option<Arc<Pace>>,
     handoff: HandoffId,
     finished: Option<mpsc::Sender<HandoffId>>,
+    accusations: Accusations,
     trouble: Arc<Mutex<Option<String>>>,
 }
 
@@ -238,19 +285,6 @@ impl Way {
         }
     }
 
-    /// Watches for the target's answer to the last step, where this is the way that it takes.
-    fn watch(&self) -> Option<Inspect> {
-        let (finished, handoff) = (self.finished.clone()?, self.handoff);
-        let mut watch = FinishWatch::default();
-        Some(Box::new(move |bytes| {
-            // One that is not told is proved by something else, or by an operator.
-            if watch.has_passed(bytes) && finished.try_send(handoff).is_err() {
-                warn!(%handoff, "the end of a migration is not noted");
-            }
-            Ok(())
-        }))
-    }
-
     async fn carry(self: Arc<Self>, local: UnixStream) {
         let stream = match self.net.open_stream(&self.to, self.addr, &self.request).await {
             Ok(stream) => stream,
@@ -260,11 +294,39 @@ impl Way {
                 return;
             }
         };
-        if let Err(why) = stream.join(local, self.pace.as_deref(), self.watch()).await {
+        let joined = match &self.agreed {
+            Some(agreed) => {
+                let control = Control::new(agreed.clone(), None);
+                let told = self.finished.clone().map(|finished| (self.handoff, finished));
+                let conversation = Conversation::of_source(control, told);
+                stream.relay(local, conversation).await
+            }
+            None => stream.join(local, self.pace.as_deref()).await,
+        };
+        let Err(why) = joined else { return };
+        let said = if why.kind() == io::ErrorKind::PermissionDenied {
+            self.accusations.add(&self.to, why.to_string());
+            format!("what is said with host `{}` is not let pass: {why}", self.to)
+        } else {
             debug!(host = %self.to, %why, "carrying a machine broke off");
-            let said = format!("the connection with host `{}` broke off: {why}", self.to);
-            *lock(&self.trouble) = Some(said);
-        }
+            format!("the connection with host `{}` broke off: {why}", self.to)
+        };
+        *lock(&self.trouble) = Some(said);
+    }
+}
+
+/// What the source knows of what was agreed on.
+fn agreed(migration: &Migration, sockets: &Sockets) -> Agreed {
+    Agreed {
+        sockets: sockets.clone(),
+        uri: migration.uri.clone(),
+        machine: migration.machine.clone(),
+        name: None,
+        entry: migration.entry.clone(),
+        paused: migration.commit == Commit::Strict,
+        memory_bytes: f64::INFINITY,
+        needs: migration.needs.clone(),
+        disks: migration.disks.clone(),
     }
 }
 
@@ -287,5 +349,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

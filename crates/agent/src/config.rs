@@ -5,7 +5,7 @@
 
 mod api;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,9 +21,11 @@ use evenkeel_core::model::{
     WeightsError, check_label,
 };
 use evenkeel_core::rules::Labels;
-use evenkeel_libvirt::{carried_uri, socket_of};
+use evenkeel_libvirt::{Admission, carried_uri, socket_of};
 use evenkeel_store::Retention;
 use serde::Deserialize;
+
+use crate::carrier::Ways;
 
 pub use api::{ApiConfig, Members, TcpConfig};
 
@@ -248,6 +250,14 @@ pub struct MigrationConfig {
     pub socket_dir: PathBuf,
     /// Where libvirt listens on this host, if not where its connection says.
     pub libvirt_socket: Option<PathBuf>,
+    /// What machines that come through agents may have besides what every machine may have.
+    pub admit: BTreeSet<String>,
+    /// Directories in which their descriptions may name files.
+    pub files: Vec<PathBuf>,
+    /// Emulators that they may name besides those that libvirt knows.
+    pub emulators: BTreeSet<String>,
+    /// By which URI this host's libvirt reaches that of another host which is reached directly.
+    pub peers: BTreeMap<String, String>,
 }
 
 /// Who carries machines to a host.
@@ -267,7 +277,38 @@ impl Default for MigrationConfig {
             bandwidth_max: None,
             socket_dir: PathBuf::from("/run/evenkeel/handoffs"),
             libvirt_socket: None,
+            admit: BTreeSet::new(),
+            files: Vec::new(),
+            emulators: BTreeSet::new(),
+            peers: BTreeMap::new(),
         }
+    }
+}
+
+/// What can be admitted.
+const ADMITTED: &str = "one of network-disks, realtime, seclabel, secrets, sockets, tpm";
+
+impl MigrationConfig {
+    fn check(&self) -> Result<(), ValueError> {
+        let known = Admission::known();
+        for key in &self.admit {
+            check(known.contains(key.as_str()), "migration.admit", key, ADMITTED)?;
+        }
+        for path in &self.files {
+            // Below the root everything would be.
+            let narrow = path.is_absolute() && path.components().count() > 1;
+            check(narrow, "migration.files", &path.display(), "an absolute path other than `/`")?;
+        }
+        for emulator in &self.emulators {
+            let absolute = Path::new(emulator).is_absolute();
+            check(absolute, "migration.emulators", emulator, "an absolute path")?;
+        }
+        for (host, uri) in &self.peers {
+            let named = HostId::new(host).is_ok();
+            check(named, "migration.peers", host, "the name of a host")?;
+            check(uri.contains("://"), "migration.peers", uri, "a URI of libvirt's")?;
+        }
+        Ok(())
     }
 }
 
@@ -367,6 +408,7 @@ impl Config {
         // A handoff's own directory and the longest name in it, within what a socket's name may have.
         let short = dir.to_string().len() <= 80;
         check(short, "migration.socket_dir", &dir, "a path of at most 80 bytes")?;
+        self.migration.check()?;
         let advertised = self.advertised();
         let reachable = !advertised.ip().is_unspecified();
         let want = "an address that the other hosts can reach: set `advertise`";
@@ -404,6 +446,20 @@ impl Config {
             (CarrierKind::Direct, None, IpAddr::V4(ip)) => format!("qemu+tls://{ip}/system"),
             (CarrierKind::Direct, None, IpAddr::V6(ip)) => format!("qemu+tls://[{ip}]/system"),
         }
+    }
+
+    /// How other hosts' libvirt is reached from here.
+    pub(crate) fn ways(&self) -> Ways {
+        let peers = self.migration.peers.iter();
+        let peers = peers.filter_map(|(host, uri)| Some((HostId::new(host).ok()?, uri.clone())));
+        Ways { direct: self.carrier() == CarrierKind::Direct, peers: peers.collect() }
+    }
+
+    /// What machines that come through agents may have besides what every machine may have.
+    #[must_use]
+    pub fn admission(&self) -> Admission {
+        let MigrationConfig { admit, files, emulators, .. } = &self.migration;
+        Admission { keys: admit.clone(), directories: files.clone(), emulators: emulators.clone() }
     }
 
     /// Where libvirt listens on this host for what agents carry to it, if that is known.

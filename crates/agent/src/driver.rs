@@ -36,7 +36,7 @@ pub(crate) use emptying::Wishes;
 pub(crate) use vouching::{Proved, Vouching};
 
 use crate::alarms::Alarms;
-use crate::carrier::Carrier;
+use crate::carrier::{Carrier, Ways};
 use crate::clock::Clock;
 use crate::hours::OpenHours;
 use crate::ledger::Ledger;
@@ -84,6 +84,7 @@ pub(crate) struct Driver {
     pub(crate) membership: Membership,
     pub(crate) hypervisor: Box<dyn Hypervisor>,
     pub(crate) carrier: Carrier,
+    pub(crate) ways: Ways,
     pub(crate) timers: Timers,
     /// Where other hosts were last reached, also those that seem dead.
     pub(crate) addresses: BTreeMap<HostId, SocketAddr>,
@@ -325,7 +326,8 @@ impl Driver {
             }
             Effect::SetTimer(timer, at) => self.timers.set(timer, at),
             Effect::Order(order) => {
-                if let Order::Migrate(migration) = &order
+                let mut order = order;
+                if let Order::Migrate(migration) = &mut order
                     && let Err(failure) = self.carry(migration)
                 {
                     let ended = Event::MigrationEnded(migration.handoff, Err(failure));
@@ -359,8 +361,14 @@ impl Driver {
         }
     }
 
-    /// Makes ready for a migration.
-    fn carry(&mut self, migration: &Migration) -> Result<(), Failure> {
+    /// Makes ready for a migration. What the target has said of how it is reached is replaced by what
+    /// this host makes of it.
+    fn carry(&mut self, migration: &mut Migration) -> Result<(), Failure> {
+        migration.uri = self.ways.uri(&migration.to, &migration.uri).map_err(|why| {
+            self.carrier.accuse(&migration.to, why.clone());
+            let why = format!("machine `{}` is not sent: {why}", migration.machine);
+            Failure::new(FailureKind::PeerRefused, why)
+        })?;
         let addr = self.addresses.get(&migration.to).copied();
         self.carrier.depart(migration, addr).map_err(|error| {
             let why = format!("machine `{}` cannot be carried: {error}", migration.machine);

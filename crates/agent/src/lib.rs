@@ -1,5 +1,6 @@
 //! The daemon: one driver of the core over real time, libvirt, QUIC and SQLite.
 
+mod accusations;
 mod alarms;
 mod api;
 mod authority;
@@ -41,7 +42,7 @@ use tracing::{info, warn};
 
 use crate::alarms::Alarms;
 use crate::api::Tcp;
-use crate::carrier::Carrier;
+use crate::carrier::{Carrier, Libvirt};
 pub use crate::client::{Client, ClientError};
 use crate::clock::Clock;
 use crate::config::CarrierKind;
@@ -138,6 +139,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         net: net.clone(),
         hypervisor: Box::new(hypervisor),
         carrier,
+        ways: config.ways(),
         timers: Timers::default(),
         unremembered: BTreeMap::new(),
         removed: removing,
@@ -194,7 +196,7 @@ async fn carrier(config: &Config, net: &Net) -> Result<Carrier, AgentError> {
         let unknown = || AgentError::NoLibvirtSocket(config.libvirt.uri.clone());
         let libvirt = config.libvirt_socket().ok_or_else(unknown)?;
         carrier
-            .let_in(net.listen_streams().await?, libvirt)
+            .let_in(net.listen_streams().await?, Libvirt::new(settings(config), libvirt))
             .map_err(|source| AgentError::Carrier { path: path.clone(), source })?;
     }
     Ok(carrier)
@@ -206,20 +208,25 @@ fn connect(
     events: mpsc::Sender<Event>,
     clock: Clock,
 ) -> Result<LibvirtHypervisor, AgentError> {
+    // The hypervisor calls it on a thread of its own. When the driver is gone, nobody is left to tell.
+    let sink = move |event| drop(events.blocking_send(event));
+    LibvirtHypervisor::new(settings(config), sink, move || clock.now()).map_err(AgentError::Threads)
+}
+
+/// How libvirt is reached, and what it is asked with.
+fn settings(config: &Config) -> LibvirtConfig {
     let libvirt = &config.libvirt;
     let shared =
         |(path, id): (&PathBuf, &String)| SharedStorage { path: path.clone(), id: id.clone() };
-    let settings = LibvirtConfig {
+    LibvirtConfig {
         migrate_uri: libvirt.migrate_address.clone(),
         listen_address: libvirt.listen_address.clone(),
         carried: config.migration.socket_dir.clone(),
         storage: config.storage.iter().map(shared).collect(),
         lock_manager: config.handoff.lock_manager.clone(),
+        admission: config.admission(),
         ..LibvirtConfig::new(libvirt.uri.clone(), config.migration_uri())
-    };
-    // The hypervisor calls it on a thread of its own. When the driver is gone, nobody is left to tell.
-    let sink = move |event| drop(events.blocking_send(event));
-    LibvirtHypervisor::new(settings, sink, move || clock.now()).map_err(AgentError::Threads)
+    }
 }
 
 /// An agent that cannot begin before libvirt has said what the host has, because the configuration

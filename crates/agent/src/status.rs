@@ -2,6 +2,7 @@
 
 mod operation;
 
+pub use crate::accusations::Accused;
 use std::collections::BTreeMap;
 
 use evenkeel_core::balancer::{Balancer, ClusterContention, Drain};
@@ -71,6 +72,9 @@ pub struct Status {
     /// How much it does by itself, and what it was told.
     #[serde(default)]
     pub operation: OperationStatus,
+    /// Members that have said what they must not.
+    #[serde(default)]
+    pub accused: Vec<Accused>,
 }
 
 /// One entry of a host's schedule.
@@ -151,6 +155,7 @@ impl Status {
         balancer: &Balancer,
         progress: &BTreeMap<HandoffId, Progress>,
         hours_change: Option<Time>,
+        accused: Vec<Accused>,
         now: Time,
     ) -> Self {
         let host = balancer.host();
@@ -197,6 +202,7 @@ impl Status {
             machines: host.view.machines().iter().map(machine).collect(),
             handoffs: balancer.handoffs().map(handoff).collect(),
             operation: OperationStatus::of(balancer, progress, hours_change, now),
+            accused,
         }
     }
 }

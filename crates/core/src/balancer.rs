@@ -403,7 +403,7 @@ impl Balancer {
             }
             Event::Looked(machine, look, sight) => {
                 self.watched(&machine, look, sight.as_ref().ok(), now, out);
-                self.hand(now, out, |handoffs, turn| handoffs.looked(&machine, look, sight, turn));
+                self.hand(now, out, |handoffs, turn| handoffs.looked(&machine, look, &sight, turn));
             }
             Event::ScheduleChanged(machine) => {
                 self.hand(now, out, |handoffs, turn| handoffs.changed(&machine, turn));

@@ -306,7 +306,7 @@ impl Handoffs {
         &mut self,
         machine: &MachineId,
         look: LookId,
-        sight: Result<Sight, Failure>,
+        sight: &Result<Sight, Failure>,
         turn: &mut Turn<'_>,
     ) {
         self.with_machine(machine, turn, |h, limits, turn| match h.role {

@@ -56,13 +56,19 @@ fn a_sound_cluster_is_found_sound_and_its_ills_are_found_by_their_checks() {
         assert_eq!((ran.code, ills(&ran)), (Some(0), Vec::new()), "{arguments:?}: {}", ran.stdout);
     }
     let whole = doctor(&[&["--cluster"], &socket[..]].concat()).stdout;
-    for said in [
-        "reaches the libvirt of host `h2`",
-        "reaches the libvirt of host `h1`",
-        "all hosts can run the same",
-    ] {
+    for said in ["reaches the libvirt of host `h2`", "all hosts can run the same"] {
         assert!(whole.contains(said), "`{said}` is not in {whole}");
     }
+    // No host opens connections on another's word: the other way is asked on `h2`.
+    assert!(!whole.contains("reaches the libvirt of host `h1`"), "{whole}");
+    let (h1, h2) = (HostId::new("h1").expect("a name"), HostId::new("h2").expect("a name"));
+    let asked = cluster.block_on(cluster.client("h1").of(&h2).reach(&h1));
+    let refused = asked.expect_err("h2 does not do that for h1").to_string();
+    assert!(refused.contains("only when it is asked on that host itself"), "{refused}");
+    assert_eq!(
+        cluster.block_on(cluster.client("h2").reach(&h1)).expect("on the host itself"),
+        None
+    );
     let table = evenkeel(&[&["doctor"], &socket[..]].concat());
     assert!(table.done().contains("MIGRATION_PORTS"), "{table:?}");
 

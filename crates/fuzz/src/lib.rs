@@ -34,6 +34,10 @@ pub const TARGETS: &[Target] = &[
     Target { name: "domain", run: |bytes| text(bytes, evenkeel_libvirt::fuzzing::domain) },
     Target { name: "host", run: |bytes| text(bytes, evenkeel_libvirt::fuzzing::host) },
     Target { name: "control", run: evenkeel_libvirt::fuzzing::control },
+    Target {
+        name: "description",
+        run: |bytes| text(bytes, evenkeel_libvirt::fuzzing::description),
+    },
     Target { name: "configuration", run: |bytes| text(bytes, configuration) },
     Target { name: "snapshot", run: |bytes| text(bytes, snapshot) },
     Target { name: "scenario", run: |bytes| text(bytes, scenario) },

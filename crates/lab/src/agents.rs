@@ -128,13 +128,23 @@ fn way(state: &State, host: &HostLayout) -> String {
     match state.view {
         View::Shared => format!(
             "migration_uri = '{}'\nmigrate_address = 'tcp://127.0.0.1'\n\
-             listen_address = '127.0.0.1'\n",
-            host.uri()
+             listen_address = '127.0.0.1'\n\n[migration.peers]\n{}",
+            host.uri(),
+            peers(state),
         ),
-        View::Root | View::User => {
-            format!("\n[migration]\nsocket_dir = '{}'\n", state.layout().handoffs().display())
-        }
+        // A guest's kernel and console are files of the lab's.
+        View::Root | View::User => format!(
+            "\n[migration]\nsocket_dir = '{}'\nfiles = ['{}']\n",
+            state.layout().handoffs().display(),
+            state.layout().dir.display(),
+        ),
     }
+}
+
+/// By which URI each host of the lab reaches the others directly.
+fn peers(state: &State) -> String {
+    let uri = |host: &str| state.layout().host(host).uri();
+    state.hosts.iter().map(|host| format!("{} = '{}'\n", host.id, uri(&host.id))).collect()
 }
 
 /// The arguments of the `evenkeel` program for the agent of this host.

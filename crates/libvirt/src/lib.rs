@@ -54,7 +54,9 @@ use answer::{Answer, Outlet, Question, Slot};
 use migrate::Migrations;
 use worker::{Changed, Task};
 
-pub use carried::{Filter, NotAllowed, Sockets, carried_uri, is_carried, socket_of};
+pub use carried::{
+    Admission, Agreed, Control, Here, Refused, Sockets, carried_uri, is_carried, socket_of,
+};
 pub use emulator::{Emulator, EmulatorError, QemuVersion, check_emulator};
 pub use finish::FinishWatch;
 pub use inspect::{Inspection, baseline_cpu, inspect, reaches};
@@ -82,6 +84,8 @@ pub struct LibvirtConfig {
     /// Where the sockets are of migrations to hosts that are reached through a carrier
     /// ([`carried_uri`]): absolute, and the same on every host.
     pub carried: PathBuf,
+    /// What machines that come through a carrier may have besides what every machine may have.
+    pub admission: Admission,
     /// Storage that is the same on every host that lists the id.
     pub storage: Vec<SharedStorage>,
     /// The lock manager that leases every disk of a machine, on storage that all hosts reach, if
@@ -108,6 +112,7 @@ impl LibvirtConfig {
             migrate_uri: None,
             listen_address: None,
             carried: PathBuf::from("/run/evenkeel/handoffs"),
+            admission: Admission::default(),
             storage: Vec::new(),
             lock_manager: None,
             auto_converge: true,

@@ -44,7 +44,7 @@ fn says_last_that_it_left(log: &str) -> bool {
         |line: &&str| line.len() > 24 && line.as_bytes()[..4].iter().all(u8::is_ascii_digit);
     let of_its_life =
         |line: &&str| line.contains(": starting up") || line.contains(": shutting down, reason=");
-    let last = log.lines().filter(of_libvirt).filter(of_its_life).next_back();
+    let last = log.lines().filter(of_libvirt).rfind(of_its_life);
     last.is_some_and(|line| line.ends_with(": shutting down, reason=migrated"))
 }
 

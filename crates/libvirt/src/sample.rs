@@ -9,6 +9,7 @@ use evenkeel_core::port::{Counters, HostSample, MachineSample, Presence, Pressur
 use virt_sys as sys;
 
 use crate::LibvirtConfig;
+use crate::carried::is_carried;
 use crate::copies::presence_of;
 use crate::ffi::{CallError, Connection, Params, State, Value};
 use crate::pressure::{self, Kernel};
@@ -257,6 +258,7 @@ impl Knowledge {
                 huge_pages: self.around.huge_pages.clone(),
                 numa_nodes: self.host.numa_nodes.clone(),
                 host_cpus: self.host.cpus.clone(),
+                admits: is_carried(&config.migration_uri).then(|| config.admission.keys.clone()),
             },
             migration_uri: config.migration_uri.clone(),
         }

@@ -164,10 +164,14 @@ impl Storage {
     }
 
     fn of_path(&self, path: &Path) -> Option<&String> {
+        self.shared_at(path).map(|shared| &shared.id)
+    }
+
+    /// The shared storage that a path is on.
+    pub(crate) fn shared_at(&self, path: &Path) -> Option<&SharedStorage> {
         // `/shared/../etc` is not below `/shared`.
         let climbs = path.components().any(|part| part == Component::ParentDir);
-        let found = self.paths.iter().find(|shared| !climbs && path.starts_with(&shared.path));
-        found.map(|shared| &shared.id)
+        self.paths.iter().find(|shared| !climbs && path.starts_with(&shared.path))
     }
 }
 

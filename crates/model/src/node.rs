@@ -244,7 +244,7 @@ fn told(agent: &mut Handoffs, answer: Answer, turn: &mut Turn<'_>) {
             let well = if well { Ok(MigrationStats::default()) } else { Err(FailureKind::Other) };
             agent.migrated(id, well.map_err(failed), turn);
         }
-        Answer::Looked(look, sight) => agent.looked(&machine, look, Ok(sight), turn),
+        Answer::Looked(look, sight) => agent.looked(&machine, look, &Ok(sight), turn),
         Answer::Resumed(done) => agent.resumed(&machine, &done.map_err(failed), turn),
         Answer::Discarded(done) => agent.discarded(&machine, &done.map_err(failed), turn),
         Answer::Started(done) => agent.started(&machine, &done.map_err(failed), turn),

@@ -91,8 +91,8 @@ async fn tls(near: UnixStream, far: UnixStream) {
     let addr = b.local_addr().unwrap();
     let taking = async { callers.recv().await.unwrap().accept().await };
     let (here, there) = tokio::join!(a.open_stream(&to, addr, b""), taking);
-    tokio::spawn(here.unwrap().join(near, None, None));
-    there.unwrap().join(far, None, None).await.unwrap();
+    tokio::spawn(here.unwrap().join(near, None));
+    there.unwrap().join(far, None).await.unwrap();
 }
 
 async fn quic(near: UnixStream, far: UnixStream) {

@@ -46,10 +46,6 @@ impl Pace {
     }
 }
 
-/// Looks at what comes from the other host before anything of it is passed on; says why it is not to
-/// be.
-pub type Inspect = Box<dyn FnMut(&[u8]) -> Result<(), String> + Send>;
-
 /// How many bytes went which way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Joined {
@@ -61,23 +57,17 @@ pub struct Joined {
 
 impl Stream {
     /// Passes bytes both ways between the other host and a socket until both have ended, and passes
-    /// each end on. With a `pace`, what is sent keeps to it; with an inspector, what comes is passed
-    /// on as far as it lets it.
+    /// each end on. With a `pace`, what is sent keeps to it.
     ///
     /// # Errors
-    /// When either side broke off, something was not let pass, or the peer was removed from the
-    /// cluster. Both sides are closed then.
-    pub async fn join(
-        self,
-        local: UnixStream,
-        pace: Option<&Pace>,
-        mut inspect: Option<Inspect>,
-    ) -> io::Result<Joined> {
+    /// When either side broke off, or the peer was removed from the cluster. Both sides are closed
+    /// then.
+    pub async fn join(self, local: UnixStream, pace: Option<&Pace>) -> io::Result<Joined> {
         let removal = self.removal();
         let (far_read, far_write) = tokio::io::split(self.io);
         let (near_read, near_write) = local.into_split();
-        let outward = copy(near_read, far_write, pace, None);
-        let inward = copy(far_read, near_write, None, inspect.as_mut());
+        let outward = copy(near_read, far_write, pace);
+        let inward = copy(far_read, near_write, None);
         tokio::select! {
             both = async { tokio::try_join!(outward, inward) } => {
                 both.map(|(sent, received)| Joined { sent, received })
@@ -91,7 +81,6 @@ async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     pace: Option<&Pace>,
-    mut inspect: Option<&mut Inspect>,
 ) -> io::Result<u64> {
     let mut buffer = vec![0; if pace.is_some() { TURN_BYTES } else { BUFFER_BYTES }];
     let mut total = 0;
@@ -102,9 +91,6 @@ async fn copy(
             return Ok(total);
         }
         let bytes = &buffer[..length];
-        if let Some(inspect) = &mut inspect {
-            inspect(bytes).map_err(|why| io::Error::new(io::ErrorKind::PermissionDenied, why))?;
-        }
         if let Some(pace) = pace {
             pace.wait_for(length).await;
         }

@@ -30,7 +30,7 @@ async fn connected(a: &Agent, b: &Agent, callers: &mut Receiver<Caller>) -> (Str
 /// A stream joined to a socket, whose other end is returned.
 fn joined(stream: Stream, pace: Option<Pace>) -> (UnixStream, JoinHandle<std::io::Result<Joined>>) {
     let (inner, outer) = UnixStream::pair().expect("sockets");
-    (outer, tokio::spawn(async move { stream.join(inner, pace.as_ref(), None).await }))
+    (outer, tokio::spawn(async move { stream.join(inner, pace.as_ref()).await }))
 }
 
 async fn read_all(from: &mut UnixStream) -> Vec<u8> {
@@ -137,7 +137,7 @@ async fn streams_keep_to_the_pace_together() {
         let (mut there, _) = joined(far, None);
         let (inner, mut here) = UnixStream::pair().expect("sockets");
         let pace = pace.clone();
-        tokio::spawn(async move { near.join(inner, Some(&pace), None).await });
+        tokio::spawn(async move { near.join(inner, Some(&pace)).await });
         tokio::spawn(async move {
             here.write_all(&[7; 1_000_000]).await.expect("writable");
         });

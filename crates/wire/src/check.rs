@@ -202,6 +202,7 @@ fn check_needs(needs: &Requirements) -> Result<(), WireError> {
         Network::Virtual(name) | Network::Interface(name) => text(name, "a network"),
     })?;
     list(needs.devices.as_deref(), "the number of devices", |name| text(name, "a device"))?;
+    list(needs.special.as_deref(), "the number of special needs", |need| text(need, "a need"))?;
     list(needs.huge_pages.as_deref(), "the number of page sizes", |_| Ok(()))?;
     let few = |list: &Option<Vec<u32>>| list.as_ref().is_none_or(|l| l.len() <= CPUS_MAX);
     within(few(&needs.numa_nodes) && few(&needs.host_cpus), "the number of CPUs")?;

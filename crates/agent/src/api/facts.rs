@@ -51,16 +51,21 @@ pub(crate) async fn migration_uri(
 }
 
 /// `GET /api/v1/reach/HOST`: why this host does not reach the libvirt of that one, or `null`. That
-/// host itself is asked where it is.
+/// host itself is asked where it is. Not for other hosts: they would have this one open connections.
 pub(crate) async fn reach(
     State(forward): State<Forward>,
+    Extension(config): Extension<Arc<Config>>,
     UrlPath(host): UrlPath<HostId>,
 ) -> Result<Json<Option<String>>, Failed> {
     let uri: Option<String> = forward.get(&host, "/api/v1/migration_uri").await?;
     match uri {
         // The answer came by the link that machines would go by.
         None => Ok(Json(None)),
-        Some(uri) => in_time(move || reached(&uri)).await.map(Json),
+        // What it says is not opened, but what this host makes of it.
+        Some(said) => match config.ways().uri(&host, &said) {
+            Ok(uri) => in_time(move || reached(&uri)).await.map(Json),
+            Err(why) => Ok(Json(Some(why))),
+        },
     }
 }
 

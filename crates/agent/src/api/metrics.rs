@@ -35,6 +35,10 @@ pub(crate) fn render(status: &Status) -> String {
     });
     let help = "How long an alarming handoff has been in its phase, in seconds.";
     gauge(&mut out, "handoff_alarm_age_seconds", help, ages);
+    let accused = status.accused.iter();
+    let accused = accused.map(|a| (format!("{{peer=\"{}\"}}", a.host), a.times as f64));
+    let help = "How often a member has said what it must not; alert above 0.";
+    gauge(&mut out, "member_accusations", help, accused);
     out
 }
 

@@ -16,7 +16,8 @@ impl Driver {
         match request {
             Request::Status(answer) => {
                 let (change, now) = (self.hours.change, self.clock.now());
-                let status = Status::of(&self.balancer, &self.progress, change, now);
+                let accused = self.carrier.accused();
+                let status = Status::of(&self.balancer, &self.progress, change, accused, now);
                 let _ = answer.send(Ok(status));
             }
             Request::Operate(operation) => self.operate(operation),

@@ -56,7 +56,7 @@ pub(super) fn cancel_before(h: &mut Handoff, reason: Reason, turn: &mut Turn<'_>
     cancel_after(h, turn);
 }
 
-pub(super) fn looked_while_cancelling(h: &mut Handoff, sight: Sight, turn: &mut Turn<'_>) -> Next {
+pub(super) fn looked_while_cancelling(h: &mut Handoff, sight: &Sight, turn: &mut Turn<'_>) -> Next {
     let there = h.steps.contradicted;
     match sight.presence {
         Presence::Stranded if !there => {

@@ -157,7 +157,7 @@ pub struct Handoff {
     /// What the machine needs, as agreed.
     #[serde(skip)]
     pub(crate) needs: Requirements,
-    /// Source: where the target wants the copies of its local disks.
+    /// Where the copies of its local disks go, as the target has said.
     #[serde(skip)]
     pub(crate) disks: Vec<DiskPlace>,
     /// Target: whether room is kept, and not promised before the hypervisor has examined the machine.
@@ -265,6 +265,18 @@ impl Handoff {
     #[must_use]
     pub fn needs_seat(&self) -> bool {
         self.entry.rules.anti_affinity.iter().any(|group| group.label().is_some())
+    }
+
+    /// What the machine needs, as the two hosts have agreed; nothing after a restart of this one.
+    #[must_use]
+    pub const fn needs(&self) -> &Requirements {
+        &self.needs
+    }
+
+    /// Where the copies of its local disks go; nothing after a restart of this host.
+    #[must_use]
+    pub fn places(&self) -> &[DiskPlace] {
+        &self.disks
     }
 
     /// The stamp of the copy on the target.

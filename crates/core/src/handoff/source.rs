@@ -220,7 +220,7 @@ pub(super) fn looked(
             h.left = sight.left;
             looked_in_doubt(h, sight.presence, limits, turn);
         }
-        Phase::Cancelling => return looked_while_cancelling(h, sight, turn),
+        Phase::Cancelling => return looked_while_cancelling(h, &sight, turn),
         Phase::Released if h.steps.unanswered => {}
         // Whatever is here is not the copy that was released.
         Phase::Released if h.leftover && sight.stamp != h.from => no_leftover(h, turn),

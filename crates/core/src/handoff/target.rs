@@ -72,6 +72,7 @@ fn looked_before_promise(
 /// Promises the source that there is room, and that the machine can run here.
 fn promise(h: &mut Handoff, disks: Vec<DiskPlace>, turn: &mut Turn<'_>) {
     h.examined = true;
+    h.disks.clone_from(&disks);
     turn.persist(h);
     turn.send(h, reserved(h, disks));
 }

@@ -65,7 +65,7 @@ impl Side {
     }
 
     fn saw(&mut self, sight: Sight) -> Vec<Effect> {
-        self.act(|handoffs, turn| handoffs.looked(&machine(), handoffs.looks, Ok(sight), turn))
+        self.act(|handoffs, turn| handoffs.looked(&machine(), handoffs.looks, &Ok(sight), turn))
     }
 
     fn done(&mut self, done: Done, result: &Result<(), Failure>) -> Vec<Effect> {

@@ -75,6 +75,13 @@ pub struct Requirements {
     /// be copied.
     #[n(12)]
     pub local_disks: Option<Vec<LocalDisk>>,
+    /// What of it another host has to admit by its configuration, such as `tpm`; or, in words, what no
+    /// host lets in through agents.
+    #[n(13)]
+    pub special: Option<Vec<String>>,
+    /// Most virtual CPUs that it may come to have.
+    #[n(14)]
+    pub vcpus: Option<u32>,
     /// The CPU that it runs with, in the hypervisor's own words, for the other host's hypervisor to
     /// compare. Too long for an offer of many machines: it goes along with the one that was chosen.
     #[cbor(skip)]
@@ -177,6 +184,9 @@ pub struct Provides {
     pub numa_nodes: BTreeSet<u32>,
     /// Its CPUs.
     pub host_cpus: BTreeSet<u32>,
+    /// What it admits of [`Requirements::special`]; `None` where machines come by other ways than
+    /// through agents, and it lets everything in.
+    pub admits: Option<BTreeSet<String>>,
 }
 
 /// What a host lacks for a machine: the first thing that is missing, by name.
@@ -185,6 +195,9 @@ pub enum Missing {
     /// It has a device of its present host.
     #[error("{0} is passed through to it")]
     Passthrough(String),
+    /// Something that the host does not admit.
+    #[error("the host does not admit it through agents: {0}")]
+    NotAdmitted(String),
     /// Another architecture.
     #[error("it needs the architecture `{needs}`, and the host has `{has}`")]
     Arch {
@@ -246,6 +259,7 @@ impl Missing {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Passthrough(_) => Reason::Passthrough,
+            Self::NotAdmitted(_) => Reason::NotAdmitted,
             Self::Arch { .. } | Self::CpuModel(_) | Self::CpuOfHost => Reason::NoCpuModel,
             Self::VirtType(_) | Self::MachineType(_) => Reason::NoMachineType,
             Self::CpuFeatures(_) => Reason::NoCpuFeature,
@@ -332,7 +346,17 @@ impl Requirements {
             return Some("a disk that only its present host reaches".to_owned());
         }
         let network = told(&self.networks).iter().find(|n| !told(&agreed.networks).contains(n));
-        network.map(|network| format!("a {network}"))
+        if let Some(network) = network {
+            return Some(format!("a {network}"));
+        }
+        if let Some(special) = new(told(&self.special), told(&agreed.special)) {
+            return Some(special);
+        }
+        // An agent of an earlier version did not tell.
+        match (self.vcpus, agreed.vcpus) {
+            (Some(now), Some(before)) if now > before => Some(format!("{now} virtual CPUs")),
+            _ => None,
+        }
     }
 }
 
@@ -355,6 +379,10 @@ impl Provides {
             needs.movable(true)?;
         }
         self.copies(needs)?;
+        if let Some(admits) = &self.admits {
+            let special = needs.special.iter().flatten().find(|one| !admits.contains(*one));
+            special.map_or(Ok(()), |one| Err(Missing::NotAdmitted(one.clone())))?;
+        }
         if let Some(networks) = &self.networks {
             let absent = needs.networks.iter().flatten().find(|n| !networks.contains(n));
             absent.map_or(Ok(()), |network| Err(Missing::Network(network.clone())))?;
@@ -438,6 +466,7 @@ mod tests {
             huge_pages: BTreeMap::from([(2048, 64 * MIB), (0, 64 * MIB)]),
             numa_nodes: BTreeSet::from([0]),
             host_cpus: BTreeSet::from([0, 1]),
+            admits: Some(set(&["tpm"])),
         }
     }
 
@@ -515,6 +544,11 @@ mod tests {
                 Requirements { huge_pages: pages(1 << 20, MIB), ..any() },
                 Some((Reason::NoHugePages, "0 MiB free")),
             ),
+            (Requirements { special: Some(vec!["tpm".to_owned()]), ..any() }, None),
+            (
+                Requirements { special: Some(vec!["sockets".to_owned()]), ..any() },
+                Some((Reason::NotAdmitted, "admit it through agents: sockets")),
+            ),
             (
                 Requirements { numa_nodes: Some(vec![0, 1]), ..any() },
                 Some((Reason::NoNumaNode, "NUMA node 1")),
@@ -581,6 +615,7 @@ mod tests {
             (Requirements { networks: network, ..agreed.clone() }, "`br7`"),
             (Requirements { devices: Some(vec!["a stick".to_owned()]), ..agreed.clone() }, "stick"),
             (Requirements { local_storage: true, ..agreed.clone() }, "present host"),
+            (Requirements { special: Some(vec!["tpm".to_owned()]), ..agreed.clone() }, "tpm"),
             (disk("images", None), "`vda`"),
         ] {
             let new = now.beyond(&agreed).unwrap_or_default();

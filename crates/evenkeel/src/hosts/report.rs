@@ -35,6 +35,12 @@ pub(super) fn status(status: &Status) -> String {
         let staying = drain.staying.iter();
         text.extend(staying.map(|lacking| format!("\n  {}", super::drain::why(lacking))));
     }
+    for accused in &status.accused {
+        text += &format!(
+            "\nALARM: host `{}` has said what no member may, {} times; look at it: {}",
+            accused.host, accused.times, accused.last
+        );
+    }
     for handoff in &status.handoffs {
         let arrow = match handoff.role {
             Role::Donor => "to",

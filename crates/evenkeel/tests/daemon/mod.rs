@@ -127,6 +127,7 @@ impl Site {
             advertise: None,
             libvirt,
             reached: None,
+            peers: Vec::new(),
             migrate_address: "tcp://127.0.0.1".to_owned(),
             stop_grace: "5s".to_owned(),
             more: String::new(),
@@ -162,6 +163,8 @@ pub struct Place {
     pub libvirt: String,
     /// The same as the others reach it, if not in that way.
     pub reached: Option<String>,
+    /// By which URI it reaches the other hosts that are reached directly.
+    pub peers: Vec<(String, String)>,
     /// Where machines that leave are sent to.
     pub migrate_address: String,
     pub stop_grace: String,
@@ -209,7 +212,7 @@ impl Place {
             self.more,
             self.tables,
             uri = self.libvirt,
-            way = self.way(),
+            way = self.way() + &self.peers(),
         ));
     }
 
@@ -227,13 +230,30 @@ impl Place {
         let socket = self.libvirt_socket.as_ref().map_or_else(String::new, |socket| {
             format!("libvirt_socket = '{}'\n", socket.display())
         });
-        format!("[migration]\nsocket_dir = '{}'\n{socket}", handoffs.display())
+        // A guest's kernel and console are files of the lab's.
+        format!(
+            "[migration]\nsocket_dir = '{}'\nfiles = ['{}']\n{socket}",
+            handoffs.display(),
+            lab.display(),
+        )
+    }
+
+    /// An agent of an earlier version opens what it is told.
+    fn peers(&self) -> String {
+        if self.earlier || self.peers.is_empty() {
+            return String::new();
+        }
+        let lines = self.peers.iter().map(|(host, uri)| format!("{host} = '{uri}'\n"));
+        format!("[migration.peers]\n{}", lines.collect::<String>())
     }
 
     /// Puts it onto a host of a lab, which machines come to directly.
     pub fn put_apart_on(&mut self, lab: &Lab, host: &str) {
         self.socket = lab.agent_socket(host);
         self.libvirt = lab.uri(host).expect("a host of the lab");
+        let hosts = lab.status().expect("its state").hosts;
+        let uri = |host: String| (host.clone(), lab.uri(&host).expect("a host of the lab"));
+        self.peers = hosts.into_iter().map(|host| uri(host.id)).collect();
     }
 
     /// Puts it onto a host of a lab. Machines come through its agent, if that can be had here and

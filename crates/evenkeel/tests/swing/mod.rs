@@ -187,7 +187,11 @@ impl Swing {
             place.tables = format!("{tables}{}", more.unwrap_or_default());
             (host.clone(), place)
         });
-        let places: BTreeMap<_, _> = places.collect();
+        let mut places: BTreeMap<String, Place> = places.collect();
+        let reached = |place: &Place| place.reached.clone().unwrap_or(place.libvirt.clone());
+        let peers: Vec<_> =
+            places.iter().map(|(host, place)| (host.clone(), reached(place))).collect();
+        places.values_mut().for_each(|place| place.peers.clone_from(&peers));
         let events = cluster.hosts().iter().map(|h| (h.clone(), Events::of(cluster.lab(), h)));
         let events = events.collect();
         let daemons = cluster.hosts().iter().map(|host| (host.clone(), None)).collect();

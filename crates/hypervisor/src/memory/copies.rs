@@ -26,7 +26,7 @@ impl MemoryCloud {
                 self.tell(host, Event::ScheduleChanged(machine.clone()));
                 Ok(())
             }
-            _ => Err(self.other_copy(host, machine, sight)),
+            _ => Err(self.other_copy(host, machine, &sight)),
         }
     }
 
@@ -49,7 +49,7 @@ impl MemoryCloud {
                 self.tell(host, Event::ScheduleChanged(machine.clone()));
                 Ok(())
             }
-            _ => Err(self.other_copy(host, machine, sight)),
+            _ => Err(self.other_copy(host, machine, &sight)),
         }
     }
 
@@ -74,11 +74,11 @@ impl MemoryCloud {
                 self.tell(host, Event::ScheduleChanged(machine.clone()));
                 Ok(())
             }
-            _ => Err(self.other_copy(host, machine, sight)),
+            _ => Err(self.other_copy(host, machine, &sight)),
         }
     }
 
-    fn other_copy(&self, host: usize, machine: &MachineId, sight: Sight) -> Failure {
+    fn other_copy(&self, host: usize, machine: &MachineId, sight: &Sight) -> Failure {
         let host = &self.hosts[host].spec.id;
         let detail = format!("machine `{machine}` on host `{host}` is another copy: {sight:?}");
         Failure::new(FailureKind::Refused, detail)

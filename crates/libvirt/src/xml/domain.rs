@@ -86,6 +86,8 @@ fn requirements(
         numa_nodes: some(needs::numa_nodes(domain)),
         host_cpus: some(needs::host_cpus(domain)),
         local_disks: some(disks.local),
+        special: some(crate::carried::special(xml)),
+        vcpus: domain.find("vcpu").and_then(|vcpu| vcpu.text.parse().ok()),
         cpu_definition: definition.map(Into::into),
     }
 }

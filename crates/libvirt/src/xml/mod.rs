@@ -7,4 +7,4 @@ pub(crate) mod host;
 pub(crate) mod needs;
 mod tree;
 
-pub(crate) use tree::Element;
+pub(crate) use tree::{Element, escaped};

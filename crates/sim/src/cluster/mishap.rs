@@ -148,7 +148,7 @@ impl Cluster {
     #[must_use]
     pub fn waits_for_a_person(&self, handoff: &Handoff) -> bool {
         let running = self.agents.iter().filter_map(|agent| agent.balancer.as_ref());
-        let mut live = running.flat_map(|balancer| balancer.handoffs());
+        let mut live = running.flat_map(evenkeel_core::balancer::Balancer::handoffs);
         if live.any(|live| live.id == handoff.id && live.waits_for_proof()) {
             return true;
         }

@@ -11,6 +11,7 @@ pub(crate) const SITUATIONS: &[Situation] = &[
     (Reason::NoCpuModel, no_cpu_model, Told::First),
     (Reason::NoStorage, no_storage, Told::First),
     (Reason::Passthrough, passthrough, Told::First),
+    (Reason::NotAdmitted, not_admitted, Told::First),
     (Reason::NoMachineType, no_machine_type, Told::First),
     (Reason::NoNetwork, no_network, Told::First),
     (Reason::NoHugePages, no_huge_pages, Told::First),
@@ -28,6 +29,7 @@ fn needing(change: impl FnOnce(&mut Requirements)) -> Stage {
         machine_types: ["pc".to_owned()].into(),
         networks: Some([Network::Virtual("default".to_owned())].into()),
         numa_nodes: [0].into(),
+        admits: Some([].into()),
         ..Provides::default()
     };
     Stage::new().edit(|s| s.m.needs = needs).there_has(|facts| facts.provides = told)
@@ -43,6 +45,10 @@ fn no_storage() -> Cluster {
 
 fn passthrough() -> Cluster {
     needing(|needs| needs.devices = Some(vec!["a USB stick".to_owned()])).minute()
+}
+
+fn not_admitted() -> Cluster {
+    needing(|needs| needs.special = Some(vec!["tpm".to_owned()])).minute()
 }
 
 fn no_machine_type() -> Cluster {

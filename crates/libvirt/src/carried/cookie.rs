@@ -1,0 +1,63 @@
+//! The cookie of a migration: XML that one libvirt has the other one read.
+
+use super::closed::listed;
+use super::document::{Content, Node, clean};
+use super::here::Here;
+use super::judge::{Agreed, description};
+
+/// Longest cookie, in bytes (`REMOTE_MIGRATE_COOKIE_MAX`).
+pub(super) const BYTES_MAX: usize = 4 << 20;
+
+/// A cookie, written anew. With `here` it is one that this host's libvirt is to read.
+pub(super) fn judged(
+    bytes: &[u8],
+    agreed: &Agreed,
+    here: Option<&Here>,
+) -> Result<Vec<u8>, String> {
+    // libvirt sends the NUL at the end along.
+    let Some(text) = bytes.strip_suffix(b"\0") else {
+        return if bytes.is_empty() {
+            Ok(Vec::new())
+        } else {
+            Err("its cookie has no end".to_owned())
+        };
+    };
+    let text = std::str::from_utf8(text).map_err(|_| "its cookie is not UTF-8".to_owned())?;
+    let root = Node::parse(text).map_err(|why| format!("its cookie cannot be read: {why}"))?;
+    if root.name != "qemu-migration" {
+        return Err(format!("its cookie is a `{}`", clean(&root.name)));
+    }
+    let (domains, rest): (Vec<Content>, Vec<Content>) = root
+        .content
+        .into_iter()
+        .partition(|content| matches!(content, Content::Node(node) if node.name == "domain"));
+    let rest = Node { name: root.name, attributes: root.attributes, content: rest };
+    let found = listed(&rest).map_err(|error| format!("in its cookie {}", error.0))?;
+    if let Some(key) = found.keys.keys().next() {
+        return Err(format!("in its cookie something needs `{key}`"));
+    }
+    let mut out = found.root;
+    names_the_machine(&out, agreed)?;
+    if domains.len() > 1 {
+        return Err("its cookie has two definitions".to_owned());
+    }
+    for content in domains {
+        let Content::Node(domain) = content else { continue };
+        let (domain, _) = description(&domain, agreed, here)
+            .map_err(|why| format!("in the definition in its cookie, {why}"))?;
+        out.content.push(Content::Node(domain));
+    }
+    let mut written = out.write().into_bytes();
+    written.push(0);
+    Ok(written)
+}
+
+fn names_the_machine(cookie: &Node, agreed: &Agreed) -> Result<(), String> {
+    let text_of = |name: &str| cookie.find(name).map(Node::text).unwrap_or_default();
+    let (uuid, name) = (text_of("uuid"), text_of("name"));
+    let named = agreed.name.as_ref().is_none_or(|agreed| *agreed == name);
+    if named && uuid.eq_ignore_ascii_case(agreed.machine.as_str()) {
+        return Ok(());
+    }
+    Err(format!("its cookie is of machine `{}` ({})", clean(&name), clean(&uuid)))
+}
