@@ -135,6 +135,13 @@ impl Rig {
         Self::describe(name, u8::try_from(hosts).unwrap_or(0))
     }
 
+    /// The names of all rigs that are up, or were not taken down.
+    pub fn names() -> Vec<String> {
+        let Ok(entries) = fs::read_dir(RIGS) else { return Vec::new() };
+        let names = entries.flatten().map(|entry| entry.file_name().into_string());
+        names.filter_map(Result::ok).collect()
+    }
+
     /// Host number 1 and so on.
     ///
     /// # Panics
