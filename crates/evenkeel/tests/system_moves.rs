@@ -50,6 +50,11 @@ fn a_connection_through_the_bridge_survives_a_move() {
     let connection = connect(hosts.rig(), guest.address(ECHO_PORT)).expect("it answers");
     let mut echo = Echo::new(connection);
     echo.exchange();
+    // Its console must say something on the source, too.
+    hosts.until("a guest that has run for a while", || {
+        let figures = guest.figures().map_err(|error| error.to_string())?;
+        if figures.ticks > 20 { Ok(()) } else { Err(format!("{figures:?}")) }
+    });
     hosts.migrate("web", 1, 3);
     for _ in 0..20 {
         echo.exchange();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::command::{COMMAND_LIMIT, output, run, said, until};
@@ -173,7 +173,7 @@ impl Host {
         command.stdout(log.try_clone().attempt("open", &console)?).stderr(log);
         let child = command.spawn().attempt("run", "bash")?;
         let unshare = child.id();
-        *self.child.lock().unwrap_or_else(|poison| poison.into_inner()) = Some(child);
+        *self.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
         let children = format!("/proc/{unshare}/task/{unshare}/children");
         let pid = until("PID 1 of a host", BOOT_LIMIT, || {
             let pid = fs::read_to_string(&children).unwrap_or_default();
@@ -206,9 +206,7 @@ impl Host {
     /// Pulls the plug: every process of the host ends at once. What is on its disk stays.
     pub fn cut_power(&self) -> Result<(), RigError> {
         kill_cgroup(&self.cgroup)?;
-        if let Some(mut child) =
-            self.child.lock().unwrap_or_else(|poison| poison.into_inner()).take()
-        {
+        if let Some(mut child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).take() {
             child.wait().attempt("wait for", "unshare")?;
         }
         let _ = fs::remove_file(self.dir.join("pid1"));

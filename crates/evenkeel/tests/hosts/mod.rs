@@ -12,7 +12,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 const UNIT: &str = include_str!("../../../../dist/evenkeel.service");
 /// Where the configuration and identity of an agent are.
 const ETC: &str = "/etc/evenkeel";
+/// The guest's console says every fifth tick.
+const TICKS_PER_LINE: u64 = 5;
 const PREFIX: &str = "ektest-";
 /// Three hosts with guests are as much as two cores carry.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -39,7 +41,7 @@ pub struct Hosts {
 impl Hosts {
     /// Brings them up, or says that they cannot be had here.
     pub fn up(tables: &str) -> Option<Self> {
-        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(|poison| poison.into_inner());
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = Rig::fitness() {
             skips::skip(&error.to_string());
             return None;
@@ -190,18 +192,21 @@ impl Hosts {
     /// without a gap from one host's to the next.
     pub fn ticks_continue(&self, machine: &str, stays: &[usize]) {
         let file = format!("/var/log/libvirt/qemu/{machine}-console.log");
+        let read = |host: &usize| self.host(*host).read(&file).map_err(|error| error.to_string());
+        let last = stays.last().expect("it was somewhere");
+        self.until("two ticks on the last host", || {
+            let text = read(last)?;
+            if ticks(&text).len() >= 2 { Ok(()) } else { Err(text) }
+        });
         // One line may have begun on one host and ended on the next.
-        let text: String = stays
-            .iter()
-            .map(|host| self.host(*host).read(&file).unwrap_or_else(|error| panic!("{error}")))
-            .collect();
-        let ticks: Vec<u64> = text
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("tick ")?.split(' ').next()?.parse().ok())
-            .collect();
-        assert!(ticks.len() >= 3, "too few ticks to say anything: {text}");
-        for pair in ticks.windows(2) {
-            assert_eq!(pair[1], pair[0] + 5, "{machine} lost or repeated ticks: {text}");
+        let text: Result<String, String> = stays.iter().map(read).collect();
+        let text = text.unwrap_or_else(|error| panic!("{error}"));
+        for pair in ticks(&text).windows(2) {
+            assert_eq!(
+                pair[1],
+                pair[0] + TICKS_PER_LINE,
+                "{machine} lost or repeated ticks: {text}"
+            );
         }
     }
 
@@ -241,6 +246,13 @@ impl Drop for Hosts {
 /// Figures of a guest that came through whole.
 pub fn is_whole(figures: &Figures) -> bool {
     (figures.pages_bad, figures.records_bad, figures.write_errors) == (0, 0, 0)
+}
+
+/// The numbers of the ticks on a console. The last line may not have ended yet.
+fn ticks(console: &str) -> Vec<u64> {
+    let whole = console.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let number = |line: &str| line.trim().strip_prefix("tick ")?.split(' ').next()?.parse().ok();
+    whole.lines().filter_map(number).collect()
 }
 
 fn fresh_name() -> String {
