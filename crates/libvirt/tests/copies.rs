@@ -73,19 +73,6 @@ fn boot(lab: &Lab, name: &str) -> MachineId {
 }
 
 #[test]
-fn a_copy_with_snapshots_leaves_no_definition_behind() {
-    let lab = lab();
-    let machine = boot(&lab, "snapped");
-    let mut side = Side::new(&lab);
-    side.virsh(&["destroy", "snapped"]);
-    side.virsh(&["snapshot-create-as", "snapped", "before"]);
-    assert_eq!(side.virsh(&["snapshot-list", "snapped", "--name"]), "before");
-    assert_eq!(side.look(&machine).presence, Presence::Defined);
-    assert_eq!(side.discard(&machine), Ok(()));
-    assert_eq!(side.look(&machine), Sight::default());
-}
-
-#[test]
 fn a_memory_that_libvirt_has_saved_is_left_alone_with_its_definition() {
     let lab = lab();
     let machine = boot(&lab, "saved");

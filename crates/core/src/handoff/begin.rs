@@ -105,9 +105,14 @@ impl Handoffs {
         handoff.uri = uri;
         hold(turn.host, &handoff);
         turn.wake(id, self.limits.reservation_time);
-        turn.looks = self.looks;
-        turn.look(&mut handoff);
-        self.looks = turn.looks;
+        if turn.host.tentative {
+            // A plan passes entries on and starts nothing: there is nothing to look for.
+            target::nothing_is_here(&mut handoff, turn);
+        } else {
+            turn.looks = self.looks;
+            turn.look(&mut handoff);
+            self.looks = turn.looks;
+        }
         self.live.insert(handoff.key(), handoff);
     }
 }

@@ -60,13 +60,18 @@ fn looked_before_promise(
         // It is being examined.
         return Next::Stay;
     }
+    nothing_is_here(h, turn);
+    Next::Stay
+}
+
+/// Nothing of the machine is here. It is promised room once it is known that it can run here.
+pub(super) fn nothing_is_here(h: &mut Handoff, turn: &mut Turn<'_>) {
     if h.needs.can_be_examined() {
         let (handoff, machine, needs) = (h.id, h.machine.clone(), h.needs.clone());
         turn.order(Order::Examine(Examination { handoff, machine, needs }));
     } else {
         promise(h, Vec::new(), turn);
     }
-    Next::Stay
 }
 
 /// Promises the source that there is room, and that the machine can run here.
@@ -162,12 +167,12 @@ pub(super) fn hear(h: &mut Handoff, pass: Pass, turn: &mut Turn<'_>) -> Next {
 
 /// Whether what was seen is the copy that this handoff brought: its entry names the handoff, and no
 /// other host than the source as the one that it came from. A source of an earlier version writes no
-/// handoff into the entry.
-fn is_it(h: &Handoff, sight: &Sight) -> bool {
+/// handoff into the entry. In a plan an entry keeps naming the host that it came from first.
+fn is_it(h: &Handoff, sight: &Sight, planned: bool) -> bool {
     let stamp = sight.stamp;
     let by_it = stamp.handoff == Some(h.id)
         || (h.ticket.is_none() && stamp.handoff.is_none() && stamp.epoch == h.entry.epoch);
-    by_it && sight.from.as_ref().is_none_or(|from| *from == h.peer)
+    by_it && (planned || sight.from.as_ref().is_none_or(|from| *from == h.peer))
 }
 
 /// A look at this host's hypervisor.
@@ -187,7 +192,8 @@ pub(super) fn looked(
             return Next::Stay;
         }
     };
-    let here = if is_it(h, &sight) { sight.presence } else { Presence::Absent };
+    let here =
+        if is_it(h, &sight, turn.host.tentative) { sight.presence } else { Presence::Absent };
     h.seen = Some(here);
     match h.phase {
         Phase::Reserved | Phase::Holding => looked_before_claim(h, here, limits, turn),

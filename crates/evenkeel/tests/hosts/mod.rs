@@ -117,7 +117,9 @@ impl Hosts {
         let config = format!(
             "host = 'kvm{number}'\nlisten = '{}:7946'\n{authority}\
              seeds = ['10.77.0.1:7946', '10.77.0.2:7946', '10.77.0.3:7946']\n\
-             [api]\nmembers = 'operate'\n[storage]\n'/srv/rig/images' = 'images'\n{tables}",
+             [api]\nmembers = 'operate'\n\
+             [migration]\nfiles = ['/srv/rig/guest', '/var/log/libvirt/qemu']\n\
+             [storage]\n'/srv/rig/images' = 'images'\n{tables}",
             host.address()
         );
         write(&format!("{ETC}/agent.toml"), &config);

@@ -141,6 +141,7 @@ functions! {
     fn virDomainGetState(domain: virDomainPtr, state: *mut c_int, reason: *mut c_int, flags: c_uint) -> c_int;
     fn virDomainGetUUIDString(domain: virDomainPtr, buf: *mut c_char) -> c_int;
     fn virDomainGetXMLDesc(domain: virDomainPtr, flags: c_uint) -> *mut c_char;
+    fn virDomainHasManagedSaveImage(dom: virDomainPtr, flags: c_uint) -> c_int;
     fn virDomainIsActive(dom: virDomainPtr) -> c_int;
     fn virDomainIsPersistent(dom: virDomainPtr) -> c_int;
     fn virDomainLookupByUUIDString(conn: virConnectPtr, uuid: *const c_char) -> virDomainPtr;
