@@ -55,7 +55,7 @@ checks! {
     Memory = "MEMORY": "What is declared of the memory is there, and something of it is kept for the host itself.";
     Store = "STORE": "The agent's store can be written, on a file system of this host with room.";
     Pressure = "PRESSURE": "The kernel tells how long machines wait (PSI).";
-    Reach = "REACH": "Each host's libvirt is reached from the others, both ways.";
+    Reach = "REACH": "Each host's libvirt is reached from this one. The other way is asked on that host.";
     Clock = "CLOCK": "The clocks of all hosts agree.";
     Cpu = "CPU": "Which CPU all hosts can run.";
     Shared = "SHARED": "All hosts have the same storage under the same ids.";
