@@ -41,6 +41,12 @@ pub struct Hosts {
 impl Hosts {
     /// Brings them up, or says that they cannot be had here.
     pub fn up(tables: &str) -> Option<Self> {
+        let files = "[migration]\nfiles = ['/srv/rig/guest', '/var/log/libvirt/qemu']\n";
+        Self::with_program(Path::new(env!("CARGO_BIN_EXE_evenkeel")), &format!("{files}{tables}"))
+    }
+
+    /// The same with agents that are another program, and nothing that this one alone understands.
+    pub fn with_program(program: &Path, tables: &str) -> Option<Self> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = Rig::fitness() {
             skips::skip(&error.to_string());
@@ -50,7 +56,7 @@ impl Hosts {
         let rig = Rig::up(&Spec { name: fresh_name(), hosts: 3 });
         let rig = rig.unwrap_or_else(|error| panic!("{error}"));
         let hosts = Self { rig: Some(rig), _turn: turn };
-        hosts.start_agents(tables);
+        hosts.start_agents(program, tables);
         Some(hosts)
     }
 
@@ -74,8 +80,7 @@ impl Hosts {
         self.host(host).virsh(words).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    fn start_agents(&self, tables: &str) {
-        let program = Path::new(env!("CARGO_BIN_EXE_evenkeel"));
+    fn start_agents(&self, program: &Path, tables: &str) {
         self.rig().install_program(program, "evenkeel").unwrap_or_else(|error| panic!("{error}"));
         for number in 1..=3 {
             self.prepare(number, tables);
@@ -118,7 +123,6 @@ impl Hosts {
             "host = 'kvm{number}'\nlisten = '{}:7946'\n{authority}\
              seeds = ['10.77.0.1:7946', '10.77.0.2:7946', '10.77.0.3:7946']\n\
              [api]\nmembers = 'operate'\n\
-             [migration]\nfiles = ['/srv/rig/guest', '/var/log/libvirt/qemu']\n\
              [storage]\n'/srv/rig/images' = 'images'\n{tables}",
             host.address()
         );
