@@ -159,22 +159,24 @@ impl Hosts {
         guest.unwrap_or_else(|error| panic!("{error}\n{}", self.journal(host)))
     }
 
-    /// Moves a machine, which must succeed: afterwards it runs there and nowhere else, and each
-    /// host has as many definitions of it as it should.
-    pub fn migrate(&self, machine: &str, from: usize, to: usize) {
+    /// Has a machine moved, whether it succeeds or not.
+    pub fn try_migrate(&self, machine: &str, from: usize, to: usize) -> Output {
         let target = format!("kvm{to}");
-        let mut last = None;
         // A machine is not given before its host knows it; `migrate` says so and changes nothing.
         self.until("a machine that its agent knows", || {
             let moved = self.evenkeel(from, &["migrate", machine, &target]);
             let unknown = moved.stderr.contains("no machine") || moved.stderr.contains("UNKNOWN");
-            last = Some(moved);
-            if unknown { Err(format!("{last:?}")) } else { Ok(()) }
-        });
-        let moved = last.expect("it was tried");
+            if unknown { Err(format!("{moved:?}")) } else { Ok(moved) }
+        })
+    }
+
+    /// Moves a machine, which must succeed: afterwards it runs there and nowhere else, and each
+    /// host has as many definitions of it as it should.
+    pub fn migrate(&self, machine: &str, from: usize, to: usize) {
+        let moved = self.try_migrate(machine, from, to);
         assert!(
             moved.success,
-            "{machine} from kvm{from} to {target}: {moved:?}\n{}\n{}",
+            "{machine} from kvm{from} to kvm{to}: {moved:?}\n{}\n{}",
             self.journal(from),
             self.journal(to)
         );
