@@ -27,6 +27,7 @@
 //! | `POST /api/v1/drain` | empties the host if the rest can hold it; what of it fits |
 //! | `POST /api/v1/place` | where a new machine fits best |
 //! | `DELETE /api/v1/hosts/ID` | removes a host from the cluster |
+//! | `POST /api/v1/leave` | removes the host that asks, of which its certificate is proof |
 //! | `DELETE /api/v1/names/ID` | forgets a name, of which no host is alive |
 //! | `POST /api/v1/reset/pause`, `…/mean` | forgets what others have said of that |
 //! | `POST /api/v1/certificate` | renews this host's certificate; when the new one expires |
@@ -165,7 +166,9 @@ fn routes() -> Router<Driver> {
         .route("/api/v1/certificate", post(renew_certificate))
         .route("/api/v1/machines/{id}/claim", post(claim))
         .route_layer(needs(Need::Own));
-    read.merge(operate).merge(own)
+    // Whoever asks, it is about itself.
+    let leave = Router::new().route("/api/v1/leave", post(leave));
+    read.merge(operate).merge(own).merge(leave)
 }
 
 /// Takes connections of the agent's own user, and of root, only: whatever became of the socket's
@@ -245,6 +248,20 @@ async fn remove_host(
     State(driver): State<Driver>,
     UrlPath(host): UrlPath<HostId>,
 ) -> Result<Json<()>, Failed> {
+    ask(&driver, StatusCode::CONFLICT, |answer| Request::RemoveHost(host, answer)).await.map(Json)
+}
+
+/// Removes the member that asks. On the host itself nobody is the one to leave.
+async fn leave(
+    State(driver): State<Driver>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<()>, Failed> {
+    let Caller::Member(member) = caller else {
+        let why = "a host leaves by `evenkeel leave`, which asks another one".to_owned();
+        return Err(ask::problem(StatusCode::CONFLICT, why));
+    };
+    let host = member.host;
+    tracing::info!(%host, "asks to leave the cluster");
     ask(&driver, StatusCode::CONFLICT, |answer| Request::RemoveHost(host, answer)).await.map(Json)
 }
 

@@ -229,6 +229,14 @@ impl Client {
         self.call(Method::DELETE, &format!("/api/v1/hosts/{host}"), Bytes::new()).await
     }
 
+    /// Has the agent of another host, which must hold the authority's key, remove this one.
+    ///
+    /// # Errors
+    /// When it is not reached, or refuses: then nothing has changed.
+    pub async fn leave(&self) -> Result<(), ClientError> {
+        self.call(Method::POST, "/api/v1/leave", Bytes::new()).await
+    }
+
     /// Has the agent forget a name, of which no host is alive.
     ///
     /// # Errors

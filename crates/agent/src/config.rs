@@ -22,6 +22,7 @@ use evenkeel_core::model::{
 };
 use evenkeel_core::rules::Labels;
 use evenkeel_libvirt::{Admission, carried_uri, socket_of};
+use evenkeel_net::CA_KEY_FILE;
 use evenkeel_store::Retention;
 use serde::Deserialize;
 
@@ -31,6 +32,9 @@ pub use api::{ApiConfig, Members, TcpConfig};
 
 /// The port that agents listen on unless told otherwise.
 pub const PORT: u16 = 7946;
+
+/// The name of the authority's directory, beside that of the host's identity.
+pub const AUTHORITY_DIR: &str = "ca";
 
 /// Most labels of a host.
 const LABELS_MAX: usize = 64;
@@ -89,7 +93,7 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where the certificates and the key are.
     pub identity_dir: PathBuf,
-    /// Where the cluster's CA is, on the host that hands out certificates to joining hosts.
+    /// Where the cluster's authority is, on the host that lets others in, if not beside `identity_dir`.
     pub ca_dir: Option<PathBuf>,
     /// UDP address to listen on.
     pub listen: SocketAddr,
@@ -419,6 +423,17 @@ impl Config {
             self.declared_or(Resources { cpu_cores: 1.0, memory_bytes: 1.0, io_bytes_per_s: 1.0 }),
         )?;
         Ok(())
+    }
+
+    /// Where the key of the cluster's authority is, if it is on this host: where the configuration says,
+    /// or else beside the identity, where `evenkeel cluster init` puts it.
+    #[must_use]
+    pub fn authority_dir(&self) -> Option<PathBuf> {
+        let beside = || {
+            let dir = self.identity_dir.parent()?.join(AUTHORITY_DIR);
+            dir.join(CA_KEY_FILE).exists().then_some(dir)
+        };
+        self.ca_dir.clone().or_else(beside)
     }
 
     /// Who carries machines to this host: the agents, unless a way for libvirt is configured.

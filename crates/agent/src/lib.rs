@@ -20,7 +20,7 @@ pub mod status;
 mod timers;
 mod watchdog;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use evenkeel_core::port::{Event, Failure, HostSample, Order};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_libvirt::{LibvirtConfig, LibvirtHypervisor, SharedStorage};
 use evenkeel_membership::{Config as MembershipConfig, Member, Membership};
-use evenkeel_net::{DialError, Identity, Limits, Net};
+use evenkeel_net::{DialError, Identity, Limits, Net, kept_seeds};
 use evenkeel_store::Store;
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
@@ -163,8 +163,9 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     driver.join_remembered();
     tokio::spawn(authority::keep_renewed(net.clone(), config.identity_dir.clone()));
     // One list of seeds may serve all hosts: this one is no news to itself.
-    let others = config.seeds.iter().copied().filter(|seed| *seed != addr).collect();
-    let seeds = find_seeds(&net, others);
+    let told = config.seeds.iter().copied().chain(kept_seeds(&config.identity_dir));
+    let others: BTreeSet<_> = told.filter(|seed| *seed != addr).collect();
+    let seeds = find_seeds(&net, others.into_iter().collect());
     let hypervisor = hypervisor_events;
     let sources =
         Sources { net: net_events, hypervisor, requests, seeds, removed, finished, proved, stop };

@@ -25,6 +25,7 @@ mod examine;
 mod failure;
 mod ffi;
 mod finish;
+mod found;
 #[doc(hidden)]
 pub mod fuzzing;
 mod inspect;
@@ -59,6 +60,7 @@ pub use carried::{
 };
 pub use emulator::{Emulator, EmulatorError, QemuVersion, check_emulator};
 pub use finish::FinishWatch;
+pub use found::{Found, FoundStorage, find_storage};
 pub use inspect::{Inspection, baseline_cpu, inspect, reaches};
 pub use storage::{SharedStorage, mounted_at};
 

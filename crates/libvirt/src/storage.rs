@@ -197,7 +197,7 @@ pub fn mounted_at(path: &Path) -> Option<(String, String)> {
 
 /// The id of a pool that other hosts reach too: its kind and what it is made from, which is the same
 /// text wherever the same pool is defined.
-fn shared_pool_id(pool: &Element) -> Option<String> {
+pub(crate) fn shared_pool_id(pool: &Element) -> Option<String> {
     let kind = pool.attribute("type")?;
     let source = pool.find("source")?;
     let attribute = |path: &str, name: &str| {

@@ -4,9 +4,9 @@ use super::Host;
 use crate::cost::{Prediction, Weight};
 use crate::decision::{Reason, Role};
 use crate::failures::LeftOut;
-use crate::handoff::Handoff;
 use crate::model::{HostId, MachineId, Time};
 use crate::port::FailureKind;
+use crate::record::Handoff;
 
 /// A migration that has sent less than this has not begun, in bytes.
 const SENT_MIN: u64 = 1 << 20;
