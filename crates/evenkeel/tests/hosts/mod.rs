@@ -24,6 +24,7 @@ use crate::skips;
 pub const LIMIT: Duration = Duration::from_secs(120);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 const UNIT: &str = include_str!("../../../../dist/evenkeel.service");
+const SYSUSERS: &str = include_str!("../../../../dist/evenkeel.sysusers");
 /// Where the configuration and identity of an agent are.
 const ETC: &str = "/etc/evenkeel";
 /// The guest's console says every fifth tick.
@@ -114,21 +115,16 @@ impl Hosts {
             host.write(path, content).unwrap_or_else(|error| panic!("{error}"));
         };
         write("/etc/systemd/system/evenkeel.service", UNIT);
-        write(
-            "/etc/systemd/system/evenkeel.service.d/user.conf",
-            "[Service]\nUser=evenkeel\nSupplementaryGroups=libvirt\n",
-        );
-        let authority = if number == 1 { "ca_dir = '/etc/evenkeel/ca'\n" } else { "" };
         let config = format!(
-            "host = 'kvm{number}'\nlisten = '{}:7946'\n{authority}\
+            "host = 'kvm{number}'\nlisten = '{}:7946'\n\
              seeds = ['10.77.0.1:7946', '10.77.0.2:7946', '10.77.0.3:7946']\n\
              [api]\nmembers = 'operate'\n\
              [storage]\n'/srv/rig/images' = 'images'\n{tables}",
             host.address()
         );
         write(&format!("{ETC}/agent.toml"), &config);
-        let user = ["useradd", "--system", "--no-create-home", "--groups", "libvirt"];
-        self.must(number, &[&user[..], &["--gid", "libvirt-qemu", "evenkeel"]].concat());
+        write("/usr/lib/sysusers.d/evenkeel.conf", SYSUSERS);
+        self.must(number, &["systemd-sysusers", "evenkeel.conf"]);
         self.must(number, &["chown", "-R", "evenkeel:", ETC]);
         self.must(number, &["systemctl", "daemon-reload"]);
     }
