@@ -372,7 +372,9 @@ impl Driver {
             Failure::new(FailureKind::PeerRefused, why)
         })?;
         let addr = self.addresses.get(&migration.to).copied();
-        self.carrier.depart(migration, addr).map_err(|error| {
+        let known = self.balancer.host().view.machines().get(&migration.machine);
+        let name = known.map_or("", |machine| &machine.facts.name);
+        self.carrier.depart(migration, name, addr).map_err(|error| {
             let why = format!("machine `{}` cannot be carried: {error}", migration.machine);
             Failure::new(FailureKind::Other, why)
         })
