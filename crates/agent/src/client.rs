@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::api::NEXT;
+use crate::error::with_causes;
 use crate::request::{DrainRequest, PauseWish, PlaceRequest, Placement, Problem, Reset, RulesWish};
 use crate::status::{MoveStatus, RecommendationStatus, Status};
 
@@ -375,7 +376,7 @@ impl Client {
             .await
             .map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = handshake.map_err(|e| self.broken(&e))?;
+        let (mut sender, connection) = handshake.map_err(|e| self.broken(&with_causes(&e)))?;
         // Ends with the request, whose error says what went wrong.
         tokio::spawn(connection);
         let path = match &self.host {
@@ -389,7 +390,8 @@ impl Client {
             .header("content-type", "application/json")
             .body(Full::new(body))
             .map_err(|e| self.broken(&e))?;
-        let response = sender.send_request(request).await.map_err(|e| self.broken(&e))?;
+        let sent = sender.send_request(request).await;
+        let response = sent.map_err(|e| self.broken(&with_causes(&e)))?;
         let ok = response.status().is_success();
         let next = response.headers().get(NEXT).and_then(|next| next.to_str().ok()?.parse().ok());
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);

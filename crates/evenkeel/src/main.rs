@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
 
+mod assets;
 mod demo;
 mod help;
 mod hosts;
@@ -42,6 +43,12 @@ enum Command {
     /// Watch three hosts level themselves: real machines where this computer can run them
     #[command(after_help = "Examples:\n  evenkeel demo\n  evenkeel demo --keep")]
     Demo(demo::DemoArgs),
+    /// Write manual pages and completions, for packages
+    #[command(name = "__assets", hide = true)]
+    Assets {
+        /// Where to
+        dir: std::path::PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -64,5 +71,6 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Plan(args) => plan::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Assets { dir } => Ok(assets::write(&dir)?),
     }
 }
