@@ -53,7 +53,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
-use evenkeel_core::model::{HostId, MachineId, Rules};
+use evenkeel_core::model::{HostId, MachineId};
 use evenkeel_net::Net;
 use evenkeel_store::History;
 use tokio::net::unix::SocketAddr;
@@ -68,7 +68,7 @@ pub(crate) use tcp::Tcp;
 
 use crate::config::{Config, Members};
 use crate::error::AgentError;
-use crate::request::{Request, Reset};
+use crate::request::{Change, Edit, Request, Reset, RulesWish};
 use crate::status::Status;
 
 /// Requests that may wait for the driver.
@@ -231,17 +231,21 @@ async fn set_target(
     UrlPath(machine): UrlPath<MachineId>,
     Json(target): Json<Option<f64>>,
 ) -> Result<Json<()>, Failed> {
-    let refused = StatusCode::CONFLICT;
-    ask(&driver, refused, |answer| Request::SetTarget(machine, target, answer)).await.map(Json)
+    edit(&driver, machine, Change::Target(target)).await
 }
 
 async fn set_rules(
     State(driver): State<Driver>,
     UrlPath(machine): UrlPath<MachineId>,
-    Json(rules): Json<Rules>,
+    Json(wish): Json<RulesWish>,
 ) -> Result<Json<()>, Failed> {
-    let (refused, rules) = (StatusCode::CONFLICT, Box::new(rules));
-    ask(&driver, refused, |answer| Request::SetRules(machine, rules, answer)).await.map(Json)
+    edit(&driver, machine, Change::Rules(Box::new(wish))).await
+}
+
+async fn edit(driver: &Driver, machine: MachineId, what: Change) -> Result<Json<()>, Failed> {
+    let refused = StatusCode::CONFLICT;
+    let request = |answer| Request::Edit(Edit { machine, what, tries: 0, answer });
+    ask(driver, refused, request).await.map(Json)
 }
 
 async fn remove_host(

@@ -5,6 +5,7 @@
 //! decides nothing.
 
 mod answering;
+mod editing;
 mod emptying;
 mod explaining;
 mod operating;
@@ -21,7 +22,7 @@ use evenkeel_core::decision::{Decision, Reason, Role};
 use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::handoff::Handoff;
 use evenkeel_core::message::{Message, Talk};
-use evenkeel_core::model::{HostId, MachineId, Time};
+use evenkeel_core::model::{HostId, Time};
 use evenkeel_core::port::{Event, Failure, FailureKind, HandoffId, Migration, Order, Progress};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_membership::{self as membership, Change, Member, Membership, Output};
@@ -40,10 +41,11 @@ use crate::carrier::{Carrier, Ways};
 use crate::clock::Clock;
 use crate::hours::OpenHours;
 use crate::ledger::Ledger;
-use crate::request::{Reply, Request};
+use crate::request::Request;
 use crate::sole::Sole;
 use crate::timers::{Due, Timers};
 use crate::watchdog::Watchdog;
+pub(crate) use editing::Edits;
 
 /// How long the last words to other hosts may take.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
@@ -96,8 +98,8 @@ pub(crate) struct Driver {
     pub(crate) progress: BTreeMap<HandoffId, Progress>,
     /// What operators wish that is not answered yet.
     pub(crate) wishes: Wishes,
-    /// Who waits for a schedule entry to be written.
-    pub(crate) writers: BTreeMap<MachineId, Reply<()>>,
+    /// Changes of schedule entries under way.
+    pub(crate) edits: Edits,
     pub(crate) refusals: Refusals,
     /// Lines about members that come and go.
     pub(crate) gossip: Refusals,
@@ -474,12 +476,6 @@ impl Driver {
             {
                 self.progress.insert(*handoff, *progress);
             }
-            Event::EntryWritten(machine, result) => {
-                if let Some(writer) = self.writers.remove(machine) {
-                    // Whoever asked may have gone away.
-                    let _ = writer.send(result.clone().map_err(|failure| failure.detail));
-                }
-            }
             Event::Disconnected(why) => warn!(why, "libvirt is not reached: nothing is balanced"),
             Event::Connected => {
                 info!("libvirt is reached");
@@ -491,7 +487,19 @@ impl Driver {
             Event::Sampled(result) => self.sampled(result.as_ref().err()),
             _ => {}
         }
+        let written = match &event {
+            Event::EntryWritten(machine, result) => Some((machine.clone(), result.clone())),
+            _ => None,
+        };
+        let sampled = matches!(event, Event::Sampled(Ok(_)));
         self.feed(Input::Hypervisor(event));
+        // Answered once the core shows it to whoever asks next.
+        if let Some((machine, result)) = written {
+            self.entry_written(&machine, result);
+        }
+        if sampled {
+            self.entries_sampled();
+        }
     }
 
     /// Writes of a failure to measure once, until there is another one.

@@ -47,13 +47,13 @@ pub use crate::client::{Client, ClientError};
 use crate::clock::Clock;
 use crate::config::CarrierKind;
 pub use crate::config::{Config, ConfigError, Members, TcpConfig};
-use crate::driver::{Driver, Refusals, Sources, Vouching, Wishes, notify};
+use crate::driver::{Driver, Edits, Refusals, Sources, Vouching, Wishes, notify};
 pub use crate::error::{AgentError, TcpError};
 use crate::hours::OpenHours;
 use crate::ledger::Ledger;
 use crate::request::Request;
 pub use crate::request::{
-    DrainRequest, PAUSE_MAX, PauseWish, PlaceRequest, Placement, Problem, Reset,
+    DrainRequest, PAUSE_MAX, PauseWish, PlaceRequest, Placement, Problem, Reset, RulesWish,
 };
 use crate::sole::Sole;
 pub use crate::status::Status;
@@ -147,7 +147,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         ledger: Ledger::default(),
         progress: BTreeMap::new(),
         wishes,
-        writers: BTreeMap::new(),
+        edits: Edits::default(),
         refusals: Refusals::of_frames(),
         gossip: Refusals::of_members(),
         unclosed: VecDeque::new(),

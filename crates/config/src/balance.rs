@@ -90,7 +90,7 @@ impl CeilingsConfig {
         let of = [("ceilings.cpu", cpu), ("ceilings.memory", memory), ("ceilings.io", io)];
         of.into_iter().try_for_each(|(key, value)| {
             let in_range = value > 0.0 && value <= 100.0;
-            check(in_range, key, &value, "a fraction of the capacity, above 0")
+            check(in_range, key, &value, "a fraction of the capacity, above 0 and at most 100")
         })
     }
 

@@ -439,8 +439,7 @@ impl Host {
     pub fn free_memory_bytes(&self) -> f64 {
         let coming: f64 = self.holds.incoming.values().map(|i| i.memory_bytes).sum();
         let landed: f64 = self.holds.landed.values().map(|l| l.memory_bytes).sum();
-        let ceiling = self.ceilings.0.memory * self.profile.capacity.memory_bytes;
-        self.profile.usable_memory_bytes().min(ceiling)
+        self.ceilings.promisable_bytes(&self.profile)
             - self.view.committed_memory_bytes()
             - coming
             - landed

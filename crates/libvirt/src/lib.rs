@@ -212,9 +212,9 @@ impl Hypervisor for LibvirtHypervisor {
                 let answer = self.in_time(Question::Look(machine.clone(), look));
                 self.enqueue(Task::Look(machine, look, answer));
             }
-            Order::WriteEntry(machine, entry) => {
+            Order::WriteEntry(machine, rewrite) => {
                 let answer = self.in_time(Question::WriteEntry(machine.clone()));
-                self.enqueue(Task::WriteEntry(machine, entry, answer));
+                self.enqueue(Task::WriteEntry(machine, rewrite, answer));
             }
             Order::Resume(machine, stamp) => {
                 let answer = self.in_time(Question::Resume(machine.clone()));

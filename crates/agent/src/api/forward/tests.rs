@@ -11,7 +11,7 @@ use super::*;
 use crate::Config;
 use crate::api::{self, Peers, Socket};
 use crate::client::{Client, ClientError};
-use crate::request::Request as Asked;
+use crate::request::{Edit, Request as Asked};
 
 /// An agent's API and network, and a driver that knows addresses and says whose it is.
 struct Agent {
@@ -48,7 +48,7 @@ impl Agent {
                         let known = addresses.get(&host).copied();
                         drop(reply.send(known.ok_or(format!("host `{host}` was never seen"))));
                     }
-                    Asked::SetTarget(_, _, reply) => {
+                    Asked::Edit(Edit { answer: reply, .. }) => {
                         count.fetch_add(1, Ordering::Relaxed);
                         drop(reply.send(Ok(())));
                     }
