@@ -40,8 +40,15 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Brings them up, or says that they cannot be had here.
+    /// Brings them up with agents, or says that they cannot be had here.
     pub fn up(tables: &str) -> Option<Self> {
+        let hosts = Self::bare()?;
+        hosts.start_agents(tables);
+        Some(hosts)
+    }
+
+    /// The same without agents.
+    pub fn bare() -> Option<Self> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = Rig::fitness() {
             skips::skip(&error.to_string());
@@ -50,9 +57,7 @@ impl Hosts {
         sweep_dead();
         let rig = Rig::up(&Spec { name: fresh_name(), hosts: 3 });
         let rig = rig.unwrap_or_else(|error| panic!("{error}"));
-        let hosts = Self { rig: Some(rig), _turn: turn };
-        hosts.start_agents(tables);
-        Some(hosts)
+        Some(Self { rig: Some(rig), _turn: turn })
     }
 
     /// The rig below.
