@@ -215,7 +215,9 @@ impl Driver {
                 Due::Core(Timer::Sample) => {
                     self.close_records();
                     self.watch_hours();
-                    self.alarms.tell(self.balancer.handoffs(), self.clock.now());
+                    let now = self.clock.now();
+                    self.alarms.tell(self.balancer.handoffs(), now);
+                    self.alarms.tell_left_out(self.balancer.host().left_out(now));
                     for decision in self.ledger.due(self.clock.now()) {
                         self.write_record(&decision);
                     }

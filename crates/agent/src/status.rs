@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use evenkeel_core::balancer::{Balancer, ClusterContention, Drain};
 use evenkeel_core::contention::Contention;
 use evenkeel_core::decision::Role;
+use evenkeel_core::failures::LeftOut;
 use evenkeel_core::handoff::{Handoff, Phase};
 use evenkeel_core::load::{Basis, Machine};
 use evenkeel_core::model::{
@@ -79,6 +80,10 @@ pub struct Status {
     /// Members that have said what they must not.
     #[serde(default)]
     pub accused: Vec<Accused>,
+    /// Hosts to which this one gives nothing for a while, because migrations to them have failed; this
+    /// host itself where it takes nothing because of that.
+    #[serde(default)]
+    pub left_out: Vec<LeftOut>,
 }
 
 /// One entry of a host's schedule.
@@ -209,7 +214,18 @@ impl Status {
             handoffs: balancer.handoffs().map(handoff).collect(),
             operation: OperationStatus::of(balancer, progress, hours_change, now),
             accused,
+            left_out: host.left_out(now).collect(),
         }
+    }
+
+    /// The names of machines, and of those that are not here any more their ids.
+    #[must_use]
+    pub fn names(&self, machines: &[MachineId]) -> String {
+        let name = |id: &MachineId| {
+            let known = self.machines.iter().find(|machine| machine.id == *id);
+            known.map_or_else(|| id.to_string(), |machine| machine.name.clone())
+        };
+        machines.iter().map(name).collect::<Vec<_>>().join(", ")
     }
 }
 

@@ -415,7 +415,8 @@ impl Balancer {
                 self.handoffs.look_again(&mut Turn::new(&mut self.host, now, out));
             }
             Event::Disconnected(why) => self.host.view.fail(why),
-            Event::Progress(..) | Event::EntryWritten(..) => {}
+            Event::Progress(id, progress) => self.handoffs.progressed(id, progress),
+            Event::EntryWritten(..) => {}
             Event::Examined(id, verdict) => {
                 self.hand(now, out, |handoffs, turn| handoffs.examined(id, verdict, turn));
             }

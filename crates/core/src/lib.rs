@@ -19,6 +19,7 @@ pub mod effect;
 pub mod estimate;
 pub mod exchange;
 pub mod explain;
+pub mod failures;
 pub mod flocks;
 pub mod forecast;
 pub mod handoff;

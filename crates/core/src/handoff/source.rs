@@ -150,6 +150,7 @@ pub(super) fn migrated(
         (Phase::Transferring, Ok(_)) => release(h, false, turn),
         (Phase::Transferring, Err(failure)) => {
             h.decision.detail.clone_from(&failure.detail);
+            h.failed = Some(failure.kind);
             if failure.kind == FailureKind::NeedsChanged {
                 h.cancelled_for.get_or_insert(Reason::NeedsChanged);
             }

@@ -111,7 +111,7 @@ impl Host {
         if measure.is_some() && basis == Basis::Target {
             return Err(Reason::NoImprovement.into());
         }
-        let cost = match self.affordable(machine, entry, &factors) {
+        let cost = match self.affordable(machine, entry, &factors, (toward.peer, now)) {
             Err(_) if told => None,
             judged => judged?,
         };
@@ -141,19 +141,16 @@ impl Host {
         machine: &Machine,
         entry: &Entry,
         factors: &Resources,
+        (peer, now): (&HostId, Time),
     ) -> Result<Option<Prediction>, Reason> {
         if self.tentative {
             return Ok(None);
         }
-        let used = machine.measured().unwrap_or(*factors);
-        let weight = Weight {
-            memory_bytes: used.memory_bytes,
-            cpu_cores: used.cpu_cores,
-            dirty_bytes_per_s: machine.dirty_bytes_per_s,
-            disk_bytes: machine.facts.needs.copied_bytes(),
-            correction: self.correction(&machine.facts.id, entry),
-        };
-        let (link, bounds) = (self.experience.link_bytes_per_s(), &self.costing);
+        let weight = self.weight(machine, entry, factors);
+        let (link, bounds) = (self.experience.link_to(peer, now), &self.costing);
+        if self.experience.gives_up(&machine.facts.id, &weight, link, now).is_some() {
+            return Err(Reason::NotConverging);
+        }
         let cost = Prediction::of(&weight, link, bounds.downtime_max)
             .filter(|cost| cost.seconds <= bounds.time_max.as_secs_f64())
             .ok_or(Reason::NotConverging)?;
@@ -169,6 +166,18 @@ impl Host {
             return Err(Reason::CostHigh);
         }
         Ok(Some(cost))
+    }
+
+    /// What is known of a machine of this host before it is migrated.
+    pub(super) fn weight(&self, machine: &Machine, entry: &Entry, factors: &Resources) -> Weight {
+        let used = machine.measured().unwrap_or(*factors);
+        Weight {
+            memory_bytes: used.memory_bytes,
+            cpu_cores: used.cpu_cores,
+            dirty_bytes_per_s: machine.dirty_bytes_per_s,
+            disk_bytes: machine.facts.needs.copied_bytes(),
+            correction: self.correction(&machine.facts.id, entry),
+        }
     }
 
     /// By how much predictions for a machine were too low so far, as a factor.
@@ -206,7 +215,8 @@ impl Host {
             }
             let Ok(entry) = self.may_leave(id, machine, &toward, pressing, now) else { continue };
             let Ok((_, factors)) = machine.factors(&self.profile) else { continue };
-            let Ok(cost) = self.affordable(machine, entry, &factors) else { continue };
+            let affordable = self.affordable(machine, entry, &factors, (toward.peer, now));
+            let Ok(cost) = affordable else { continue };
             let origin = self.origin(entry);
             let admits =
                 |gauge: &Gauge| gauge.admits(&factors, &machine.margin, own.as_ref()).is_ok();
@@ -378,9 +388,7 @@ impl Host {
         now: Time,
     ) -> Result<(), Reason> {
         let Toward { peer, authority, .. } = *toward;
-        if self.past.is_quarantined(id, &self.restraint, now) {
-            return Err(Reason::Quarantined);
-        }
+        self.past.failures.may_try(id, peer, self.restraint.quarantine, now)?;
         if authority.is_operators() || self.state == HostState::Draining {
             return Ok(());
         }

@@ -5,6 +5,7 @@ use evenkeel_agent::Status;
 use evenkeel_agent::status::OperationStatus;
 use evenkeel_core::control::Autonomy;
 use evenkeel_core::decision::{Decision, Role};
+use evenkeel_core::failures::LeftOut;
 use evenkeel_core::load::Basis;
 use evenkeel_core::model::{HostId, Time};
 
@@ -43,6 +44,9 @@ pub(super) fn status(status: &Status) -> String {
             "\nALARM: host `{}` has said what no member may, {} times; look at it: {}",
             accused.host, accused.times, accused.last
         );
+    }
+    for left_out in &status.left_out {
+        text += &format!("\nALARM: {}", self::left_out(status, left_out));
     }
     for handoff in &status.handoffs {
         let arrow = match handoff.role {
@@ -91,6 +95,21 @@ pub(super) fn status(status: &Status) -> String {
         }
     }
     format!("{text}\n{table}")
+}
+
+/// A host that is left out because migrations to it fail.
+pub(super) fn left_out(status: &Status, left_out: &LeftOut) -> String {
+    let LeftOut { host, until, machines, detail, .. } = left_out;
+    let (until, machines) = (clock_time(*until), status.names(machines));
+    let what = if *host == status.host {
+        format!("host `{host}` takes nothing until {until}, because migrations to it have failed")
+    } else {
+        format!(
+            "nothing is given to host `{host}` until {until}, because migrations to it have failed"
+        )
+    };
+    let said = if detail.is_empty() { String::new() } else { format!("; last: {detail}") };
+    format!("{what} ({machines}){said}")
 }
 
 /// How much it does by itself, and what it was told.

@@ -230,9 +230,9 @@ impl Place {
         let socket = self.libvirt_socket.as_ref().map_or_else(String::new, |socket| {
             format!("libvirt_socket = '{}'\n", socket.display())
         });
-        // A guest's kernel and console are files of the lab's.
+        // A guest's kernel and console are files of the lab's, whose hosts have no bridges.
         format!(
-            "[migration]\nsocket_dir = '{}'\nfiles = ['{}']\n{socket}",
+            "[migration]\nsocket_dir = '{}'\nfiles = ['{}']\nadmit = ['user-networks']\n{socket}",
             handoffs.display(),
             lab.display(),
         )
