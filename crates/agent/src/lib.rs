@@ -15,6 +15,7 @@ mod hours;
 mod ledger;
 mod looks;
 mod request;
+mod silent;
 mod sole;
 pub mod status;
 mod timers;
@@ -55,6 +56,7 @@ use crate::request::Request;
 pub use crate::request::{
     DrainRequest, PAUSE_MAX, PauseWish, PlaceRequest, Placement, Problem, Reset, RulesWish,
 };
+use crate::silent::Silences;
 use crate::sole::Sole;
 pub use crate::status::Status;
 use crate::timers::Timers;
@@ -150,6 +152,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         edits: Edits::default(),
         refusals: Refusals::of_frames(),
         gossip: Refusals::of_members(),
+        silences: Silences::new(clock.now()),
         unclosed: VecDeque::new(),
         hours: OpenHours::new(config.operation.hours()),
         alarms: Alarms::default(),

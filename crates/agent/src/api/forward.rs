@@ -150,6 +150,8 @@ async fn forward(
     };
     *request.uri_mut() = uri;
     if host == forward.here {
+        // What this route has found in the path is not for the one that answers.
+        request.extensions_mut().clear();
         return forward.local.oneshot(request).await.into_response();
     }
     match timeout(TIME_MAX, forward.ask(&host, request)).await {

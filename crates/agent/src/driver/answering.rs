@@ -16,7 +16,7 @@ impl Driver {
                 let (change, now) = (self.hours.change, self.clock.now());
                 let accused = self.carrier.accused();
                 let status = Status::of(&self.balancer, &self.progress, change, accused, now);
-                let _ = answer.send(Ok(status));
+                let _ = answer.send(Ok(Status { silent: self.silent(), ..status }));
             }
             Request::Operate(operation) => self.operate(operation),
             Request::Insight(question) => self.tell_why(question),

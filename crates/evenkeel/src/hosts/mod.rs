@@ -142,7 +142,7 @@ pub(crate) enum HostCommand {
 }
 
 /// Where an agent listens for local clients, unless configured otherwise.
-const AGENT_SOCKET: &str = "/run/evenkeel/agent.sock";
+pub(crate) const AGENT_SOCKET: &str = "/run/evenkeel/agent.sock";
 
 /// How long a joining host waits for an agent that lets it in.
 const JOIN_TIME_MAX: Duration = Duration::from_secs(60);
@@ -208,6 +208,8 @@ pub(crate) fn log_to_stderr() {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // A standard error that is gone is no reason to panic.
+        .log_internal_errors(false)
         .init();
 }
 
