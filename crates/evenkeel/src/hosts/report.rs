@@ -8,8 +8,8 @@ use evenkeel_core::decision::{Decision, Role};
 use evenkeel_core::load::Basis;
 use evenkeel_core::model::{HostId, Time};
 
-use super::history::Entry;
 use crate::output::{percent, table};
+use evenkeel_desk::history::Entry;
 
 const UNKNOWN: &str = "?";
 
