@@ -42,6 +42,7 @@ use crate::clock::Clock;
 use crate::hours::OpenHours;
 use crate::ledger::Ledger;
 use crate::request::Request;
+use crate::silent::{Silences, SilentMember};
 use crate::sole::Sole;
 use crate::timers::{Due, Timers};
 use crate::watchdog::Watchdog;
@@ -103,6 +104,7 @@ pub(crate) struct Driver {
     pub(crate) refusals: Refusals,
     /// Lines about members that come and go.
     pub(crate) gossip: Refusals,
+    pub(crate) silences: Silences,
     /// Records of handoffs that have ended which could not be written, in their order: tried again
     /// until they can.
     pub(crate) unclosed: VecDeque<Handoff>,
@@ -374,7 +376,9 @@ impl Driver {
             Failure::new(FailureKind::PeerRefused, why)
         })?;
         let addr = self.addresses.get(&migration.to).copied();
-        self.carrier.depart(migration, addr).map_err(|error| {
+        let known = self.balancer.host().view.machines().get(&migration.machine);
+        let name = known.map_or("", |machine| &machine.facts.name);
+        self.carrier.depart(migration, name, addr).map_err(|error| {
             let why = format!("machine `{}` cannot be carried: {error}", migration.machine);
             Failure::new(FailureKind::Other, why)
         })
@@ -446,7 +450,23 @@ impl Driver {
         }
     }
 
+    /// The members that do not answer.
+    pub(crate) fn silent(&self) -> Vec<SilentMember> {
+        let here = self.balancer.host().id();
+        let is_silent = |host: &&HostId| {
+            *host != here && self.membership.member(host).is_none() && !self.net.has_removed(host)
+        };
+        self.silences.of(self.addresses.keys().filter(is_silent))
+    }
+
     fn member_changed(&mut self, change: &Change) {
+        match change {
+            Change::Up(member) | Change::Replaced { after: member, .. } => {
+                self.silences.end(&member.host);
+            }
+            Change::Down(member) => self.silences.begin(&member.host, self.clock.now()),
+            Change::Renewed(_) => {}
+        }
         // Gossip can say this as often as a member likes.
         if !self.gossip.pass(Instant::now()) {
             return;

@@ -14,7 +14,9 @@ pub mod facts;
 mod hours;
 mod ledger;
 mod looks;
+mod page;
 mod request;
+mod silent;
 mod sole;
 pub mod status;
 mod timers;
@@ -51,10 +53,12 @@ use crate::driver::{Driver, Edits, Refusals, Sources, Vouching, Wishes, notify};
 pub use crate::error::{AgentError, TcpError};
 use crate::hours::OpenHours;
 use crate::ledger::Ledger;
+pub use crate::page::page;
 use crate::request::Request;
 pub use crate::request::{
     DrainRequest, PAUSE_MAX, PauseWish, PlaceRequest, Placement, Problem, Reset, RulesWish,
 };
+use crate::silent::Silences;
 use crate::sole::Sole;
 pub use crate::status::Status;
 use crate::timers::Timers;
@@ -92,7 +96,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     net.remember(store.certificates()?);
     let history = Arc::new(store.history()?);
     let (here, may) = (host.clone(), config.api.members);
-    let peers = api::Peers { here, net: net.clone(), may, tcp, history };
+    let peers = api::Peers { here, net: net.clone(), may, tcp, history, clock };
     let (_socket, mut requests) = api::serve(&config, peers)?;
     let mut stop = stop_signals()?;
 
@@ -150,6 +154,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         edits: Edits::default(),
         refusals: Refusals::of_frames(),
         gossip: Refusals::of_members(),
+        silences: Silences::new(clock.now()),
         unclosed: VecDeque::new(),
         hours: OpenHours::new(config.operation.hours()),
         alarms: Alarms::default(),

@@ -3,6 +3,7 @@
 mod operation;
 
 pub use crate::accusations::Accused;
+pub use crate::silent::SilentMember;
 use std::collections::BTreeMap;
 
 use evenkeel_core::balancer::{Balancer, ClusterContention, Drain};
@@ -64,6 +65,9 @@ pub struct Status {
     pub labels: BTreeMap<String, String>,
     /// The other live members.
     pub members: Vec<HostId>,
+    /// Members that do not answer.
+    #[serde(default)]
+    pub silent: Vec<SilentMember>,
     /// The host that this one is in an exchange with.
     pub talking_to: Option<HostId>,
     /// The schedule: every machine that this host is to execute.
@@ -203,6 +207,8 @@ impl Status {
             reserved_memory_bytes: profile.reserved_memory_bytes,
             labels: profile.labels.clone(),
             members: balancer.members().to_vec(),
+            // The core knows those that are alive.
+            silent: Vec::new(),
             talking_to: balancer.talking_to().cloned(),
             machines: host.view.machines().iter().map(machine).collect(),
             handoffs: balancer.handoffs().map(handoff).collect(),

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::{FromArgMatches, Parser, Subcommand};
 
-use crate::output::Failure;
+use crate::output::{Failure, tell};
 
 /// Keeps a cluster of virtual-machine hosts balanced without a centre.
 ///
@@ -57,9 +57,10 @@ fn main() -> ExitCode {
     hosts::log_to_stderr();
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is::<output::Unheard>() => ExitCode::SUCCESS,
         Err(failure) => {
             let text = output::printable_lines(&failure.to_string());
-            anstream::eprintln!("{}error:{:#} {text}", output::ERROR, output::ERROR);
+            tell!("{}error:{:#} {text}", output::ERROR, output::ERROR);
             ExitCode::FAILURE
         }
     }

@@ -77,7 +77,7 @@ impl Stage {
     /// Has the source migrate its machine to the member, which lies.
     fn tells(&mut self, name: &str, lie: &Lie, is_named: bool) {
         let stage = &*self;
-        let wrong = thread::scope(|scope| {
+        let (wrong, moved) = thread::scope(|scope| {
             let (hosts, mut wrong) = (&stage.hosts, Vec::new());
             let moving = scope.spawn(move || hosts.evenkeel(SOURCE, &["migrate", MACHINE, "kvm3"]));
             while !moving.is_finished() {
@@ -100,10 +100,10 @@ impl Stage {
             if !idle {
                 wrong.push(format!("{name}: the handoff does not end"));
             }
-            wrong
+            (wrong, moved)
         });
         self.wrong.extend(wrong);
-        self.judge(name, is_named);
+        self.judge(&format!("{name} ({})", moved.stderr.trim()), is_named);
     }
 
     /// Answers what is asked, with the lie where it belongs.

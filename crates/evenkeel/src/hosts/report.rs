@@ -9,8 +9,8 @@ use evenkeel_core::failures::LeftOut;
 use evenkeel_core::load::Basis;
 use evenkeel_core::model::{HostId, Time};
 
-use super::history::Entry;
 use crate::output::{percent, table};
+use evenkeel_desk::history::Entry;
 
 const UNKNOWN: &str = "?";
 
@@ -30,6 +30,9 @@ pub(super) fn status(status: &Status) -> String {
         [] => "\nno other member is alive".to_owned(),
         names => format!("\nmembers: {}", names.join(", ")),
     };
+    for silent in &status.silent {
+        text += &format!("\nSILENT: {} since {}", silent.host, clock_time(silent.since));
+    }
     text += &operation(&status.operation);
     if let Some(drain) = &status.drain {
         text += &format!("\n{}", super::drain::how_far(drain));
@@ -217,12 +220,12 @@ fn ending(record: &Decision, other: Option<&Decision>) -> String {
     ending
 }
 
-/// Local time of day, as far as the system knows where it is.
+/// Local time with the name of its zone, as far as the system knows where it is.
 pub(super) fn clock_time(time: Time) -> String {
     let ms = i64::try_from(time.unix_ms()).unwrap_or(i64::MAX);
     jiff::Timestamp::from_millisecond(ms).map_or_else(
         |_| time.to_string(),
-        |t| t.to_zoned(jiff::tz::TimeZone::system()).strftime("%F %T").to_string(),
+        |t| t.to_zoned(jiff::tz::TimeZone::system()).strftime("%F %T %Z").to_string(),
     )
 }
 

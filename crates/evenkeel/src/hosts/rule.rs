@@ -132,7 +132,7 @@ impl Rule {
 }
 
 /// Every rule in a line, as it is written on the command line, and what it means.
-fn lines(rules: &Rules) -> Vec<(String, String)> {
+pub(super) fn lines(rules: &Rules) -> Vec<(String, String)> {
     let firmly = |soft: bool| if soft { ", if it can be" } else { "" };
     let groups = |kind: &str, verb: &str, groups: &[Group]| -> Vec<_> {
         let line = |group: &Group| {

@@ -231,11 +231,12 @@ impl Place {
             format!("libvirt_socket = '{}'\n", socket.display())
         });
         // A guest's kernel and console are files of the lab's, whose hosts have no bridges.
-        format!(
-            "[migration]\nsocket_dir = '{}'\nfiles = ['{}']\nadmit = ['user-networks']\n{socket}",
-            handoffs.display(),
-            lab.display(),
-        )
+        let admitted = if self.earlier {
+            String::new()
+        } else {
+            format!("files = ['{}']\nadmit = ['user-networks']\n", lab.display())
+        };
+        format!("[migration]\nsocket_dir = '{}'\n{admitted}{socket}", handoffs.display())
     }
 
     /// An agent of an earlier version opens what it is told.

@@ -40,7 +40,7 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Brings them up, or says that they cannot be had here.
+    /// Brings them up with agents, or says that they cannot be had here.
     pub fn up(tables: &str) -> Option<Self> {
         let files = "[migration]\nfiles = ['/srv/rig/guest', '/var/log/libvirt/qemu']\n";
         Self::with_program(Path::new(env!("CARGO_BIN_EXE_evenkeel")), &format!("{files}{tables}"))
@@ -48,6 +48,13 @@ impl Hosts {
 
     /// The same with agents that are another program, and nothing that this one alone understands.
     pub fn with_program(program: &Path, tables: &str) -> Option<Self> {
+        let hosts = Self::bare()?;
+        hosts.start_agents(program, tables);
+        Some(hosts)
+    }
+
+    /// The same without agents.
+    pub fn bare() -> Option<Self> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = Rig::fitness() {
             skips::skip(&error.to_string());
@@ -56,9 +63,7 @@ impl Hosts {
         sweep_dead();
         let rig = Rig::up(&Spec { name: fresh_name(), hosts: 3 });
         let rig = rig.unwrap_or_else(|error| panic!("{error}"));
-        let hosts = Self { rig: Some(rig), _turn: turn };
-        hosts.start_agents(program, tables);
-        Some(hosts)
+        Some(Self { rig: Some(rig), _turn: turn })
     }
 
     /// The rig below.

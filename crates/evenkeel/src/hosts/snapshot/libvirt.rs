@@ -32,7 +32,7 @@ pub(super) fn read(sources: &[Source], interval: Duration) -> Result<Vec<Host>, 
     for (id, source) in names(sources)?.into_iter().zip(sources) {
         links.push(Link::open(id, &source.uri)?);
     }
-    anstream::eprintln!(
+    crate::output::tell!(
         "reading {} over libvirt, read-only, for {:.1} s …",
         if links.len() == 1 { "1 host".to_owned() } else { format!("{} hosts", links.len()) },
         interval.as_secs_f64()
@@ -140,7 +140,7 @@ fn describe(id: &HostId, first: HostSample, second: HostSample) -> Host {
     };
     let running = view.machines().values().filter(|m| m.presence.is_resident());
     let machines: Vec<_> = running.map(|m| machine(id, m)).collect();
-    anstream::eprintln!("host {id}: {} machines run", machines.len());
+    crate::output::tell!("host {id}: {} machines run", machines.len());
     (host, machines)
 }
 
@@ -150,7 +150,7 @@ fn machine(host: &HostId, machine: &Machine) -> SnapshotMachine {
     let (usage, known) = match machine.measured() {
         Ok(usage) => (usage, true),
         Err(why) => {
-            anstream::eprintln!(
+            crate::output::tell!(
                 "machine `{}` on `{host}` stays where it is: {}",
                 Printable(&facts.name),
                 printable(&why.to_string())
@@ -160,7 +160,7 @@ fn machine(host: &HostId, machine: &Machine) -> SnapshotMachine {
     };
     let entry = machine.entry();
     if let Err(why) = &facts.entry {
-        anstream::eprintln!(
+        crate::output::tell!(
             "machine `{}` on `{host}` stays: its entry is {}",
             Printable(&facts.name),
             Printable(why)
