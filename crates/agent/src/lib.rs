@@ -1,9 +1,9 @@
 //! The daemon: one driver of the core over real time, libvirt, QUIC and SQLite.
 
 mod accusations;
-mod alarms;
+pub mod alarms;
 mod api;
-mod authority;
+pub mod authority;
 mod carrier;
 pub mod client;
 mod clock;
@@ -69,6 +69,8 @@ const FINISHED_MAX: usize = 64;
 const EVENTS_MAX: usize = 1024;
 /// I/O capacity of a host that declares none: a common 10 Gbit/s link, in bytes per second.
 const IO_BYTES_PER_S_DEFAULT: f64 = 1.25e9;
+/// How often it is said of a seed that it does not answer.
+const WARN_EVERY: Duration = Duration::from_secs(3600);
 /// First and longest wait between attempts to reach a seed or libvirt.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 
@@ -81,6 +83,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let clock = Clock::start();
     let identity = identity(&config)?;
     let host = identity.host().clone();
+    let seeds = authority::seeds(&config);
     let mut store = Store::open(&config.state_dir)?;
     store.retain(config.history.retention());
     let enroller = authority::enroller(&config, &store)?;
@@ -141,6 +144,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         carrier,
         ways: config.ways(),
         timers: Timers::default(),
+        seeded: !seeds.is_empty(),
         unremembered: BTreeMap::new(),
         removed: removing,
         vouching,
@@ -163,7 +167,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     driver.join_remembered();
     tokio::spawn(authority::keep_renewed(net.clone(), config.identity_dir.clone()));
     // One list of seeds may serve all hosts: this one is no news to itself.
-    let others = config.seeds.iter().copied().filter(|seed| *seed != addr).collect();
+    let others = seeds.into_iter().filter(|seed| *seed != addr).collect();
     let seeds = find_seeds(&net, others);
     let hypervisor = hypervisor_events;
     let sources =
@@ -225,6 +229,10 @@ fn settings(config: &Config) -> LibvirtConfig {
         storage: config.storage.iter().map(shared).collect(),
         lock_manager: config.handoff.lock_manager.clone(),
         admission: config.admission(),
+        segments: config.networks.clone(),
+        move_managed: config.migration.move_managed.clone(),
+        lose_checkpoints: config.handoff.lose_checkpoints,
+        background: config.capacity.background,
         ..LibvirtConfig::new(libvirt.uri.clone(), config.migration_uri())
     }
 }
@@ -298,13 +306,17 @@ fn find_seeds(net: &Net, addresses: Vec<SocketAddr>) -> mpsc::Receiver<(HostId, 
     for addr in addresses {
         let (net, found) = (net.clone(), found.clone());
         tokio::spawn(async move {
-            let mut wait = RETRY.0;
+            let (mut wait, mut warned) = (RETRY.0, None::<Instant>);
             loop {
                 match net.identify(addr).await {
                     Ok(host) => return found.send((host, addr)).await,
                     // Silence at first is usual: hosts are started together.
-                    Err(error) if wait >= RETRY.1 || refused(&error) && wait == RETRY.0 => {
-                        warn!(%error, "seed not asked; trying again");
+                    Err(error)
+                        if (wait >= RETRY.1 || refused(&error) && wait == RETRY.0)
+                            && warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) =>
+                    {
+                        warned = Some(Instant::now());
+                        warn!(%error, "seed not asked; trying again, and telling again in an hour");
                     }
                     Err(_) => {}
                 }

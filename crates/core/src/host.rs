@@ -3,6 +3,7 @@
 mod appraising;
 mod candidates;
 mod judgement;
+mod neighbours;
 mod ruling;
 mod seats;
 mod unfit;
@@ -86,6 +87,8 @@ pub struct Holds {
     pub doubled: BTreeSet<MachineId>,
     /// Machines that this host would move, and why it does not.
     pub recommended: BTreeMap<MachineId, Reason>,
+    /// Machines that a job was under way on when they were to be moved, and when that was.
+    pub busy: BTreeMap<MachineId, Time>,
     /// Machines that have arrived and were not measured since.
     pub landed: BTreeMap<MachineId, Landed>,
     /// Seats that other hosts have said to have.
@@ -97,6 +100,10 @@ pub struct Holds {
 pub struct Incoming {
     /// The machine.
     pub machine: MachineId,
+    /// Its name.
+    pub name: String,
+    /// CPUs of this host that it is to have for itself.
+    pub dedicated_cpus: Vec<u32>,
     /// Memory that it may come to occupy, in bytes.
     pub memory_bytes: f64,
     /// What it uses.
@@ -256,6 +263,7 @@ impl Host {
         }
         self.past.sampled(self.is_overloaded(now) == Some(true));
         let machines = self.view.machines();
+        self.holds.busy.retain(|machine, _| machines.contains_key(machine));
         self.past.retain(|machine| machines.contains_key(machine));
         self.experience.retain(|machine| machines.contains_key(machine));
     }
@@ -410,6 +418,9 @@ impl Host {
                     self.experience.learn(machine, told, predicted, stats);
                 }
             }
+            (Role::Donor, Reason::JobUnderWay) => {
+                self.holds.busy.insert(machine.clone(), now);
+            }
             (Role::Donor, Reason::MigrationFailed | Reason::MigrationTooLong) => {
                 self.past.failed(machine, now);
             }
@@ -487,7 +498,10 @@ impl Host {
         let coming: f64 = self.holds.incoming.values().map(|i| i.memory_bytes).sum();
         let landed: f64 = self.holds.landed.values().map(|l| l.memory_bytes).sum();
         let ceiling = self.ceilings.0.memory * self.profile.capacity.memory_bytes;
+        // What the host itself occupies, beyond what is kept for it.
+        let own = self.view.background().memory_bytes - self.profile.reserved_memory_bytes;
         self.profile.usable_memory_bytes().min(ceiling)
+            - own.max(0.0)
             - self.view.committed_memory_bytes()
             - coming
             - landed

@@ -130,6 +130,8 @@ pub(super) fn hold(host: &mut Host, handoff: &Handoff) {
         (Role::Receiver, _) => {
             let incoming = Incoming {
                 machine: handoff.machine.clone(),
+                name: handoff.name.clone(),
+                dedicated_cpus: handoff.needs.dedicated_cpus.clone().unwrap_or_default(),
                 memory_bytes: handoff.memory_bytes,
                 usage: handoff.usage,
                 rules: handoff.entry.rules.clone(),

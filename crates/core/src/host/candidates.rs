@@ -18,6 +18,9 @@ use crate::select::mean_aware::{Piece, Side};
 use crate::select::{LOAD_EPSILON, Pair, rounded};
 use crate::survey::Answer;
 
+/// How long a machine that a job was under way on is not tried again.
+const BUSY_FOR: std::time::Duration = std::time::Duration::from_secs(60);
+
 impl Host {
     /// Its machines that could go to `peer` in return for another.
     pub(super) fn tenants(
@@ -382,6 +385,9 @@ impl Host {
         if self.past.is_quarantined(id, &self.restraint, now) {
             return Err(Reason::Quarantined);
         }
+        if self.holds.busy.get(id).is_some_and(|at| now.since(*at) < BUSY_FOR) {
+            return Err(Reason::JobUnderWay);
+        }
         if authority.is_operators() || self.state == HostState::Draining {
             return Ok(());
         }
@@ -459,6 +465,7 @@ impl Host {
         self.view.provides().meets(&candidate.needs)?;
         self.unfit.recall(&candidate.machine, &candidate.needs, now)?;
         self.lets_come(candidate, pressing)?;
+        self.neighbours_mind(candidate)?;
         Ok(self.seats_are_free(&candidate.machine, &candidate.anti_affinity)?)
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
 use evenkeel_agent::Reset;
+use evenkeel_agent::authority::AUTHORITY_FILE;
 use evenkeel_core::model::HostId;
 use evenkeel_net::ClusterCa;
 
@@ -125,6 +126,9 @@ pub(crate) fn run(command: ClusterCommand) -> Result<(), Failure> {
         ClusterCommand::Init { host, ca_dir, identity_dir } => {
             let ca = ClusterCa::init(&ca_dir)?;
             ca.issue(&host)?.save(&identity_dir)?;
+            // Where the agent finds it without a word in its configuration.
+            let place = std::path::absolute(&ca_dir)?;
+            std::fs::write(identity_dir.join(AUTHORITY_FILE), place.display().to_string())?;
             anstream::println!("{}", ca.cluster());
             anstream::eprintln!(
                 "made cluster {} with the authority in `{}` and host `{host}` in `{}`\n\

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use evenkeel_agent::authority::SEEDS_FILE;
 use evenkeel_agent::{Client, Config};
 use evenkeel_core::model::{HostId, HostState, MachineId, TARGET_LOAD_MAX};
 use evenkeel_core::printable::Printable;
@@ -279,6 +280,7 @@ async fn join(text: &str, name: Option<HostId>, config: &Config) -> Result<(), F
     loop {
         match enrol(&token, &host, &config.identity_dir, &Limits::default()).await {
             Ok(identity) => {
+                remember_seeds(&token, config);
                 let cluster = identity.cluster();
                 tracing::info!(host = %identity.host(), %cluster, "joined the cluster");
                 return Ok(());
@@ -290,6 +292,15 @@ async fn join(text: &str, name: Option<HostId>, config: &Config) -> Result<(), F
             }
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Keeps the addresses of the token: by them the agent finds the others also when it is started again.
+fn remember_seeds(token: &JoinToken, config: &Config) {
+    let path = config.identity_dir.join(SEEDS_FILE);
+    let lines: String = token.seeds().iter().map(|seed| format!("{seed}\n")).collect();
+    if let Err(error) = std::fs::write(&path, lines) {
+        tracing::warn!(path = %path.display(), %error, "set `seeds`: the token's are not kept");
     }
 }
 

@@ -131,6 +131,8 @@ pub(super) struct Machine {
     pub(super) fault: Option<Fault>,
     /// By how much its counters are wrong, per resource.
     pub(super) misread: Option<Resources>,
+    /// Whether somebody else than an agent has migrated it here.
+    pub(super) arrived: bool,
     used: Used,
 }
 
@@ -151,6 +153,7 @@ impl Machine {
             job: None,
             fault: None,
             misread: None,
+            arrived: false,
             used: Used::default(),
         }
     }
@@ -200,7 +203,12 @@ impl Machine {
             dirty_bytes_per_s: Some(self.workload.dirty_bytes_per_s as u64),
             pressure: Pressure::default(),
         });
-        MachineSample { facts: Arc::clone(&self.facts), presence: self.seen(), counters }
+        MachineSample {
+            facts: Arc::clone(&self.facts),
+            presence: self.seen(),
+            arrived: self.arrived,
+            counters,
+        }
     }
 }
 
