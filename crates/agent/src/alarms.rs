@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use evenkeel_core::balancer::Balancer;
+use evenkeel_core::failures::LeftOut;
 use evenkeel_core::handoff::Handoff;
 use evenkeel_core::load::Machine;
 use evenkeel_core::model::{HostId, MachineId, Time};
 use serde::{Deserialize, Serialize};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// How often it is said again.
 const REMIND_EVERY: Duration = Duration::from_secs(300);
@@ -165,12 +166,15 @@ fn quoted(name: &str) -> String {
 
 /// What was said in the log, and when.
 #[derive(Debug, Default)]
-pub(crate) struct Alarms(BTreeMap<(AlarmCode, MachineId, Option<HostId>), Time>);
+pub(crate) struct Alarms {
+    told: BTreeMap<(AlarmCode, MachineId, Option<HostId>), Time>,
+    left_out: BTreeMap<HostId, Time>,
+}
 
 impl Alarms {
     /// Tells of what is alarming now, and of what no longer is.
     pub(crate) fn tell(&mut self, alarms: &[Alarm], now: Time) {
-        let mut before = std::mem::take(&mut self.0);
+        let mut before = std::mem::take(&mut self.told);
         for alarm in alarms {
             let key = (alarm.code, alarm.machine.clone(), alarm.peer.clone());
             let said = before.remove(&key);
@@ -180,10 +184,25 @@ impl Alarms {
                 let age_s = now.since(alarm.since).as_secs();
                 error!(alarm = code.code(), machine = name, age_s, remedy, "{what}");
             }
-            self.0.insert(key, if due { now } else { said.unwrap_or(now) });
+            self.told.insert(key, if due { now } else { said.unwrap_or(now) });
         }
         for (code, machine, _) in before.keys() {
             info!(alarm = code.code(), %machine, "is no alarm any more");
+        }
+    }
+
+    /// Tells of hosts that are left out now, and of those that no longer are.
+    pub(crate) fn tell_left_out(&mut self, hosts: impl Iterator<Item = LeftOut>) {
+        let mut before = std::mem::take(&mut self.left_out);
+        for LeftOut { host, until, machines, detail, .. } in hosts {
+            if before.remove(&host) != Some(until) {
+                let machines = machines.len();
+                warn!(%host, machines, last = detail, "ALARM: left out, because migrations to it fail");
+            }
+            self.left_out.insert(host, until);
+        }
+        for host in before.keys() {
+            info!(%host, "is tried again");
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Certificates while the agent runs: who is let in and put out here, and the renewal of one's own.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -19,48 +18,18 @@ const LOOK_EVERY: Duration = Duration::from_secs(3600);
 
 /// What brings other hosts into the cluster, on a host that has the cluster's CA.
 pub(crate) fn enroller(config: &Config, store: &Store) -> Result<Option<Enroller>, AgentError> {
-    let Some(directory) = &config.ca_dir else { return Ok(found(config, store)?) };
-    let registrar = StoreRegistrar(store.admissions()?);
-    Ok(Some(Enroller::new(ClusterCa::load(directory)?, registrar)))
-}
-
-/// The same where the configuration says nothing: the authority is where this host was made the first of
-/// its cluster, or in the usual place beside its identity.
-fn found(config: &Config, store: &Store) -> Result<Option<Enroller>, StoreError> {
-    let told = std::fs::read_to_string(config.identity_dir.join(AUTHORITY_FILE));
-    let told = told.ok().map(|path| PathBuf::from(path.trim()));
-    let usual = config.identity_dir.parent().map(|parent| parent.join("ca"));
-    let Some(directory) = [told, usual].into_iter().flatten().find(|path| path.exists()) else {
-        return Ok(None);
+    let Some(directory) = config.authority_dir() else { return Ok(None) };
+    let authority = match ClusterCa::load(&directory) {
+        Ok(authority) => authority,
+        // A copy that is not for the agent to use is no reason to balance nothing.
+        Err(error) if config.ca_dir.is_none() => {
+            warn!(%error, "this agent lets no hosts in");
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
     };
-    match ClusterCa::load(&directory) {
-        Ok(ca) => {
-            info!(directory = %directory.display(), "this host has the key of the cluster's authority");
-            Ok(Some(Enroller::new(ca, StoreRegistrar(store.admissions()?))))
-        }
-        Err(error) => {
-            warn!(%error, "no host can join by this one: it cannot use the authority's key");
-            Ok(None)
-        }
-    }
-}
-
-/// In the directory of an identity: where the authority is that was made with it.
-pub const AUTHORITY_FILE: &str = "authority";
-/// In the same: addresses of agents by which this host joined its cluster, one a line.
-pub const SEEDS_FILE: &str = "seeds";
-
-/// Addresses of other agents: those of the configuration, and those of the token that this host joined by.
-pub(crate) fn seeds(config: &Config) -> Vec<SocketAddr> {
-    let mut seeds = config.seeds.clone();
-    let joined = std::fs::read_to_string(config.identity_dir.join(SEEDS_FILE)).unwrap_or_default();
-    let joined = joined.lines().filter_map(|line| line.trim().parse().ok());
-    for seed in joined {
-        if !seeds.contains(&seed) {
-            seeds.push(seed);
-        }
-    }
-    seeds
+    let registrar = StoreRegistrar(store.admissions()?);
+    Ok(Some(Enroller::new(authority, registrar)))
 }
 
 struct StoreRegistrar(Admissions);

@@ -80,6 +80,7 @@ pub fn of_agent(status: &Status) -> AgentFacts {
             .iter()
             .filter_map(|machine| Some((machine.name.clone(), machine.kept.clone()?)))
             .collect(),
+        silent: status.silent.iter().map(|s| (s.host.to_string(), s.since.unix_ms())).collect(),
     }
 }
 

@@ -3,7 +3,7 @@
 mod accusations;
 pub mod alarms;
 mod api;
-pub mod authority;
+mod authority;
 mod carrier;
 pub mod client;
 mod clock;
@@ -15,12 +15,13 @@ mod hours;
 mod ledger;
 mod looks;
 mod request;
+mod silent;
 mod sole;
 pub mod status;
 mod timers;
 mod watchdog;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ use evenkeel_core::port::{Event, Failure, HostSample, Order};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_libvirt::{LibvirtConfig, LibvirtHypervisor, SharedStorage};
 use evenkeel_membership::{Config as MembershipConfig, Member, Membership};
-use evenkeel_net::{DialError, Identity, Limits, Net};
+use evenkeel_net::{DialError, Identity, Limits, Net, kept_seeds};
 use evenkeel_store::Store;
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
@@ -47,14 +48,15 @@ pub use crate::client::{Client, ClientError};
 use crate::clock::Clock;
 use crate::config::CarrierKind;
 pub use crate::config::{Config, ConfigError, Members, TcpConfig};
-use crate::driver::{Driver, Refusals, Sources, Vouching, Wishes, notify};
+use crate::driver::{Driver, Edits, Refusals, Sources, Vouching, Wishes, notify};
 pub use crate::error::{AgentError, TcpError};
 use crate::hours::OpenHours;
 use crate::ledger::Ledger;
 use crate::request::Request;
 pub use crate::request::{
-    DrainRequest, PAUSE_MAX, PauseWish, PlaceRequest, Placement, Problem, Reset,
+    DrainRequest, PAUSE_MAX, PauseWish, PlaceRequest, Placement, Problem, Reset, RulesWish,
 };
+use crate::silent::Silences;
 use crate::sole::Sole;
 pub use crate::status::Status;
 use crate::timers::Timers;
@@ -83,7 +85,9 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let clock = Clock::start();
     let identity = identity(&config)?;
     let host = identity.host().clone();
-    let seeds = authority::seeds(&config);
+    let told = config.seeds.iter().copied().chain(kept_seeds(&config.identity_dir));
+    let others: BTreeSet<_> = told.filter(|seed| *seed != config.advertised()).collect();
+    let others: Vec<_> = others.into_iter().collect();
     let mut store = Store::open(&config.state_dir)?;
     store.retain(config.history.retention());
     let enroller = authority::enroller(&config, &store)?;
@@ -144,16 +148,17 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         carrier,
         ways: config.ways(),
         timers: Timers::default(),
-        seeded: !seeds.is_empty(),
+        seeded: !others.is_empty(),
         unremembered: BTreeMap::new(),
         removed: removing,
         vouching,
         ledger: Ledger::default(),
         progress: BTreeMap::new(),
         wishes,
-        writers: BTreeMap::new(),
+        edits: Edits::default(),
         refusals: Refusals::of_frames(),
         gossip: Refusals::of_members(),
+        silences: Silences::new(clock.now()),
         unclosed: VecDeque::new(),
         hours: OpenHours::new(config.operation.hours()),
         alarms: Alarms::default(),
@@ -167,7 +172,6 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     driver.join_remembered();
     tokio::spawn(authority::keep_renewed(net.clone(), config.identity_dir.clone()));
     // One list of seeds may serve all hosts: this one is no news to itself.
-    let others = seeds.into_iter().filter(|seed| *seed != addr).collect();
     let seeds = find_seeds(&net, others);
     let hypervisor = hypervisor_events;
     let sources =

@@ -51,6 +51,9 @@ pub struct AgentFacts {
     /// Machines that stay where they are whatever other hosts have: their names, and why.
     #[serde(default)]
     pub kept: Vec<(String, String)>,
+    /// Members that do not answer, and since when, in milliseconds since 1970.
+    #[serde(default)]
+    pub silent: BTreeMap<String, u64>,
 }
 
 /// A version as libvirt numbers them: 1,000,000 × major + 1,000 × minor + release.

@@ -95,8 +95,11 @@ fn compare(
     by_name: impl FnOnce() -> Result<(), Missing>,
 ) -> Result<(), Refused> {
     let Some(cpu) = &needs.cpu_definition else { return Ok(by_name()?) };
+    // Another host's words, and libvirt reads them as root.
+    let cpu = crate::carried::cpu(cpu)
+        .map_err(|why| Missing::CpuFeatures(format!("its CPU cannot be read: {why}")))?;
     let of = |name: &Option<String>| name.clone().unwrap_or_default();
-    match connection.compare_cpu(cpu, &of(&needs.virt_type), &of(&needs.machine_type)) {
+    match connection.compare_cpu(&cpu, &of(&needs.virt_type), &of(&needs.machine_type)) {
         Ok(()) => Ok(()),
         Err(error) if error.code == sys::VIR_ERR_CPU_INCOMPATIBLE => {
             Err(Missing::CpuFeatures(error.message).into())

@@ -30,6 +30,7 @@ mod failure;
 mod ffi;
 mod figures;
 mod finish;
+mod found;
 #[doc(hidden)]
 pub mod fuzzing;
 mod inspect;
@@ -73,6 +74,7 @@ pub use carried::{
 };
 pub use emulator::{Emulator, EmulatorError, QemuVersion, check_emulator};
 pub use finish::FinishWatch;
+pub use found::{Found, FoundStorage, find_storage};
 pub use inspect::{Inspection, baseline_cpu, inspect, reaches};
 pub use storage::{SharedStorage, mounted_at};
 pub use surroundings::{Sharing, sharing};
@@ -261,9 +263,9 @@ impl Hypervisor for LibvirtHypervisor {
                 let answer = self.in_time(Question::Look(machine.clone(), look));
                 self.enqueue(Task::Look(machine, look, answer));
             }
-            Order::WriteEntry(machine, entry) => {
+            Order::WriteEntry(machine, rewrite) => {
                 let answer = self.in_time(Question::WriteEntry(machine.clone()));
-                self.enqueue(Task::WriteEntry(machine, entry, answer));
+                self.enqueue(Task::WriteEntry(machine, rewrite, answer));
             }
             Order::Resume(machine, stamp) => {
                 let answer = self.in_time(Question::Resume(machine.clone()));

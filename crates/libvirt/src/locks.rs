@@ -158,6 +158,15 @@ impl Mounts {
         mount.is_some_and(|mount| SHARED.contains(&mount.kind.as_str()))
     }
 
+    /// Where file systems of these kinds are mounted, from what, and which kind.
+    pub(crate) fn of_kinds<'a>(
+        &'a self,
+        kinds: &'a [&str],
+    ) -> impl Iterator<Item = (&'a Path, &'a str, &'a str)> {
+        let found = self.0.iter().filter(|mount| kinds.contains(&mount.kind.as_str()));
+        found.map(|mount| (mount.point.as_path(), mount.source.as_str(), mount.kind.as_str()))
+    }
+
     /// What is mounted at a path or above it, and its file system.
     pub(crate) fn at(&self, path: &Path) -> Option<(String, String)> {
         let path = self.resolved(path);

@@ -6,15 +6,15 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use evenkeel_core::model::{Entry, MachineId};
-use evenkeel_core::port::{Event, Examination, Failure, FailureKind, LookId, Stamp};
+use evenkeel_core::port::{Event, Examination, Failure, FailureKind, LookId, Rewrite, Stamp};
 
 use crate::answer::{Answer, lock};
 use crate::copies;
 use crate::examine::examine;
 use crate::failure::{classify, of_machine};
-use crate::ffi::{CallError, Connection};
+use crate::ffi::{CallError, Connection, Domain};
 use crate::worker::connect;
-use crate::xml::entry;
+use crate::xml::{Element, entry};
 use crate::{Shared, TASKS_MAX};
 
 /// Threads that carry out orders: so many machines may hang without others noticing.
@@ -25,7 +25,7 @@ const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Something to do.
 pub(crate) enum Task {
     Look(MachineId, LookId, Answer),
-    WriteEntry(MachineId, Entry, Answer),
+    WriteEntry(MachineId, Rewrite, Answer),
     Resume(MachineId, Stamp, Answer),
     Discard(MachineId, Stamp, Answer),
     SetAutostart(MachineId, bool, Answer),
@@ -210,8 +210,8 @@ fn carry_out(shared: &Arc<Shared>, connection: &Connection, task: Task) {
             let started = copies::start(connection, &machine, stamp);
             answer.give(Event::Started(machine, started));
         }
-        Task::WriteEntry(machine, entry, answer) => {
-            let written = write_entry(shared, connection, &machine, &entry);
+        Task::WriteEntry(machine, rewrite, answer) => {
+            let written = write_entry(shared, connection, &machine, &rewrite);
             answer.give(Event::EntryWritten(machine, written));
         }
         Task::Examine(examination, answer) => {
@@ -226,11 +226,11 @@ fn write_entry(
     shared: &Shared,
     connection: &Connection,
     machine: &MachineId,
-    entry: &Entry,
-) -> Result<(), Failure> {
+    rewrite: &Rewrite,
+) -> Result<Entry, Failure> {
     let blame =
         |error: CallError| of_machine(classify(&error, connection, false), machine, &error.message);
-    let element = entry::as_metadata(entry).map_err(|error| {
+    let element = entry::as_metadata(&rewrite.entry).map_err(|error| {
         let what = format!("its entry cannot be written: {error}");
         of_machine(FailureKind::Other, machine, &what)
     })?;
@@ -242,10 +242,32 @@ fn write_entry(
         let what = "its entry cannot be written while a job is under way on it";
         return Err(of_machine(FailureKind::Busy, machine, what));
     }
+    // libvirt has no "write if it still is": the two calls follow each other at once.
+    if let Some(over) = &rewrite.over
+        && entry_of(&domain).map_err(blame)?.as_ref() != Ok(over)
+    {
+        let what = "its entry was changed by somebody else since it was read";
+        return Err(of_machine(FailureKind::Changed, machine, what));
+    }
     let (prefix, namespace) = (entry::PREFIX, entry::NAMESPACE);
     let written = domain.set_metadata(&element, prefix, namespace, active, persistent);
     lock(&shared.changed).insert(machine.as_str().to_owned());
-    written.map_err(blame)
+    written.map_err(blame)?;
+    match entry_of(&domain).map_err(blame)? {
+        Ok(read) if read == rewrite.entry => Ok(read),
+        _ => {
+            let what = "its entry was written and reads otherwise: somebody else writes it, too";
+            Err(of_machine(FailureKind::Changed, machine, what))
+        }
+    }
+}
+
+/// The entry of a domain as libvirt has it now.
+fn entry_of(domain: &Domain) -> Result<Result<Entry, String>, CallError> {
+    let described = domain.xml()?;
+    Ok(Element::parse(&described)
+        .map_err(|error| error.to_string())
+        .and_then(|domain| entry::of_domain(&domain)))
 }
 
 fn abort(connection: &Connection, machine: &MachineId) {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use evenkeel_agent::{Client, Wanted};
 use evenkeel_core::decision::{Decision, Role};
-use evenkeel_core::model::{HostId, MachineId, Time};
+use evenkeel_core::model::{ExchangeId, HandoffId, HostId, MachineId, Time};
 use serde::Serialize;
 
 use super::everybody::{everybody, side_by_side};
@@ -109,19 +109,37 @@ fn concerns(record: &Decision, vm: &str, all: bool) -> bool {
     chosen.chain(judged).any(|judged| judged.name == vm || judged.machine.as_str() == vm)
 }
 
-/// Newest first, each handoff once: with the donor's record first and the receiver's beside it.
+/// What two records of the same have in common.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Handoff(HandoffId),
+    /// The exchange, and the two hosts in the order of their names.
+    Exchange(ExchangeId, HostId, HostId),
+}
+
+fn key(record: &Decision) -> Option<Key> {
+    if let Some(handoff) = record.handoff {
+        return Some(Key::Handoff(handoff));
+    }
+    let peer = record.peer.clone().filter(|_| record.role.is_some())?;
+    let (first, second) = (record.host.clone().min(peer.clone()), record.host.clone().max(peer));
+    Some(Key::Exchange(record.exchange, first, second))
+}
+
+/// Newest first, each handoff and each recommendation once: with the donor's record first and the receiver's beside it.
 fn merged(mut records: Vec<Decision>) -> Vec<Entry> {
     records.sort_by(|a, b| b.ended.cmp(&a.ended).then_with(|| a.host.cmp(&b.host)));
     let mut entries: Vec<Entry> = Vec::new();
     let mut known = BTreeMap::new();
     for record in records {
-        let Some(handoff) = record.handoff else {
+        // What is only recommended has no handoff, and is known by the exchange of the two hosts.
+        let Some(key) = key(&record) else {
             entries.push(Entry { record, other: None });
             continue;
         };
-        match known.get(&handoff) {
+        match known.get(&key) {
             None => {
-                known.insert(handoff, entries.len());
+                known.insert(key, entries.len());
                 entries.push(Entry { record, other: None });
             }
             Some(&at) => {
@@ -143,10 +161,8 @@ fn merged(mut records: Vec<Decision>) -> Vec<Entry> {
 
 #[cfg(test)]
 mod tests {
-    use evenkeel_core::decision::Reason;
-    use evenkeel_core::model::{ExchangeId, HandoffId};
-
     use super::*;
+    use evenkeel_core::decision::Reason;
 
     fn record(host: &str, role: Role, at: u64, handoff: Option<u64>) -> Decision {
         let host = HostId::new(host).unwrap();
@@ -173,6 +189,19 @@ mod tests {
             .iter()
             .map(|e| (e.record.host.as_str(), e.other.as_ref().map(|o| o.host.as_str())))
             .collect();
+        let recommended = |host: &str, peer: &str, role| Decision {
+            peer: Some(HostId::new(peer).unwrap()),
+            ending: Reason::Observing,
+            ..record(host, role, 50, None)
+        };
+        let twice = vec![
+            recommended("b", "a", Role::Receiver),
+            recommended("a", "b", Role::Donor),
+            recommended("c", "d", Role::Donor),
+        ];
+        let once = super::merged(twice);
+        let donors: Vec<_> = once.iter().map(|e| e.record.host.as_str()).collect();
+        assert_eq!(donors, ["a", "c"], "a recommendation that both hosts have recorded");
         let expected = [("c", Some("a")), ("a", None), ("b", None), ("a", Some("b")), ("c", None)];
         assert_eq!(seen, expected);
     }

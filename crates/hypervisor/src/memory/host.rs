@@ -112,6 +112,8 @@ pub(super) struct Host {
     pub(super) link: Link,
     pub(super) machines: BTreeMap<MachineId, Machine>,
     pub(super) fault: Option<Fault>,
+    /// How every migration to it goes wrong, if it does.
+    pub(super) arrivals: Option<Fault>,
     /// Migrations under way to this host.
     pub(super) incoming: BTreeSet<u64>,
     /// Migrations whose bytes go over its link, either way.
@@ -133,6 +135,8 @@ pub(super) struct Machine {
     pub(super) misread: Option<Resources>,
     /// Whether somebody else than an agent has migrated it here.
     pub(super) arrived: bool,
+    /// Whether what runs it answers nothing.
+    pub(super) hung: bool,
     used: Used,
 }
 
@@ -154,6 +158,7 @@ impl Machine {
             fault: None,
             misread: None,
             arrived: false,
+            hung: false,
             used: Used::default(),
         }
     }
@@ -195,7 +200,7 @@ impl Machine {
             memory_bytes: 1.0,
             io_bytes_per_s: 1.0,
         });
-        let counters = self.is_live().then(|| Counters {
+        let counters = (self.is_live() && !self.hung).then(|| Counters {
             cpu_time_ns: (self.used.cpu_ns * wrong.cpu_cores) as u64,
             cpu_delay_ns: Some(self.used.delay_ns as u64),
             io_bytes: (self.used.io_bytes * wrong.io_bytes_per_s) as u64,
@@ -220,6 +225,7 @@ impl Host {
             link: Link::Up,
             machines: BTreeMap::new(),
             fault: None,
+            arrivals: None,
             incoming: BTreeSet::new(),
             transfers: BTreeSet::new(),
             settled: now,
