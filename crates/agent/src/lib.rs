@@ -14,6 +14,7 @@ pub mod facts;
 mod hours;
 mod ledger;
 mod looks;
+mod page;
 mod request;
 mod silent;
 mod sole;
@@ -52,6 +53,7 @@ use crate::driver::{Driver, Edits, Refusals, Sources, Vouching, Wishes, notify};
 pub use crate::error::{AgentError, TcpError};
 use crate::hours::OpenHours;
 use crate::ledger::Ledger;
+pub use crate::page::page;
 use crate::request::Request;
 pub use crate::request::{
     DrainRequest, PAUSE_MAX, PauseWish, PlaceRequest, Placement, Problem, Reset, RulesWish,
@@ -99,7 +101,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     net.remember(store.certificates()?);
     let history = Arc::new(store.history()?);
     let (here, may) = (host.clone(), config.api.members);
-    let peers = api::Peers { here, net: net.clone(), may, tcp, history };
+    let peers = api::Peers { here, net: net.clone(), may, tcp, history, clock };
     let (_socket, mut requests) = api::serve(&config, peers)?;
     let mut stop = stop_signals()?;
 

@@ -7,6 +7,7 @@ use evenkeel_core::appraisal::{Berth, Fit, Wish};
 use evenkeel_core::control::{PAUSE_WORDS_BYTES_MAX, Pause};
 use evenkeel_core::explain::{HostExplained, MachineExplained};
 use evenkeel_core::model::{HostId, HostState, MachineId, MoveId, Rules, Time};
+use evenkeel_desk::{Brief, Listed};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -18,6 +19,10 @@ pub use evenkeel_core::control::PAUSE_MAX;
 #[derive(Debug)]
 pub(crate) enum Request {
     Status(Reply<Status>),
+    /// The same as pictures of the cluster need it.
+    Brief(Reply<Brief>),
+    /// Every host that is known here, and whether it is alive.
+    Hosts(Reply<Vec<Listed>>),
     /// Why things are as they are.
     Insight(Question),
     /// A change of a machine's schedule entry.
@@ -45,6 +50,8 @@ impl Request {
     pub(crate) fn refuse(self, why: &str) {
         match self {
             Self::Status(reply) => drop(reply.send(Err(why.to_owned()))),
+            Self::Brief(reply) => drop(reply.send(Err(why.to_owned()))),
+            Self::Hosts(reply) => drop(reply.send(Err(why.to_owned()))),
             Self::Insight(question) => question.refuse(why),
             Self::Edit(Edit { answer: reply, .. })
             | Self::Claim(_, _, reply)

@@ -71,9 +71,16 @@ impl Forward {
         host: &HostId,
         path: &'static str,
     ) -> Result<T, Failed> {
+        let body = self.fetch(host, Uri::from_static(path)).await?;
+        serde_json::from_slice(&body)
+            .map_err(|error| problem(StatusCode::BAD_GATEWAY, error.to_string()))
+    }
+
+    /// The same, not read yet.
+    pub(crate) async fn fetch(&self, host: &HostId, uri: Uri) -> Result<Bytes, Failed> {
         let broken = |why: String| problem(StatusCode::BAD_GATEWAY, why);
         let mut request = Request::new(Body::empty());
-        *request.uri_mut() = Uri::from_static(path);
+        *request.uri_mut() = uri;
         let response = if *host == self.here {
             self.local.clone().oneshot(request).await.into_response()
         } else {
@@ -86,7 +93,7 @@ impl Forward {
             let why = format!("host `{host}`: {}", String::from_utf8_lossy(&body));
             return Err(problem(status, why));
         }
-        serde_json::from_slice(&body).map_err(|error| broken(error.to_string()))
+        Ok(body)
     }
 
     /// Why no machine could be carried to a host, if so: by the TCP connection that one goes by, up to

@@ -1,6 +1,11 @@
 //! What is asked of this host over its API.
 
+use std::collections::BTreeMap;
+
 use evenkeel_core::effect::Input;
+use evenkeel_core::model::HostId;
+use evenkeel_desk::brief::Grants;
+use evenkeel_desk::{Brief, Listed};
 use tracing::warn;
 
 use super::Driver;
@@ -19,6 +24,13 @@ impl Driver {
                 status.knows_others = !self.addresses.is_empty() || self.seeded;
                 let _ = answer.send(Ok(Status { silent: self.silent(), ..status }));
             }
+            Request::Brief(answer) => {
+                let (grants, version) = (Grants::default(), env!("CARGO_PKG_VERSION"));
+                let now = self.clock.now();
+                let brief = Brief::of(&self.balancer, &self.progress, grants, version, now);
+                let _ = answer.send(Ok(brief));
+            }
+            Request::Hosts(answer) => drop(answer.send(Ok(self.listed()))),
             Request::Operate(operation) => self.operate(operation),
             Request::Insight(question) => self.tell_why(question),
             Request::SetState(state, answer) => {
@@ -59,6 +71,15 @@ impl Driver {
             }
             Request::Edit(edit) => self.edit(edit),
         }
+    }
+
+    /// Every host that is known here: this one, the living, and those that were seen before.
+    fn listed(&self) -> Vec<Listed> {
+        let (here, alive) = (self.balancer.host().id(), self.balancer.members());
+        let mut hosts: BTreeMap<&HostId, bool> =
+            self.addresses.keys().map(|host| (host, false)).collect();
+        hosts.extend(alive.iter().chain([here]).map(|host| (host, true)));
+        hosts.into_iter().map(|(host, alive)| Listed { host: host.clone(), alive }).collect()
     }
 
     /// Forgets what was learned from others.

@@ -9,8 +9,8 @@ use evenkeel_core::failures::LeftOut;
 use evenkeel_core::load::Basis;
 use evenkeel_core::model::{HostId, Time};
 
-use super::history::Entry;
 use crate::output::{percent, table};
+use evenkeel_desk::history::Entry;
 
 const UNKNOWN: &str = "?";
 
