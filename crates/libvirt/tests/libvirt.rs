@@ -188,8 +188,11 @@ fn a_libvirt_that_hangs_keeps_nobody_waiting() {
     here.hypervisor.submit(Order::Look(machine.clone(), LookId(1)));
     assert_eq!(here.sample(), Err(FailureKind::Unreachable));
     kill_process(daemon, Signal::CONT).expect("it goes on");
-    here.until(|event| matches!(event, Event::Connected).then_some(()));
-    assert_eq!(here.look(&machine), Ok(Presence::Running));
+    // Whether it was missed for so long that it counts as gone depends on how fast this went.
+    let end = Instant::now() + SOON + ORDER_TIME_MAX;
+    while here.look(&machine) != Ok(Presence::Running) {
+        assert!(Instant::now() < end, "it answers again and is not heard");
+    }
 }
 
 #[test]
