@@ -70,7 +70,7 @@ fn requirements(
     let devices = needs::passed_through(domain);
     let cpu = cpu_need(domain.find("cpu"), cpu_signature);
     // What is passed through or left to QEMU is described on no other host by the same words.
-    let spelled_out = domain.find("cpu").filter(|_| matches!(cpu, CpuNeed::Model(_)));
+    let spelled_out = domain.find("cpu").filter(|cpu| names_a_model(cpu));
     let definition = spelled_out.map(|cpu| &xml[cpu.span.clone()]);
     Requirements {
         arch: of_type("arch").unwrap_or("").to_owned(),
@@ -130,9 +130,21 @@ fn cpu_need(cpu: Option<&Element>, host_signature: &str) -> CpuNeed {
     let Some(cpu) = cpu else { return CpuNeed::Any };
     match (cpu.attribute("mode").unwrap_or("custom"), cpu.text_of("model")) {
         ("custom", "") => CpuNeed::Any,
+        // A model less something: a host may have that, and not the whole of the model. libvirt there
+        // compares feature by feature.
+        ("custom", _) if lacks_features(cpu) => CpuNeed::Any,
         ("custom", model) => CpuNeed::Model(model.to_owned()),
         _ => CpuNeed::Signature(host_signature.to_owned()),
     }
+}
+
+fn names_a_model(cpu: &Element) -> bool {
+    cpu.attribute("mode").unwrap_or("custom") == "custom" && !cpu.text_of("model").is_empty()
+}
+
+fn lacks_features(cpu: &Element) -> bool {
+    let mut policies = cpu.all("feature").filter_map(|feature| feature.attribute("policy"));
+    policies.any(|policy| matches!(policy, "disable" | "forbid"))
 }
 
 #[cfg(test)]
@@ -174,12 +186,25 @@ mod tests {
                 "<cpu match='exact'><model>EPYC-Rome</model><feature name='x'/></cpu>",
                 model("EPYC-Rome"),
             ),
+            (
+                "<cpu match='exact'><model>EPYC</model><feature policy='disable' name='x'/></cpu>",
+                CpuNeed::Any,
+            ),
             ("<cpu mode='host-passthrough' migratable='on'/>", own()),
             ("<cpu mode='host-model'/>", own()),
             ("<cpu mode='maximum'/>", own()),
         ] {
             assert_eq!(described(&format!("{ROOM}{cpu}")).unwrap().facts.needs.cpu, need, "{cpu}");
         }
+    }
+
+    #[test]
+    fn a_model_less_some_features_is_for_libvirt_to_compare() {
+        let cpu =
+            "<cpu match='exact'><model>EPYC</model><feature policy='disable' name='x'/></cpu>";
+        let needs = described(&format!("{ROOM}{cpu}")).unwrap().facts.needs;
+        assert_eq!(needs.cpu_definition.as_deref(), Some(cpu));
+        assert!(needs.cpu_digest.is_some());
     }
 
     #[test]
