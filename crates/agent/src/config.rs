@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use evenkeel_config::{
-    BalanceConfig, CeilingsConfig, OperationConfig, SPAN_MAX, SPAN_MIN, ValueError, check, duration,
+    BalanceConfig, CeilingsConfig, OperationConfig, SPAN_MAX, SPAN_MIN, ValueError, address,
+    addresses, check, duration, size, some_address, some_size,
 };
 use evenkeel_core::balancer;
 use evenkeel_core::handoff::{Limits, Mode};
@@ -29,6 +30,7 @@ use serde::Deserialize;
 use crate::carrier::Ways;
 
 pub use api::{ApiConfig, Members, TcpConfig};
+pub use evenkeel_config::to_size;
 
 /// The port that agents listen on unless told otherwise.
 pub const PORT: u16 = 7946;
@@ -96,10 +98,13 @@ pub struct Config {
     /// Where the cluster's authority is, on the host that lets others in, if not beside `identity_dir`.
     pub ca_dir: Option<PathBuf>,
     /// UDP address to listen on.
+    #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
     /// Address at which the other hosts reach this one, where it differs from `listen`.
+    #[serde(deserialize_with = "some_address")]
     pub advertise: Option<SocketAddr>,
     /// Addresses of other agents; one that is alive is enough.
+    #[serde(deserialize_with = "addresses")]
     pub seeds: Vec<SocketAddr>,
     /// UNIX socket of the local API.
     pub api_socket: PathBuf,
@@ -128,6 +133,8 @@ pub struct Config {
     pub history: HistoryConfig,
     /// Paths on storage that other hosts reach too, and the id under which they know it.
     pub storage: BTreeMap<PathBuf, String>,
+    /// What the operator calls segments, by the name of a virtual network, bridge or interface.
+    pub networks: BTreeMap<String, String>,
     /// Labels of this host, such as `rack = "r7"`, by which rules name it and go across.
     pub labels: Labels,
     /// What becomes of broken rules.
@@ -157,6 +164,7 @@ pub struct HistoryConfig {
     /// Most decision records kept.
     pub records: u32,
     /// Most bytes of them.
+    #[serde(deserialize_with = "size")]
     pub bytes: ByteSize,
 }
 
@@ -199,19 +207,37 @@ pub struct LibvirtConfig {
 }
 
 /// `[capacity]`. What is not declared is what the host has.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CapacityConfig {
     /// Cores.
     pub cpu_cores: Option<f64>,
     /// Memory, such as `"64GiB"`.
+    #[serde(deserialize_with = "some_size")]
     pub memory: Option<ByteSize>,
     /// Disk and network transfer per second, such as `"1GB"`.
+    #[serde(deserialize_with = "some_size")]
     pub io_per_s: Option<ByteSize>,
     /// Speed of a core relative to the cluster's reference core.
     pub cpu_speed: Option<f64>,
     /// Memory that no machine may take.
+    #[serde(deserialize_with = "some_size")]
     pub reserved_memory: Option<ByteSize>,
+    /// Whether what the host does besides its machines counts in its load.
+    pub background: bool,
+}
+
+impl Default for CapacityConfig {
+    fn default() -> Self {
+        Self {
+            cpu_cores: None,
+            memory: None,
+            io_per_s: None,
+            cpu_speed: None,
+            reserved_memory: None,
+            background: true,
+        }
+    }
 }
 
 /// `[weights]`; only the proportions matter.
@@ -240,6 +266,8 @@ pub struct HandoffConfig {
     pub doubt_time_max: Duration,
     /// Whether disks that are on this host alone are copied when their machine moves.
     pub copy_storage: bool,
+    /// Whether machines move although libvirt keeps checkpoints of them, which are lost then.
+    pub lose_checkpoints: bool,
 }
 
 /// `[migration]`.
@@ -249,6 +277,7 @@ pub struct MigrationConfig {
     /// Who connects other hosts' libvirt and QEMU to those of this host.
     pub carrier: Option<CarrierKind>,
     /// Most that all machines together that leave through agents may send per second.
+    #[serde(deserialize_with = "some_size")]
     pub bandwidth_max: Option<ByteSize>,
     /// Where the sockets of migrations through agents are: the same on every host.
     pub socket_dir: PathBuf,
@@ -260,6 +289,8 @@ pub struct MigrationConfig {
     pub files: Vec<PathBuf>,
     /// Emulators that they may name besides those that libvirt knows.
     pub emulators: BTreeSet<String>,
+    /// Other managers whose machines are moved all the same.
+    pub move_managed: BTreeSet<String>,
     /// By which URI this host's libvirt reaches that of another host which is reached directly.
     pub peers: BTreeMap<String, String>,
 }
@@ -284,6 +315,7 @@ impl Default for MigrationConfig {
             admit: BTreeSet::new(),
             files: Vec::new(),
             emulators: BTreeSet::new(),
+            move_managed: BTreeSet::new(),
             peers: BTreeMap::new(),
         }
     }
@@ -292,6 +324,10 @@ impl Default for MigrationConfig {
 /// What can be admitted.
 const ADMITTED: &str =
     "one of network-disks, realtime, seclabel, secrets, sockets, tpm, user-networks";
+
+/// Managers that are known.
+const MANAGERS: &str = "one of CloudStack, Ganeti, Harvester, KubeVirt, Nutanix, OpenNebula, Pacemaker, \
+                        Proxmox, Virtuozzo, nova, oVirt";
 
 impl MigrationConfig {
     fn check(&self) -> Result<(), ValueError> {
@@ -308,6 +344,10 @@ impl MigrationConfig {
             let absolute = Path::new(emulator).is_absolute();
             check(absolute, "migration.emulators", emulator, "an absolute path")?;
         }
+        for name in &self.move_managed {
+            let known = evenkeel_libvirt::managers().any(|manager| manager == name);
+            check(known, "migration.move_managed", name, MANAGERS)?;
+        }
         for (host, uri) in &self.peers {
             let named = HostId::new(host).is_ok();
             check(named, "migration.peers", host, "the name of a host")?;
@@ -321,7 +361,13 @@ impl Default for HandoffConfig {
     fn default() -> Self {
         let limits = Limits::default();
         let doubt_time_max = limits.doubt_time_max;
-        Self { mode: Mode::default(), lock_manager: None, doubt_time_max, copy_storage: false }
+        Self {
+            mode: Mode::default(),
+            lock_manager: None,
+            doubt_time_max,
+            copy_storage: false,
+            lose_checkpoints: false,
+        }
     }
 }
 
@@ -348,6 +394,7 @@ impl Default for Config {
             handoff: HandoffConfig::default(),
             migration: MigrationConfig::default(),
             storage: BTreeMap::new(),
+            networks: BTreeMap::new(),
             labels: Labels::new(),
             rules: RulesConfig::default(),
         }
@@ -414,6 +461,7 @@ impl Config {
         let short = dir.to_string().len() <= 80;
         check(short, "migration.socket_dir", &dir, "a path of at most 80 bytes")?;
         self.migration.check()?;
+        self.check_paths()?;
         let advertised = self.advertised();
         let reachable = !advertised.ip().is_unspecified();
         let want = "an address that the other hosts can reach: set `advertise`";
@@ -424,6 +472,25 @@ impl Config {
             self.declared_or(Resources { cpu_cores: 1.0, memory_bytes: 1.0, io_bytes_per_s: 1.0 }),
         )?;
         Ok(())
+    }
+
+    /// A path means the same wherever the agent is started, and on every host.
+    fn check_paths(&self) -> Result<(), ValueError> {
+        for path in self.storage.keys() {
+            let want = "an absolute path, such as \"/srv/vm\"";
+            check(path.is_absolute(), "storage", &format!("{:?}", path.display()), want)?;
+        }
+        for (key, path) in [("state_dir", &self.state_dir), ("identity_dir", &self.identity_dir)] {
+            check(path.is_absolute(), key, &path.display(), "an absolute path")?;
+        }
+        check(
+            self.api_socket.is_absolute(),
+            "api_socket",
+            &self.api_socket.display(),
+            "an absolute path",
+        )?;
+        let named = self.storage.values().find(|id| id.trim().is_empty());
+        check(named.is_none(), "storage", &"\"\"", "a name that the storage has on every host")
     }
 
     /// Where the key of the cluster's authority is, if it is on this host: where the configuration says,
@@ -572,6 +639,7 @@ mod tests {
         check("[operation]\ntime_zone = 'Mars/Olympus'\n", &["operation.time_zone", "Mars"]);
         check("[operation]\nwindows = ['nights']\n", &["`nights`", "mon-fri 22:00-06:00"]);
         check("[handoff]\nmode = 'quick'\n", &["quick", "strict"]);
+        check("[migration]\nmove_managed = ['novva']\n", &["migration.move_managed", "nova"]);
         check("[migration]\ncarrier = 'pigeon'\n", &["pigeon", "agents", "direct"]);
         check("[migration]\nsocket_dir = 'run'\n", &["migration.socket_dir", "absolute"]);
         check("[api.tcp]\nlisten = '127.0.0.1:1'\n", &["missing field `certificate`"]);
@@ -585,6 +653,32 @@ mod tests {
         check("listen = '127.0.0.1:1'\n[labels]\nrack = 'a?'\n", &["`labels`", "a?"]);
         check("[rules]\nrepare = true\n", &["did you mean `repair`"]);
         check("not toml", &["agent.toml", "line 1"]);
+    }
+
+    #[test]
+    fn every_manager_that_is_known_is_named_where_one_is_not() {
+        for manager in evenkeel_libvirt::managers() {
+            assert!(MANAGERS.contains(manager), "{manager}");
+        }
+    }
+
+    #[test]
+    fn what_has_a_unit_is_written_with_it_and_addresses_are_no_names() {
+        let base = "listen = '127.0.0.1:1'\n";
+        for (text, says) in [
+            ("[balance]\nround = 30\n", ["`balance.round`: write \"30s\", not 30", "line 3"]),
+            ("stop_grace = 5\n", ["`stop_grace`: write \"5s\", not 5", "unit"]),
+            ("[capacity]\nmemory = 4096\n", ["`capacity.memory`: write \"4GiB\"", "not 4096"]),
+            ("[capacity]\nio_per_s = '1e9'\n", ["`capacity.io_per_s`", "not \"1e9\""]),
+            ("seeds = ['kvm2:7946']\n", ["`seeds`: write \"192.0.2.1:7946\"", "name of a host"]),
+            ("advertise = '192.0.2.1'\n", ["`advertise`", "port is missing"]),
+            ("[ceilings]\ncpu = 90\n", ["`ceilings.cpu` is 90", "write 0.9 for 90 %"]),
+            ("[storage]\nvm = 'nfs1'\n", ["`storage` is \"vm\"", "absolute path"]),
+            ("state_dir = 'state'\n", ["`state_dir` is state", "absolute path"]),
+            ("[ceilings]\ncpu = 1e300\n", ["`ceilings.cpu` is 1000", "0…"]),
+        ] {
+            check(&format!("{base}{text}"), &says);
+        }
     }
 
     #[test]

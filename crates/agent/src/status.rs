@@ -3,11 +3,14 @@
 mod operation;
 
 pub use crate::accusations::Accused;
+pub use crate::alarms::{Alarm, AlarmCode};
+pub use crate::silent::SilentMember;
 use std::collections::BTreeMap;
 
 use evenkeel_core::balancer::{Balancer, ClusterContention, Drain};
 use evenkeel_core::contention::Contention;
 use evenkeel_core::decision::Role;
+use evenkeel_core::failures::LeftOut;
 use evenkeel_core::handoff::{Handoff, Phase};
 use evenkeel_core::load::{Basis, Machine};
 use evenkeel_core::model::{
@@ -63,6 +66,9 @@ pub struct Status {
     pub labels: BTreeMap<String, String>,
     /// The other live members.
     pub members: Vec<HostId>,
+    /// Members that do not answer.
+    #[serde(default)]
+    pub silent: Vec<SilentMember>,
     /// The host that this one is in an exchange with.
     pub talking_to: Option<HostId>,
     /// The schedule: every machine that this host is to execute.
@@ -72,9 +78,23 @@ pub struct Status {
     /// How much it does by itself, and what it was told.
     #[serde(default)]
     pub operation: OperationStatus,
+    /// What this host does besides its machines, where that is measured: in reference cores, bytes and
+    /// bytes per second.
+    #[serde(default)]
+    pub background: Option<Resources>,
+    /// Whether it was told of other hosts, whether they are alive or not.
+    #[serde(default)]
+    pub knows_others: bool,
+    /// What somebody has to look at now.
+    #[serde(default)]
+    pub alarms: Vec<Alarm>,
     /// Members that have said what they must not.
     #[serde(default)]
     pub accused: Vec<Accused>,
+    /// Hosts to which this one gives nothing for a while, because migrations to them have failed; this
+    /// host itself where it takes nothing because of that.
+    #[serde(default)]
+    pub left_out: Vec<LeftOut>,
 }
 
 /// One entry of a host's schedule.
@@ -115,6 +135,9 @@ pub struct MachineStatus {
     pub target_load: Option<f64>,
     /// What is wrong with its schedule entry.
     pub entry_error: Option<String>,
+    /// What keeps it on its host whatever other hosts have, in words, if anything does.
+    #[serde(default)]
+    pub kept: Option<String>,
 }
 
 /// One handoff under way.
@@ -198,12 +221,28 @@ impl Status {
             reserved_memory_bytes: profile.reserved_memory_bytes,
             labels: profile.labels.clone(),
             members: balancer.members().to_vec(),
+            // The core knows those that are alive.
+            silent: Vec::new(),
             talking_to: balancer.talking_to().cloned(),
             machines: host.view.machines().iter().map(machine).collect(),
             handoffs: balancer.handoffs().map(handoff).collect(),
+            background: Some(*host.view.background()).filter(|own| *own != Resources::ZERO),
+            knows_others: false,
+            alarms: crate::alarms::of(balancer, now),
             operation: OperationStatus::of(balancer, progress, hours_change, now),
             accused,
+            left_out: host.left_out(now).collect(),
         }
+    }
+
+    /// The names of machines, and of those that are not here any more their ids.
+    #[must_use]
+    pub fn names(&self, machines: &[MachineId]) -> String {
+        let name = |id: &MachineId| {
+            let known = self.machines.iter().find(|machine| machine.id == *id);
+            known.map_or_else(|| id.to_string(), |machine| machine.name.clone())
+        };
+        machines.iter().map(name).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -230,6 +269,12 @@ impl MachineStatus {
             epoch: entry.map_or(Epoch::default(), |e| e.epoch),
             target_load: entry.and_then(|e| e.target_load),
             entry_error: machine.facts.entry.as_ref().err().cloned(),
+            kept: machine
+                .facts
+                .needs
+                .keeps
+                .first()
+                .map(|missing| format!("{}: {missing}", missing.reason())),
         }
     }
 }

@@ -58,7 +58,9 @@ use crate::decision::{Reason, Role};
 use crate::effect::Effect;
 use crate::message::Pass;
 use crate::model::{DiskPlace, HostId, MachineId, Ticket};
-use crate::port::{Failure, HandoffId, HandoffKey, LookId, MigrationStats, Order, Sight, Unfit};
+use crate::port::{
+    Failure, HandoffId, HandoffKey, LookId, MigrationStats, Order, Progress, Sight, Unfit,
+};
 
 pub use crate::commit::Mode;
 pub use crate::record::{Handoff, Mark, MarkKind, Phase, Recovered, Terms};
@@ -363,6 +365,14 @@ impl Handoffs {
                 h.decision.detail = why.to_owned();
                 Next::Cancelled(Reason::Unreachable)
             });
+        }
+    }
+
+    /// The hypervisor has said how far a migration is. Not durable: it tells only what a link carries.
+    pub fn progressed(&mut self, id: HandoffId, progress: Progress) {
+        let mut of_it = self.live.values_mut().filter(|h| h.id == id && h.role == Role::Donor);
+        if let Some(handoff) = of_it.next() {
+            handoff.sent = Some(progress);
         }
     }
 

@@ -2,8 +2,10 @@
 
 mod appraising;
 mod candidates;
+mod concluding;
 mod holds;
 mod judgement;
+mod neighbours;
 mod ruling;
 mod seats;
 mod taker;
@@ -20,7 +22,6 @@ use crate::load::{Machine, Metering, Unknown, View};
 use crate::message::{PROTOCOL, Probe, Report, Room};
 use crate::model::{Entry, HostId, HostProfile, HostState, MachineId, Resource, Resources, Time};
 use crate::port::{HostSample, Presence};
-use crate::record::Handoff;
 use crate::restraint::{Past, Restraint};
 use crate::select::mean_aware::{self, Choice, Side};
 use crate::select::{Calm, LOAD_EPSILON, emptying, mending, relief};
@@ -224,7 +225,8 @@ impl Host {
         }
         self.past.sampled(self.is_overloaded(now) == Some(true));
         let machines = self.view.machines();
-        self.past.retain(|machine| machines.contains_key(machine));
+        self.holds.busy.retain(|machine, _| machines.contains_key(machine));
+        self.past.failures.retain(|machine| machines.contains_key(machine));
         self.experience.retain(|machine| machines.contains_key(machine));
     }
 
@@ -364,27 +366,6 @@ impl Host {
         worst.filter(|resource| *resource != Resource::Memory)
     }
 
-    /// A handoff of this host has ended: remembers what that says for the next one.
-    pub fn conclude(&mut self, handoff: &Handoff, ending: Reason, now: Time) {
-        let machine = &handoff.machine;
-        match (handoff.role, ending) {
-            (role, Reason::Moved) => {
-                self.past.moved(machine, role, now);
-                let last = handoff.entry.last_move.as_ref();
-                let told = last.and_then(|l| l.cost_percent).map(|p| f64::from(p) / 100.0);
-                if let (Some(predicted), Some(stats)) =
-                    (&handoff.decision.predicted, &handoff.decision.stats)
-                {
-                    self.experience.learn(machine, told, predicted, stats);
-                }
-            }
-            (Role::Donor, Reason::MigrationFailed | Reason::MigrationTooLong) => {
-                self.past.failed(machine, now);
-            }
-            _ => {}
-        }
-    }
-
     /// Where the memory of a machine is whose entry alone has moved here.
     #[must_use]
     pub fn origin<'m>(&self, entry: &'m Entry) -> Option<&'m HostId> {
@@ -431,7 +412,13 @@ impl Host {
     /// Why not.
     pub fn takes(&self, authority: Authority, now: Time) -> Result<(), Reason> {
         match self.state {
-            HostState::Active => self.may(Role::Receiver, authority, now),
+            HostState::Active => {
+                // An operator who names this host may want to try it.
+                if authority != Authority::Told {
+                    self.past.failures.may_take(now)?;
+                }
+                self.may(Role::Receiver, authority, now)
+            }
             HostState::Cordoned => Err(Reason::Cordoned),
             HostState::Draining => Err(Reason::Draining),
         }
@@ -454,8 +441,10 @@ impl Host {
     pub fn free_memory_bytes(&self) -> f64 {
         let coming: f64 = self.holds.incoming.values().map(|i| i.memory_bytes).sum();
         let landed: f64 = self.holds.landed.values().map(|l| l.memory_bytes).sum();
-        let ceiling = self.ceilings.0.memory * self.profile.capacity.memory_bytes;
-        self.profile.usable_memory_bytes().min(ceiling)
+        // What the host itself occupies, beyond what is kept for it.
+        let own = self.view.background().memory_bytes - self.profile.reserved_memory_bytes;
+        self.ceilings.promisable_bytes(&self.profile)
+            - own.max(0.0)
             - self.view.committed_memory_bytes()
             - coming
             - landed

@@ -11,7 +11,7 @@ use crate::decision::{Choice, Decision, Reason, Role};
 use crate::model::{
     DiskPlace, Entry, Epoch, Group, HostId, MachineId, Requirements, Resources, Ticket, Time,
 };
-use crate::port::{Commit, HandoffId, HandoffKey, LookId, Presence, Stamp};
+use crate::port::{Commit, FailureKind, HandoffId, HandoffKey, LookId, Presence, Progress, Stamp};
 
 /// How far a handoff is. Every phase but [`Phase::Offered`] is durable before anything is said or
 /// ordered that depends on it.
@@ -169,6 +169,12 @@ pub struct Handoff {
     /// What it saw of it here last, in this phase.
     #[serde(skip)]
     pub(crate) seen: Option<Presence>,
+    /// Source: how far the hypervisor said last that the migration is.
+    #[serde(skip)]
+    pub(crate) sent: Option<Progress>,
+    /// Source: what kind of failure the hypervisor has answered the migration with.
+    #[serde(skip)]
+    pub(crate) failed: Option<FailureKind>,
     /// Source: whether the hypervisor itself says that it is off because it was migrated away.
     #[serde(skip)]
     pub(crate) left: bool,
@@ -251,6 +257,8 @@ impl Handoff {
             examined: false,
             look: LookId(0),
             seen: None,
+            sent: None,
+            failed: None,
             left: false,
             before: None,
             missed: false,

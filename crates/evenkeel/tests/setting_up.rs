@@ -232,8 +232,9 @@ fn what_stands_in_the_way_is_named_and_nothing_is_left_behind() {
     clean(&home);
 
     // Nobody answers, or what was answered is no answer.
-    let asked = Command::new(EVENKEEL).args(home.arguments("init", &[])).stdin(Stdio::null());
-    let asked: Ran = asked.output().expect("it starts").into();
+    let mut command = Command::new(EVENKEEL);
+    command.args(home.arguments("init", &[])).stdin(Stdio::null());
+    let asked: Ran = command.output().expect("it starts").into();
     asked.refused(1, &["nobody answers", "--yes"]);
     clean(&home);
 }

@@ -153,7 +153,7 @@ const KINDS: &[Kind] = &[
         ..refused(
             "a snapshot that libvirt keeps",
             "<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/><source file='/srv/rig/images/kept.qcow2'/><target dev='vda' bus='virtio'/></disk>",
-            ("MIGRATION_FAILED", "snapshot"),
+            ("SNAPSHOTS", "snapshot"),
         )
     },
     refused(

@@ -62,7 +62,8 @@ pub async fn leave(places: &Places, force: bool) -> Result<Left, SetupError> {
         Err(_) if force => None,
         Err(error) => return Err(SetupError::NoAgent(error)),
     };
-    let others = status.as_ref().is_some_and(|status| !status.members.is_empty());
+    let has_others = |s: &Status| !s.members.is_empty() || !s.silent.is_empty();
+    let others = status.as_ref().is_some_and(has_others);
     if let Some(dir) = authority.filter(|_| others && !force) {
         return Err(SetupError::HoldsAuthority { host, dir });
     }

@@ -31,6 +31,9 @@ const MOVES_MAX: usize = 64;
 const ASKED_MAX: usize = 64;
 /// How long one waits for hosts that are busy.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// How long one waits for hosts that do not know their load: one that was started knows it soon, and one
+/// whose hypervisor does not answer never.
+const PATIENCE_UNKNOWN: Duration = Duration::from_secs(60);
 /// How long before a host that was busy is asked again, on average.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -55,6 +58,8 @@ pub struct Directed {
     pub stage: Stage,
     /// Who did not take it, and why.
     pub refusals: Vec<(HostId, Reason)>,
+    /// Where it was tried in vain, why, and what was said of it.
+    failed: Vec<(HostId, Reason, String)>,
     measure: Measure,
     in_return: Option<Candidate>,
 }
@@ -235,6 +240,7 @@ impl Balancer {
             ordered: now,
             stage: Stage::Waiting { at: now, why: None },
             refusals: Vec::new(),
+            failed: Vec::new(),
             measure,
             in_return,
         });
@@ -285,7 +291,7 @@ impl Balancer {
                 Stage::Waiting { .. } | Stage::Looking(_) if self.stopping => {
                     (Reason::Stopping, None)
                 }
-                Stage::Waiting { why, .. } if now.since(directed.ordered) > PATIENCE => {
+                Stage::Waiting { why, .. } if now.since(directed.ordered) > patience(*why) => {
                     (why.unwrap_or(Reason::Busy), directed.to.clone())
                 }
                 Stage::Moving { handoff, peer } if !self.handoffs.is_live(*handoff) => {
@@ -313,8 +319,17 @@ impl Balancer {
             (ending, _) => ending,
         };
         let waiting = Stage::Waiting { at: now, why: None };
-        if let Stage::Asking { peer, others, .. } = std::mem::replace(&mut directed.stage, waiting)
+        let stage = std::mem::replace(&mut directed.stage, waiting);
+        if let Stage::Moving { peer, .. } = &stage
+            && directed.to.is_none()
+            && another_may_do(reason)
         {
+            // Where it went wrong is left out, and everybody else is asked.
+            directed.stage = Stage::Waiting { at: now, why: Some(reason) };
+            directed.failed.push((peer.clone(), reason, decision.detail.clone()));
+            return;
+        }
+        if let Stage::Asking { peer, others, .. } = stage {
             directed.refusals.push((peer, reason));
             // Others are asked; who was named may be asked again.
             if directed.to.is_none() {
@@ -377,10 +392,13 @@ impl Balancer {
     /// Asks who was named, or others, whether a machine could go there.
     fn look_around(&mut self, index: usize, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
         let named = self.directed.open[index].to.clone();
-        let peers = named.map_or_else(|| self.draw(ASKED_MAX, rng), |to| vec![to]);
+        let mut peers = named.map_or_else(|| self.draw(ASKED_MAX, rng), |to| vec![to]);
+        let failed = &self.directed.open[index].failed;
+        peers.retain(|peer| !failed.iter().any(|(host, ..)| host == peer));
         let (id, told) = (ExchangeId(rng.next_u64()), self.host.averaging.told());
         let directed = &mut self.directed.open[index];
-        directed.refusals.clear();
+        let failed = directed.failed.iter();
+        directed.refusals = failed.map(|(host, reason, _)| (host.clone(), *reason)).collect();
         let what = (true, directed.measure, directed.authority, false);
         let (survey, probes) = Survey::open(id, &peers, what, told, now + PATIENCE);
         directed.stage = Stage::Looking(survey);
@@ -405,7 +423,13 @@ impl Balancer {
             return self.try_later(index, *why, now, rng, out);
         }
         let named = self.directed.open[index].to.clone();
+        let failed = self.directed.open[index].failed.last().cloned();
         let (ending, detail) = match (all.as_slice(), &named) {
+            (all, None) if let Some((host, reason, words)) = failed => {
+                let others = all.iter().filter(|(other, _)| *other != host);
+                let said = others.map(|(host, reason)| format!("; {host}: {reason}"));
+                (reason, format!("{host}: {words}{}", said.collect::<String>()))
+            }
             ([], _) => (Reason::TimedOut, "no other host has answered".to_owned()),
             ([.., (_, reason)], Some(_)) => (*reason, String::new()),
             (all, None) => {
@@ -437,6 +461,26 @@ impl Balancer {
         }
         true
     }
+}
+
+/// How long one waits that came to nothing for this.
+const fn patience(why: Option<Reason>) -> Duration {
+    match why {
+        Some(Reason::UnknownLoad) => PATIENCE_UNKNOWN,
+        _ => PATIENCE,
+    }
+}
+
+/// Whether a machine whose handoff has ended like this may be taken by another host.
+const fn another_may_do(ending: Reason) -> bool {
+    !matches!(
+        ending,
+        Reason::Moved
+            | Reason::Ended
+            | Reason::Stopping
+            | Reason::StoreFailed
+            | Reason::MigrationTooLong
+    )
 }
 
 /// Whether what was refused for this may soon be taken.

@@ -74,6 +74,7 @@ impl Handoffs {
         handoff.ticket = Some(self.ticket);
         handoff.boot.clone_from(&self.boot);
         turn.host.holds.take_up(&handoff);
+        turn.host.begins(Role::Donor, &handoff.peer, turn.now);
         let pass = Pass::Reserve {
             exchange,
             machine: handoff.machine.clone(),
@@ -103,6 +104,7 @@ impl Handoffs {
         handoff.boot.clone_from(&self.boot);
         handoff.uri = uri;
         turn.host.holds.take_up(&handoff);
+        turn.host.begins(Role::Receiver, &handoff.peer, turn.now);
         turn.wake(id, self.limits.reservation_time);
         if turn.host.tentative {
             // A plan passes entries on and starts nothing: there is nothing to look for.

@@ -131,8 +131,8 @@ pub(crate) fn run(command: ClusterCommand) -> Result<(), Failure> {
         ClusterCommand::Init { host, ca_dir, identity_dir } => {
             let ca = ClusterCa::init(&ca_dir)?;
             ca.issue(&host)?.save(&identity_dir)?;
-            anstream::println!("{}", ca.cluster());
-            anstream::eprintln!(
+            output::say!("{}", ca.cluster())?;
+            crate::output::tell!(
                 "made cluster {} with the authority in `{}` and host `{host}` in `{}`\n\
                  hint: let others in with `evenkeel cluster join-token`",
                 ca.cluster(),
@@ -149,7 +149,7 @@ pub(crate) fn run(command: ClusterCommand) -> Result<(), Failure> {
             let configured = || read().ok().and_then(|config| config.authority_dir());
             let ca_dir = ca_dir.or_else(configured).unwrap_or_else(|| CA_DIR.into());
             let token = ClusterCa::load(&ca_dir)?.mint_token(seeds, valid_for)?;
-            anstream::println!("{}", token.to_text());
+            output::say!("{}", token.to_text())?;
         }
         ClusterCommand::Remove { host, ask } => block_on(async {
             ask.client().remove_host(&host).await?;

@@ -205,7 +205,7 @@ impl Asker {
         std::io::stderr().flush()?;
         let mut line = String::new();
         if std::io::stdin().lock().read_line(&mut line)? == 0 {
-            anstream::eprintln!();
+            crate::output::tell!("");
             return Err(format!(
                 "nobody answers `{question}`: nothing was changed\nhint: take what is proposed with \
                  --yes, or give every answer as an option (`evenkeel init --help`)"
@@ -227,7 +227,7 @@ impl Asker {
             match read(&self.ask(question, proposal)?) {
                 Ok(value) => return Ok(value),
                 Err(why) if self.takes_proposals => return Err(format!("{question}: {why}").into()),
-                Err(why) => anstream::eprintln!("  {why}"),
+                Err(why) => crate::output::tell!("  {why}"),
             }
         }
     }

@@ -55,9 +55,9 @@ pub(crate) enum LabCommand {
 pub(crate) fn run(command: LabCommand) -> Result<(), Failure> {
     match command {
         LabCommand::Up(scene) => {
-            let lab = up(&scene, &mut |line| anstream::eprintln!("{line}"))?;
-            anstream::println!("{}", lab.dir().display());
-            anstream::eprintln!(
+            let lab = up(&scene, &mut |line| crate::output::tell!("{line}"))?;
+            output::say!("{}", lab.dir().display())?;
+            crate::output::tell!(
                 "hint: watch it with `evenkeel lab status`, end it with `evenkeel lab down`"
             );
             Ok(())
@@ -104,7 +104,11 @@ fn spec(scene: &Scene, program: PathBuf) -> Result<LabSpec, Failure> {
         dir: std::path::absolute(&scene.place.dir)?,
         hosts: names.iter().map(host).collect(),
         guests: scene.guests().into_iter().enumerate().map(guest).collect(),
-        agents: Some(AgentsSpec { program, extra_config: AGENT_CONFIG.to_owned() }),
+        agents: Some(AgentsSpec {
+            program,
+            extra_config: AGENT_CONFIG.to_owned(),
+            background: true,
+        }),
     })
 }
 

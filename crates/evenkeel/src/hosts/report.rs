@@ -2,14 +2,15 @@
 
 use comfy_table::CellAlignment;
 use evenkeel_agent::Status;
-use evenkeel_agent::status::OperationStatus;
+use evenkeel_agent::status::{Alarm, AlarmCode, OperationStatus};
 use evenkeel_core::control::Autonomy;
 use evenkeel_core::decision::{Decision, Role};
+use evenkeel_core::failures::LeftOut;
 use evenkeel_core::load::Basis;
 use evenkeel_core::model::{HostId, Time};
 
-use super::history::Entry;
 use crate::output::{percent, table};
+use evenkeel_desk::history::Entry;
 
 const UNKNOWN: &str = "?";
 
@@ -29,6 +30,19 @@ pub(super) fn status(status: &Status) -> String {
         [] => "\nno other member is alive".to_owned(),
         names => format!("\nmembers: {}", names.join(", ")),
     };
+    if let Some(own) = &status.background {
+        let (cores, mib) = (own.cpu_cores, own.memory_bytes / 1048576.0);
+        let io = own.io_bytes_per_s / 1e6;
+        text += &format!(
+            "\nthe host itself: {cores:.2} cores, {mib:.0} MiB, {io:.1} MB/s besides its machines"
+        );
+    }
+    for alarm in status.alarms.iter().filter(|alarm| alarm.code != AlarmCode::Unresolved) {
+        text += &format!("\nALARM {}", self::alarm(alarm));
+    }
+    for silent in &status.silent {
+        text += &format!("\nSILENT: {} since {}", silent.host, clock_time(silent.since));
+    }
     text += &operation(&status.operation);
     if let Some(drain) = &status.drain {
         text += &format!("\n{}", super::drain::how_far(drain));
@@ -40,6 +54,9 @@ pub(super) fn status(status: &Status) -> String {
             "\nALARM: host `{}` has said what no member may, {} times; look at it: {}",
             accused.host, accused.times, accused.last
         );
+    }
+    for left_out in &status.left_out {
+        text += &format!("\nALARM: {}", self::left_out(status, left_out));
     }
     for handoff in &status.handoffs {
         let arrow = match handoff.role {
@@ -70,7 +87,7 @@ pub(super) fn status(status: &Status) -> String {
         let usage = |pick: fn(&evenkeel_core::model::Resources) -> String| {
             m.usage.as_ref().map_or_else(|| UNKNOWN.to_owned(), pick)
         };
-        let remark = m.entry_error.as_ref().or(m.unknown.as_ref());
+        let remark = m.entry_error.as_ref().or(m.unknown.as_ref()).or(m.kept.as_ref());
         table.add_row([
             remark.map_or_else(|| m.name.clone(), |why| format!("{}\n  {why}", m.name)),
             format!("{:?}", m.presence).to_lowercase(),
@@ -88,6 +105,26 @@ pub(super) fn status(status: &Status) -> String {
         }
     }
     format!("{text}\n{table}")
+}
+
+/// An alarm, and what to do.
+pub(super) fn alarm(alarm: &Alarm) -> String {
+    format!("{}: {}\n  → {}", alarm.code.code(), alarm.what, alarm.remedy)
+}
+
+/// A host that is left out because migrations to it fail.
+pub(super) fn left_out(status: &Status, left_out: &LeftOut) -> String {
+    let LeftOut { host, until, machines, detail, .. } = left_out;
+    let (until, machines) = (clock_time(*until), status.names(machines));
+    let what = if *host == status.host {
+        format!("host `{host}` takes nothing until {until}, because migrations to it have failed")
+    } else {
+        format!(
+            "nothing is given to host `{host}` until {until}, because migrations to it have failed"
+        )
+    };
+    let said = if detail.is_empty() { String::new() } else { format!("; last: {detail}") };
+    format!("{what} ({machines}){said}")
 }
 
 /// How much it does by itself, and what it was told.
@@ -198,12 +235,12 @@ fn ending(record: &Decision, other: Option<&Decision>) -> String {
     ending
 }
 
-/// Local time of day, as far as the system knows where it is.
+/// Local time with the name of its zone, as far as the system knows where it is.
 pub(super) fn clock_time(time: Time) -> String {
     let ms = i64::try_from(time.unix_ms()).unwrap_or(i64::MAX);
     jiff::Timestamp::from_millisecond(ms).map_or_else(
         |_| time.to_string(),
-        |t| t.to_zoned(jiff::tz::TimeZone::system()).strftime("%F %T").to_string(),
+        |t| t.to_zoned(jiff::tz::TimeZone::system()).strftime("%F %T %Z").to_string(),
     )
 }
 

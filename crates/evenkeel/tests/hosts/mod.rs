@@ -24,6 +24,7 @@ use crate::skips;
 pub const LIMIT: Duration = Duration::from_secs(120);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 const UNIT: &str = include_str!("../../../../dist/evenkeel.service");
+const SYSUSERS: &str = include_str!("../../../../dist/evenkeel.sysusers");
 /// Where the configuration and identity of an agent are.
 const ETC: &str = "/etc/evenkeel";
 /// The guest's console says every fifth tick.
@@ -39,7 +40,7 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Brings them up, or says that they cannot be had here.
+    /// Brings them up with agents, or says that they cannot be had here.
     pub fn up(tables: &str) -> Option<Self> {
         let files = "[migration]\nfiles = ['/srv/rig/guest', '/var/log/libvirt/qemu']\n";
         Self::with_program(Path::new(env!("CARGO_BIN_EXE_evenkeel")), &format!("{files}{tables}"))
@@ -47,6 +48,13 @@ impl Hosts {
 
     /// The same with agents that are another program, and nothing that this one alone understands.
     pub fn with_program(program: &Path, tables: &str) -> Option<Self> {
+        let hosts = Self::bare()?;
+        hosts.start_agents(program, tables);
+        Some(hosts)
+    }
+
+    /// The same without agents.
+    pub fn bare() -> Option<Self> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = Rig::fitness() {
             skips::skip(&error.to_string());
@@ -55,9 +63,7 @@ impl Hosts {
         sweep_dead();
         let rig = Rig::up(&Spec { name: fresh_name(), hosts: 3 });
         let rig = rig.unwrap_or_else(|error| panic!("{error}"));
-        let hosts = Self { rig: Some(rig), _turn: turn };
-        hosts.start_agents(program, tables);
-        Some(hosts)
+        Some(Self { rig: Some(rig), _turn: turn })
     }
 
     /// The rig below.
@@ -114,21 +120,16 @@ impl Hosts {
             host.write(path, content).unwrap_or_else(|error| panic!("{error}"));
         };
         write("/etc/systemd/system/evenkeel.service", UNIT);
-        write(
-            "/etc/systemd/system/evenkeel.service.d/user.conf",
-            "[Service]\nUser=evenkeel\nSupplementaryGroups=libvirt\n",
-        );
-        let authority = if number == 1 { "ca_dir = '/etc/evenkeel/ca'\n" } else { "" };
         let config = format!(
-            "host = 'kvm{number}'\nlisten = '{}:7946'\n{authority}\
+            "host = 'kvm{number}'\nlisten = '{}:7946'\n\
              seeds = ['10.77.0.1:7946', '10.77.0.2:7946', '10.77.0.3:7946']\n\
              [api]\nmembers = 'operate'\n\
              [storage]\n'/srv/rig/images' = 'images'\n{tables}",
             host.address()
         );
         write(&format!("{ETC}/agent.toml"), &config);
-        let user = ["useradd", "--system", "--no-create-home", "--groups", "libvirt"];
-        self.must(number, &[&user[..], &["--gid", "libvirt-qemu", "evenkeel"]].concat());
+        write("/usr/lib/sysusers.d/evenkeel.conf", SYSUSERS);
+        self.must(number, &["systemd-sysusers", "evenkeel.conf"]);
         self.must(number, &["chown", "-R", "evenkeel:", ETC]);
         self.must(number, &["systemctl", "daemon-reload"]);
     }

@@ -4,7 +4,8 @@ use evenkeel_core::model::{CpuNeed, Entry, MachineFacts, MachineId, Requirements
 
 use super::host::fnv1a;
 use super::tree::Element;
-use super::{entry, needs};
+use super::{entry, fixtures, needs, network};
+use crate::locks::names_something;
 use crate::storage::Storage;
 
 /// A domain's description, understood.
@@ -20,6 +21,8 @@ pub(crate) struct Description {
     pub(crate) has_interfaces: bool,
     /// Whether it is a copy that waits to be claimed, if it is paused.
     pub(crate) held: bool,
+    /// Who else manages it, if anybody.
+    pub(crate) manager: Option<&'static str>,
 }
 
 /// Reads a domain's description. `cpu_signature` is that of the host, which a machine needs whose
@@ -50,11 +53,12 @@ pub(crate) fn describe(
         entry,
     };
     let devices = |name| domain.find("devices").into_iter().flat_map(move |all| all.all(name));
-    let has_disks = devices("disk").any(|disk| disk.find("source").is_some());
+    let has_disks = devices("disk").any(|disk| disk.find("source").is_some_and(names_something));
     let has_interfaces = devices("interface").next().is_some();
     let emulated = domain.attribute("type") == Some("qemu");
     let held = entry::is_held(&domain);
-    Ok(Description { facts, emulated, has_disks, has_interfaces, held })
+    let manager = fixtures::manager(&domain);
+    Ok(Description { facts, emulated, has_disks, has_interfaces, held, manager })
 }
 
 /// What it needs of a host.
@@ -66,11 +70,13 @@ fn requirements(
     cpu_signature: &str,
 ) -> Requirements {
     let of_type = |name| domain.find("os/type").and_then(|os| os.attribute(name));
-    let disks = storage.needs(domain);
+    let mut disks = storage.needs(domain);
+    disks.keeps.extend(fixtures::not_migratable(domain));
+    disks.files.extend(fixtures::files(domain));
     let devices = needs::passed_through(domain);
     let cpu = cpu_need(domain.find("cpu"), cpu_signature);
     // What is passed through or left to QEMU is described on no other host by the same words.
-    let spelled_out = domain.find("cpu").filter(|cpu| names_a_model(cpu));
+    let spelled_out = domain.find("cpu").filter(|_| matches!(cpu, CpuNeed::Model(_)));
     let definition = spelled_out.map(|cpu| &xml[cpu.span.clone()]);
     Requirements {
         arch: of_type("arch").unwrap_or("").to_owned(),
@@ -88,8 +94,21 @@ fn requirements(
         local_disks: some(disks.local),
         special: some(crate::carried::special(xml)),
         vcpus: domain.find("vcpu").and_then(|vcpu| vcpu.text.parse().ok()),
+        attachments: some(network::attachments(domain)),
+        host_uuid: None,
+        files: some(disks.files),
+        secrets: some(fixtures::secrets(domain)),
+        addresses: some(fixtures::addresses(domain)),
+        dedicated_cpus: some(fixtures::dedicated_cpus(domain)),
+        emulated_tpm: has_emulated_tpm(domain).then_some(true),
+        keeps: disks.keeps,
         cpu_definition: definition.map(Into::into),
     }
+}
+
+fn has_emulated_tpm(domain: &Element) -> bool {
+    let backends = needs::devices(domain, "tpm").filter_map(|tpm| tpm.find("backend"));
+    backends.into_iter().any(|backend| backend.attribute("type") == Some("emulator"))
 }
 
 fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
@@ -130,21 +149,9 @@ fn cpu_need(cpu: Option<&Element>, host_signature: &str) -> CpuNeed {
     let Some(cpu) = cpu else { return CpuNeed::Any };
     match (cpu.attribute("mode").unwrap_or("custom"), cpu.text_of("model")) {
         ("custom", "") => CpuNeed::Any,
-        // A model less something: a host may have that, and not the whole of the model. libvirt there
-        // compares feature by feature.
-        ("custom", _) if lacks_features(cpu) => CpuNeed::Any,
         ("custom", model) => CpuNeed::Model(model.to_owned()),
         _ => CpuNeed::Signature(host_signature.to_owned()),
     }
-}
-
-fn names_a_model(cpu: &Element) -> bool {
-    cpu.attribute("mode").unwrap_or("custom") == "custom" && !cpu.text_of("model").is_empty()
-}
-
-fn lacks_features(cpu: &Element) -> bool {
-    let mut policies = cpu.all("feature").filter_map(|feature| feature.attribute("policy"));
-    policies.any(|policy| matches!(policy, "disable" | "forbid"))
 }
 
 #[cfg(test)]
@@ -186,25 +193,12 @@ mod tests {
                 "<cpu match='exact'><model>EPYC-Rome</model><feature name='x'/></cpu>",
                 model("EPYC-Rome"),
             ),
-            (
-                "<cpu match='exact'><model>EPYC</model><feature policy='disable' name='x'/></cpu>",
-                CpuNeed::Any,
-            ),
             ("<cpu mode='host-passthrough' migratable='on'/>", own()),
             ("<cpu mode='host-model'/>", own()),
             ("<cpu mode='maximum'/>", own()),
         ] {
             assert_eq!(described(&format!("{ROOM}{cpu}")).unwrap().facts.needs.cpu, need, "{cpu}");
         }
-    }
-
-    #[test]
-    fn a_model_less_some_features_is_for_libvirt_to_compare() {
-        let cpu =
-            "<cpu match='exact'><model>EPYC</model><feature policy='disable' name='x'/></cpu>";
-        let needs = described(&format!("{ROOM}{cpu}")).unwrap().facts.needs;
-        assert_eq!(needs.cpu_definition.as_deref(), Some(cpu));
-        assert!(needs.cpu_digest.is_some());
     }
 
     #[test]

@@ -11,7 +11,8 @@ use super::*;
 use crate::Config;
 use crate::api::{self, Peers, Socket};
 use crate::client::{Client, ClientError};
-use crate::request::Request as Asked;
+use crate::clock::Clock;
+use crate::request::{Edit, Request as Asked};
 
 /// An agent's API and network, and a driver that knows addresses and says whose it is.
 struct Agent {
@@ -31,7 +32,8 @@ impl Agent {
         let path = dir.path().join(name);
         let store = evenkeel_store::Store::open(&dir.path().join(format!("{name}.state"))).unwrap();
         let history = Arc::new(store.history().unwrap());
-        let peers = Peers { here: host.clone(), net: net.clone(), may, tcp: None, history };
+        let clock = Clock::start();
+        let peers = Peers { here: host.clone(), net: net.clone(), may, tcp: None, history, clock };
         let config = Config { api_socket: path.clone(), ..Config::default() };
         let (socket, mut requests) = api::serve(&config, peers).unwrap();
         let mut addresses: BTreeMap<_, _> =
@@ -48,7 +50,7 @@ impl Agent {
                         let known = addresses.get(&host).copied();
                         drop(reply.send(known.ok_or(format!("host `{host}` was never seen"))));
                     }
-                    Asked::SetTarget(_, _, reply) => {
+                    Asked::Edit(Edit { answer: reply, .. }) => {
                         count.fetch_add(1, Ordering::Relaxed);
                         drop(reply.send(Ok(())));
                     }
