@@ -300,7 +300,8 @@ impl Default for MigrationConfig {
 }
 
 /// What can be admitted.
-const ADMITTED: &str = "one of network-disks, realtime, seclabel, secrets, sockets, tpm, user-networks";
+const ADMITTED: &str =
+    "one of network-disks, realtime, seclabel, secrets, sockets, tpm, user-networks";
 
 impl MigrationConfig {
     fn check(&self) -> Result<(), ValueError> {
