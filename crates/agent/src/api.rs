@@ -8,6 +8,8 @@
 //! | --- | --- |
 //! | `GET /healthz` | `ok` while the driver answers |
 //! | `GET /api/v1/status` | [`Status`](crate::Status) |
+//! | `GET /api/v1/brief` | [`Brief`](evenkeel_desk::Brief): the host as pictures of the cluster need it |
+//! | `GET /`, `GET /api/v1/cluster`, `…/events`, `…/history`, `…/inbox` | the page, and the whole cluster (see [`serve`](evenkeel_desk::serve)) |
 //! | `GET /api/v1/decisions`, `GET /api/v1/explain/…` | why things are as they are (see [`insight`]) |
 //! | `GET /api/v1/facts` | [`Facts`](evenkeel_doctor::Facts) about this host, for whoever judges it |
 //! | `GET /api/v1/migration_uri` | by which URI other hosts' libvirt reaches this one; `null`: agents carry |
@@ -34,6 +36,7 @@
 
 mod access;
 mod ask;
+mod desk;
 mod emptying;
 mod facts;
 mod forward;
@@ -53,7 +56,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
-use evenkeel_core::model::{HostId, MachineId, Rules};
+use evenkeel_core::model::{HostId, MachineId};
 use evenkeel_net::Net;
 use evenkeel_store::History;
 use tokio::net::unix::SocketAddr;
@@ -66,9 +69,10 @@ use forward::Forward;
 pub(crate) use insight::NEXT;
 pub(crate) use tcp::Tcp;
 
+use crate::clock::Clock;
 use crate::config::{Config, Members};
 use crate::error::AgentError;
-use crate::request::{Request, Reset};
+use crate::request::{Change, Edit, Request, Reset, RulesWish};
 use crate::status::Status;
 
 /// Requests that may wait for the driver.
@@ -94,6 +98,8 @@ pub(crate) struct Peers {
     pub(crate) tcp: Option<Tcp>,
     /// Where decisions are read.
     pub(crate) history: Arc<History>,
+    /// The time, as the driver knows it.
+    pub(crate) clock: Clock,
 }
 
 /// Serves the API on the socket, and other hosts as far as they `may` ask, until the agent ends.
@@ -113,12 +119,13 @@ pub(crate) fn serve(
     let listener = listen(path).map_err(failed)?;
     let socket = Socket(path.to_owned());
     let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-    let Peers { here, net, may, tcp, history } = peers;
+    let Peers { here, net, may, tcp, history, clock } = peers;
     let routes = routes().layer(Extension(Arc::new(config.clone()))).layer(Extension(history));
     let routes = routes.with_state(requests.clone());
     let calls = net.calls();
     let local = routes.clone().layer(Extension(Caller::Local));
-    let forward = Forward::new(here.clone(), net, requests, local);
+    let forward = Forward::new(here.clone(), net, requests.clone(), local);
+    let desk = desk::routes(here.clone(), clock, requests, forward.clone());
     let ways = Router::new().route("/api/v1/reach/{host}", get(facts::reach));
     let ways = ways
         .route_layer(from_fn_with_state(Need::Own, access::check))
@@ -128,7 +135,7 @@ pub(crate) fn serve(
     let forward = forward.routes();
     let needs_own = from_fn_with_state(Need::Own, access::check);
     let for_peers = own.merge(forward.clone().route_layer(needs_own));
-    let local = local.merge(forward);
+    let local = local.merge(forward).merge(desk);
     tcp.map(|tcp| tokio::spawn(tcp.serve(local.clone())));
     tokio::spawn(async move {
         if let Err(error) = axum::serve(Guarded(listener), local).await {
@@ -145,6 +152,7 @@ fn routes() -> Router<Driver> {
     let read = Router::new()
         .route("/healthz", get(healthz))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/brief", get(desk::brief))
         .route("/api/v1/facts", get(facts::answer))
         .route("/api/v1/migration_uri", get(facts::migration_uri))
         .route("/api/v1/place", post(emptying::place))
@@ -231,17 +239,21 @@ async fn set_target(
     UrlPath(machine): UrlPath<MachineId>,
     Json(target): Json<Option<f64>>,
 ) -> Result<Json<()>, Failed> {
-    let refused = StatusCode::CONFLICT;
-    ask(&driver, refused, |answer| Request::SetTarget(machine, target, answer)).await.map(Json)
+    edit(&driver, machine, Change::Target(target)).await
 }
 
 async fn set_rules(
     State(driver): State<Driver>,
     UrlPath(machine): UrlPath<MachineId>,
-    Json(rules): Json<Rules>,
+    Json(wish): Json<RulesWish>,
 ) -> Result<Json<()>, Failed> {
-    let (refused, rules) = (StatusCode::CONFLICT, Box::new(rules));
-    ask(&driver, refused, |answer| Request::SetRules(machine, rules, answer)).await.map(Json)
+    edit(&driver, machine, Change::Rules(Box::new(wish))).await
+}
+
+async fn edit(driver: &Driver, machine: MachineId, what: Change) -> Result<Json<()>, Failed> {
+    let refused = StatusCode::CONFLICT;
+    let request = |answer| Request::Edit(Edit { machine, what, tries: 0, answer });
+    ask(driver, refused, request).await.map(Json)
 }
 
 async fn remove_host(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use evenkeel_core::appraisal::Fit;
 use evenkeel_core::decision::Decision;
 use evenkeel_core::explain::{HostExplained, MachineExplained};
-use evenkeel_core::model::{HostId, HostState, MachineId, MoveId, Rules};
+use evenkeel_core::model::{HostId, HostState, MachineId, MoveId};
 use evenkeel_core::printable::printable;
 use evenkeel_doctor::Facts;
 use evenkeel_store::Wanted;
@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 
 use crate::api::NEXT;
 use crate::error::with_causes;
-use crate::request::{DrainRequest, PauseWish, PlaceRequest, Placement, Problem, Reset};
+use crate::request::{DrainRequest, PauseWish, PlaceRequest, Placement, Problem, Reset, RulesWish};
 use crate::status::{MoveStatus, RecommendationStatus, Status};
 
 /// Largest answer taken, in bytes.
@@ -184,13 +184,18 @@ impl Client {
         self.call(Method::PUT, &path, body.into()).await
     }
 
-    /// Gives a machine of the host these rules.
+    /// Gives a machine of the host these rules, if its rules still are what was read before. Returns
+    /// once they were read back.
     ///
     /// # Errors
     /// When it is not reached, or refuses: then nothing has changed.
-    pub async fn set_rules(&self, machine: &MachineId, rules: &Rules) -> Result<(), ClientError> {
+    pub async fn set_rules(
+        &self,
+        machine: &MachineId,
+        wish: &RulesWish,
+    ) -> Result<(), ClientError> {
         let path = format!("/api/v1/machines/{machine}/rules");
-        let body = serde_json::to_vec(rules).map_err(|e| self.broken(&e))?;
+        let body = serde_json::to_vec(wish).map_err(|e| self.broken(&e))?;
         self.call(Method::PUT, &path, body.into()).await
     }
 

@@ -1,7 +1,7 @@
 //! The daemon: one driver of the core over real time, libvirt, QUIC and SQLite.
 
 mod accusations;
-mod alarms;
+pub mod alarms;
 mod api;
 mod authority;
 mod carrier;
@@ -14,6 +14,7 @@ pub mod facts;
 mod hours;
 mod ledger;
 mod looks;
+mod page;
 mod request;
 mod silent;
 mod sole;
@@ -48,13 +49,14 @@ pub use crate::client::{Client, ClientError};
 use crate::clock::Clock;
 use crate::config::CarrierKind;
 pub use crate::config::{Config, ConfigError, Members, TcpConfig};
-use crate::driver::{Driver, Refusals, Sources, Vouching, Wishes, notify};
+use crate::driver::{Driver, Edits, Refusals, Sources, Vouching, Wishes, notify};
 pub use crate::error::{AgentError, TcpError};
 use crate::hours::OpenHours;
 use crate::ledger::Ledger;
+pub use crate::page::page;
 use crate::request::Request;
 pub use crate::request::{
-    DrainRequest, PAUSE_MAX, PauseWish, PlaceRequest, Placement, Problem, Reset,
+    DrainRequest, PAUSE_MAX, PauseWish, PlaceRequest, Placement, Problem, Reset, RulesWish,
 };
 use crate::silent::Silences;
 use crate::sole::Sole;
@@ -71,6 +73,8 @@ const FINISHED_MAX: usize = 64;
 const EVENTS_MAX: usize = 1024;
 /// I/O capacity of a host that declares none: a common 10 Gbit/s link, in bytes per second.
 const IO_BYTES_PER_S_DEFAULT: f64 = 1.25e9;
+/// How often it is said of a seed that it does not answer.
+const WARN_EVERY: Duration = Duration::from_secs(3600);
 /// First and longest wait between attempts to reach a seed or libvirt.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 
@@ -83,6 +87,9 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let clock = Clock::start();
     let identity = identity(&config)?;
     let host = identity.host().clone();
+    let told = config.seeds.iter().copied().chain(kept_seeds(&config.identity_dir));
+    let others: BTreeSet<_> = told.filter(|seed| *seed != config.advertised()).collect();
+    let others: Vec<_> = others.into_iter().collect();
     let mut store = Store::open(&config.state_dir)?;
     store.retain(config.history.retention());
     let enroller = authority::enroller(&config, &store)?;
@@ -94,7 +101,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     net.remember(store.certificates()?);
     let history = Arc::new(store.history()?);
     let (here, may) = (host.clone(), config.api.members);
-    let peers = api::Peers { here, net: net.clone(), may, tcp, history };
+    let peers = api::Peers { here, net: net.clone(), may, tcp, history, clock };
     let (_socket, mut requests) = api::serve(&config, peers)?;
     let mut stop = stop_signals()?;
 
@@ -143,13 +150,14 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         carrier,
         ways: config.ways(),
         timers: Timers::default(),
+        seeded: !others.is_empty(),
         unremembered: BTreeMap::new(),
         removed: removing,
         vouching,
         ledger: Ledger::default(),
         progress: BTreeMap::new(),
         wishes,
-        writers: BTreeMap::new(),
+        edits: Edits::default(),
         refusals: Refusals::of_frames(),
         gossip: Refusals::of_members(),
         silences: Silences::new(clock.now()),
@@ -166,9 +174,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     driver.join_remembered();
     tokio::spawn(authority::keep_renewed(net.clone(), config.identity_dir.clone()));
     // One list of seeds may serve all hosts: this one is no news to itself.
-    let told = config.seeds.iter().copied().chain(kept_seeds(&config.identity_dir));
-    let others: BTreeSet<_> = told.filter(|seed| *seed != addr).collect();
-    let seeds = find_seeds(&net, others.into_iter().collect());
+    let seeds = find_seeds(&net, others);
     let hypervisor = hypervisor_events;
     let sources =
         Sources { net: net_events, hypervisor, requests, seeds, removed, finished, proved, stop };
@@ -229,6 +235,10 @@ fn settings(config: &Config) -> LibvirtConfig {
         storage: config.storage.iter().map(shared).collect(),
         lock_manager: config.handoff.lock_manager.clone(),
         admission: config.admission(),
+        segments: config.networks.clone(),
+        move_managed: config.migration.move_managed.clone(),
+        lose_checkpoints: config.handoff.lose_checkpoints,
+        background: config.capacity.background,
         ..LibvirtConfig::new(libvirt.uri.clone(), config.migration_uri())
     }
 }
@@ -302,13 +312,17 @@ fn find_seeds(net: &Net, addresses: Vec<SocketAddr>) -> mpsc::Receiver<(HostId, 
     for addr in addresses {
         let (net, found) = (net.clone(), found.clone());
         tokio::spawn(async move {
-            let mut wait = RETRY.0;
+            let (mut wait, mut warned) = (RETRY.0, None::<Instant>);
             loop {
                 match net.identify(addr).await {
                     Ok(host) => return found.send((host, addr)).await,
                     // Silence at first is usual: hosts are started together.
-                    Err(error) if wait >= RETRY.1 || refused(&error) && wait == RETRY.0 => {
-                        warn!(%error, "seed not asked; trying again");
+                    Err(error)
+                        if (wait >= RETRY.1 || refused(&error) && wait == RETRY.0)
+                            && warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) =>
+                    {
+                        warned = Some(Instant::now());
+                        warn!(%error, "seed not asked; trying again, and telling again in an hour");
                     }
                     Err(_) => {}
                 }

@@ -62,7 +62,7 @@ impl<'de> Deserialize<'de> for SmoothingConfig {
 }
 
 /// Largest ceiling.
-const CEILING_MAX: f64 = 4.0;
+const CEILING_MAX: f64 = 10.0;
 
 /// `[ceilings]`: how much of each resource of this host may be in use, as fractions.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
@@ -98,7 +98,7 @@ impl CeilingsConfig {
                 in_range,
                 key,
                 &value,
-                "a fraction of the capacity, above 0 and at most 4: write 0.9 for 90 %",
+                "a fraction of the capacity, above 0 and at most 10: write 0.9 for 90 %",
             )
         })
     }

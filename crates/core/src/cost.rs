@@ -281,8 +281,10 @@ impl Experience {
         now: Time,
     ) {
         if let Some(sent) = sent.filter(|sent| sent.bytes_done > 0) {
-            let seconds = sent.elapsed_ms as f64 / 1e3 - PREPARATION_S;
-            self.sent(peer, sent.bytes_done as f64, seconds, now);
+            let seconds = (sent.elapsed_ms as f64 / 1e3 - PREPARATION_S).max(0.05);
+            // Longer than any that has ended, and the newest: what was known before counts no more.
+            let link = Link { bytes: sent.bytes_done as f64, seconds, at: now };
+            self.links.insert(peer.clone(), link);
             let (link, downtime) = (self.link_to(peer, now), Duration::from_secs(1));
             let least = (sent.bytes_done + sent.bytes_left) as f64;
             let plain = Weight { correction: 1.0, ..*weight };
@@ -420,5 +422,89 @@ mod tests {
         }
         assert!(errors[0] > 0.9 && errors[11] < 0.02, "{errors:?}");
         assert_eq!(past.correction(&MachineId::new("other").unwrap(), Some(1.5)), 1.5);
+    }
+
+    fn host(name: &str) -> HostId {
+        HostId::new(name).unwrap()
+    }
+
+    fn at(hours: u64) -> Time {
+        Time::from_unix_ms(hours * 3_600_000)
+    }
+
+    fn weight(gib: f64) -> Weight {
+        Weight {
+            memory_bytes: gib * 1e9,
+            dirty_bytes_per_s: Some(1e7),
+            correction: 1.0,
+            ..Weight::default()
+        }
+    }
+
+    fn abort(past: &mut Experience, id: &MachineId, peer: &str, gib: f64, hours: u64) {
+        // 600 s over a link of 117 MB/s, and a tenth is left.
+        let sent =
+            Progress { elapsed_ms: 600_200, bytes_done: 70_200_000_000, bytes_left: 7_000_000_000 };
+        past.aborted((id, &host(peer)), &weight(gib), Some(&sent), at(hours));
+    }
+
+    #[test]
+    fn a_small_machine_never_makes_a_link_slow_and_may_make_it_fast() {
+        let (mut past, id) = (Experience::new(&Costing::default()), MachineId::new("m").unwrap());
+        let predicted = Prediction { bytes: 4e6, ..Prediction::default() };
+        let mut moved = |elapsed_ms, bytes| {
+            let stats = MigrationStats { elapsed_ms, downtime_ms: 0, bytes };
+            past.learn((&id, &host("b")), None, &predicted, &stats, at(0));
+            past.link_to(&host("b"), at(0))
+        };
+        assert_eq!(moved(3_000, 4_000_000), 1.25e9, "three seconds of what is not sending");
+        assert!(moved(1_200, 9_000_000_000) > 2e9, "so much in a second is a fast link");
+        assert!(moved(60_200, 7_000_000_000) < 1.2e9, "a minute says what a link carries");
+    }
+
+    #[test]
+    fn an_abort_says_what_the_link_carries_and_what_the_machine_needs_at_least() {
+        let (mut past, id) = (Experience::new(&Costing::default()), MachineId::new("m").unwrap());
+        abort(&mut past, &id, "b", 70.0, 0);
+        let link = past.link_to(&host("b"), at(0));
+        assert!((link / 117e6 - 1.0).abs() < 1e-6, "{link}");
+        let weight = Weight { correction: past.correction(&id, None), ..weight(70.0) };
+        let predicted = Prediction::of(&weight, link, DOWNTIME).unwrap();
+        assert!(predicted.seconds > 600.0, "{predicted:?}");
+        // One abort says nothing of the links to others; a second one at another host does.
+        assert_eq!(past.link_to(&host("c"), at(0)), 1.25e9);
+        assert_eq!(past.gives_up(&id, &weight, 117e6, at(0)), None);
+        abort(&mut past, &id, "c", 70.0, 1);
+        assert!((past.link_to(&host("d"), at(1)) / 117e6 - 1.0).abs() < 1e-6);
+        assert_eq!(past.gives_up(&id, &weight, 117e6, at(1)), Some(2));
+    }
+
+    #[test]
+    fn a_machine_that_was_given_up_is_tried_again_when_something_has_changed() {
+        let (mut past, id) = (Experience::new(&Costing::default()), MachineId::new("m").unwrap());
+        abort(&mut past, &id, "b", 70.0, 0);
+        abort(&mut past, &id, "b", 70.0, 1);
+        let known = weight(70.0);
+        let calm = Weight { dirty_bytes_per_s: Some(1e6), ..known };
+        let small = Weight { memory_bytes: 3e10, ..known };
+        for (weight, link, hours, given_up) in [
+            (&known, 117e6, 2, true),
+            (&known, 200e6, 2, true),
+            (&known, 1.17e9, 2, false),
+            (&calm, 117e6, 2, false),
+            (&small, 117e6, 2, false),
+            (&known, 117e6, 24, true),
+            (&known, 117e6, 25, false),
+        ] {
+            let found = past.gives_up(&id, weight, link, at(hours)).is_some();
+            assert_eq!(found, given_up, "{link} after {hours} h");
+        }
+        // Once a day, then every other day, and so on.
+        abort(&mut past, &id, "b", 70.0, 24);
+        assert_eq!(past.gives_up(&id, &known, 117e6, at(71)), Some(3));
+        let predicted = Prediction { bytes: 1e9, ..Prediction::default() };
+        let stats = MigrationStats { elapsed_ms: 10_000, downtime_ms: 0, bytes: 1_000_000_000 };
+        past.learn((&id, &host("b")), None, &predicted, &stats, at(72));
+        assert_eq!(past.gives_up(&id, &known, 117e6, at(72)), None, "it has moved");
     }
 }

@@ -27,6 +27,7 @@ pub mod host;
 pub mod load;
 pub mod message;
 pub mod model;
+pub mod named;
 pub mod port;
 pub mod printable;
 pub mod reason;

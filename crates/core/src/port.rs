@@ -28,8 +28,9 @@ pub enum Order {
     /// before this process was started. The machine then runs on here. A migration ordered from
     /// this process is answered as usual, by [`Event::MigrationEnded`]; nothing else answers.
     Abort(MachineId),
-    /// Rewrite the schedule entry of a machine of this host. Answered by [`Event::EntryWritten`].
-    WriteEntry(MachineId, Entry),
+    /// Rewrite the schedule entry of a machine of this host, if it still is what was read. Answered by
+    /// [`Event::EntryWritten`].
+    WriteEntry(MachineId, Rewrite),
     /// Say whether a machine is on this host, and which copy of it. Answered by [`Event::Looked`] with
     /// the same number.
     Look(MachineId, LookId),
@@ -54,6 +55,22 @@ pub enum Order {
     Examine(Examination),
 }
 
+/// A schedule entry as it is to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rewrite {
+    /// What was read of it. Where it reads otherwise by now, nothing is written:
+    /// [`FailureKind::Changed`]. Written in any case if `None`.
+    pub over: Option<Entry>,
+    /// As it is to be.
+    pub entry: Entry,
+}
+
+impl From<Entry> for Rewrite {
+    fn from(entry: Entry) -> Self {
+        Self { over: None, entry }
+    }
+}
+
 /// A machine of another host, to be examined before this one promises to take it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Examination {
@@ -61,6 +78,8 @@ pub struct Examination {
     pub handoff: HandoffId,
     /// The machine.
     pub machine: MachineId,
+    /// Its name, which no other machine may have where it comes to, if it is known.
+    pub name: Option<String>,
     /// What it needs, its CPU as its own hypervisor describes it included.
     pub needs: Requirements,
 }
@@ -161,8 +180,8 @@ pub enum Event {
     /// tells nothing of where it is: mostly here as before, but an answer can be lost and a daemon
     /// die at any moment, so that it may be there, or paused on both hosts. A look tells.
     MigrationEnded(HandoffId, Result<MigrationStats, Failure>),
-    /// The answer to [`Order::WriteEntry`].
-    EntryWritten(MachineId, Result<(), Failure>),
+    /// The answer to [`Order::WriteEntry`], with the entry as it was read back.
+    EntryWritten(MachineId, Result<Entry, Failure>),
     /// The answer to [`Order::Look`].
     Looked(MachineId, LookId, Result<Sight, Failure>),
     /// The answer to [`Order::Resume`]. A failure does not tell whether it runs: look.
@@ -268,6 +287,8 @@ pub struct MachineSample {
     pub facts: Arc<MachineFacts>,
     /// Whether it runs.
     pub presence: Presence,
+    /// Whether it came to run here by a live migration, as its hypervisor says; whose, it does not tell.
+    pub arrived: bool,
     /// What it has consumed since this host began to run it; `None` when it does not run or could
     /// not be measured.
     pub counters: Option<Counters>,
@@ -367,6 +388,8 @@ pub enum FailureKind {
     NeedsChanged,
     /// Anything else; the detail says what.
     Other,
+    /// What was to be changed has been changed by somebody else meanwhile; nothing was done.
+    Changed,
 }
 
 /// How long an order may take before the hypervisor answers it with a failure of its own: a

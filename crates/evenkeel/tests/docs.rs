@@ -1,5 +1,5 @@
-//! What `docs/claims.md` says is shown, is shown; every code block of the documentation is run or says why
-//! not; and every link leads somewhere.
+//! What `docs/claims.md` says is shown, is shown; what `docs/security.md` says that nobody can, a test
+//! shows; every code block of the documentation is run or says why not; and every link leads somewhere.
 
 mod blocks;
 
@@ -12,6 +12,7 @@ use blocks::Block;
 use evenkeel_agent::Config;
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/claims.md");
+const SECURITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/security.md");
 const CRATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const CLAIMS: std::ops::RangeInclusive<u32> = 1..=33;
 
@@ -28,6 +29,24 @@ fn places(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
+/// All tests of all crates.
+fn tests() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut dirs = vec![Path::new(CRATES).to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).expect("a directory").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let file = path.strip_prefix(CRATES).expect("below").display().to_string();
+                found.extend(functions(&file).into_iter().filter(|(_, test)| *test).map(|f| f.0));
+            }
+        }
+    }
+    found
+}
+
 /// The functions of a file, and whether each is a test.
 fn functions(file: &str) -> BTreeMap<String, bool> {
     let path = Path::new(CRATES).join(file);
@@ -35,7 +54,7 @@ fn functions(file: &str) -> BTreeMap<String, bool> {
     let mut marked = false;
     let mut functions = BTreeMap::new();
     for line in source.lines().map(str::trim) {
-        if matches!(line, "#[test]" | "#[tokio::test]") {
+        if line == "#[test]" || line.starts_with("#[tokio::test") {
             marked = true;
         } else if let Some((before, name)) = line.split_once("fn ")
             && (before.is_empty() || before.ends_with(' '))
@@ -208,4 +227,39 @@ fn every_link_of_the_documentation_leads_somewhere() {
         }
     }
     assert!(followed > 50, "{followed} links are found");
+}
+
+/// Whether a cell names a test that there is, or a command that runs some.
+fn names_a_test(cell: &str, tests: &BTreeSet<String>) -> bool {
+    let mut quoted = cell.split('`').skip(1).step_by(2);
+    quoted.any(|name| {
+        tests.contains(name) || name.starts_with("cargo test ") || name.starts_with("scripts/fuzz ")
+    })
+}
+
+#[test]
+fn whatever_the_page_on_security_says_that_nobody_can_a_test_shows() {
+    let page = fs::read_to_string(SECURITY).unwrap_or_else(|error| panic!("{SECURITY}: {error}"));
+    let tests = tests();
+    // Names of tests are sentences. What is named and is none was renamed.
+    for name in page.split('`').skip(1).step_by(2) {
+        let words = name.split('_').count();
+        let plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        let sentence = plain && words >= 4 && !name.starts_with("evenkeel_");
+        assert!(!sentence || tests.contains(name), "there is no test `{name}`");
+    }
+    let (mut by_test, mut rows) = (false, 0);
+    for line in page.lines() {
+        let cells: Vec<_> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        match cells.last() {
+            _ if !line.starts_with('|') => by_test = false,
+            Some(&"test") => by_test = true,
+            Some(last) if by_test && !line.starts_with("| ---") => {
+                assert!(names_a_test(last, &tests), "no test shows this: {line}");
+                rows += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(rows > 75, "the page has its tables in another way: {rows} rows");
 }

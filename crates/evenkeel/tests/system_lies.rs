@@ -217,11 +217,8 @@ fn what_is_agreed_on_is_prepared_and_nothing_else_is_opened_or_called() {
     let Some(mut stage) = Stage::set() else { return };
     let machine = Machine::new();
     let (handoff, mut control) = stage.connect(&machine);
-    let truth = [
-        auth_list(),
-        frames::open("qemu:///system", 0),
-        Saying::of(&machine, handoff).call(),
-    ];
+    let truth =
+        [auth_list(), frames::open("qemu:///system", 0), Saying::of(&machine, handoff).call()];
     for call in truth {
         let answer = control.ask(&call).expect("an answer");
         assert_eq!(answer.status, 0, "{}", String::from_utf8_lossy(&answer.body));
@@ -288,10 +285,10 @@ fn calls(stage: &mut Stage) {
     // To create, define, destroy, look up and save; to open consoles and files of guests; storage,
     // networks, filters, secrets; streams; other ways to migrate.
     let calls = [
-        3, 5, 7, 9, 10, 11, 12, 13, 14, 16, 18, 21, 22, 23, 24, 25, 27, 33, 35, 37, 44, 48, 52, 56, 57,
-        68, 72, 74, 77, 80, 87, 91, 92, 99, 105, 109, 118, 124, 136, 141, 149, 155, 163, 173, 176, 181,
-        186, 196, 201, 208, 209, 211, 212, 216, 222, 235, 240, 253, 258, 267, 273, 280, 284, 292, 299,
-        300, 301, 302, 304, 305, 316, 330, 345, 350, 365, 380, 400, 420, 440, 1000,
+        3, 5, 7, 9, 10, 11, 12, 13, 14, 16, 18, 21, 22, 23, 24, 25, 27, 33, 35, 37, 44, 48, 52, 56,
+        57, 68, 72, 74, 77, 80, 87, 91, 92, 99, 105, 109, 118, 124, 136, 141, 149, 155, 163, 173,
+        176, 181, 186, 196, 201, 208, 209, 211, 212, 216, 222, 235, 240, 253, 258, 267, 273, 280,
+        284, 292, 299, 300, 301, 302, 304, 305, 316, 330, 345, 350, 365, 380, 400, 420, 440, 1000,
     ];
     let opened = || vec![auth_list(), frames::open("qemu:///system", 0)];
     for procedure in calls.into_iter().filter(|procedure| !known.contains(procedure)) {
@@ -323,7 +320,9 @@ fn finishes(stage: &mut Stage) {
     };
     let machine = Machine::new();
     for finish in of(&machine) {
-        stage.says("finishes what was not prepared", &machine, |_| [opened(), vec![finish]].concat());
+        stage.says("finishes what was not prepared", &machine, |_| {
+            [opened(), vec![finish]].concat()
+        });
     }
     let machine = Machine::new();
     let [finish, _] = of(&machine);
@@ -371,13 +370,20 @@ fn a_machine_names_nothing_of_its_host_but_what_was_agreed_on() {
 fn a_member_speaks_of_no_machine_and_no_handoff_but_its_own() {
     let Some(stage) = Stage::set() else { return };
     // A machine that is here, by its id and by the id of a handoff that is known.
-    let there = Machine { uuid: "7e570000-0000-4000-8000-000000000001".to_owned(), ..Machine::new() };
+    let there =
+        Machine { uuid: "7e570000-0000-4000-8000-000000000001".to_owned(), ..Machine::new() };
     let refused = stage.liar.reserve(TARGET, &there).expect_err("it is here");
-    assert!(matches!(&refused, Pass::Refused { reason, .. } if reason.code() == "ALREADY_HERE"), "{refused:?}");
+    assert!(
+        matches!(&refused, Pass::Refused { reason, .. } if reason.code() == "ALREADY_HERE"),
+        "{refused:?}"
+    );
     let machine = there.id();
     let handoff = HandoffId(stage.liar.fresh());
     for pass in [
-        Pass::Cancel { reason: evenkeel_core::decision::Reason::MigrationFailed, machine: Some(machine.clone()) },
+        Pass::Cancel {
+            reason: evenkeel_core::decision::Reason::MigrationFailed,
+            machine: Some(machine.clone()),
+        },
         Pass::Released {
             machine: machine.clone(),
             stats: evenkeel_core::port::MigrationStats::default(),

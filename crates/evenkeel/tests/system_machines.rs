@@ -35,12 +35,20 @@ const fn moves(name: &'static str, devices: &'static str, keeps: &'static [&'sta
     Kind { name, os, more, devices, then, keeps, refused }
 }
 
-const fn refused(name: &'static str, devices: &'static str, why: (&'static str, &'static str)) -> Kind {
+const fn refused(
+    name: &'static str,
+    devices: &'static str,
+    why: (&'static str, &'static str),
+) -> Kind {
     Kind { refused: Some(why), ..moves(name, devices, &[]) }
 }
 
 const KINDS: &[Kind] = &[
-    moves("nothing but a balloon", "<memballoon model='virtio'><stats period='5'/></memballoon>", &["period='5'"]),
+    moves(
+        "nothing but a balloon",
+        "<memballoon model='virtio'><stats period='5'/></memballoon>",
+        &["period='5'"],
+    ),
     moves(
         "several shared disks",
         "<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none' io='native'/><source file='/srv/rig/images/a.raw'/><target dev='vda' bus='virtio'/><serial>disk-a</serial></disk>\
@@ -109,8 +117,14 @@ const KINDS: &[Kind] = &[
         more: "<cpu mode='custom' match='exact'><model fallback='forbid'>qemu64</model><feature policy='require' name='x2apic'/></cpu>",
         ..moves("a named CPU model with a feature", "", &["x2apic"])
     },
-    Kind { more: "<cpu mode='host-model'/>", ..moves("the CPU model of its host", "", &["<model"]) },
-    Kind { more: "<cpu mode='maximum' migratable='on'/>", ..moves("all that its CPU can be", "", &["maximum"]) },
+    Kind {
+        more: "<cpu mode='host-model'/>",
+        ..moves("the CPU model of its host", "", &["<model"])
+    },
+    Kind {
+        more: "<cpu mode='maximum' migratable='on'/>",
+        ..moves("all that its CPU can be", "", &["maximum"])
+    },
     Kind {
         more: "<memoryBacking><hugepages/></memoryBacking>",
         ..moves("huge pages", "", &["hugepages"])
@@ -125,7 +139,9 @@ const KINDS: &[Kind] = &[
         ..moves("a processor of its host", "", &["cpuset='0'"])
     },
     Kind {
-        then: &["snapshot-create-as VM before --disk-only --no-metadata --diskspec vda,file=/srv/rig/images/after.qcow2"],
+        then: &[
+            "snapshot-create-as VM before --disk-only --no-metadata --diskspec vda,file=/srv/rig/images/after.qcow2",
+        ],
         ..moves(
             "an external snapshot",
             "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/srv/rig/images/snap.qcow2'/><target dev='vda' bus='virtio'/></disk>",
@@ -171,7 +187,11 @@ impl Kind {
     fn xml(&self, name: &str, number: usize) -> String {
         let Self { os, more, devices, .. } = self;
         let iothreads = if devices.contains("iothread=") { "<iothreads>1</iothreads>" } else { "" };
-        let (balloon, usb) = if devices.contains("memballoon") { ("", "") } else { ("<memballoon model='none'/>", "") };
+        let (balloon, usb) = if devices.contains("memballoon") {
+            ("", "")
+        } else {
+            ("<memballoon model='none'/>", "")
+        };
         let domain = "<domain type='qemu'>";
         format!(
             "{domain}<name>{name}</name><uuid>7e570000-0000-4000-8000-0000000001{number:02}</uuid>\
@@ -199,7 +219,13 @@ impl Kind {
         let moved = hosts.try_migrate(&name, 1, 2);
         let said = format!("{}{}", moved.stdout, moved.stderr);
         match self.refused {
-            None if !moved.success => return Err(format!("it was not moved: {said}\n{}\n{}", hosts.journal(1), hosts.journal(2))),
+            None if !moved.success => {
+                return Err(format!(
+                    "it was not moved: {said}\n{}\n{}",
+                    hosts.journal(1),
+                    hosts.journal(2)
+                ));
+            }
             None => {
                 hosts.runs_only_on(&name, 2);
                 let there = virsh(2, &["dumpxml", &name])?;
@@ -216,7 +242,10 @@ impl Kind {
         }
         let at = if self.refused.is_some() { 1 } else { 2 };
         virsh(at, &["destroy", &name])?;
-        hosts.host(at).run(&["virsh", "undefine", &name, "--nvram", "--snapshots-metadata"]).map_err(|e| e.to_string())?;
+        hosts
+            .host(at)
+            .run(&["virsh", "undefine", &name, "--nvram", "--snapshots-metadata"])
+            .map_err(|e| e.to_string())?;
         Ok(())
     }
 }
@@ -238,7 +267,8 @@ fn equip(hosts: &Hosts) {
         hosts.must(host, &["systemctl", "restart", "libvirtd"]);
         hosts.virsh(host, &["pool-refresh", "local"]);
     }
-    hosts.must(1, &["bash", "-c", "truncate -s 1M /srv/local/copied.raw; virsh pool-refresh local"]);
+    hosts
+        .must(1, &["bash", "-c", "truncate -s 1M /srv/local/copied.raw; virsh pool-refresh local"]);
 }
 
 /// Huge pages of this machine, which all hosts share; they are given back.

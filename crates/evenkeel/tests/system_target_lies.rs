@@ -77,7 +77,7 @@ impl Stage {
     /// Has the source migrate its machine to the member, which lies.
     fn tells(&mut self, name: &str, lie: &Lie, is_named: bool) {
         let stage = &*self;
-        let wrong = thread::scope(|scope| {
+        let (wrong, moved) = thread::scope(|scope| {
             let (hosts, mut wrong) = (&stage.hosts, Vec::new());
             let moving = scope.spawn(move || hosts.evenkeel(SOURCE, &["migrate", MACHINE, "kvm3"]));
             while !moving.is_finished() {
@@ -100,10 +100,10 @@ impl Stage {
             if !idle {
                 wrong.push(format!("{name}: the handoff does not end"));
             }
-            wrong
+            (wrong, moved)
         });
         self.wrong.extend(wrong);
-        self.judge(name, is_named);
+        self.judge(&format!("{name} ({})", moved.stderr.trim()), is_named);
     }
 
     /// Answers what is asked, with the lie where it belongs.
@@ -163,7 +163,8 @@ impl Stage {
         self.hosts.must(TARGET, &["bash", "-c", &script]);
         let theirs = self.liar.take(caller);
         let ours = UnixStream::connect(seen(LIBVIRT)).expect("libvirt listens");
-        let (mut asks, mut asked) = (theirs.try_clone().expect("a copy"), ours.try_clone().expect("a copy"));
+        let (mut asks, mut asked) =
+            (theirs.try_clone().expect("a copy"), ours.try_clone().expect("a copy"));
         scope.spawn(move || {
             while let Ok(frame) = Frame::read(&mut asks) {
                 if frame.write(&mut asked).is_err() {
@@ -241,7 +242,12 @@ fn standing() -> Talk {
         gauge: None,
         labels: None,
     };
-    Talk::Standing(Standing { report: report(0.01), estimate: None, room: Some(room), refusal: None })
+    Talk::Standing(Standing {
+        report: report(0.01),
+        estimate: None,
+        room: Some(room),
+        refusal: None,
+    })
 }
 
 #[test]
@@ -314,7 +320,8 @@ fn answers() -> Vec<(&'static str, u32, Answer)> {
     let uuid = u128::from_str_radix(&UUID.replace('-', ""), 16).expect("digits");
     let trap = format!("tcp://10.77.0.3:{TRAP}");
     let event = Frame { kind: 2, serial: 0, ..Frame::call(318, vec![0; 32]) };
-    let asks = Frame { kind: CALL, ..Frame::call(OPEN, text("qemu+ext:///x?command=/root/program")) };
+    let asks =
+        Frame { kind: CALL, ..Frame::call(OPEN, text("qemu+ext:///x?command=/root/program")) };
     vec![
         ("asks for a password", AUTH_LIST, body(numbers([1, 1]))),
         ("lets nobody in", AUTH_LIST, body(numbers([0]))),
@@ -325,28 +332,60 @@ fn answers() -> Vec<(&'static str, u32, Answer)> {
         ("answers for another program", AUTH_LIST, frame(|frame| frame.program = 0x2000_8087)),
         ("answers with a status of its own", AUTH_LIST, frame(|frame| frame.status = 2)),
         ("answers with data of a stream", AUTH_LIST, frame(|frame| frame.kind = 3)),
-        ("tells of an event", AUTH_LIST, Arc::new(move |frame| [event.bytes(), frame.bytes()].concat())),
+        (
+            "tells of an event",
+            AUTH_LIST,
+            Arc::new(move |frame| [event.bytes(), frame.bytes()].concat()),
+        ),
         ("calls itself", AUTH_LIST, Arc::new(move |frame| [asks.bytes(), frame.bytes()].concat())),
         ("a frame of 4 GiB", AUTH_LIST, Arc::new(|_| vec![0xff; 64])),
         ("a frame of nothing", AUTH_LIST, Arc::new(|_| vec![0; 64])),
         ("opens with words", OPEN, body(text("and now?"))),
         ("answers twice", OPEN, Arc::new(|frame| [frame.bytes(), frame.bytes()].concat())),
-        ("an error that is none", OPEN, frame(|frame| (frame.status, frame.body) = (1, vec![0xff; 64]))),
+        (
+            "an error that is none",
+            OPEN,
+            frame(|frame| (frame.status, frame.body) = (1, vec![0xff; 64])),
+        ),
         ("memory to the trap", PREPARE, body(prepared(&cookie(""), Some(&trap)))),
         ("memory to a port", PREPARE, body(prepared(&cookie(""), Some("tcp:10.77.0.3:4444")))),
         ("memory to a socket", PREPARE, body(prepared(&cookie(""), Some("unix:///root/PWNED")))),
         ("memory by RDMA", PREPARE, body(prepared(&cookie(""), Some("rdma://10.77.0.3:4444")))),
-        ("memory to a program", PREPARE, body(prepared(&cookie(""), Some("exec:touch /root/PWNED")))),
+        (
+            "memory to a program",
+            PREPARE,
+            body(prepared(&cookie(""), Some("exec:touch /root/PWNED"))),
+        ),
         ("memory to nowhere", PREPARE, body(prepared(&cookie(""), Some("")))),
         ("a cookie with a port", PREPARE, body(prepared(&cookie("<nbd port='4444'/>"), None))),
-        ("a cookie that copies", PREPARE, body(prepared(&cookie("<nbd><disk target='vda' capacity='1'/></nbd>"), None))),
+        (
+            "a cookie that copies",
+            PREPARE,
+            body(prepared(&cookie("<nbd><disk target='vda' capacity='1'/></nbd>"), None)),
+        ),
         ("a cookie with a machine", PREPARE, body(prepared(&cookie(&evil), None))),
-        ("a cookie with a document type", PREPARE, body(prepared(&format!("<!DOCTYPE d []>{}", cookie("")), None))),
-        ("another machine's cookie", PREPARE, body(prepared(&cookie("").replace(MACHINE, "db"), None))),
-        ("a cookie without an end", PREPARE, body([bytes(cookie("").as_bytes()), numbers([0])].concat())),
+        (
+            "a cookie with a document type",
+            PREPARE,
+            body(prepared(&format!("<!DOCTYPE d []>{}", cookie("")), None)),
+        ),
+        (
+            "another machine's cookie",
+            PREPARE,
+            body(prepared(&cookie("").replace(MACHINE, "db"), None)),
+        ),
+        (
+            "a cookie without an end",
+            PREPARE,
+            body([bytes(cookie("").as_bytes()), numbers([0])].concat()),
+        ),
         ("another machine is finished", FINISH, body(finished("db", uuid, ""))),
         ("another id is finished", FINISH, body(finished(MACHINE, uuid + 1, ""))),
-        ("it is finished with more", FINISH, body([finished(MACHINE, uuid, ""), vec![0; 8]].concat())),
+        (
+            "it is finished with more",
+            FINISH,
+            body([finished(MACHINE, uuid, ""), vec![0; 8]].concat()),
+        ),
         ("it is finished with a cookie", FINISH, body(finished(MACHINE, uuid, &cookie(&evil)))),
     ]
 }
@@ -367,7 +406,13 @@ fn a_source_lets_its_machine_run_whatever_the_target_says_of_the_handoff() {
         ("discarded at once", Pass::Discarded),
         ("missing", Pass::Missing),
         ("arriving", Pass::Arriving),
-        ("held before it was sent", Pass::Holding { machine: Machine { uuid: UUID.to_owned(), ..Machine::new() }.id(), ticket: None }),
+        (
+            "held before it was sent",
+            Pass::Holding {
+                machine: Machine { uuid: UUID.to_owned(), ..Machine::new() }.id(),
+                ticket: None,
+            },
+        ),
         ("a place for a disk that there is not", placed),
         (
             "released by the target",
@@ -380,7 +425,10 @@ fn a_source_lets_its_machine_run_whatever_the_target_says_of_the_handoff() {
         ),
         (
             "refused in words that a terminal obeys",
-            Pass::Refused { reason: Reason::NoMemory, detail: Some("\u{1b}]0;owned\u{7}\n forged".to_owned()) },
+            Pass::Refused {
+                reason: Reason::NoMemory,
+                detail: Some("\u{1b}]0;owned\u{7}\n forged".to_owned()),
+            },
         ),
     ] {
         stage.tells(name, &Lie::Says(pass), false);

@@ -1,13 +1,16 @@
 //! What is asked of this host over its API.
 
+use std::collections::BTreeMap;
+
 use evenkeel_core::effect::Input;
-use evenkeel_core::model::MachineId;
-use evenkeel_core::port::Order;
+use evenkeel_core::model::HostId;
+use evenkeel_desk::brief::Grants;
+use evenkeel_desk::{Brief, Listed};
 use tracing::warn;
 
 use super::Driver;
 use crate::authority;
-use crate::request::{Reply, Request, Reset};
+use crate::request::{Request, Reset};
 use crate::status::Status;
 
 impl Driver {
@@ -17,9 +20,17 @@ impl Driver {
             Request::Status(answer) => {
                 let (change, now) = (self.hours.change, self.clock.now());
                 let accused = self.carrier.accused();
-                let status = Status::of(&self.balancer, &self.progress, change, accused, now);
+                let mut status = Status::of(&self.balancer, &self.progress, change, accused, now);
+                status.knows_others = !self.addresses.is_empty() || self.seeded;
                 let _ = answer.send(Ok(Status { silent: self.silent(), ..status }));
             }
+            Request::Brief(answer) => {
+                let (grants, version) = (Grants::default(), env!("CARGO_PKG_VERSION"));
+                let now = self.clock.now();
+                let brief = Brief::of(&self.balancer, &self.progress, grants, version, now);
+                let _ = answer.send(Ok(brief));
+            }
+            Request::Hosts(answer) => drop(answer.send(Ok(self.listed()))),
             Request::Operate(operation) => self.operate(operation),
             Request::Insight(question) => self.tell_why(question),
             Request::SetState(state, answer) => {
@@ -58,13 +69,17 @@ impl Driver {
                 }
                 let _ = answer.send(settled);
             }
-            Request::SetTarget(machine, target, answer) => {
-                self.write_entry(self.balancer.program_target(&machine, target), machine, answer);
-            }
-            Request::SetRules(machine, rules, answer) => {
-                self.write_entry(self.balancer.set_rules(&machine, *rules), machine, answer);
-            }
+            Request::Edit(edit) => self.edit(edit),
         }
+    }
+
+    /// Every host that is known here: this one, the living, and those that were seen before.
+    fn listed(&self) -> Vec<Listed> {
+        let (here, alive) = (self.balancer.host().id(), self.balancer.members());
+        let mut hosts: BTreeMap<&HostId, bool> =
+            self.addresses.keys().map(|host| (host, false)).collect();
+        hosts.extend(alive.iter().chain([here]).map(|host| (host, true)));
+        hosts.into_iter().map(|(host, alive)| Listed { host: host.clone(), alive }).collect()
     }
 
     /// Forgets what was learned from others.
@@ -78,20 +93,5 @@ impl Driver {
         }
         warn!(what = what.name(), "an operator has had this forgotten");
         Ok(())
-    }
-
-    /// Has a machine's entry written; the answer waits for it.
-    fn write_entry(&mut self, order: Result<Order, String>, machine: MachineId, answer: Reply<()>) {
-        let busy = || format!("the entry of machine `{machine}` is being written: try again");
-        let free = !self.writers.contains_key(&machine);
-        match order.and_then(|order| free.then_some(order).ok_or_else(busy)) {
-            Ok(order) => {
-                self.writers.insert(machine, answer);
-                self.hypervisor.submit(order);
-            }
-            Err(why) => {
-                let _ = answer.send(Err(why));
-            }
-        }
     }
 }

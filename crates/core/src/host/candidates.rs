@@ -17,6 +17,9 @@ use crate::port::Presence;
 use crate::select::mean_aware::{Piece, Side};
 use crate::select::{LOAD_EPSILON, Pair, rounded};
 
+/// How long a machine that a job was under way on is not tried again.
+const BUSY_FOR: std::time::Duration = std::time::Duration::from_secs(60);
+
 impl Host {
     /// Its machines that could go to `peer` in return for another.
     pub(super) fn tenants(
@@ -388,6 +391,9 @@ impl Host {
         now: Time,
     ) -> Result<(), Reason> {
         let Toward { peer, authority, .. } = *toward;
+        if self.holds.busy.get(id).is_some_and(|at| now.since(*at) < BUSY_FOR) {
+            return Err(Reason::JobUnderWay);
+        }
         self.past.failures.may_try(id, peer, self.restraint.quarantine, now)?;
         if authority.is_operators() || self.state == HostState::Draining {
             return Ok(());
@@ -438,7 +444,8 @@ impl Host {
         now: Time,
     ) -> Quote {
         let at_receiver = self.price(measure, &candidate.factors);
-        let free = candidate.memory_bytes <= self.free_memory_bytes();
+        let free = candidate.memory_bytes <= self.free_memory_bytes()
+            && self.has_memory_for(&candidate.factors, candidate.margin.as_ref(), now);
         // Who was told to move it need not mind how busy this host is.
         let own = self.gauge(now).filter(|_| authority != Authority::Told);
         let refusal = if free {
@@ -450,6 +457,18 @@ impl Host {
         };
         let detail = refusal.as_ref().map(|r| r.detail.clone()).filter(|words| !words.is_empty());
         Quote { at_receiver, refusal: refusal.map(|refusal| refusal.reason), detail }
+    }
+
+    /// Whether what a machine uses, and may come to use, is really there, where more memory may be
+    /// promised than there is.
+    fn has_memory_for(&self, usage: &Resources, margin: Option<&Resources>, now: Time) -> bool {
+        if self.ceilings.0.memory <= 1.0 {
+            return true;
+        }
+        let Some(own) = self.gauge(now) else { return false };
+        let more = margin.map_or(0.0, |margin| margin.memory_bytes).hypot(own.margin.memory_bytes);
+        let after = own.used.memory_bytes + usage.memory_bytes + more;
+        after <= self.profile.usable_memory_bytes()
     }
 
     /// Whether it could take a machine, wherever its memory comes from.
@@ -466,6 +485,7 @@ impl Host {
         self.view.provides().meets(&candidate.needs)?;
         self.unfit.recall(&candidate.machine, &candidate.needs, now)?;
         self.lets_come(candidate, pressing)?;
+        self.neighbours_mind(candidate)?;
         Ok(self.seats_are_free(&candidate.machine, &candidate.anti_affinity)?)
     }
 }

@@ -9,11 +9,13 @@ mod history;
 mod init;
 pub(crate) mod lab;
 mod leave;
+mod naming;
 mod operating;
 mod report;
 mod rule;
 pub(crate) mod snapshot;
 mod top;
+mod ui;
 
 use std::fmt::Debug;
 use std::io::IsTerminal;
@@ -59,6 +61,12 @@ pub(crate) enum HostCommand {
     /// Watch every host of the cluster: load, contention, and what moves
     #[command(after_help = "Examples:\n  evenkeel top\n  evenkeel top --every 5 --times 3")]
     Top(top::TopArgs),
+    /// Open the operator's desk: the cluster as a page in a browser on this computer
+    #[command(after_help = "Examples:\n  evenkeel ui\n  evenkeel ui --ssh root@kvm1\n  \
+        evenkeel ui --replay faults.rec --speed 60\n\n\
+        It prints a link that lets a browser in once. Nothing is configured, and nobody else is let in. \
+        docs/desk.md\nsays more.")]
+    Ui(ui::UiArgs),
     /// Show what was decided in the cluster, from every host's own store, each migration once
     #[command(after_help = "Examples:\n  evenkeel history --since 2d\n  \
         evenkeel history --since 12h --vm web-1\n  \
@@ -237,6 +245,7 @@ pub(crate) fn run(command: HostCommand) -> Result<(), Failure> {
         }),
         HostCommand::Explain(command) => block_on(explain::run(command)),
         HostCommand::History(args) => block_on(history::run(args)),
+        HostCommand::Ui(args) => block_on(ui::run(args)),
         HostCommand::Top(args) => block_on(top::run(args)),
         HostCommand::Target { machine, load: Target(load), ask } => {
             block_on(target(&machine, load, &ask))

@@ -88,6 +88,12 @@ fn render(seen: &[Seen]) -> String {
             status.machines.len().to_string(),
             worst.map_or_else(String::new, |m| format!("{} {}", m.name, score(m.contention_score))),
         ]);
+        alarms.extend(
+            status
+                .alarms
+                .iter()
+                .map(|alarm| format!("ALARM of {host}: {}\n", super::report::alarm(alarm))),
+        );
         moves.extend(status.handoffs.iter().filter(|h| h.role == Role::Donor).map(|handoff| {
             let since = status.at.since(handoff.since).as_secs();
             let sent = handoff.progress.map_or(0, |p| p.bytes_done / 1_048_576);

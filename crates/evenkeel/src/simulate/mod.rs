@@ -1,15 +1,19 @@
 //! `evenkeel simulate`: a scenario in virtual time.
 
 mod log;
+mod record;
 mod table;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
-use evenkeel_sim::Line;
+use evenkeel_core::decision::Decision;
 use evenkeel_sim::scenario::{Observer, Report, Scenario, Simulation};
+use evenkeel_sim::{Cluster, Line};
 
 use self::log::{Recorder, Recording, Replayed};
+use self::record::Filming;
 use crate::output::{self, Failure, Format};
 use crate::progress::Progress;
 
@@ -17,7 +21,8 @@ pub(crate) const EXAMPLES: &str = "Examples:\n  \
      evenkeel simulate scenarios/faults.toml\n  \
      evenkeel simulate scenarios/faults.toml --seed 7 --format json | jq .cv\n  \
      evenkeel simulate scenarios/faults.toml --log events.log\n  \
-     evenkeel simulate --replay events.log\n\n\
+     evenkeel simulate --replay events.log\n  \
+     evenkeel simulate scenarios/faults.toml --record faults.rec && evenkeel ui --replay faults.rec\n\n\
      docs/simulation.md describes scenarios and reports. Exit code 1: an invariant was broken, or\n\
      something that `[expect]` wants was not so.";
 
@@ -41,6 +46,12 @@ pub(crate) struct SimulateArgs {
     /// Write every event as a line to this file; `-` is standard output
     #[arg(long, value_name = "FILE", conflicts_with = "replay")]
     log: Option<PathBuf>,
+    /// Write what hosts look like over time to this file, for `evenkeel ui --replay`
+    #[arg(long, value_name = "FILE", conflicts_with = "replay")]
+    record: Option<PathBuf>,
+    /// How often it is written what hosts look like, such as `10s`
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = record::span)]
+    record_every: Duration,
     /// Print a log, running it again to see that every event is the same
     #[arg(long, value_name = "LOG")]
     replay: Option<PathBuf>,
@@ -55,12 +66,22 @@ pub(crate) fn run(args: &SimulateArgs) -> Result<(), Failure> {
     let simulation = recording.simulation()?;
     let mut recorder =
         args.log.as_deref().map(|log| Recorder::create(log, &recording)).transpose()?;
-    let mut watching = Watching { recorder: recorder.as_mut(), progress: Progress::new() };
+    let about = simulation.about().to_owned();
+    let filming = args.record.as_deref().map(|to| Filming::begin(to, &about, args.record_every));
+    let mut filming = filming.transpose()?;
+    let mut watching = Watching {
+        recorder: recorder.as_mut(),
+        filming: filming.as_mut(),
+        progress: Progress::new(),
+    };
     let report = simulation.run(&mut watching);
     watching.progress.end();
     let report = report.map_err(|why| format!("the scenario `{}`: {why}", file.display()))?;
     if let Some(recorder) = recorder {
         recorder.finish()?;
+    }
+    if let Some(filming) = filming {
+        filming.finish()?;
     }
     output::print(args.format, &report, || table::table(&report))?;
     judge(&report)
@@ -78,6 +99,7 @@ fn judge(report: &Report) -> Result<(), Failure> {
 /// What is done while a simulation runs.
 struct Watching<'a> {
     recorder: Option<&'a mut Recorder>,
+    filming: Option<&'a mut Filming>,
     progress: Progress,
 }
 
@@ -94,6 +116,16 @@ impl Observer for Watching<'_> {
 
     fn progress(&mut self, share: f64) {
         self.progress.show(share);
+    }
+
+    fn looks_every(&self) -> Option<Duration> {
+        self.filming.as_ref().map(|filming| filming.every())
+    }
+
+    fn look(&mut self, cluster: &Cluster, decided: &[Decision]) {
+        if let Some(filming) = &mut self.filming {
+            filming.look(cluster, decided);
+        }
     }
 }
 

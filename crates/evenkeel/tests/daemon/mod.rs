@@ -205,7 +205,8 @@ impl Place {
     pub fn configure(&self, seeds: &[SocketAddr]) {
         let told = self.earlier || self.tables.contains("[operation]");
         let operation = if told { "" } else { "[operation]\nmode = 'automatic'\n" };
-        let declared = "[capacity]\ncpu_cores = 2.0\nmemory = '4GiB'\nio_per_s = '100MB'\n";
+        let declared = "[capacity]\ncpu_cores = 2.0\nmemory = '4GiB'\nio_per_s = '100MB'\n\
+                        background = false\n";
         self.write(&format!(
             "{}{}[libvirt]\nuri = '{uri}'\n{way}{declared}{operation}{}",
             self.base(seeds),
@@ -231,11 +232,12 @@ impl Place {
             format!("libvirt_socket = '{}'\n", socket.display())
         });
         // A guest's kernel and console are files of the lab's, whose hosts have no bridges.
-        format!(
-            "[migration]\nsocket_dir = '{}'\nfiles = ['{}']\nadmit = ['user-networks']\n{socket}",
-            handoffs.display(),
-            lab.display(),
-        )
+        let admitted = if self.earlier {
+            String::new()
+        } else {
+            format!("files = ['{}']\nadmit = ['user-networks']\n", lab.display())
+        };
+        format!("[migration]\nsocket_dir = '{}'\n{admitted}{socket}", handoffs.display())
     }
 
     /// An agent of an earlier version opens what it is told.

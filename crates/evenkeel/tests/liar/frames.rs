@@ -31,8 +31,7 @@ impl Frame {
 
     pub fn bytes(&self) -> Vec<u8> {
         let Self { program, procedure, kind, serial, status, body } = self;
-        let words =
-            [28 + body.len() as u32, *program, 1, *procedure, *kind, *serial, *status];
+        let words = [28 + body.len() as u32, *program, 1, *procedure, *kind, *serial, *status];
         words.iter().flat_map(|word| word.to_be_bytes()).chain(body.iter().copied()).collect()
     }
 

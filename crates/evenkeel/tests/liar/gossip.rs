@@ -1,6 +1,9 @@
 //! Membership as agents have it, over a network of one's own.
-#![allow(unreachable_pub, clippy::expect_used, reason = "a module of tests, and a test that fails panics")]
-
+#![allow(
+    unreachable_pub,
+    clippy::expect_used,
+    reason = "a module of tests, and a test that fails panics"
+)]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

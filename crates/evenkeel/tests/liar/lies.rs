@@ -158,12 +158,24 @@ pub fn files() -> Vec<Lie> {
         part("/usr/bin/qemu-system-x86_64", "/bin/sh"),
         part("/usr/bin/qemu-system-x86_64", "/usr/bin/../bin/sh"),
         part("/usr/bin/qemu-system-x86_64", "qemu-system-x86_64"),
-        part("<vcpu>", "<sysinfo type='fwcfg'><entry name='opt/x' file='/etc/shadow'/></sysinfo><vcpu>"),
-        part("<target port='0'/>", "<log file='/root/made-by-root.log' append='on'/><target port='0'/>"),
-        element("<idmap><uid start='0' target='0' count='1'/><gid start='0' target='0' count='1'/></idmap>"),
+        part(
+            "<vcpu>",
+            "<sysinfo type='fwcfg'><entry name='opt/x' file='/etc/shadow'/></sysinfo><vcpu>",
+        ),
+        part(
+            "<target port='0'/>",
+            "<log file='/root/made-by-root.log' append='on'/><target port='0'/>",
+        ),
+        element(
+            "<idmap><uid start='0' target='0' count='1'/><gid start='0' target='0' count='1'/></idmap>",
+        ),
         element("<resource><partition>/system.slice</partition></resource>"),
-        element("<blkiotune><device><path>/dev/vda</path><weight>100</weight></device></blkiotune>"),
-        element("<launchSecurity type='sev'><cbitpos>1</cbitpos><reducedPhysBits>1</reducedPhysBits><policy>0</policy></launchSecurity>"),
+        element(
+            "<blkiotune><device><path>/dev/vda</path><weight>100</weight></device></blkiotune>",
+        ),
+        element(
+            "<launchSecurity type='sev'><cbitpos>1</cbitpos><reducedPhysBits>1</reducedPhysBits><policy>0</policy></launchSecurity>",
+        ),
         part("<on_crash>destroy<", "<on_crash>coredump-destroy<"),
     ];
     all.extend(character_devices());
@@ -193,7 +205,9 @@ fn character_devices() -> Vec<Lie> {
             "<console type='{kind}'>{source}<target type='virtio' port='1'/></console>"
         )));
     }
-    all.push(device("<channel type='pty'><target type='guestfwd' address='10.0.2.1' port='80'/></channel>"));
+    all.push(device(
+        "<channel type='pty'><target type='guestfwd' address='10.0.2.1' port='80'/></channel>",
+    ));
     all
 }
 

@@ -156,7 +156,9 @@ impl Liar {
         loop {
             let said = self.next_said(deadline.saturating_duration_since(Instant::now()));
             let (who, message) = said.unwrap_or_else(|| panic!("kvm{from} did not answer"));
-            if who == host && let Some(picked) = pick(message) {
+            if who == host
+                && let Some(picked) = pick(message)
+            {
                 return picked;
             }
         }

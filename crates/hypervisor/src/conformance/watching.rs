@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use evenkeel_core::model::{Entry, Epoch, MachineId, Requirements};
 use evenkeel_core::port::{
-    Event, Examination, FailureKind, HandoffId, LookId, Migration, Order, Presence, Stamp, Unfit,
+    Event, Examination, FailureKind, HandoffId, LookId, Migration, Order, Presence, Rewrite, Stamp,
+    Unfit,
 };
 
 use super::watch::{QUIET, Watch, full_entry};
@@ -71,7 +72,9 @@ pub fn a_sample_says_what_host_and_machine_are(rig: &mut dyn Rig) {
         assert_eq!((&*facts.name, facts.vcpus, facts.persistent), (name, 1, persistent));
         assert!((facts.memory_bytes - f64::from(32 << 20)).abs() < 1.0, "{}", facts.memory_bytes);
         assert!(!facts.needs.local_storage, "a machine without disks needs no storage");
-        assert!(host.provides.meets(&facts.needs).is_ok(), "a host provides what runs on it");
+        // Of another host: none takes what is on itself already.
+        let needs = Requirements { host_uuid: None, ..facts.needs.clone() };
+        assert_eq!(host.provides.meets(&needs), Ok(()), "a host provides what runs on it");
         assert_eq!(facts.entry, Ok(Entry::default()), "where none was written");
     }
 }
@@ -104,6 +107,14 @@ pub fn an_entry_reads_back_as_it_was_written(rig: &mut dyn Rig) {
             assert_eq!(w.entry(&a, id), Ok(entry));
         }
     }
+    // Somebody else has changed it since it was read: nothing is written.
+    let over = Some(full_entry(7));
+    let stale = w.rewrite(&kept, Rewrite { over, entry: Entry::default() });
+    assert_eq!(stale.map_err(|failure| failure.kind), Err(FailureKind::Changed));
+    assert_eq!(w.entry(&a, &kept), Ok(full_entry(u64::MAX)));
+    let over = Some(full_entry(u64::MAX));
+    assert_eq!(w.rewrite(&kept, Rewrite { over, entry: full_entry(8) }), Ok(()));
+    assert_eq!(w.entry(&a, &kept), Ok(full_entry(8)));
     let refused = w.write_entry(&nobody(), &Entry::default());
     assert_eq!(refused.map_err(|failure| failure.kind), Err(FailureKind::NoSuchMachine));
 }
@@ -175,7 +186,7 @@ pub fn every_order_is_answered_when_the_hypervisor_dies(rig: &mut dyn Rig) {
         Order::Abort(id.clone()),
         Order::Sample,
         Order::Look(id.clone(), LookId(7)),
-        Order::WriteEntry(id.clone(), Entry::default()),
+        Order::WriteEntry(id.clone(), Entry::default().into()),
         Order::Migrate(second),
         Order::Resume(id.clone(), Stamp::default()),
         Order::Discard(id.clone(), Stamp::default()),
@@ -184,6 +195,7 @@ pub fn every_order_is_answered_when_the_hypervisor_dies(rig: &mut dyn Rig) {
         Order::Examine(Examination {
             handoff: HandoffId(3),
             machine: id.clone(),
+            name: None,
             needs: Requirements::default(),
         }),
     ];

@@ -59,7 +59,8 @@ fn copies(cookie: &Node, agreed: &Agreed) -> Result<(), String> {
         let (name, size) = (disk.attribute("target"), disk.attribute("capacity"));
         let is_agreed = agreed.disks.iter().any(|place| Some(place.name.as_str()) == name);
         let told = agreed.needs.local_disks.iter().flatten();
-        let told = told.filter(|disk| Some(disk.name.as_str()) == name).map(|disk| disk.bytes).next();
+        let told =
+            told.filter(|disk| Some(disk.name.as_str()) == name).map(|disk| disk.bytes).next();
         let fits = size.and_then(|size| size.parse::<u64>().ok()).zip(told);
         if !is_agreed || !fits.is_some_and(|(size, told)| size <= told) {
             return Err(format!(

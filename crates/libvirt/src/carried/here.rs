@@ -143,11 +143,15 @@ impl Here {
         for path in &files.volumes {
             if !self.is_disk(path, agreed) {
                 let path = path.display();
-                return Err(format!("its disk is `{path}`, which is on no storage that was agreed on"));
+                return Err(format!(
+                    "its disk is `{path}`, which is on no storage that was agreed on"
+                ));
             }
             if self.is_taken(path, files.writes.contains(path)) {
                 let path = path.display();
-                return Err(format!("its disk is `{path}`, which another machine of this host uses"));
+                return Err(format!(
+                    "its disk is `{path}`, which another machine of this host uses"
+                ));
             }
         }
         files.images.iter().try_for_each(|image| self.chain(image, agreed))

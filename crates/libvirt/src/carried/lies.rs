@@ -130,7 +130,9 @@ fn what_takes_memory_and_processors_is_counted_in_whatever_way_it_is_said() {
         let xml = match xml.find("<cpu") {
             // It has one CPU already.
             Some(start) if other.contains("<cpu>") => {
-                let end = xml.find("</cpu>").map_or(xml[start..].find("/>").unwrap() + start + 2, |end| end + 6);
+                let end = xml
+                    .find("</cpu>")
+                    .map_or(xml[start..].find("/>").unwrap() + start + 2, |end| end + 6);
                 format!("{}{}", &xml[..start], &xml[end..])
             }
             _ => xml,

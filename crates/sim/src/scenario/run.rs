@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use evenkeel_core::balancer::{Balancer, Config};
+use evenkeel_core::decision::Decision;
 use evenkeel_core::model::{MachineFacts, Time};
 use evenkeel_core::port::HandoffId;
 use rand::{RngExt, SeedableRng};
@@ -38,12 +39,19 @@ pub trait Observer {
     fn line(&mut self, line: &Line);
     /// This share of the run is done, from 0 to 1.
     fn progress(&mut self, share: f64);
+    /// How often it wants to see the whole cluster, if it does.
+    fn looks_every(&self) -> Option<Duration> {
+        None
+    }
+    /// The cluster at a moment, and what was decided since the one before.
+    fn look(&mut self, _cluster: &Cluster, _decided: &[Decision]) {}
 }
 
 /// What is planned besides what the cluster does by itself.
 #[derive(Clone, Copy)]
 enum Item {
     Measure,
+    Look,
     WarmedUp,
     Tick(usize),
     Event(usize),
@@ -66,6 +74,8 @@ pub struct Simulation {
     mishaps: BTreeMap<String, u64>,
     outside_moves: u64,
     machines: usize,
+    /// What was decided since the cluster was looked at last, where somebody looks.
+    decided: Vec<Decision>,
 }
 
 impl Simulation {
@@ -111,10 +121,17 @@ impl Simulation {
             watch: Watch::default(),
             mishaps: BTreeMap::new(),
             outside_moves: 0,
+            decided: Vec::new(),
             scenario,
         };
         simulation.plan();
         Ok(simulation)
+    }
+
+    /// What the scenario shows, in a sentence.
+    #[must_use]
+    pub fn about(&self) -> &str {
+        &self.scenario.about
     }
 
     /// The cluster as it is.
@@ -162,13 +179,25 @@ impl Simulation {
             self.cluster.start();
         }
         let end = BEGINNING + self.scenario.duration;
+        let looks = observer.looks_every().map(|every| every.max(Duration::from_secs(1)));
+        if looks.is_some() {
+            self.agenda.push(BEGINNING, Item::Look);
+        }
         while let Some(at) = self.agenda.next_at().filter(|&at| at < end) {
             self.go(at, observer);
-            if let Some(item) = self.agenda.pop() {
-                self.take(item)?;
+            match (self.agenda.pop(), looks) {
+                (Some(Item::Look), Some(every)) => {
+                    observer.look(&self.cluster, &std::mem::take(&mut self.decided));
+                    self.agenda.push(at + every, Item::Look);
+                }
+                (Some(item), _) => self.take(item)?,
+                (None, _) => {}
             }
         }
         self.go(end, observer);
+        if looks.is_some() {
+            observer.look(&self.cluster, &std::mem::take(&mut self.decided));
+        }
         self.watch.look(&self.cluster, Duration::ZERO);
         let round = self.scenario.balance.round;
         let figures = self.watch.figures(&self.cluster, BEGINNING, round);
@@ -193,7 +222,11 @@ impl Simulation {
         for line in self.cluster.take_log() {
             observer.line(&line);
         }
-        self.watch.heed(&self.cluster.take_records());
+        let records = self.cluster.take_records();
+        self.watch.heed(&records);
+        if observer.looks_every().is_some() {
+            self.decided.extend(records);
+        }
         self.watch.moved(self.cluster.take_moves());
         let whole = (self.scenario.duration + self.scenario.heal).as_secs_f64();
         observer.progress(at.since(BEGINNING).as_secs_f64() / whole);
@@ -206,6 +239,7 @@ impl Simulation {
                 self.watch.begin(&self.cluster);
                 self.watch.look(&self.cluster, Duration::ZERO);
             }
+            Item::Look => {}
             Item::Measure => {
                 self.watch.look(&self.cluster, self.scenario.measure);
                 self.cluster.check_all();

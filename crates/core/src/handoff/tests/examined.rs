@@ -39,7 +39,8 @@ fn examined(side: &mut Side, verdict: Result<Vec<DiskPlace>, Unfit>) -> Vec<Effe
 #[test]
 fn room_is_promised_only_after_the_hypervisor_has_examined_the_machine() {
     let (mut side, out) = asked();
-    let examination = Examination { handoff: ID, machine: machine(), needs: needs() };
+    let name = Some(side.handoff().name.clone());
+    let examination = Examination { handoff: ID, machine: machine(), name, needs: needs() };
     assert_eq!(orders(&out), [&Order::Examine(examination)]);
     assert!(said(&out).is_empty() && stored(&out).handoffs.is_empty(), "{out:?}");
     assert_eq!(side.host.holds.incoming.len(), 1, "the room is kept meanwhile");
