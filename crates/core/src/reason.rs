@@ -75,7 +75,7 @@ reasons! {
     #[cbor(28)] NoSpare = "NO_SPARE": "Once this host is empty, the rest could not do without another one of them.", "Add a host, free memory, or drain with `--force`.";
     #[cbor(85)] NoRoom = "NO_ROOM": "None of the hosts that this one asked takes machines now: each is cordoned, being emptied, busy, at its limit of moves, or does not know the cluster yet.", "Nothing, if it passes; otherwise see `evenkeel explain host` of the others.";
     // Verdicts on machines.
-    #[cbor(32)] Chosen = "CHOSEN": "It fits best: by half-difference, its load is nearest to half the difference.", "Nothing.";
+    #[cbor(32)] Chosen = "CHOSEN": "It fits best by the policy that decides: its load is nearest to what the pair is to exchange.", "Nothing.";
     #[cbor(33)] Farther = "FARTHER": "It would help, but another machine fits better.", "Nothing.";
     #[cbor(34)] NoImprovement = "NO_IMPROVEMENT": "Its load is zero, or so large that the two hosts would end no closer together.", "Nothing.";
     #[cbor(35)] GainSmall = "GAIN_SMALL": "Moving it would bring the two closer by too little.", "Nothing; a smaller `gain_min` moves for less.";
@@ -96,7 +96,7 @@ reasons! {
     #[cbor(121)] TargetFails = "TARGET_FAILS": "Migrations of different machines to the other host have failed, and nothing is given to it for a while.", "Find out why they failed: `evenkeel status` holds the hypervisor's words. One machine is tried there again by itself; `evenkeel migrate MACHINE HOST` tries one at once, and a success ends it.";
     #[cbor(51)] CpuCeiling = "CPU_CEILING": "With what it may come to use, the other host would have more of its CPU in use than its ceiling allows.", "Nothing; a higher `cpu` under `[ceilings]` there takes it.";
     #[cbor(52)] IoCeiling = "IO_CEILING": "With what it may come to use, the other host would have more of its I/O in use than its ceiling allows.", "Nothing; a higher `io` under `[ceilings]` there takes it.";
-    #[cbor(53)] NotConverging = "NOT_CONVERGING": "It dirties its memory so fast that its migration is predicted not to end within its limits.", "A faster link, a higher `migration_link` if it is told too low, or a longer `migration_time_max`.";
+    #[cbor(53)] NotConverging = "NOT_CONVERGING": "Its migration is predicted not to end within its limits: it is too large for the link, or dirties its memory too fast, or the last two were aborted.", "A faster link, a higher `migration_link` if it is told too low, or a longer `migration_time_max`.";
     #[cbor(54)] CostHigh = "COST_HIGH": "Moving it is predicted to cost more than levelling its load gains for as long as that load is expected to last.", "Nothing; a longer `payback` counts on loads lasting longer.";
     #[cbor(55)] NoLocks = "NO_LOCKS": "Nothing keeps two copies of it apart, and `handoff.mode` is `fast`.", "Set `handoff.mode` to `auto` or `strict`, or put its disks on storage whose locks hold on all hosts.";
     #[cbor(56)] RunsTwice = "RUNS_TWICE": "It was seen running on another host, too, and nobody moves it.", "Stop the copy that is wrong, and look at its disks after that.";

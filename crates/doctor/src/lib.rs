@@ -60,6 +60,8 @@ checks! {
     Clock = "CLOCK": "The clocks of all hosts agree.";
     Cpu = "CPU": "Which CPU all hosts can run.";
     Shared = "SHARED": "All hosts have the same storage under the same ids.";
+    Rules = "RULES": "What the rules of machines name is there: hosts, labels and values.";
+    Targets = "TARGETS": "No host is left out because migrations to it fail.";
     HostUuid = "HOST_UUID": "libvirt tells all hosts apart.";
     Versions = "VERSIONS": "All hosts run the same versions of Evenkeel, libvirt and QEMU.";
 }

@@ -341,6 +341,11 @@ impl Balancer {
             }
         }
         let Decision { detail, peer, stats, .. } = decision.clone();
+        // What is missing stands with the machine.
+        let detail = match verdict {
+            Some(judged) if detail.is_empty() => judged.detail.clone(),
+            _ => detail,
+        };
         self.directed.end(index, Outcome { at: now, ending: reason, detail, peer, stats });
     }
 

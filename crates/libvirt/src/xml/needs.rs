@@ -19,7 +19,9 @@ pub(crate) fn networks(domain: &Element) -> Vec<Network> {
 /// What an interface is connected to, if it is anything that has a name.
 pub(crate) fn network_of(interface: &Element) -> Option<Network> {
     let source = |name| interface.find("source").and_then(|s| s.attribute(name));
-    match interface.attribute("type") {
+    // A network that is a bridge makes its interface one of that bridge as long as the machine runs.
+    let kind = source("network").map_or(interface.attribute("type"), |_| Some("network"));
+    match kind {
         Some("network") => source("network").map(|name| Network::Virtual(name.to_owned())),
         Some("bridge") => source("bridge").map(|name| Network::Interface(name.to_owned())),
         Some("direct") => source("dev").map(|name| Network::Interface(name.to_owned())),
@@ -207,6 +209,14 @@ mod tests {
                 vec![interface("eth1")],
             ),
             ("<interface type='bridge'/>", vec![]),
+            (
+                "<interface type='bridge'><source network='lan' portid='x' bridge='br0'/></interface>",
+                vec![network("lan")],
+            ),
+            (
+                "<interface type='direct'><source network='lan' dev='eth1'/></interface>",
+                vec![network("lan")],
+            ),
         ] {
             assert_eq!(networks(&with_devices(xml)), found, "{xml}");
         }

@@ -56,6 +56,27 @@ fn room_is_promised_only_after_the_hypervisor_has_examined_the_machine() {
 }
 
 #[test]
+fn what_was_agreed_on_outlives_a_restart_of_the_target() {
+    let (mut side, _) = asked();
+    let out = examined(&mut side, Ok(vec![place()]));
+    let records = stored(&out).handoffs;
+    let [record] = &records[..] else { panic!("{out:?}") };
+    let kept = serde_json::to_string(record).unwrap();
+    let again: Handoff = serde_json::from_str(&kept).unwrap();
+    // The words of its CPU were compared when it was asked for, and are not needed again.
+    let agreed = Requirements { cpu_definition: None, ..needs() };
+    assert_eq!((again.needs(), again.places()), (&agreed, &[place()][..]));
+    // A record of an earlier version says nothing of it: nothing is agreed on then, and what comes with
+    // more is refused in words.
+    let mut earlier: serde_json::Value = serde_json::from_str(&kept).unwrap();
+    for field in ["needs", "disks"] {
+        assert!(earlier.as_object_mut().unwrap().remove(field).is_some(), "{kept}");
+    }
+    let earlier: Handoff = serde_json::from_value(earlier).unwrap();
+    assert_eq!((earlier.needs(), earlier.places()), (&Requirements::default(), &[][..]));
+}
+
+#[test]
 fn what_does_not_fit_is_refused_by_name_and_remembered_for_the_next_quote() {
     let lacks = Unfit::Lacks(Missing::CpuFeatures("no avx512f".to_owned()));
     let silent = Unfit::NotTold(Failure::new(FailureKind::Unreachable, "libvirt is gone"));
