@@ -12,7 +12,9 @@ use evenkeel_doctor::{
     AgentFacts, CapacityFacts, Facts, IdentityFacts, LibvirtFacts, MigrationFacts, Sharing,
     StorageFacts, StoreFacts, Version,
 };
-use evenkeel_libvirt::{Inspection, Sharing as Told, inspect, mounted_at, reaches, sharing};
+use evenkeel_libvirt::{
+    Inspection, Sharing as Told, inspect, memory_bytes, mounted_at, reaches, sharing,
+};
 use evenkeel_net::Identity;
 
 use crate::config::{CarrierKind, Config};
@@ -56,7 +58,14 @@ pub fn gather(config: &Config) -> Facts {
         }),
         capacity: CapacityFacts {
             // What the agent goes by.
-            memory: found.as_ref().map_or(0, |found| found.memory_bytes),
+            memory: found
+                .as_ref()
+                .map_or_else(
+                    // Of this host, where libvirt does not answer.
+                    |_| Some(memory_bytes(&config.libvirt.uri, u64::MAX)).filter(|b| *b < u64::MAX),
+                    |found| Some(found.memory_bytes),
+                )
+                .unwrap_or(0),
             declared: config.capacity.memory.map(|size| size.as_u64()),
             reserved: config.capacity.reserved_memory.map_or(0, |size| size.as_u64()),
         },
