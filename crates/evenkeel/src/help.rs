@@ -10,7 +10,7 @@ mod blocks;
 
 /// Every command that is shown, by what an operator wants.
 const GROUPS: [(&str, &[&str]); 5] = [
-    ("See", &["status", "top", "explain", "history", "doctor"]),
+    ("See", &["status", "top", "ui", "explain", "history", "doctor"]),
     (
         "Decide",
         &[
@@ -81,6 +81,11 @@ mod tests {
         words
     }
 
+    /// Whether a word is not the shell's: what begins with that is no part of the command.
+    fn is_of_command(word: &String) -> bool {
+        !["|", ">", "#", "&&"].contains(&word.as_str())
+    }
+
     #[test]
     fn every_command_stands_in_one_group() {
         let grouped: Vec<_> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
@@ -100,7 +105,7 @@ mod tests {
             for example in examples {
                 // Behind the command stand what it does, and what the shell does with its output.
                 let typed = example.split("  ").next().unwrap_or_default();
-                let words = words(typed).into_iter().take_while(|word| word != "|" && word != ">");
+                let words = words(typed).into_iter().take_while(is_of_command);
                 let parsed = Cli::command().try_get_matches_from(words);
                 assert!(parsed.is_ok(), "`{example}`: {}", parsed.expect_err("not ok"));
             }
@@ -123,8 +128,7 @@ mod tests {
                 );
                 // Behind the command stand a remark, and what the shell does with its output.
                 let typed_line = line.replace('"', "'").replace("ek1.…", TOKEN);
-                let ends = |word: &String| !["|", ">", "#"].contains(&word.as_str());
-                let words = words(&typed_line).into_iter().take_while(ends);
+                let words = words(&typed_line).into_iter().take_while(is_of_command);
                 let parsed = Cli::command().try_get_matches_from(words);
                 assert!(parsed.is_ok(), "{at}: {}", parsed.expect_err("not ok"));
                 typed += 1;
