@@ -2,12 +2,13 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench
+.PHONY: help demo test check bench package
 
 help:
 	@echo "make demo    watch three hosts level themselves (KEEP=1 leaves them running)"
 	@echo "make test    format, lints, licences, unit, property, simulation and real-machine tests"
 	@echo "make bench   plans against bounds and peers; SEEDS=20 PEER_SECONDS=120 INPUTS='uniform-50x500' SNAPSHOTS=DIR"
+	@echo "make package a .deb, an .rpm and SHA256SUMS in target/package"
 	@echo "make check   what of that needs no hypervisor"
 
 # Setup's status 3 says that no hypervisor can be had here: the demo then runs hosts in memory.
@@ -19,6 +20,9 @@ demo:
 test:
 	@scripts/setup
 	@scripts/test
+
+package:
+	@scripts/package
 
 check:
 	@scripts/test --quick

@@ -55,11 +55,22 @@ function segments(host: Host, measure: Measure): Segment[] {
   return brief.machines.map(segment).sort((a, b) => (b.size ?? -1) - (a.size ?? -1))
 }
 
+/** Hosts in order, without their bars. */
+export function order(hosts: Iterable<Host>, measure: Measure, sort: Sort): Host[] {
+  const name = (a: Host, b: Host) => byName(a.brief.host, b.brief.host)
+  const by: Record<Sort, (a: Host, b: Host) => number> = {
+    name,
+    load: (a, b) => (top(b, measure) ?? -1) - (top(a, measure) ?? -1) || name(a, b),
+    waiting: (a, b) => (b.brief.waiting ?? -1) - (a.brief.waiting ?? -1) || name(a, b),
+  }
+  return [...hosts].sort(by[sort])
+}
+
 const byName = new Intl.Collator('en', { numeric: true }).compare
 
 /** The bars of these hosts in order. Few hosts are found by name, many make a curve by load. */
 export function bars(hosts: Iterable<Host>, measure: Measure, sort: Sort): Bar[] {
-  const all = [...hosts].map((host): Bar => ({
+  return order(hosts, measure, sort).map((host): Bar => ({
     name: host.brief.host,
     top: top(host, measure),
     segments: segments(host, measure),
@@ -68,13 +79,6 @@ export function bars(hosts: Iterable<Host>, measure: Measure, sort: Sort): Bar[]
     limit: measure === 'load' ? host.brief.limit : null,
     hosts: 1,
   }))
-  const waits = new Map([...hosts].map((host) => [host.brief.host, host.brief.waiting ?? -1]))
-  const order: Record<Sort, (a: Bar, b: Bar) => number> = {
-    name: (a, b) => byName(a.name, b.name),
-    load: (a, b) => (b.top ?? -1) - (a.top ?? -1) || byName(a.name, b.name),
-    waiting: (a, b) => waits.get(b.name)! - waits.get(a.name)! || byName(a.name, b.name),
-  }
-  return all.sort(order[sort])
 }
 
 /** A host of which nothing is known but that it is there. */

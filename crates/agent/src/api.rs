@@ -29,6 +29,7 @@
 //! | `POST /api/v1/drain` | empties the host if the rest can hold it; what of it fits |
 //! | `POST /api/v1/place` | where a new machine fits best |
 //! | `DELETE /api/v1/hosts/ID` | removes a host from the cluster |
+//! | `POST /api/v1/leave` | removes the host that asks, of which its certificate is proof |
 //! | `DELETE /api/v1/names/ID` | forgets a name, of which no host is alive |
 //! | `POST /api/v1/reset/pause`, `…/mean` | forgets what others have said of that |
 //! | `POST /api/v1/certificate` | renews this host's certificate; when the new one expires |
@@ -55,7 +56,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
-use evenkeel_core::model::{HostId, MachineId, Rules};
+use evenkeel_core::model::{HostId, MachineId};
 use evenkeel_net::Net;
 use evenkeel_store::History;
 use tokio::net::unix::SocketAddr;
@@ -71,7 +72,7 @@ pub(crate) use tcp::Tcp;
 use crate::clock::Clock;
 use crate::config::{Config, Members};
 use crate::error::AgentError;
-use crate::request::{Request, Reset};
+use crate::request::{Change, Edit, Request, Reset, RulesWish};
 use crate::status::Status;
 
 /// Requests that may wait for the driver.
@@ -173,7 +174,9 @@ fn routes() -> Router<Driver> {
         .route("/api/v1/certificate", post(renew_certificate))
         .route("/api/v1/machines/{id}/claim", post(claim))
         .route_layer(needs(Need::Own));
-    read.merge(operate).merge(own)
+    // Whoever asks, it is about itself.
+    let leave = Router::new().route("/api/v1/leave", post(leave));
+    read.merge(operate).merge(own).merge(leave)
 }
 
 /// Takes connections of the agent's own user, and of root, only: whatever became of the socket's
@@ -236,23 +239,41 @@ async fn set_target(
     UrlPath(machine): UrlPath<MachineId>,
     Json(target): Json<Option<f64>>,
 ) -> Result<Json<()>, Failed> {
-    let refused = StatusCode::CONFLICT;
-    ask(&driver, refused, |answer| Request::SetTarget(machine, target, answer)).await.map(Json)
+    edit(&driver, machine, Change::Target(target)).await
 }
 
 async fn set_rules(
     State(driver): State<Driver>,
     UrlPath(machine): UrlPath<MachineId>,
-    Json(rules): Json<Rules>,
+    Json(wish): Json<RulesWish>,
 ) -> Result<Json<()>, Failed> {
-    let (refused, rules) = (StatusCode::CONFLICT, Box::new(rules));
-    ask(&driver, refused, |answer| Request::SetRules(machine, rules, answer)).await.map(Json)
+    edit(&driver, machine, Change::Rules(Box::new(wish))).await
+}
+
+async fn edit(driver: &Driver, machine: MachineId, what: Change) -> Result<Json<()>, Failed> {
+    let refused = StatusCode::CONFLICT;
+    let request = |answer| Request::Edit(Edit { machine, what, tries: 0, answer });
+    ask(driver, refused, request).await.map(Json)
 }
 
 async fn remove_host(
     State(driver): State<Driver>,
     UrlPath(host): UrlPath<HostId>,
 ) -> Result<Json<()>, Failed> {
+    ask(&driver, StatusCode::CONFLICT, |answer| Request::RemoveHost(host, answer)).await.map(Json)
+}
+
+/// Removes the member that asks. On the host itself nobody is the one to leave.
+async fn leave(
+    State(driver): State<Driver>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<()>, Failed> {
+    let Caller::Member(member) = caller else {
+        let why = "a host leaves by `evenkeel leave`, which asks another one".to_owned();
+        return Err(ask::problem(StatusCode::CONFLICT, why));
+    };
+    let host = member.host;
+    tracing::info!(%host, "asks to leave the cluster");
     ask(&driver, StatusCode::CONFLICT, |answer| Request::RemoveHost(host, answer)).await.map(Json)
 }
 

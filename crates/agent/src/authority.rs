@@ -18,9 +18,18 @@ const LOOK_EVERY: Duration = Duration::from_secs(3600);
 
 /// What brings other hosts into the cluster, on a host that has the cluster's CA.
 pub(crate) fn enroller(config: &Config, store: &Store) -> Result<Option<Enroller>, AgentError> {
-    let Some(directory) = &config.ca_dir else { return Ok(None) };
+    let Some(directory) = config.authority_dir() else { return Ok(None) };
+    let authority = match ClusterCa::load(&directory) {
+        Ok(authority) => authority,
+        // A copy that is not for the agent to use is no reason to balance nothing.
+        Err(error) if config.ca_dir.is_none() => {
+            warn!(%error, "this agent lets no hosts in");
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    };
     let registrar = StoreRegistrar(store.admissions()?);
-    Ok(Some(Enroller::new(ClusterCa::load(directory)?, registrar)))
+    Ok(Some(Enroller::new(authority, registrar)))
 }
 
 struct StoreRegistrar(Admissions);

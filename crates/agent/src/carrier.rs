@@ -40,6 +40,7 @@ use crate::accusations::{Accusations, Accused};
 
 use arrivals::{Arrivals, Expected};
 use conversation::Conversation;
+use emulator::Emulator;
 pub(crate) use way::Ways;
 
 /// What a stream is for.
@@ -167,14 +168,15 @@ impl Carrier {
         Ok(())
     }
 
-    /// Listens for the connections of a migration to a host whose agent is at `addr`, if it is one
-    /// to be carried.
+    /// Listens for the connections of a migration of the machine of this name to a host whose agent is
+    /// at `addr`, if it is one to be carried.
     ///
     /// # Errors
     /// When it cannot be.
     pub(crate) fn depart(
         &mut self,
         migration: &Migration,
+        name: &str,
         addr: Option<SocketAddr>,
     ) -> io::Result<()> {
         if !is_carried(&migration.uri) {
@@ -187,6 +189,9 @@ impl Carrier {
         // libvirt connects as root, or as the agent's user; for disks QEMU does, of the agent's group.
         let copies = !migration.disks.is_empty();
         make_dir(&sockets.dir, if copies { 0o710 } else { 0o700 })?;
+        let libvirt = self.arrivals.as_ref().map(Arrivals::libvirt).unwrap_or_default();
+        let machine = migration.machine.clone();
+        let emulator = Arc::new(Emulator { libvirt, machine, name: name.to_owned() });
         let trouble = Arc::default();
         let mut departure =
             Departure { dir: sockets.dir.clone(), trouble, streams: JoinSet::new() };
@@ -205,6 +210,8 @@ impl Carrier {
                 addr,
                 request: channel.request(migration.handoff),
                 agreed: (channel == Channel::Control).then(|| agreed(migration, &sockets)),
+                // libvirt alone can reach the others.
+                emulator: (channel == Channel::Disks).then(|| Arc::clone(&emulator)),
                 pace: self.pace.clone(),
                 finished: self.finished.clone().filter(|_| channel == Channel::Control),
                 handoff: migration.handoff,
@@ -266,6 +273,8 @@ struct Way {
     request: Vec<u8>,
     /// What the two hosts have agreed on, where their libvirts speak.
     agreed: Option<Agreed>,
+    /// Whose alone it is, where more than libvirt can reach the socket.
+    emulator: Option<Arc<Emulator>>,
     pace: Option<Arc<Pace>>,
     handoff: HandoffId,
     finished: Option<mpsc::Sender<HandoffId>>,
@@ -286,6 +295,12 @@ impl Way {
     }
 
     async fn carry(self: Arc<Self>, local: UnixStream) {
+        let own = self.emulator.as_ref().map_or(Ok(()), |emulator| emulator.calls(&local));
+        if let Err(why) = own {
+            warn!(host = %self.to, %why, "a disk is copied by nobody else than its machine");
+            *lock(&self.trouble) = Some(why.to_string());
+            return;
+        }
         let stream = match self.net.open_stream(&self.to, self.addr, &self.request).await {
             Ok(stream) => stream,
             Err(why) => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use evenkeel_core::appraisal::Fit;
 use evenkeel_core::decision::Decision;
 use evenkeel_core::explain::{HostExplained, MachineExplained};
-use evenkeel_core::model::{HostId, HostState, MachineId, MoveId, Rules};
+use evenkeel_core::model::{HostId, HostState, MachineId, MoveId};
 use evenkeel_core::printable::printable;
 use evenkeel_doctor::Facts;
 use evenkeel_store::Wanted;
@@ -18,7 +18,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::api::NEXT;
-use crate::request::{DrainRequest, PauseWish, PlaceRequest, Placement, Problem, Reset};
+use crate::error::with_causes;
+use crate::request::{DrainRequest, PauseWish, PlaceRequest, Placement, Problem, Reset, RulesWish};
 use crate::status::{MoveStatus, RecommendationStatus, Status};
 
 /// Largest answer taken, in bytes.
@@ -183,13 +184,18 @@ impl Client {
         self.call(Method::PUT, &path, body.into()).await
     }
 
-    /// Gives a machine of the host these rules.
+    /// Gives a machine of the host these rules, if its rules still are what was read before. Returns
+    /// once they were read back.
     ///
     /// # Errors
     /// When it is not reached, or refuses: then nothing has changed.
-    pub async fn set_rules(&self, machine: &MachineId, rules: &Rules) -> Result<(), ClientError> {
+    pub async fn set_rules(
+        &self,
+        machine: &MachineId,
+        wish: &RulesWish,
+    ) -> Result<(), ClientError> {
         let path = format!("/api/v1/machines/{machine}/rules");
-        let body = serde_json::to_vec(rules).map_err(|e| self.broken(&e))?;
+        let body = serde_json::to_vec(wish).map_err(|e| self.broken(&e))?;
         self.call(Method::PUT, &path, body.into()).await
     }
 
@@ -227,6 +233,14 @@ impl Client {
     /// When it is not reached, or refuses: then nothing has changed.
     pub async fn remove_host(&self, host: &HostId) -> Result<(), ClientError> {
         self.call(Method::DELETE, &format!("/api/v1/hosts/{host}"), Bytes::new()).await
+    }
+
+    /// Has the agent of another host, which must hold the authority's key, remove this one.
+    ///
+    /// # Errors
+    /// When it is not reached, or refuses: then nothing has changed.
+    pub async fn leave(&self) -> Result<(), ClientError> {
+        self.call(Method::POST, "/api/v1/leave", Bytes::new()).await
     }
 
     /// Has the agent forget a name, of which no host is alive.
@@ -362,7 +376,7 @@ impl Client {
             .await
             .map_err(|source| ClientError::Unreachable { socket: self.socket.clone(), source })?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = handshake.map_err(|e| self.broken(&e))?;
+        let (mut sender, connection) = handshake.map_err(|e| self.broken(&with_causes(&e)))?;
         // Ends with the request, whose error says what went wrong.
         tokio::spawn(connection);
         let path = match &self.host {
@@ -376,7 +390,8 @@ impl Client {
             .header("content-type", "application/json")
             .body(Full::new(body))
             .map_err(|e| self.broken(&e))?;
-        let response = sender.send_request(request).await.map_err(|e| self.broken(&e))?;
+        let sent = sender.send_request(request).await;
+        let response = sent.map_err(|e| self.broken(&with_causes(&e)))?;
         let ok = response.status().is_success();
         let next = response.headers().get(NEXT).and_then(|next| next.to_str().ok()?.parse().ok());
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);

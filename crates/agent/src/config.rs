@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use evenkeel_config::{
-    BalanceConfig, CeilingsConfig, OperationConfig, SPAN_MAX, SPAN_MIN, ValueError, check, duration,
+    BalanceConfig, CeilingsConfig, OperationConfig, SPAN_MAX, SPAN_MIN, ValueError, address,
+    addresses, check, duration, size, some_address, some_size,
 };
 use evenkeel_core::balancer;
 use evenkeel_core::handoff::{Limits, Mode};
@@ -22,15 +23,20 @@ use evenkeel_core::model::{
 };
 use evenkeel_core::rules::Labels;
 use evenkeel_libvirt::{Admission, carried_uri, socket_of};
+use evenkeel_net::CA_KEY_FILE;
 use evenkeel_store::Retention;
 use serde::Deserialize;
 
 use crate::carrier::Ways;
 
 pub use api::{ApiConfig, Members, TcpConfig};
+pub use evenkeel_config::to_size;
 
 /// The port that agents listen on unless told otherwise.
 pub const PORT: u16 = 7946;
+
+/// The name of the authority's directory, beside that of the host's identity.
+pub const AUTHORITY_DIR: &str = "ca";
 
 /// Most labels of a host.
 const LABELS_MAX: usize = 64;
@@ -89,13 +95,16 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where the certificates and the key are.
     pub identity_dir: PathBuf,
-    /// Where the cluster's CA is, on the host that hands out certificates to joining hosts.
+    /// Where the cluster's authority is, on the host that lets others in, if not beside `identity_dir`.
     pub ca_dir: Option<PathBuf>,
     /// UDP address to listen on.
+    #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
     /// Address at which the other hosts reach this one, where it differs from `listen`.
+    #[serde(deserialize_with = "some_address")]
     pub advertise: Option<SocketAddr>,
     /// Addresses of other agents; one that is alive is enough.
+    #[serde(deserialize_with = "addresses")]
     pub seeds: Vec<SocketAddr>,
     /// UNIX socket of the local API.
     pub api_socket: PathBuf,
@@ -153,6 +162,7 @@ pub struct HistoryConfig {
     /// Most decision records kept.
     pub records: u32,
     /// Most bytes of them.
+    #[serde(deserialize_with = "size")]
     pub bytes: ByteSize,
 }
 
@@ -201,12 +211,15 @@ pub struct CapacityConfig {
     /// Cores.
     pub cpu_cores: Option<f64>,
     /// Memory, such as `"64GiB"`.
+    #[serde(deserialize_with = "some_size")]
     pub memory: Option<ByteSize>,
     /// Disk and network transfer per second, such as `"1GB"`.
+    #[serde(deserialize_with = "some_size")]
     pub io_per_s: Option<ByteSize>,
     /// Speed of a core relative to the cluster's reference core.
     pub cpu_speed: Option<f64>,
     /// Memory that no machine may take.
+    #[serde(deserialize_with = "some_size")]
     pub reserved_memory: Option<ByteSize>,
 }
 
@@ -245,6 +258,7 @@ pub struct MigrationConfig {
     /// Who connects other hosts' libvirt and QEMU to those of this host.
     pub carrier: Option<CarrierKind>,
     /// Most that all machines together that leave through agents may send per second.
+    #[serde(deserialize_with = "some_size")]
     pub bandwidth_max: Option<ByteSize>,
     /// Where the sockets of migrations through agents are: the same on every host.
     pub socket_dir: PathBuf,
@@ -286,7 +300,8 @@ impl Default for MigrationConfig {
 }
 
 /// What can be admitted.
-const ADMITTED: &str = "one of network-disks, realtime, seclabel, secrets, sockets, tpm";
+const ADMITTED: &str =
+    "one of network-disks, realtime, seclabel, secrets, sockets, tpm, user-networks";
 
 impl MigrationConfig {
     fn check(&self) -> Result<(), ValueError> {
@@ -409,6 +424,7 @@ impl Config {
         let short = dir.to_string().len() <= 80;
         check(short, "migration.socket_dir", &dir, "a path of at most 80 bytes")?;
         self.migration.check()?;
+        self.check_paths()?;
         let advertised = self.advertised();
         let reachable = !advertised.ip().is_unspecified();
         let want = "an address that the other hosts can reach: set `advertise`";
@@ -419,6 +435,36 @@ impl Config {
             self.declared_or(Resources { cpu_cores: 1.0, memory_bytes: 1.0, io_bytes_per_s: 1.0 }),
         )?;
         Ok(())
+    }
+
+    /// A path means the same wherever the agent is started, and on every host.
+    fn check_paths(&self) -> Result<(), ValueError> {
+        for path in self.storage.keys() {
+            let want = "an absolute path, such as \"/srv/vm\"";
+            check(path.is_absolute(), "storage", &format!("{:?}", path.display()), want)?;
+        }
+        for (key, path) in [("state_dir", &self.state_dir), ("identity_dir", &self.identity_dir)] {
+            check(path.is_absolute(), key, &path.display(), "an absolute path")?;
+        }
+        check(
+            self.api_socket.is_absolute(),
+            "api_socket",
+            &self.api_socket.display(),
+            "an absolute path",
+        )?;
+        let named = self.storage.values().find(|id| id.trim().is_empty());
+        check(named.is_none(), "storage", &"\"\"", "a name that the storage has on every host")
+    }
+
+    /// Where the key of the cluster's authority is, if it is on this host: where the configuration says,
+    /// or else beside the identity, where `evenkeel cluster init` puts it.
+    #[must_use]
+    pub fn authority_dir(&self) -> Option<PathBuf> {
+        let beside = || {
+            let dir = self.identity_dir.parent()?.join(AUTHORITY_DIR);
+            dir.join(CA_KEY_FILE).exists().then_some(dir)
+        };
+        self.ca_dir.clone().or_else(beside)
     }
 
     /// Who carries machines to this host: the agents, unless a way for libvirt is configured.
@@ -569,6 +615,25 @@ mod tests {
         check("listen = '127.0.0.1:1'\n[labels]\nrack = 'a?'\n", &["`labels`", "a?"]);
         check("[rules]\nrepare = true\n", &["did you mean `repair`"]);
         check("not toml", &["agent.toml", "line 1"]);
+    }
+
+    #[test]
+    fn what_has_a_unit_is_written_with_it_and_addresses_are_no_names() {
+        let base = "listen = '127.0.0.1:1'\n";
+        for (text, says) in [
+            ("[balance]\nround = 30\n", ["`balance.round`: write \"30s\", not 30", "line 3"]),
+            ("stop_grace = 5\n", ["`stop_grace`: write \"5s\", not 5", "unit"]),
+            ("[capacity]\nmemory = 4096\n", ["`capacity.memory`: write \"4GiB\"", "not 4096"]),
+            ("[capacity]\nio_per_s = '1e9'\n", ["`capacity.io_per_s`", "not \"1e9\""]),
+            ("seeds = ['kvm2:7946']\n", ["`seeds`: write \"192.0.2.1:7946\"", "name of a host"]),
+            ("advertise = '192.0.2.1'\n", ["`advertise`", "port is missing"]),
+            ("[ceilings]\ncpu = 90\n", ["`ceilings.cpu` is 90", "write 0.9 for 90 %"]),
+            ("[storage]\nvm = 'nfs1'\n", ["`storage` is \"vm\"", "absolute path"]),
+            ("state_dir = 'state'\n", ["`state_dir` is state", "absolute path"]),
+            ("[ceilings]\ncpu = 1e300\n", ["`ceilings.cpu` is 1000", "0…"]),
+        ] {
+            check(&format!("{base}{text}"), &says);
+        }
     }
 
     #[test]

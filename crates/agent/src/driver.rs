@@ -5,6 +5,7 @@
 //! decides nothing.
 
 mod answering;
+mod editing;
 mod emptying;
 mod explaining;
 mod operating;
@@ -21,7 +22,7 @@ use evenkeel_core::decision::{Decision, Reason, Role};
 use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::handoff::Handoff;
 use evenkeel_core::message::{Message, Talk};
-use evenkeel_core::model::{HostId, MachineId, Time};
+use evenkeel_core::model::{HostId, Time};
 use evenkeel_core::port::{Event, Failure, FailureKind, HandoffId, Migration, Order, Progress};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_membership::{self as membership, Change, Member, Membership, Output};
@@ -40,10 +41,12 @@ use crate::carrier::{Carrier, Ways};
 use crate::clock::Clock;
 use crate::hours::OpenHours;
 use crate::ledger::Ledger;
-use crate::request::{Reply, Request};
+use crate::request::Request;
+use crate::silent::{Silences, SilentMember};
 use crate::sole::Sole;
 use crate::timers::{Due, Timers};
 use crate::watchdog::Watchdog;
+pub(crate) use editing::Edits;
 
 /// How long the last words to other hosts may take.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
@@ -96,11 +99,12 @@ pub(crate) struct Driver {
     pub(crate) progress: BTreeMap<HandoffId, Progress>,
     /// What operators wish that is not answered yet.
     pub(crate) wishes: Wishes,
-    /// Who waits for a schedule entry to be written.
-    pub(crate) writers: BTreeMap<MachineId, Reply<()>>,
+    /// Changes of schedule entries under way.
+    pub(crate) edits: Edits,
     pub(crate) refusals: Refusals,
     /// Lines about members that come and go.
     pub(crate) gossip: Refusals,
+    pub(crate) silences: Silences,
     /// Records of handoffs that have ended which could not be written, in their order: tried again
     /// until they can.
     pub(crate) unclosed: VecDeque<Handoff>,
@@ -213,7 +217,9 @@ impl Driver {
                 Due::Core(Timer::Sample) => {
                     self.close_records();
                     self.watch_hours();
-                    self.alarms.tell(self.balancer.handoffs(), self.clock.now());
+                    let now = self.clock.now();
+                    self.alarms.tell(self.balancer.handoffs(), now);
+                    self.alarms.tell_left_out(self.balancer.host().left_out(now));
                     for decision in self.ledger.due(self.clock.now()) {
                         self.write_record(&decision);
                     }
@@ -370,7 +376,9 @@ impl Driver {
             Failure::new(FailureKind::PeerRefused, why)
         })?;
         let addr = self.addresses.get(&migration.to).copied();
-        self.carrier.depart(migration, addr).map_err(|error| {
+        let known = self.balancer.host().view.machines().get(&migration.machine);
+        let name = known.map_or("", |machine| &machine.facts.name);
+        self.carrier.depart(migration, name, addr).map_err(|error| {
             let why = format!("machine `{}` cannot be carried: {error}", migration.machine);
             Failure::new(FailureKind::Other, why)
         })
@@ -442,7 +450,23 @@ impl Driver {
         }
     }
 
+    /// The members that do not answer.
+    pub(crate) fn silent(&self) -> Vec<SilentMember> {
+        let here = self.balancer.host().id();
+        let is_silent = |host: &&HostId| {
+            *host != here && self.membership.member(host).is_none() && !self.net.has_removed(host)
+        };
+        self.silences.of(self.addresses.keys().filter(is_silent))
+    }
+
     fn member_changed(&mut self, change: &Change) {
+        match change {
+            Change::Up(member) | Change::Replaced { after: member, .. } => {
+                self.silences.end(&member.host);
+            }
+            Change::Down(member) => self.silences.begin(&member.host, self.clock.now()),
+            Change::Renewed(_) => {}
+        }
         // Gossip can say this as often as a member likes.
         if !self.gossip.pass(Instant::now()) {
             return;
@@ -470,12 +494,6 @@ impl Driver {
             {
                 self.progress.insert(*handoff, *progress);
             }
-            Event::EntryWritten(machine, result) => {
-                if let Some(writer) = self.writers.remove(machine) {
-                    // Whoever asked may have gone away.
-                    let _ = writer.send(result.clone().map_err(|failure| failure.detail));
-                }
-            }
             Event::Disconnected(why) => warn!(why, "libvirt is not reached: nothing is balanced"),
             Event::Connected => {
                 info!("libvirt is reached");
@@ -487,7 +505,19 @@ impl Driver {
             Event::Sampled(result) => self.sampled(result.as_ref().err()),
             _ => {}
         }
+        let written = match &event {
+            Event::EntryWritten(machine, result) => Some((machine.clone(), result.clone())),
+            _ => None,
+        };
+        let sampled = matches!(event, Event::Sampled(Ok(_)));
         self.feed(Input::Hypervisor(event));
+        // Answered once the core shows it to whoever asks next.
+        if let Some((machine, result)) = written {
+            self.entry_written(&machine, result);
+        }
+        if sampled {
+            self.entries_sampled();
+        }
     }
 
     /// Writes of a failure to measure once, until there is another one.

@@ -9,6 +9,20 @@ use evenkeel_store::StoreError;
 
 use crate::config::ConfigError;
 
+/// An error with its causes. What a library calls a `connection error` has the reason behind it.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let why = error.to_string();
+        if !text.contains(&why) {
+            text = format!("{text}: {why}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// Why an agent cannot run. Nothing was begun that would be left behind.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {

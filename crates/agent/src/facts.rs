@@ -68,6 +68,7 @@ pub fn of_agent(status: &Status) -> AgentFacts {
     AgentFacts {
         unknown: status.unknown.clone(),
         members: status.members.iter().map(ToString::to_string).collect(),
+        silent: status.silent.iter().map(|s| (s.host.to_string(), s.since.unix_ms())).collect(),
     }
 }
 

@@ -16,12 +16,13 @@ mod ledger;
 mod looks;
 mod page;
 mod request;
+mod silent;
 mod sole;
 pub mod status;
 mod timers;
 mod watchdog;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ use evenkeel_core::port::{Event, Failure, HostSample, Order};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_libvirt::{LibvirtConfig, LibvirtHypervisor, SharedStorage};
 use evenkeel_membership::{Config as MembershipConfig, Member, Membership};
-use evenkeel_net::{DialError, Identity, Limits, Net};
+use evenkeel_net::{DialError, Identity, Limits, Net, kept_seeds};
 use evenkeel_store::Store;
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
@@ -48,15 +49,16 @@ pub use crate::client::{Client, ClientError};
 use crate::clock::Clock;
 use crate::config::CarrierKind;
 pub use crate::config::{Config, ConfigError, Members, TcpConfig};
-use crate::driver::{Driver, Refusals, Sources, Vouching, Wishes, notify};
+use crate::driver::{Driver, Edits, Refusals, Sources, Vouching, Wishes, notify};
 pub use crate::error::{AgentError, TcpError};
 use crate::hours::OpenHours;
 use crate::ledger::Ledger;
 pub use crate::page::page;
 use crate::request::Request;
 pub use crate::request::{
-    DrainRequest, PAUSE_MAX, PauseWish, PlaceRequest, Placement, Problem, Reset,
+    DrainRequest, PAUSE_MAX, PauseWish, PlaceRequest, Placement, Problem, Reset, RulesWish,
 };
+use crate::silent::Silences;
 use crate::sole::Sole;
 pub use crate::status::Status;
 use crate::timers::Timers;
@@ -149,9 +151,10 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         ledger: Ledger::default(),
         progress: BTreeMap::new(),
         wishes,
-        writers: BTreeMap::new(),
+        edits: Edits::default(),
         refusals: Refusals::of_frames(),
         gossip: Refusals::of_members(),
+        silences: Silences::new(clock.now()),
         unclosed: VecDeque::new(),
         hours: OpenHours::new(config.operation.hours()),
         alarms: Alarms::default(),
@@ -165,8 +168,9 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     driver.join_remembered();
     tokio::spawn(authority::keep_renewed(net.clone(), config.identity_dir.clone()));
     // One list of seeds may serve all hosts: this one is no news to itself.
-    let others = config.seeds.iter().copied().filter(|seed| *seed != addr).collect();
-    let seeds = find_seeds(&net, others);
+    let told = config.seeds.iter().copied().chain(kept_seeds(&config.identity_dir));
+    let others: BTreeSet<_> = told.filter(|seed| *seed != addr).collect();
+    let seeds = find_seeds(&net, others.into_iter().collect());
     let hypervisor = hypervisor_events;
     let sources =
         Sources { net: net_events, hypervisor, requests, seeds, removed, finished, proved, stop };

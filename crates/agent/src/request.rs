@@ -25,8 +25,8 @@ pub(crate) enum Request {
     Hosts(Reply<Vec<Listed>>),
     /// Why things are as they are.
     Insight(Question),
-    SetTarget(MachineId, Option<f64>, Reply<()>),
-    SetRules(MachineId, Box<Rules>, Reply<()>),
+    /// A change of a machine's schedule entry.
+    Edit(Edit),
     RemoveHost(HostId, Reply<()>),
     /// There is no host of this name.
     Forget(HostId, Reply<()>),
@@ -53,8 +53,7 @@ impl Request {
             Self::Brief(reply) => drop(reply.send(Err(why.to_owned()))),
             Self::Hosts(reply) => drop(reply.send(Err(why.to_owned()))),
             Self::Insight(question) => question.refuse(why),
-            Self::SetTarget(_, _, reply)
-            | Self::SetRules(_, _, reply)
+            Self::Edit(Edit { answer: reply, .. })
             | Self::Claim(_, _, reply)
             | Self::SetState(_, reply)
             | Self::Forget(_, reply)
@@ -66,6 +65,35 @@ impl Request {
             Self::Operate(operation) => operation.refuse(why),
         }
     }
+}
+
+/// A change of a machine's schedule entry.
+#[derive(Debug)]
+pub(crate) struct Edit {
+    pub(crate) machine: MachineId,
+    pub(crate) what: Change,
+    /// How often it was tried in vain because the entry had been changed meanwhile.
+    pub(crate) tries: u32,
+    pub(crate) answer: Reply<()>,
+}
+
+/// What is to be changed in an entry.
+#[derive(Debug)]
+pub(crate) enum Change {
+    Target(Option<f64>),
+    Rules(Box<RulesWish>),
+}
+
+/// The rules that a machine is to have.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RulesWish {
+    /// All of them.
+    #[serde(flatten)]
+    pub rules: Rules,
+    /// What was read before: nothing is changed if they are others by now. Whatever they are if
+    /// missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<Rules>,
 }
 
 /// What a host has learned from others that an operator has it forget.

@@ -3,11 +3,13 @@
 mod operation;
 
 pub use crate::accusations::Accused;
+pub use crate::silent::SilentMember;
 use std::collections::BTreeMap;
 
 use evenkeel_core::balancer::{Balancer, ClusterContention, Drain};
 use evenkeel_core::contention::Contention;
 use evenkeel_core::decision::Role;
+use evenkeel_core::failures::LeftOut;
 use evenkeel_core::handoff::{Handoff, Phase};
 use evenkeel_core::load::{Basis, Machine};
 use evenkeel_core::model::{
@@ -63,6 +65,9 @@ pub struct Status {
     pub labels: BTreeMap<String, String>,
     /// The other live members.
     pub members: Vec<HostId>,
+    /// Members that do not answer.
+    #[serde(default)]
+    pub silent: Vec<SilentMember>,
     /// The host that this one is in an exchange with.
     pub talking_to: Option<HostId>,
     /// The schedule: every machine that this host is to execute.
@@ -75,6 +80,10 @@ pub struct Status {
     /// Members that have said what they must not.
     #[serde(default)]
     pub accused: Vec<Accused>,
+    /// Hosts to which this one gives nothing for a while, because migrations to them have failed; this
+    /// host itself where it takes nothing because of that.
+    #[serde(default)]
+    pub left_out: Vec<LeftOut>,
 }
 
 /// One entry of a host's schedule.
@@ -198,12 +207,25 @@ impl Status {
             reserved_memory_bytes: profile.reserved_memory_bytes,
             labels: profile.labels.clone(),
             members: balancer.members().to_vec(),
+            // The core knows those that are alive.
+            silent: Vec::new(),
             talking_to: balancer.talking_to().cloned(),
             machines: host.view.machines().iter().map(machine).collect(),
             handoffs: balancer.handoffs().map(handoff).collect(),
             operation: OperationStatus::of(balancer, progress, hours_change, now),
             accused,
+            left_out: host.left_out(now).collect(),
         }
+    }
+
+    /// The names of machines, and of those that are not here any more their ids.
+    #[must_use]
+    pub fn names(&self, machines: &[MachineId]) -> String {
+        let name = |id: &MachineId| {
+            let known = self.machines.iter().find(|machine| machine.id == *id);
+            known.map_or_else(|| id.to_string(), |machine| machine.name.clone())
+        };
+        machines.iter().map(name).collect::<Vec<_>>().join(", ")
     }
 }
 

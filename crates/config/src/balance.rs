@@ -15,7 +15,7 @@ use evenkeel_core::restraint::{MOVES_KEPT_MAX, Restraint};
 use evenkeel_core::select::{Calm, MeanAware, Policy};
 use serde::{Deserialize, Deserializer};
 
-use crate::{SPAN_MAX, SPAN_MIN, ValueError, check, duration};
+use crate::{SPAN_MAX, SPAN_MIN, ValueError, check, duration, size, some_size};
 
 /// `balance.policy`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -61,6 +61,9 @@ impl<'de> Deserialize<'de> for SmoothingConfig {
     }
 }
 
+/// Largest ceiling.
+const CEILING_MAX: f64 = 10.0;
+
 /// `[ceilings]`: how much of each resource of this host may be in use, as fractions.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -89,8 +92,14 @@ impl CeilingsConfig {
         let Self { cpu, memory, io } = *self;
         let of = [("ceilings.cpu", cpu), ("ceilings.memory", memory), ("ceilings.io", io)];
         of.into_iter().try_for_each(|(key, value)| {
-            let in_range = value > 0.0 && value <= 100.0;
-            check(in_range, key, &value, "a fraction of the capacity, above 0")
+            // More than all of it is promised where machines rarely want it at once. 90 is no fraction.
+            let in_range = value > 0.0 && value <= CEILING_MAX;
+            check(
+                in_range,
+                key,
+                &value,
+                "a fraction of the capacity, above 0 and at most 10: write 0.9 for 90 %",
+            )
         })
     }
 
@@ -171,8 +180,10 @@ pub struct BalanceConfig {
     #[serde(deserialize_with = "duration")]
     pub migration_downtime_max: Duration,
     /// What the link is taken to carry per second until migrations have shown it.
+    #[serde(deserialize_with = "size")]
     pub migration_link: ByteSize,
     /// Most that a migration may send per second.
+    #[serde(deserialize_with = "some_size")]
     pub migration_bandwidth: Option<ByteSize>,
     /// How long a load counts as lasting at most, against what its migration costs.
     #[serde(deserialize_with = "duration")]

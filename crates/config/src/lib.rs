@@ -7,6 +7,7 @@
 mod balance;
 mod hours;
 mod operation;
+mod size;
 mod span;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 pub use balance::{BalanceConfig, CeilingsConfig, PolicyConfig, SmoothingConfig};
 pub use hours::{Blackout, Hours, Weekly};
 pub use operation::OperationConfig;
+pub use size::{address, addresses, size, some_address, some_size, to_size};
 pub use span::{SPAN_MAX, SPAN_MIN, duration, duration_or_none};
 
 /// A value that is of the right kind and makes no sense.
@@ -40,7 +42,16 @@ pub fn check(
     value: &impl fmt::Display,
     want: &'static str,
 ) -> Result<(), ValueError> {
-    if holds { Ok(()) } else { Err(ValueError { key, value: value.to_string(), want }) }
+    if holds { Ok(()) } else { Err(ValueError { key, value: shortened(value.to_string()), want }) }
+}
+
+/// A number may have 300 digits, and a text be longer still.
+fn shortened(text: String) -> String {
+    const CHARS_MAX: usize = 60;
+    if text.chars().count() <= CHARS_MAX {
+        return text;
+    }
+    text.chars().take(CHARS_MAX).chain(['…']).collect()
 }
 
 /// Reads TOML.
@@ -49,10 +60,27 @@ pub fn check(
 /// Where it cannot be read and why, in words, with the nearest known key if one is not known.
 pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     toml::from_str(text).map_err(|e| {
-        let said = e.to_string();
+        let said = match e.span().and_then(|span| key_at(text, span.start)) {
+            // In one form of sentence, with where it stands behind it.
+            Some(key) if e.message().starts_with("write ") => {
+                format!("`{key}`: {}\n{e}", e.message())
+            }
+            _ => e.to_string(),
+        };
         let hint = nearest_key(e.message()).map(|key| format!("\nhint: did you mean `{key}`?"));
         said.trim_end().to_owned() + hint.as_deref().unwrap_or_default()
     })
+}
+
+/// The key whose value stands at an offset of the text, with its table.
+fn key_at(text: &str, at: usize) -> Option<String> {
+    let before = text.get(..at)?;
+    let line = before.rsplit('\n').next()?;
+    let key = line.split_once('=').map(|(key, _)| key.trim())?;
+    let table = before.lines().rev().find_map(|line| {
+        line.trim().strip_prefix('[')?.split_once(']').map(|(table, _)| table.trim().to_owned())
+    });
+    Some(table.map_or_else(|| key.to_owned(), |table| format!("{table}.{key}")))
 }
 
 /// The known key nearest to the unknown one that a message speaks of: serde puts the unknown one

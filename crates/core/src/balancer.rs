@@ -43,11 +43,12 @@ use crate::estimate::Averaging;
 use crate::exchange::Exchange;
 use crate::handoff::{Handoff, Handoffs, Offer, Recovered, Turn};
 use crate::host::Host;
+use crate::load::Machine;
 use crate::message::{Message, Talk};
 use crate::model::{
     Entry, ExchangeId, HostId, HostProfile, HostState, MachineId, Rules, TARGET_LOAD_MAX, Time,
 };
-use crate::port::{Event, HandoffKey, Order};
+use crate::port::{Event, HandoffKey, Order, Rewrite};
 use crate::select::Policy;
 use crate::survey::Survey;
 use crate::swap::{Owed, Promise};
@@ -190,12 +191,26 @@ impl Balancer {
         self.edited(machine, |entry| Entry { target_load: target, ..entry })
     }
 
-    /// The order that gives a machine of this host these rules.
+    /// The order that gives a machine of this host these rules, if its rules still are `over`.
     ///
     /// # Errors
     /// Why not, in words; nothing changes then.
-    pub fn set_rules(&self, machine: &MachineId, rules: Rules) -> Result<Order, String> {
+    pub fn set_rules(
+        &self,
+        machine: &MachineId,
+        rules: Rules,
+        over: Option<&Rules>,
+    ) -> Result<Order, String> {
         rules.check().map_err(|error| error.to_string())?;
+        let known = self.host.view.machines().get(machine);
+        if let (Some(over), Some(entry)) = (over, known.and_then(Machine::entry))
+            && *over != entry.rules
+        {
+            return Err(format!(
+                "the rules of machine `{machine}` were changed since they were read; nothing has \
+                 changed by this"
+            ));
+        }
         self.edited(machine, |entry| Entry { rules, ..entry })
     }
 
@@ -213,7 +228,8 @@ impl Balancer {
         let entry = known.facts.entry.as_ref().map_err(|why| {
             format!("the schedule entry of machine `{}` cannot be read: {why}", known.facts.name)
         })?;
-        Ok(Order::WriteEntry(machine.clone(), edit(entry.clone())))
+        let rewrite = Rewrite { over: Some(entry.clone()), entry: edit(entry.clone()) };
+        Ok(Order::WriteEntry(machine.clone(), rewrite))
     }
 
     /// Takes what happened at `now`, which must not lie before the `now` of an earlier call, and
@@ -415,7 +431,10 @@ impl Balancer {
                 self.handoffs.look_again(&mut Turn::new(&mut self.host, now, out));
             }
             Event::Disconnected(why) => self.host.view.fail(why),
-            Event::Progress(..) | Event::EntryWritten(..) => {}
+            Event::Progress(id, progress) => self.handoffs.progressed(id, progress),
+            Event::EntryWritten(machine, Ok(entry)) => self.host.view.rewritten(&machine, entry),
+            // As it is now is known with the next sample.
+            Event::EntryWritten(_, Err(_)) => self.sample(out),
             Event::Examined(id, verdict) => {
                 self.hand(now, out, |handoffs, turn| handoffs.examined(id, verdict, turn));
             }

@@ -13,7 +13,7 @@
 
 use minicbor::{Decode, Encode};
 
-use crate::model::{PerResource, Resource, Resources};
+use crate::model::{HostProfile, PerResource, Resource, Resources};
 use crate::reason::Reason;
 
 /// What two hosts compare: their weighted loads, or if given the share of one resource in use.
@@ -26,6 +26,20 @@ pub struct Ceilings(pub PerResource);
 impl Ceilings {
     /// All that there is may be used.
     pub const FULL: Self = Self(PerResource { cpu: 1.0, memory: 1.0, io: 1.0 });
+}
+
+impl Ceilings {
+    /// Memory of a host that may be promised to machines, in bytes. A ceiling above 1 promises more than
+    /// there is, for machines that use less than they were promised (balloons, same-page merging).
+    #[must_use]
+    pub fn promisable_bytes(&self, host: &HostProfile) -> f64 {
+        let (usable, ceiling) = (host.usable_memory_bytes(), self.0.memory);
+        if ceiling > 1.0 {
+            usable * ceiling
+        } else {
+            usable.min(host.capacity.memory_bytes * ceiling)
+        }
+    }
 }
 
 impl Default for Ceilings {
@@ -138,6 +152,17 @@ mod tests {
         ] {
             let admitted = gauge(used, margin).admits(&cpu(usage), &cpu(more), None);
             assert_eq!(admitted.is_ok(), fits, "{used} {margin} {usage} {more}");
+        }
+    }
+
+    #[test]
+    fn a_ceiling_of_memory_above_one_promises_more_than_there_is() {
+        let capacity = Resources { memory_bytes: 100.0, ..Resources::ZERO };
+        let id = crate::model::HostId::new("h").unwrap();
+        let host = HostProfile { reserved_memory_bytes: 20.0, ..HostProfile::new(id, capacity) };
+        for (ceiling, bytes) in [(0.5, 50.0), (0.9, 80.0), (1.0, 80.0), (1.5, 120.0)] {
+            let ceilings = Ceilings(PerResource { memory: ceiling, ..Ceilings::FULL.0 });
+            assert_eq!(ceilings.promisable_bytes(&host), bytes, "{ceiling}");
         }
     }
 

@@ -2,32 +2,32 @@
 
 mod appraising;
 mod candidates;
+mod concluding;
+mod holds;
 mod judgement;
 mod ruling;
 mod seats;
+mod taker;
 mod unfit;
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use crate::ceiling::{Ceilings, Gauge, Measure};
+use crate::commit::Mode;
 use crate::control::{Authority, Autonomy, Control};
 use crate::cost::{Costing, Experience};
 use crate::decision::{Reason, Role};
 use crate::estimate::{Averaging, Stock};
 use crate::flocks::Flocks;
-use crate::handoff::{Handoff, Mode};
 use crate::load::{Machine, Metering, Unknown, View};
 use crate::message::{PROTOCOL, Probe, Report, Room};
-use crate::model::{
-    Entry, HostId, HostProfile, HostState, MachineId, Resource, Resources, Rules, Seat, Time,
-};
-use crate::port::{HandoffKey, HostSample, Presence};
+use crate::model::{Entry, HostId, HostProfile, HostState, MachineId, Resource, Resources, Time};
+use crate::port::{HostSample, Presence};
 use crate::restraint::{Past, Restraint};
 use crate::select::mean_aware::{self, Choice, Side};
 use crate::select::{Calm, LOAD_EPSILON, emptying, mending, relief};
 
+pub use holds::{Holds, Incoming, Landed, Taken};
 pub use ruling::{Misplaced, Toward};
-pub use seats::{Landed, Taken};
+pub use taker::Taker;
 pub use unfit::Unfit;
 
 /// A host: what it has, what it knows of itself, and what its handoffs hold.
@@ -71,38 +71,6 @@ pub struct Host {
     pub unfit: Unfit,
     /// From which score on a machine starves, if any is to be helped first.
     pub starving: Option<u8>,
-}
-
-/// What handoffs under way hold of a host.
-#[derive(Clone, Debug, Default)]
-pub struct Holds {
-    /// Room kept for machines on their way here.
-    pub incoming: BTreeMap<HandoffKey, Incoming>,
-    /// Machines on their way out.
-    pub outgoing: BTreeSet<MachineId>,
-    /// Machines that stay, which is not settled with the other host yet.
-    pub settling: BTreeSet<MachineId>,
-    /// Machines that were seen running on another host, too.
-    pub doubled: BTreeSet<MachineId>,
-    /// Machines that this host would move, and why it does not.
-    pub recommended: BTreeMap<MachineId, Reason>,
-    /// Machines that have arrived and were not measured since.
-    pub landed: BTreeMap<MachineId, Landed>,
-    /// Seats that other hosts have said to have.
-    pub taken: BTreeMap<Seat, Taken>,
-}
-
-/// Room kept for a machine on its way here.
-#[derive(Clone, Debug)]
-pub struct Incoming {
-    /// The machine.
-    pub machine: MachineId,
-    /// Memory that it may come to occupy, in bytes.
-    pub memory_bytes: f64,
-    /// What it uses.
-    pub usage: Resources,
-    /// Its rules.
-    pub rules: Rules,
 }
 
 impl Host {
@@ -256,7 +224,7 @@ impl Host {
         }
         self.past.sampled(self.is_overloaded(now) == Some(true));
         let machines = self.view.machines();
-        self.past.retain(|machine| machines.contains_key(machine));
+        self.past.failures.retain(|machine| machines.contains_key(machine));
         self.experience.retain(|machine| machines.contains_key(machine));
     }
 
@@ -396,27 +364,6 @@ impl Host {
         worst.filter(|resource| *resource != Resource::Memory)
     }
 
-    /// A handoff of this host has ended: remembers what that says for the next one.
-    pub fn conclude(&mut self, handoff: &Handoff, ending: Reason, now: Time) {
-        let machine = &handoff.machine;
-        match (handoff.role, ending) {
-            (role, Reason::Moved) => {
-                self.past.moved(machine, role, now);
-                let last = handoff.entry.last_move.as_ref();
-                let told = last.and_then(|l| l.cost_percent).map(|p| f64::from(p) / 100.0);
-                if let (Some(predicted), Some(stats)) =
-                    (&handoff.decision.predicted, &handoff.decision.stats)
-                {
-                    self.experience.learn(machine, told, predicted, stats);
-                }
-            }
-            (Role::Donor, Reason::MigrationFailed | Reason::MigrationTooLong) => {
-                self.past.failed(machine, now);
-            }
-            _ => {}
-        }
-    }
-
     /// Where the memory of a machine is whose entry alone has moved here.
     #[must_use]
     pub fn origin<'m>(&self, entry: &'m Entry) -> Option<&'m HostId> {
@@ -463,7 +410,13 @@ impl Host {
     /// Why not.
     pub fn takes(&self, authority: Authority, now: Time) -> Result<(), Reason> {
         match self.state {
-            HostState::Active => self.may(Role::Receiver, authority, now),
+            HostState::Active => {
+                // An operator who names this host may want to try it.
+                if authority != Authority::Told {
+                    self.past.failures.may_take(now)?;
+                }
+                self.may(Role::Receiver, authority, now)
+            }
             HostState::Cordoned => Err(Reason::Cordoned),
             HostState::Draining => Err(Reason::Draining),
         }
@@ -486,8 +439,7 @@ impl Host {
     pub fn free_memory_bytes(&self) -> f64 {
         let coming: f64 = self.holds.incoming.values().map(|i| i.memory_bytes).sum();
         let landed: f64 = self.holds.landed.values().map(|l| l.memory_bytes).sum();
-        let ceiling = self.ceilings.0.memory * self.profile.capacity.memory_bytes;
-        self.profile.usable_memory_bytes().min(ceiling)
+        self.ceilings.promisable_bytes(&self.profile)
             - self.view.committed_memory_bytes()
             - coming
             - landed

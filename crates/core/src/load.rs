@@ -267,7 +267,12 @@ pub struct View {
     meter: Meter,
     contention: Contention,
     measured: Measured,
+    /// Entries that were written, for samples that were begun before that: so many more.
+    rewritten: BTreeMap<MachineId, (Entry, u32)>,
 }
+
+/// Samples that may still show an entry as it was before it was written.
+const OLD_SAMPLES: u32 = 2;
 
 #[derive(Clone, Debug)]
 enum Measured {
@@ -289,6 +294,28 @@ impl View {
             meter: Meter::default(),
             contention: Contention::default(),
             measured: Measured::Never,
+            rewritten: BTreeMap::new(),
+        }
+    }
+
+    /// The entry of a machine was written: known from now on, and not only with the next sample.
+    pub fn rewritten(&mut self, id: &MachineId, entry: Entry) {
+        if let Some(machine) = self.machines.get_mut(id) {
+            Arc::make_mut(&mut machine.facts).entry = Ok(entry.clone());
+            self.rewritten.insert(id.clone(), (entry, OLD_SAMPLES));
+        }
+    }
+
+    /// What was written counts for a machine whose sample may be older than that.
+    fn bring_up_to_date(&mut self, sample: &mut MachineSample) {
+        let id = &sample.facts.id;
+        let Some((entry, left)) = self.rewritten.get_mut(id) else { return };
+        *left -= 1;
+        if sample.facts.entry.as_ref() != Ok(entry) && *left > 0 {
+            let entry = entry.clone();
+            Arc::make_mut(&mut sample.facts).entry = Ok(entry);
+        } else {
+            self.rewritten.remove(&id.clone());
         }
     }
 
@@ -304,7 +331,8 @@ impl View {
         let mut waiting = (!runs).then(Waiting::default);
         let mut before = std::mem::take(&mut self.series);
         self.machines.clear();
-        for machine in sample.machines {
+        for mut machine in sample.machines {
+            self.bring_up_to_date(&mut machine);
             let id = machine.facts.id.clone();
             let mut series = before.remove(&id).unwrap_or_default();
             if machine.presence.is_resident() {
@@ -324,6 +352,8 @@ impl View {
         // The sample may be from before a machine arrived.
         before.retain(|_, series| series.believed.is_some() && series.last.is_none());
         self.series.append(&mut before);
+        let machines = &self.machines;
+        self.rewritten.retain(|id, _| machines.contains_key(id));
         self.contention = self.meter.contention(waiting);
         self.measured = Measured::At(sample.at);
     }

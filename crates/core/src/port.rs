@@ -28,8 +28,9 @@ pub enum Order {
     /// before this process was started. The machine then runs on here. A migration ordered from
     /// this process is answered as usual, by [`Event::MigrationEnded`]; nothing else answers.
     Abort(MachineId),
-    /// Rewrite the schedule entry of a machine of this host. Answered by [`Event::EntryWritten`].
-    WriteEntry(MachineId, Entry),
+    /// Rewrite the schedule entry of a machine of this host, if it still is what was read. Answered by
+    /// [`Event::EntryWritten`].
+    WriteEntry(MachineId, Rewrite),
     /// Say whether a machine is on this host, and which copy of it. Answered by [`Event::Looked`] with
     /// the same number.
     Look(MachineId, LookId),
@@ -52,6 +53,22 @@ pub enum Order {
     /// Look whether this host can run a machine of another one as it is now, without changing
     /// anything. Answered by [`Event::Examined`].
     Examine(Examination),
+}
+
+/// A schedule entry as it is to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rewrite {
+    /// What was read of it. Where it reads otherwise by now, nothing is written:
+    /// [`FailureKind::Changed`]. Written in any case if `None`.
+    pub over: Option<Entry>,
+    /// As it is to be.
+    pub entry: Entry,
+}
+
+impl From<Entry> for Rewrite {
+    fn from(entry: Entry) -> Self {
+        Self { over: None, entry }
+    }
 }
 
 /// A machine of another host, to be examined before this one promises to take it.
@@ -161,8 +178,8 @@ pub enum Event {
     /// tells nothing of where it is: mostly here as before, but an answer can be lost and a daemon
     /// die at any moment, so that it may be there, or paused on both hosts. A look tells.
     MigrationEnded(HandoffId, Result<MigrationStats, Failure>),
-    /// The answer to [`Order::WriteEntry`].
-    EntryWritten(MachineId, Result<(), Failure>),
+    /// The answer to [`Order::WriteEntry`], with the entry as it was read back.
+    EntryWritten(MachineId, Result<Entry, Failure>),
     /// The answer to [`Order::Look`].
     Looked(MachineId, LookId, Result<Sight, Failure>),
     /// The answer to [`Order::Resume`]. A failure does not tell whether it runs: look.
@@ -367,6 +384,8 @@ pub enum FailureKind {
     NeedsChanged,
     /// Anything else; the detail says what.
     Other,
+    /// What was to be changed has been changed by somebody else meanwhile; nothing was done.
+    Changed,
 }
 
 /// How long an order may take before the hypervisor answers it with a failure of its own: a

@@ -2,18 +2,19 @@
 //!
 //! Loads flicker, moves cost, and migrations fail. A host therefore gives only when it has been
 //! above its limit in enough of its latest samples, leaves a machine that has moved where it is for
-//! a time that **doubles with every further move** and shrinks again while it rests, does not try a
-//! machine again soon whose migration has failed, and takes part in so many moves an hour only.
+//! a time that **doubles with every further move** and shrinks again while it rests, does not try
+//! again soon what has failed (see [`crate::failures`]), and takes part in so many moves an hour only.
 //! How often a machine has moved travels with it in its schedule entry; what failed stays with the
 //! host that failed to move it, and is forgotten with its agent.
 //!
 //! A host that is being emptied is in a hurry: of all this only the quarantine holds there, and
 //! nobody's limits hold it up. One that has come back is filled gently: so many machines a minute.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::model::{HostId, HostState, LastMove, MachineId, Role, Time};
+use crate::failures::Failures;
+use crate::model::{HostId, HostState, LastMove, Role, Time};
 use crate::reason::Reason;
 
 /// How restrained a host is.
@@ -30,8 +31,9 @@ pub struct Restraint {
     pub cool_down: Duration,
     /// The most that it grows to.
     pub cool_down_max: Duration,
-    /// How long a machine is left alone after its migration failed. Doubles with every further
-    /// failure, without end.
+    /// How long a machine is not tried again at a host where its migration failed, how long a machine
+    /// that fails at different hosts is left alone, and a host at which different machines fail is left
+    /// out. Doubles with every further failure: of a machine without end, of a host up to 16 times.
     pub quarantine: Duration,
     /// Most machines that a host gives within an hour.
     pub given_per_hour_max: usize,
@@ -121,8 +123,8 @@ impl Restraint {
 pub struct Past {
     /// Whether it was above its limit in the latest samples, the newest in the lowest bit.
     above: u32,
-    /// Failures in a row of a machine, and when the last was.
-    failed: BTreeMap<MachineId, (u32, Time)>,
+    /// Migrations that failed.
+    pub failures: Failures,
     given: VecDeque<Time>,
     taken: VecDeque<Time>,
     /// When it took part again.
@@ -150,8 +152,7 @@ impl Past {
     }
 
     /// A machine has moved.
-    pub fn moved(&mut self, machine: &MachineId, role: Role, now: Time) {
-        self.failed.remove(machine);
+    pub fn moved(&mut self, role: Role, now: Time) {
         let moves = match role {
             Role::Donor => &mut self.given,
             Role::Receiver => &mut self.taken,
@@ -184,27 +185,6 @@ impl Past {
         let recent = self.taken.iter().rev().take_while(|at| now.since(**at) < MINUTE).count();
         let most = restraint.return_per_minute_max;
         if recent + coming >= most { Err(Reason::Returning) } else { Ok(()) }
-    }
-
-    /// A machine could not be migrated.
-    pub fn failed(&mut self, machine: &MachineId, now: Time) {
-        let (failures, at) = self.failed.entry(machine.clone()).or_insert((0, now));
-        *failures = failures.saturating_add(1);
-        *at = now;
-    }
-
-    /// Forgets machines that are not here any more.
-    pub fn retain(&mut self, is_here: impl Fn(&MachineId) -> bool) {
-        self.failed.retain(|machine, _| is_here(machine));
-    }
-
-    /// Whether a machine is left alone because its migration failed.
-    #[must_use]
-    pub fn is_quarantined(&self, machine: &MachineId, restraint: &Restraint, now: Time) -> bool {
-        self.failed.get(machine).is_some_and(|(failures, at)| {
-            let doublings = failures.saturating_sub(1).min(30);
-            now.since(*at) < restraint.quarantine.saturating_mul(1 << doublings)
-        })
     }
 
     /// Whether this host, which is in this state, may give: one that is being emptied always.
@@ -245,6 +225,8 @@ pub(crate) const fn unwilling(receiver: HostState) -> Option<Reason> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn at(minutes: u64) -> Time {
@@ -253,10 +235,6 @@ mod tests {
 
     fn host(name: &str) -> HostId {
         HostId::new(name).unwrap()
-    }
-
-    fn machine() -> MachineId {
-        MachineId::new("m").unwrap()
     }
 
     fn calm() -> Restraint {
@@ -344,28 +322,11 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_fails_to_move_is_tried_ever_more_seldom() {
-        let (calm, mut past) = (Restraint::default(), Past::default());
-        let (mut tries, mut now) = (0, 0);
-        // Tried again as soon as it may, for a year.
-        while now < 365 * 24 * 60 {
-            past.failed(&machine(), at(now));
-            tries += 1;
-            while past.is_quarantined(&machine(), &calm, at(now)) {
-                now += 10;
-            }
-        }
-        assert!((10..20).contains(&tries), "{tries}");
-        past.moved(&machine(), Role::Donor, at(now));
-        assert!(!past.is_quarantined(&machine(), &calm, at(now)));
-    }
-
-    #[test]
     fn a_host_takes_part_in_so_many_moves_an_hour() {
         let calm = Restraint { given_per_hour_max: 2, ..Restraint::default() };
         let mut past = Past::default();
-        past.moved(&machine(), Role::Donor, at(0));
-        past.moved(&machine(), Role::Donor, at(30));
+        past.moved(Role::Donor, at(0));
+        past.moved(Role::Donor, at(30));
         assert_eq!(past.may(Role::Donor, &calm, at(59)), Err(Reason::MoveLimit));
         assert_eq!(past.may(Role::Receiver, &calm, at(59)), Ok(()));
         assert_eq!(past.may(Role::Donor, &calm, at(60)), Ok(()));

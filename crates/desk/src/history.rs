@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use evenkeel_core::decision::{Decision, Role};
-use evenkeel_core::model::HostId;
+use evenkeel_core::model::{ExchangeId, HandoffId, HostId};
 use serde::{Deserialize, Serialize};
 
 /// One decision, with the records of both hosts where both were to be had.
@@ -32,20 +32,38 @@ pub struct History {
     pub missing: BTreeMap<HostId, String>,
 }
 
-/// Newest first, each handoff once: with the donor's record first and the receiver's beside it.
+/// What two records of the same have in common.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Handoff(HandoffId),
+    /// The exchange, and the two hosts in the order of their names.
+    Exchange(ExchangeId, HostId, HostId),
+}
+
+fn key(record: &Decision) -> Option<Key> {
+    if let Some(handoff) = record.handoff {
+        return Some(Key::Handoff(handoff));
+    }
+    let peer = record.peer.clone().filter(|_| record.role.is_some())?;
+    let (first, second) = (record.host.clone().min(peer.clone()), record.host.clone().max(peer));
+    Some(Key::Exchange(record.exchange, first, second))
+}
+
+/// Newest first, each handoff and each recommendation once: with the donor's record first and the receiver's beside it.
 #[must_use]
 pub fn merged(mut records: Vec<Decision>) -> Vec<Entry> {
     records.sort_by(|a, b| b.ended.cmp(&a.ended).then_with(|| a.host.cmp(&b.host)));
     let mut entries: Vec<Entry> = Vec::new();
     let mut known = BTreeMap::new();
     for record in records {
-        let Some(handoff) = record.handoff else {
+        // What is only recommended has no handoff, and is known by the exchange of the two hosts.
+        let Some(key) = key(&record) else {
             entries.push(Entry { record, other: None });
             continue;
         };
-        match known.get(&handoff) {
+        match known.get(&key) {
             None => {
-                known.insert(handoff, entries.len());
+                known.insert(key, entries.len());
                 entries.push(Entry { record, other: None });
             }
             Some(&at) => {
@@ -67,10 +85,9 @@ pub fn merged(mut records: Vec<Decision>) -> Vec<Entry> {
 
 #[cfg(test)]
 mod tests {
-    use evenkeel_core::decision::Reason;
-    use evenkeel_core::model::{ExchangeId, HandoffId, Time};
-
     use super::*;
+    use evenkeel_core::decision::Reason;
+    use evenkeel_core::model::Time;
 
     fn record(host: &str, role: Role, at: u64, handoff: Option<u64>) -> Decision {
         let host = HostId::new(host).unwrap();
@@ -97,6 +114,19 @@ mod tests {
             .iter()
             .map(|e| (e.record.host.as_str(), e.other.as_ref().map(|o| o.host.as_str())))
             .collect();
+        let recommended = |host: &str, peer: &str, role| Decision {
+            peer: Some(HostId::new(peer).unwrap()),
+            ending: Reason::Observing,
+            ..record(host, role, 50, None)
+        };
+        let twice = vec![
+            recommended("b", "a", Role::Receiver),
+            recommended("a", "b", Role::Donor),
+            recommended("c", "d", Role::Donor),
+        ];
+        let once = super::merged(twice);
+        let donors: Vec<_> = once.iter().map(|e| e.record.host.as_str()).collect();
+        assert_eq!(donors, ["a", "c"], "a recommendation that both hosts have recorded");
         let expected = [("c", Some("a")), ("a", None), ("b", None), ("a", Some("b")), ("c", None)];
         assert_eq!(seen, expected);
     }

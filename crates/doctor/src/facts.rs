@@ -42,6 +42,9 @@ pub struct AgentFacts {
     pub unknown: Option<String>,
     /// The other members that it knows to be alive.
     pub members: Vec<String>,
+    /// Members that do not answer, and since when, in milliseconds since 1970.
+    #[serde(default)]
+    pub silent: BTreeMap<String, u64>,
 }
 
 /// A version as libvirt numbers them: 1,000,000 × major + 1,000 × minor + release.

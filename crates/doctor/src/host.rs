@@ -20,6 +20,7 @@ const VOLATILE: [&str; 2] = ["tmpfs", "ramfs"];
 #[must_use]
 pub fn examine(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![agent(facts)];
+    findings.extend(silent(facts));
     match &facts.libvirt {
         Err(why) => findings.push(Finding::error(
             Check::Libvirt,
@@ -63,6 +64,21 @@ fn agent(facts: &Facts) -> Finding {
             ),
         },
     }
+}
+
+/// A member is one until it leaves or is removed.
+fn silent(facts: &Facts) -> Vec<Finding> {
+    let silent = facts.agent.iter().flat_map(|agent| &agent.silent);
+    let finding = |(host, since): (&String, &u64)| {
+        let minutes = facts.at_ms.saturating_sub(*since) / 60_000;
+        let what = format!("host `{host}` has not answered for {minutes} min");
+        let remedy = format!(
+            "start its agent, or mend the network to it; if it is gone for good: `evenkeel cluster \
+             remove {host}` on the host that made the cluster"
+        );
+        Finding::error(Check::Agent, &facts.host, what, remedy)
+    };
+    silent.map(finding).collect()
 }
 
 fn version(facts: &Facts, libvirt: &LibvirtFacts) -> Finding {
@@ -377,7 +393,16 @@ pub(crate) mod tests {
 
     #[test]
     fn every_ill_is_found_by_its_own_check_and_has_a_remedy() {
-        let cases: [(Spoil, Check, Level, &str); 22] = [
+        let cases: [(Spoil, Check, Level, &str); 23] = [
+            (
+                |f| {
+                    let since = f.at_ms - 300_000;
+                    f.agent.as_mut().unwrap().silent = [("h3".to_owned(), since)].into();
+                },
+                Check::Agent,
+                Level::Error,
+                "`h3` has not answered for 5 min",
+            ),
             (|f| f.agent = None, Check::Agent, Level::Warning, "no agent"),
             (
                 |f| f.agent.as_mut().unwrap().unknown = Some("stale".into()),

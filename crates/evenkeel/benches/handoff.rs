@@ -4,7 +4,10 @@
 //! ```sh
 //! cargo bench -p evenkeel --bench handoff              # a guest of 16 MB, 30 times each
 //! GUEST_MIB=2048 TIMES=30 cargo bench -p evenkeel --bench handoff
+//! EVENKEEL_BEFORE=$(scripts/previous COMMIT release) cargo bench -p evenkeel --bench handoff
 //! ```
+//!
+//! With `EVENKEEL_BEFORE` agents of that program take their turns as well, by the fast commit point.
 //!
 //! All times come from what the two libvirts tell, on the one clock of this machine. The whole: from
 //! the order (the start of `virsh`; the source's record that the migration begins) until the guest
@@ -22,6 +25,7 @@ mod support;
 #[path = "../tests/swing/mod.rs"]
 mod swing;
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -30,9 +34,14 @@ use evenkeel_core::handoff::Phase;
 use rig::{GUEST, LIMIT, NAMES, number};
 use swing::Swing;
 
-/// By what a machine is moved: `virsh`, or agents in a mode.
-const WAYS: [(&str, Option<&str>); 3] =
-    [("virsh", None), ("fast", Some("fast")), ("strict", Some("strict"))];
+/// By what a machine is moved: `virsh`, agents in a mode, or such agents of another program.
+#[derive(Clone, Debug)]
+enum Way {
+    Virsh,
+    Agents(&'static str),
+    Before(PathBuf),
+}
+
 /// The ways take turns, since a machine is not as fast at any time.
 const ROUNDS: usize = 3;
 /// How often the source is asked when it has begun.
@@ -48,11 +57,15 @@ struct Times {
 fn main() {
     let memory_mib = number("GUEST_MIB", 16);
     let times = number("TIMES", 30) as usize;
-    let mut all = WAYS.map(|_| Vec::new());
+    let mut ways = vec![("virsh", Way::Virsh)];
+    let before = std::env::var_os("EVENKEEL_BEFORE").map(PathBuf::from);
+    ways.extend(before.map(|program| ("before", Way::Before(program))));
+    ways.extend([("fast", Way::Agents("fast")), ("strict", Way::Agents("strict"))]);
+    let mut all = vec![Vec::new(); ways.len()];
     for round in 0..ROUNDS {
         let share = times * (round + 1) / ROUNDS - times * round / ROUNDS;
-        for ((_, mode), all) in WAYS.into_iter().zip(&mut all) {
-            all.extend(migrations(share, memory_mib, mode));
+        for ((_, way), all) in ways.iter().zip(&mut all) {
+            all.extend(migrations(share, memory_mib, way));
         }
     }
     println!("{times} migrations each of a guest of {memory_mib} MiB, milliseconds:\n");
@@ -60,8 +73,9 @@ fn main() {
         "{:<8} {:>12} {:>9} {:>15} {:>9}",
         "", "whole, median", "p99", "downtime, median", "p99"
     );
-    let [virsh, agents @ ..] = [0, 1, 2].map(|way| row(WAYS[way].0, &all[way]));
-    for ((name, _), row) in WAYS[1..].iter().zip(agents) {
+    let rows: Vec<_> = ways.iter().zip(&all).map(|((name, _), all)| row(name, all)).collect();
+    let virsh = rows[0];
+    for ((name, _), row) in ways.iter().zip(&rows).skip(1) {
         println!(
             "{name}: {:+.1} % of virsh's whole, {:+.0} ms; {:+.0} ms of downtime",
             (row.whole / virsh.whole - 1.0) * 100.0,
@@ -71,11 +85,18 @@ fn main() {
     }
 }
 
-/// Migrates to and fro, by `virsh` or by agents in a mode.
-fn migrations(times: usize, memory_mib: u32, mode: Option<&str>) -> Vec<Times> {
-    let config = mode.map(|mode| format!("[handoff]\nmode = '{mode}'\n"));
-    let mut swing = rig::up(memory_mib, 2, config.as_deref());
-    let one = if mode.is_some() { by_agents } else { by_virsh };
+/// Migrates to and fro.
+fn migrations(times: usize, memory_mib: u32, way: &Way) -> Vec<Times> {
+    let handoff = |mode: &str| format!("[handoff]\nmode = '{mode}'\n");
+    let automatic = "[operation]\nmode = 'automatic'\n";
+    let mut swing = match way {
+        Way::Virsh => rig::up(memory_mib, 2, None),
+        Way::Agents(mode) => rig::up(memory_mib, 2, Some(&handoff(mode))),
+        Way::Before(program) => {
+            rig::up_before(memory_mib, 2, &format!("{}{automatic}", handoff("fast")), program)
+        }
+    };
+    let one = if matches!(way, Way::Virsh) { by_virsh } else { by_agents };
     let all = (0..times)
         .map(|turn| {
             let (from, to) = (NAMES[turn % 2], NAMES[(turn + 1) % 2]);

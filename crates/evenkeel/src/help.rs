@@ -22,7 +22,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
         ],
     ),
     ("Maintain", &["drain", "cordon", "uncordon", "claim"]),
-    ("Set up", &["agent", "cluster"]),
+    ("Set up", &["init", "leave", "agent", "cluster"]),
     ("Try out", &["plan", "snapshot", "simulate", "demo", "lab"]),
 ];
 

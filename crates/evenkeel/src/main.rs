@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
 
+mod assets;
 mod demo;
 mod help;
 mod hosts;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::{FromArgMatches, Parser, Subcommand};
 
-use crate::output::Failure;
+use crate::output::{Failure, tell};
 
 /// Keeps a cluster of virtual-machine hosts balanced without a centre.
 ///
@@ -42,6 +43,12 @@ enum Command {
     /// Watch three hosts level themselves: real machines where this computer can run them
     #[command(after_help = "Examples:\n  evenkeel demo\n  evenkeel demo --keep")]
     Demo(demo::DemoArgs),
+    /// Write manual pages and completions, for packages
+    #[command(name = "__assets", hide = true)]
+    Assets {
+        /// Where to
+        dir: std::path::PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -50,9 +57,10 @@ fn main() -> ExitCode {
     hosts::log_to_stderr();
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is::<output::Unheard>() => ExitCode::SUCCESS,
         Err(failure) => {
             let text = output::printable_lines(&failure.to_string());
-            anstream::eprintln!("{}error:{:#} {text}", output::ERROR, output::ERROR);
+            tell!("{}error:{:#} {text}", output::ERROR, output::ERROR);
             ExitCode::FAILURE
         }
     }
@@ -64,5 +72,6 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Plan(args) => plan::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Assets { dir } => Ok(assets::write(&dir)?),
     }
 }

@@ -1,10 +1,12 @@
-//! What `docs/claims.md` says is shown, is shown.
+//! What `docs/claims.md` says is shown, is shown; and what `docs/security.md` says that nobody can, a test
+//! shows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/claims.md");
+const SECURITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/security.md");
 const CRATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const CLAIMS: std::ops::RangeInclusive<u32> = 1..=33;
 
@@ -21,6 +23,24 @@ fn places(text: &str) -> Vec<(String, String)> {
         .collect()
 }
 
+/// All tests of all crates.
+fn tests() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut dirs = vec![Path::new(CRATES).to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).expect("a directory").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let file = path.strip_prefix(CRATES).expect("below").display().to_string();
+                found.extend(functions(&file).into_iter().filter(|(_, test)| *test).map(|f| f.0));
+            }
+        }
+    }
+    found
+}
+
 /// The functions of a file, and whether each is a test.
 fn functions(file: &str) -> BTreeMap<String, bool> {
     let path = Path::new(CRATES).join(file);
@@ -28,7 +48,7 @@ fn functions(file: &str) -> BTreeMap<String, bool> {
     let mut marked = false;
     let mut functions = BTreeMap::new();
     for line in source.lines().map(str::trim) {
-        if matches!(line, "#[test]" | "#[tokio::test]") {
+        if line == "#[test]" || line.starts_with("#[tokio::test") {
             marked = true;
         } else if let Some((before, name)) = line.split_once("fn ")
             && (before.is_empty() || before.ends_with(' '))
@@ -77,4 +97,39 @@ fn every_claim_is_done_somewhere_and_shown_on_real_machines_and_in_simulation() 
         }
     }
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), CLAIMS.collect::<Vec<_>>());
+}
+
+/// Whether a cell names a test that there is, or a command that runs some.
+fn names_a_test(cell: &str, tests: &BTreeSet<String>) -> bool {
+    let mut quoted = cell.split('`').skip(1).step_by(2);
+    quoted.any(|name| {
+        tests.contains(name) || name.starts_with("cargo test ") || name.starts_with("scripts/fuzz ")
+    })
+}
+
+#[test]
+fn whatever_the_page_on_security_says_that_nobody_can_a_test_shows() {
+    let page = fs::read_to_string(SECURITY).unwrap_or_else(|error| panic!("{SECURITY}: {error}"));
+    let tests = tests();
+    // Names of tests are sentences. What is named and is none was renamed.
+    for name in page.split('`').skip(1).step_by(2) {
+        let words = name.split('_').count();
+        let plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        let sentence = plain && words >= 4 && !name.starts_with("evenkeel_");
+        assert!(!sentence || tests.contains(name), "there is no test `{name}`");
+    }
+    let (mut by_test, mut rows) = (false, 0);
+    for line in page.lines() {
+        let cells: Vec<_> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        match cells.last() {
+            _ if !line.starts_with('|') => by_test = false,
+            Some(&"test") => by_test = true,
+            Some(last) if by_test && !line.starts_with("| ---") => {
+                assert!(names_a_test(last, &tests), "no test shows this: {line}");
+                rows += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(rows > 75, "the page has its tables in another way: {rows} rows");
 }

@@ -1,92 +1,33 @@
 //! Members that lie and names that are more than names, to whole agents. See `docs/security.md`.
 
 mod daemon;
-
-use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+#[path = "liar/gossip.rs"]
+mod gossip;
 
 use daemon::{Place, Site, evenkeel};
-use evenkeel_core::model::{HostId, Time};
-use evenkeel_membership::{Config, Input, Member, Membership, Output, Timer};
+use evenkeel_membership::{Config, Input, Member, Membership, Output};
 use evenkeel_net::{Limits, Net, NetEvent};
+use gossip::{Gossip, host, now};
 use tokio::sync::mpsc;
-
-fn now() -> Time {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock that is set");
-    Time::from_unix_ms(now.as_millis() as u64)
-}
-
-fn host(name: &str) -> HostId {
-    HostId::new(name).expect("letters and digits")
-}
 
 /// A member with a valid certificate that gossips as others do, and believes in a host that there is
 /// not.
-struct Gossip {
-    net: Net,
-    events: mpsc::Receiver<NetEvent>,
-    membership: Membership,
-    timers: BTreeMap<(Time, u64), Timer>,
-    count: u64,
-}
-
-impl Gossip {
-    fn new(site: &Site, name: &str, invented: &str) -> Self {
-        let addr = daemon::free_address();
-        let (net, events) =
-            Net::bind(addr, &site.identity(name), Limits::default(), None).expect("bound");
-        let generation = now().unix_ms();
-        let me = Member { host: host(name), addr, generation };
-        let membership = Membership::new(me, Config::default(), 1);
-        let (timers, count) = (BTreeMap::new(), 0);
-        let mut gossip = Self { net, events, membership, timers, count };
-        // It has heard of one from itself, under a certificate that only it has seen.
-        let ghost = Member { host: host(invented), addr: daemon::free_address(), generation };
-        let mut ghost = Membership::new(ghost, Config::default(), 2);
-        let join = Input::Join { host: host(name), addr };
-        for output in ghost.handle(join, now()) {
-            if let Output::Send { bytes, .. } = output {
-                gossip.hear(Input::Datagram { from: host(invented), bytes: &bytes });
-            }
-        }
-        gossip
-    }
-
-    fn hear(&mut self, input: Input<'_>) {
-        for output in self.membership.handle(input, now()) {
-            match output {
-                Output::Send { to, bytes } => self.net.send_datagram(&to.host, to.addr, bytes),
-                Output::SetTimer { timer, at } => {
-                    self.count += 1;
-                    self.timers.insert((at, self.count), timer);
-                }
-                Output::Changed(_) | Output::Refused { .. } => {}
-            }
+fn gossip(site: &Site, name: &str, invented: &str) -> (Gossip, mpsc::Receiver<NetEvent>) {
+    let addr = daemon::free_address();
+    let (net, events) =
+        Net::bind(addr, &site.identity(name), Limits::default(), None).expect("bound");
+    let mut gossip = Gossip::new(net, name, addr);
+    // It has heard of one from itself, under a certificate that only it has seen.
+    let generation = now().unix_ms();
+    let ghost = Member { host: host(invented), addr: daemon::free_address(), generation };
+    let mut ghost = Membership::new(ghost, Config::default(), 2);
+    let join = Input::Join { host: host(name), addr };
+    for output in ghost.handle(join, now()) {
+        if let Output::Send { bytes, .. } = output {
+            gossip.hear(Input::Datagram { from: host(invented), bytes: &bytes });
         }
     }
-
-    async fn run(mut self, at: HostId, addr: std::net::SocketAddr) {
-        self.hear(Input::Join { host: at, addr });
-        loop {
-            let due = self.timers.first_key_value().map(|((at, _), _)| *at);
-            let wait = due.map_or(Duration::from_secs(1), |at| at.since(now()));
-            tokio::select! {
-                event = self.events.recv() => match event {
-                    Some(NetEvent::Datagram { from, bytes }) => {
-                        self.hear(Input::Datagram { from, bytes: &bytes });
-                    }
-                    Some(_) => {}
-                    None => return,
-                },
-                () = tokio::time::sleep(wait) => {
-                    if due.is_some_and(|at| at <= now()) {
-                        let (_, timer) = self.timers.pop_first().expect("one is due");
-                        self.hear(Input::Timer(timer));
-                    }
-                }
-            }
-        }
-    }
+    (gossip, events)
 }
 
 /// The names that an agent has written down as those of hosts.
@@ -109,9 +50,10 @@ fn a_host_that_a_member_has_invented_is_no_member_and_no_witness_and_a_name_can_
         .build()
         .expect("a runtime");
     let inside = runtime.enter();
-    let liar = Gossip::new(&site, "odd", "ghost");
+    let (mut liar, events) = gossip(&site, "odd", "ghost");
+    liar.hear(Input::Join { host: host("h1"), addr: place.listen });
     drop(inside);
-    let liar = runtime.spawn(liar.run(host("h1"), place.listen));
+    let liar = runtime.spawn(liar.run(events, |_| {}));
     // Told of both, and called both.
     agent.await_log(&["member is alive", "host=ghost"]);
     let status = place.until("the liar is a member", |status| {

@@ -40,7 +40,7 @@ fn the_unit_that_empties_a_host_is_stopped_before_what_it_needs() {
     }
     assert!(!unit.contains("Requires="), "an agent that is restarted must not empty its host");
     let mut words = value("ExecStop").split(' ');
-    assert_eq!(words.next(), Some("-/usr/local/bin/evenkeel"));
+    assert_eq!(words.next(), Some("-/usr/bin/evenkeel"));
     let ran = Command::new(env!("CARGO_BIN_EXE_evenkeel"))
         .args(words)
         .args(["--socket", "/tmp/no-agent-here.sock"])

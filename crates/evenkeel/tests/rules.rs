@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use evenkeel_core::decision::{Decision, Reason};
@@ -17,13 +17,18 @@ const ROUND: Duration = Duration::from_secs(1);
 const CALM: Calm = Calm { dead_band: 10.0, difference_min: 10.0, gain_min: 10.0 };
 
 /// Runs `evenkeel rule` against the agent of a host.
-fn rule(cluster: &Cluster, host: &str, guest: &str, words: &[&str]) -> Rules {
-    let out = Command::new(EVENKEEL)
+fn run(cluster: &Cluster, host: &str, guest: &str, words: &[&str]) -> Output {
+    Command::new(EVENKEEL)
         .args(["rule", guest, "--format", "json", "--socket"])
         .arg(cluster.lab().agent_socket(host))
         .args(words)
         .output()
-        .unwrap_or_else(|error| panic!("{error}"));
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The same; the rules that the machine has then.
+fn rule(cluster: &Cluster, host: &str, guest: &str, words: &[&str]) -> Rules {
+    let out = run(cluster, host, guest, words);
     assert!(out.status.success(), "{guest} {words:?}: {}", String::from_utf8_lossy(&out.stderr));
     serde_json::from_slice(&out.stdout).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -90,5 +95,54 @@ fn what_breaks_a_rule_goes_to_where_it_breaks_none_and_what_cannot_go_stays_with
     cluster.until(LIMIT, "what may be migrated again to go", |c| {
         (c.scheduled_on("live")? != "h1").then_some(())
     });
+    scripted(&cluster);
+    typos(&cluster);
     cluster.assert_unharmed(&["place", "apart1", "apart2", "mate1", "mate2", "live", "large"]);
+}
+
+/// Commands that follow each other as fast as a script is, and side by side: none undoes another.
+fn scripted(cluster: &Cluster) {
+    for _ in 0..5 {
+        rule(cluster, "h1", "large", &["set", "pinned-to=h1"]);
+        rule(cluster, "h1", "large", &["remove", "all"]);
+        rule(cluster, "h1", "large", &["remove", "all"]);
+        rule(cluster, "h1", "large", &["set", "anti-affinity=alone"]);
+        let rules = rule(cluster, "h1", "large", &["set", "priority=5"]);
+        let shown = rule(cluster, "h1", "large", &["list"]);
+        assert_eq!(shown, rules, "what was written is what is shown at once");
+        assert_eq!((rules.pinned_to.len(), rules.anti_affinity.len(), rules.priority), (0, 1, 5));
+    }
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let group = format!("anti-affinity=group{number}");
+            scope.spawn(move || rule(cluster, "h1", "large", &["set", &group]));
+        }
+    });
+    let rules = rule(cluster, "h1", "large", &["list"]);
+    let groups: Vec<_> = rules.anti_affinity.iter().map(ToString::to_string).collect();
+    for number in 0..8 {
+        assert!(groups.contains(&format!("group{number}")), "one of eight is lost: {groups:?}");
+    }
+    let described = cluster.dumpxml("h1", "large", false).expect("it is there");
+    assert!((0..8).all(|number| described.contains(&format!("group{number}"))), "{described}");
+    rule(cluster, "h1", "large", &["remove", "all"]);
+}
+
+/// What no host is called, or has, is told at once.
+fn typos(cluster: &Cluster) {
+    for (word, says) in [
+        ("pinned-to=h22", "no host that is alive is called `h22`; did you mean `h2`?"),
+        (
+            "anti-affinity=web@rakc",
+            "no host that is alive has the label `rakc`; did you mean `rack`?",
+        ),
+        ("pinned-to=rack=r9", "no host that is alive has `rack=r9`"),
+        ("pinned-to=rack=r1", ""),
+    ] {
+        let out = run(cluster, "h1", "large", &["set", word]);
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success() && said.contains(says), "{word}: {said}");
+        assert_eq!(said.contains("warning"), !says.is_empty(), "{word}: {said}");
+        rule(cluster, "h1", "large", &["remove", "all"]);
+    }
 }

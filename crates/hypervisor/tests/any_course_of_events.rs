@@ -106,7 +106,7 @@ fn take(cloud: &mut MemoryCloud, number: u64, step: &Step) {
         }
         Step::Abort { host, machine: which } => order(cloud, host, Order::Abort(machine(which))),
         Step::Write { host, machine: which } => {
-            order(cloud, host, Order::WriteEntry(machine(which), Entry::default()));
+            order(cloud, host, Order::WriteEntry(machine(which), Entry::default().into()));
         }
         Step::Pause(which) => drop(cloud.pause(&machine(which))),
         Step::Start(which) => drop(cloud.start(&machine(which))),

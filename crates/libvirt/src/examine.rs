@@ -30,7 +30,10 @@ pub(crate) fn examine(
         Unfit::NotTold(Failure::new(kind, words))
     };
     if let Some(cpu) = &needs.cpu_definition {
-        let compared = compare(connection, needs, cpu);
+        // Another host's words, and libvirt reads them as root.
+        let cpu = crate::carried::cpu(cpu)
+            .map_err(|why| Missing::CpuFeatures(format!("its CPU cannot be read: {why}")))?;
+        let compared = compare(connection, needs, &cpu);
         compared
             .map_err(|error| not_told(&error))?
             .map_or(Ok(()), |words| Err(Missing::CpuFeatures(words)))?;

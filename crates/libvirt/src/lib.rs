@@ -25,6 +25,7 @@ mod examine;
 mod failure;
 mod ffi;
 mod finish;
+mod found;
 #[doc(hidden)]
 pub mod fuzzing;
 mod inspect;
@@ -59,6 +60,7 @@ pub use carried::{
 };
 pub use emulator::{Emulator, EmulatorError, QemuVersion, check_emulator};
 pub use finish::FinishWatch;
+pub use found::{Found, FoundStorage, find_storage};
 pub use inspect::{Inspection, baseline_cpu, inspect, reaches};
 pub use storage::{SharedStorage, mounted_at};
 
@@ -210,9 +212,9 @@ impl Hypervisor for LibvirtHypervisor {
                 let answer = self.in_time(Question::Look(machine.clone(), look));
                 self.enqueue(Task::Look(machine, look, answer));
             }
-            Order::WriteEntry(machine, entry) => {
+            Order::WriteEntry(machine, rewrite) => {
                 let answer = self.in_time(Question::WriteEntry(machine.clone()));
-                self.enqueue(Task::WriteEntry(machine, entry, answer));
+                self.enqueue(Task::WriteEntry(machine, rewrite, answer));
             }
             Order::Resume(machine, stamp) => {
                 let answer = self.in_time(Question::Resume(machine.clone()));

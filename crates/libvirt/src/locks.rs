@@ -41,7 +41,7 @@ impl Mounts {
     }
 
     /// Lines such as `36 35 0:30 / /srv/vm rw shared:1 - nfs4 nas:/vm rw,vers=4.2`.
-    fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mounts = text.lines().filter_map(|line| {
             let (head, tail) = line.split_once(" - ")?;
             let mut head = head.split(' ');
@@ -53,6 +53,15 @@ impl Mounts {
             Some(Mount { point: point.into(), kind, source: unescaped(source), options })
         });
         Self(mounts.collect())
+    }
+
+    /// Where file systems of these kinds are mounted, from what, and which kind.
+    pub(crate) fn of_kinds<'a>(
+        &'a self,
+        kinds: &'a [&str],
+    ) -> impl Iterator<Item = (&'a Path, &'a str, &'a str)> {
+        let found = self.0.iter().filter(|mount| kinds.contains(&mount.kind.as_str()));
+        found.map(|mount| (mount.point.as_path(), mount.source.as_str(), mount.kind.as_str()))
     }
 
     /// What is mounted at a path or above it, and its file system.

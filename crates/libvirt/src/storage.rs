@@ -97,6 +97,17 @@ impl Storage {
         self.own.iter().find(|(name, _)| name == pool).map(|(_, path)| path.as_path())
     }
 
+    /// The file that a volume of a pool is, where the pool is a directory.
+    pub(crate) fn volume(&self, pool: &str, volume: &str) -> Option<PathBuf> {
+        let plain = !volume.is_empty() && !volume.contains('/') && !matches!(volume, "." | "..");
+        let shared = || {
+            let (_, id) = self.pools.iter().find(|(name, _)| name == pool)?;
+            self.paths.iter().find(|shared| shared.id == *id).map(|shared| shared.path.as_path())
+        };
+        let directory = self.directory_of(pool).or_else(shared)?;
+        plain.then(|| directory.join(volume))
+    }
+
     /// What a domain's disks need, its backing files and copies under way included.
     pub(crate) fn needs(&self, domain: &Element) -> DiskNeeds {
         let mut needs = DiskNeeds::default();
@@ -197,7 +208,7 @@ pub fn mounted_at(path: &Path) -> Option<(String, String)> {
 
 /// The id of a pool that other hosts reach too: its kind and what it is made from, which is the same
 /// text wherever the same pool is defined.
-fn shared_pool_id(pool: &Element) -> Option<String> {
+pub(crate) fn shared_pool_id(pool: &Element) -> Option<String> {
     let kind = pool.attribute("type")?;
     let source = pool.find("source")?;
     let attribute = |path: &str, name: &str| {

@@ -8,16 +8,16 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use evenkeel_core::model::{Entry, MachineId, Time};
-use evenkeel_core::port::{Event, Examination, Failure, FailureKind, LookId, Stamp};
+use evenkeel_core::port::{Event, Examination, Failure, FailureKind, LookId, Rewrite, Stamp};
 
 use crate::answer::{Answer, lock};
 use crate::copies;
 use crate::examine::examine;
 use crate::failure::{classify, of_machine};
-use crate::ffi::{CallError, Connection, News, Subscription};
+use crate::ffi::{CallError, Connection, Domain, News, Subscription};
 use crate::process::Vigil;
 use crate::sample::Knowledge;
-use crate::xml::entry;
+use crate::xml::{Element, entry};
 use crate::{LibvirtConfig, Shared};
 
 /// libvirt is probed this often, in seconds, and taken for dead after [`KEEPALIVE_COUNT`] probes
@@ -33,7 +33,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 pub(crate) enum Task {
     Sample(Answer),
     Look(MachineId, LookId, Answer),
-    WriteEntry(MachineId, Entry, Answer),
+    WriteEntry(MachineId, Rewrite, Answer),
     Resume(MachineId, Stamp, Answer),
     Discard(MachineId, Stamp, Answer),
     SetAutostart(MachineId, bool, Answer),
@@ -149,8 +149,8 @@ impl<'a> Link<'a> {
                     let started = copies::start(&self.connection, &machine, stamp);
                     answer.give(Event::Started(machine, started));
                 }
-                Task::WriteEntry(machine, entry, answer) => {
-                    let written = self.write_entry(&machine, &entry);
+                Task::WriteEntry(machine, rewrite, answer) => {
+                    let written = self.write_entry(&machine, &rewrite);
                     answer.give(Event::EntryWritten(machine, written));
                 }
                 Task::Examine(examination, answer) => {
@@ -188,9 +188,9 @@ impl<'a> Link<'a> {
         answer.give(Event::Sampled(sampled));
     }
 
-    fn write_entry(&self, machine: &MachineId, entry: &Entry) -> Result<(), Failure> {
+    fn write_entry(&self, machine: &MachineId, rewrite: &Rewrite) -> Result<Entry, Failure> {
         let blame = |error: CallError| self.blame(machine, &error);
-        let element = entry::as_metadata(entry).map_err(|error| {
+        let element = entry::as_metadata(&rewrite.entry).map_err(|error| {
             let what = format!("its entry cannot be written: {error}");
             of_machine(FailureKind::Other, machine, &what)
         })?;
@@ -202,10 +202,25 @@ impl<'a> Link<'a> {
             let what = "its entry cannot be written while a job is under way on it";
             return Err(of_machine(FailureKind::Busy, machine, what));
         }
+        // libvirt has no "write if it still is": the two calls follow each other at once.
+        if let Some(over) = &rewrite.over
+            && entry_of(&domain).map_err(blame)?.as_ref() != Ok(over)
+        {
+            let what = "its entry was changed by somebody else since it was read";
+            return Err(of_machine(FailureKind::Changed, machine, what));
+        }
         let (prefix, namespace) = (entry::PREFIX, entry::NAMESPACE);
         let written = domain.set_metadata(&element, prefix, namespace, active, persistent);
         lock(&self.shared.changed).insert(machine.as_str().to_owned());
-        written.map_err(blame)
+        written.map_err(blame)?;
+        match entry_of(&domain).map_err(blame)? {
+            Ok(read) if read == rewrite.entry => Ok(read),
+            _ => {
+                let what =
+                    "its entry was written and reads otherwise: somebody else writes it, too";
+                Err(of_machine(FailureKind::Changed, machine, what))
+            }
+        }
     }
 
     fn abort(&self, machine: &MachineId) {
@@ -218,6 +233,14 @@ impl<'a> Link<'a> {
             tracing::info!("no migration of machine `{machine}` was aborted: {error}");
         }
     }
+}
+
+/// The entry of a domain as libvirt has it now.
+fn entry_of(domain: &Domain) -> Result<Result<Entry, String>, CallError> {
+    let described = domain.xml()?;
+    Ok(Element::parse(&described)
+        .map_err(|error| error.to_string())
+        .and_then(|domain| entry::of_domain(&domain)))
 }
 
 /// Answers a task with a failure.

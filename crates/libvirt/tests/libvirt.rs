@@ -143,7 +143,7 @@ fn a_read_only_connection_measures_and_is_refused_every_change() {
     assert_eq!(reader.look(&machine), Ok(Presence::Running));
 
     let entry = Entry { target_load: Some(0.5), ..Entry::default() };
-    reader.hypervisor.submit(Order::WriteEntry(machine.clone(), entry));
+    reader.hypervisor.submit(Order::WriteEntry(machine.clone(), entry.into()));
     let written = reader.until(|event| match event {
         Event::EntryWritten(_, written) => Some(written),
         _ => None,
@@ -202,7 +202,7 @@ fn a_migration_of_somebody_else_is_seen_and_can_be_aborted() {
     while here.look(&machine) != Ok(Presence::Leaving) {
         assert!(Instant::now() < end, "it is never seen to leave");
     }
-    here.hypervisor.submit(Order::WriteEntry(machine.clone(), Entry::default()));
+    here.hypervisor.submit(Order::WriteEntry(machine.clone(), Entry::default().into()));
     let written = here.until(|event| match event {
         Event::EntryWritten(_, written) => Some(written),
         _ => None,

@@ -157,6 +157,7 @@ impl ClusterCa {
             certificate: certificate.der().clone(),
             key: PrivatePkcs8KeyDer::from(key.serialize_der()),
             seeds,
+            begins: now - CLOCK_SLACK,
             expires: until,
         })
     }

@@ -10,7 +10,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use evenkeel_core::model::HostId;
 use minicbor::{Decode, Encode};
@@ -19,7 +19,7 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::time::timeout;
 
-use crate::ca::generate_key;
+use crate::ca::{CLOCK_SLACK, generate_key};
 use crate::enroller::AdmissionRefused;
 use crate::files::{self, PkiError};
 use crate::identity::{HOST_CERTIFICATE_FILE, HOST_KEY_FILE, Identity};
@@ -30,6 +30,9 @@ use crate::revocations::Revoked;
 use crate::tls::Credentials;
 use crate::token::JoinToken;
 
+/// Whom the token named, beside the certificate.
+pub const SEEDS_FILE: &str = "seeds";
+
 /// Largest request and answer in bytes.
 pub(crate) const FRAME_BYTES_MAX: usize = 16 * 1024;
 
@@ -38,12 +41,39 @@ pub(crate) const FRAME_BYTES_MAX: usize = 16 * 1024;
 pub enum EnrolError {
     /// The token is too old.
     #[error(
-        "join token `{token}` has expired: make another with `evenkeel cluster join-token` \
-         (or this host's clock is wrong)"
+        "join token `{token}` has expired, {late} ago by this host's clock: make another with \
+         `evenkeel cluster join-token`, or set the clock if it is wrong (`timedatectl set-ntp true`)"
     )]
     Expired {
         /// Which.
         token: TokenId,
+        /// How long ago, in words.
+        late: String,
+    },
+    /// The token is from the future.
+    #[error(
+        "join token `{token}` was made {early} from now by this host's clock, which is behind: set it \
+         (`timedatectl set-ntp true`), and join again with the same token"
+    )]
+    TooEarly {
+        /// Which.
+        token: TokenId,
+        /// How far ahead, in words.
+        early: String,
+    },
+    /// An agent was asked, and what it answered did not arrive. It may have let the host in: the key is
+    /// kept, and the same token works again.
+    #[error(
+        "the agent at {addr} was asked to let host `{host}` in, and its answer was lost ({why}): \
+         join again with the same token, which brings in the key that is kept for it"
+    )]
+    Lost {
+        /// Who was asked.
+        addr: SocketAddr,
+        /// For whom.
+        host: HostId,
+        /// How the answer was lost.
+        why: String,
     },
     /// No agent could be asked. The last failure.
     #[error("none of the agents in the join token could be asked: {0}")]
@@ -189,9 +219,7 @@ pub async fn enrol(
         let remedy = "this host has joined a cluster; use another directory, or move it away";
         return Err(PkiError::Exists { path: certificate, remedy }.into());
     }
-    if SystemTime::now() >= token.expires {
-        return Err(EnrolError::Expired { token: token.id.clone() });
-    }
+    token.is_timely(SystemTime::now())?;
     let key = kept_key(dir)?;
     let asked = Asked { token, host, key: &key, limits };
     let mut failure = "it names none".to_owned();
@@ -199,6 +227,7 @@ pub async fn enrol(
         match asked.ask(*addr).await {
             Ok(identity) => {
                 identity.save_certificates(dir)?;
+                keep_seeds(dir, &token.seeds)?;
                 return Ok(Identity { dir: Some(dir.to_owned()), ..identity });
             }
             Err(EnrolError::Unreachable(why)) => failure = why,
@@ -206,6 +235,49 @@ pub async fn enrol(
         }
     }
     Err(EnrolError::Unreachable(failure))
+}
+
+/// Keeps whom the token named, for an agent that is started before it has met anybody.
+fn keep_seeds(dir: &Path, seeds: &[SocketAddr]) -> Result<(), PkiError> {
+    let lines: String = seeds.iter().map(|addr| format!("{addr}\n")).collect();
+    files::replace(&dir.join(SEEDS_FILE), &lines, 0o644)
+}
+
+/// The agents that the token named by which this host has joined; none if it has made the cluster.
+#[must_use]
+pub fn kept_seeds(dir: &Path) -> Vec<SocketAddr> {
+    let kept = std::fs::read_to_string(dir.join(SEEDS_FILE)).unwrap_or_default();
+    kept.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// A span as people say it, roughly.
+fn roughly(span: Duration) -> String {
+    let minutes = span.as_secs().div_ceil(60);
+    match (minutes / 1440, minutes / 60) {
+        (0, 0) => format!("{minutes} min"),
+        (0, hours) => format!("{hours} h"),
+        (days, _) => format!("{days} d"),
+    }
+}
+
+impl JoinToken {
+    /// Whether the token can be used at this time, by this host's clock.
+    ///
+    /// # Errors
+    /// That it has expired, or that the clock is behind the time at which it was made.
+    pub fn is_timely(&self, now: SystemTime) -> Result<(), EnrolError> {
+        let token = self.id.clone();
+        if let Ok(late) = now.duration_since(self.expires) {
+            return Err(EnrolError::Expired { token, late: roughly(late) });
+        }
+        match self.begins.duration_since(now) {
+            Ok(early) if !early.is_zero() => {
+                let early = roughly(early + CLOCK_SLACK);
+                Err(EnrolError::TooEarly { token, early })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The key of an earlier try, or a new one, which is on disk before it is used.
@@ -254,9 +326,9 @@ impl Asked<'_> {
             .map_err(|e: DialError| unreachable(e.to_string()))?;
         let answer = timeout(limit, self.exchange(&link)).await;
         link.close(code::BYE, b"done");
-        let answer = answer
-            .map_err(|_| unreachable(format!("no answer within {limit:?}")))?
-            .map_err(unreachable)?;
+        let lost = |why: String| EnrolError::Lost { addr, host: self.host.clone(), why };
+        let answer =
+            answer.map_err(|_| lost(format!("none came within {limit:?}")))?.map_err(lost)?;
         let _ = timeout(limit, endpoint.wait_idle()).await;
         self.check(addr, answer)
     }

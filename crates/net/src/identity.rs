@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use evenkeel_core::model::HostId;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
 
+use crate::ca::CLOCK_SLACK;
 use crate::files::{self, PkiError};
 use crate::name::{ClusterId, Facts, Name};
 use crate::revocations::{Lists, Revoked};
@@ -77,6 +78,12 @@ impl Identity {
     #[must_use]
     pub fn expires(&self) -> SystemTime {
         self.expires
+    }
+
+    /// When the certificate was issued, by the clock of the host that holds the authority's key.
+    #[must_use]
+    pub fn issued(&self) -> SystemTime {
+        self.begins + CLOCK_SLACK
     }
 
     /// When it is to be renewed: after two thirds of its time.

@@ -60,7 +60,7 @@ mod vouching;
 
 pub use ca::{CA_KEY_FILE, ClusterCa};
 pub use calls::{Call, CallStream};
-pub use enrol::{EnrolError, enrol};
+pub use enrol::{EnrolError, SEEDS_FILE, enrol, kept_seeds};
 pub use enroller::{Admission, AdmissionRefused, Enroller, IssuedKey, KEY_MEMORY, Registrar};
 pub use files::PkiError;
 pub use identity::{CA_CERTIFICATE_FILE, HOST_CERTIFICATE_FILE, HOST_KEY_FILE, Identity};

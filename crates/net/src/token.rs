@@ -44,6 +44,8 @@ pub struct JoinToken {
     pub(crate) certificate: CertificateDer<'static>,
     pub(crate) key: PrivatePkcs8KeyDer<'static>,
     pub(crate) seeds: Vec<SocketAddr>,
+    /// From when its certificate is good: somewhat before it was made.
+    pub(crate) begins: SystemTime,
     pub(crate) expires: SystemTime,
 }
 
@@ -127,6 +129,7 @@ impl FromStr for JoinToken {
         let seeds: Result<Vec<SocketAddr>, _> = body.seeds.iter().map(|s| s.parse()).collect();
         let certificate = CertificateDer::from(body.certificate);
         let facts = Facts::of(&certificate).map_err(|e| TokenError::Damaged(e.to_string()))?;
+        let begins = facts.begins();
         let Name::Enrolment(cluster, id) = facts.name else {
             return Err(damaged("its certificate is not for joining"));
         };
@@ -138,6 +141,7 @@ impl FromStr for JoinToken {
             certificate,
             key: PrivatePkcs8KeyDer::from(body.key),
             seeds: seeds.map_err(|_| damaged("an address of an agent"))?,
+            begins,
             expires: UNIX_EPOCH + Duration::from_secs(expires_s),
         })
     }

@@ -82,7 +82,7 @@ async fn a_host_id_that_is_taken_is_refused() {
         let refused =
             enrol(&token(&ca, &a), &host(taken), dir.path(), &limits()).await.unwrap_err();
         let text = refused.to_string();
-        assert!(text.contains(&format!("host id `{taken}` is taken")), "{text}");
+        assert!(text.contains(&format!("the name `{taken}` is taken")), "{text}");
     }
 }
 

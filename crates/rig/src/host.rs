@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::command::{COMMAND_LIMIT, output, run, said, until};
 use crate::error::{Attempt, RigError};
-use crate::network::Network;
+use crate::network::{Network, enter};
 
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 const END_LIMIT: Duration = Duration::from_secs(30);
@@ -143,10 +143,27 @@ impl Host {
         fs::write(&path, content).attempt("write", &path)
     }
 
+    /// Where a path of a host that is on is found from outside.
+    pub fn seen_from_outside(&self, path: &str) -> Result<PathBuf, RigError> {
+        let pid = self.pid1().ok_or_else(|| RigError::Off(self.name()))?;
+        Ok(PathBuf::from(format!("/proc/{pid}/root")).join(path.trim_start_matches('/')))
+    }
+
+    /// Where from outside is what the host has written to its disk, and nothing else.
+    pub fn written(&self) -> PathBuf {
+        self.dir.join("upper")
+    }
+
+    /// What moves the thread that calls it into the host's network, for good: what the thread opens
+    /// from then on comes from this host's address.
+    pub fn network_entrance(&self) -> impl Fn() -> Result<(), RigError> + Send + Sync + use<> {
+        let namespace = self.network.of_host(self.number);
+        move || enter(&namespace)
+    }
+
     /// Reads a file of a host that is on.
     pub fn read(&self, path: &str) -> Result<String, RigError> {
-        let pid = self.pid1().ok_or_else(|| RigError::Off(self.name()))?;
-        let path = PathBuf::from(format!("/proc/{pid}/root")).join(path.trim_start_matches('/'));
+        let path = self.seen_from_outside(path)?;
         fs::read(&path).attempt("read", &path).map(|b| String::from_utf8_lossy(&b).into_owned())
     }
 

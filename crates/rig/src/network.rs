@@ -82,15 +82,20 @@ impl Network {
         &self,
         work: impl FnOnce() -> Result<T, RigError> + Send,
     ) -> Result<T, RigError> {
-        let path = format!("/run/netns/{}", self.switch());
         thread::scope(|scope| {
             let work = scope.spawn(move || {
-                let namespace = File::open(&path).attempt("open", &path)?;
-                let network = Some(LinkNameSpaceType::Network);
-                move_into_link_name_space(namespace.as_fd(), network).attempt("enter", &path)?;
+                enter(&self.switch())?;
                 work()
             });
             work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
+}
+
+/// Moves the calling thread into a network namespace, for good.
+pub(crate) fn enter(namespace: &str) -> Result<(), RigError> {
+    let path = format!("/run/netns/{namespace}");
+    let namespace = File::open(&path).attempt("open", &path)?;
+    let network = Some(LinkNameSpaceType::Network);
+    move_into_link_name_space(namespace.as_fd(), network).attempt("enter", &path)
 }

@@ -160,12 +160,12 @@ impl Rig {
         self.dir.join("shared")
     }
 
-    /// Puts a program where all hosts find it, as `/usr/local/bin/NAME`.
+    /// Puts a program where all hosts find it, as `/usr/bin/NAME`.
     pub fn install_program(&self, program: &Path, name: &str) -> Result<(), RigError> {
         let bin = self.shared().join("bin").join(name);
         fs::copy(program, &bin).attempt("copy", program)?;
         for host in &self.hosts {
-            let link = format!("/usr/local/bin/{name}");
+            let link = format!("/usr/bin/{name}");
             host.must(&["ln", "-sfn", &format!("/srv/rig/bin/{name}"), &link])?;
         }
         Ok(())

@@ -185,13 +185,13 @@ impl Checker {
     pub(crate) fn check_all<'a>(
         &mut self,
         at: Time,
-        hosts: impl Iterator<Item = &'a HostProfile>,
+        hosts: impl Iterator<Item = (&'a HostProfile, f64)>,
         cloud: &MemoryCloud,
     ) {
         let mut runs: BTreeMap<MachineId, u32> = BTreeMap::new();
         let mut entries: BTreeMap<MachineId, u32> = BTreeMap::new();
         let mut held: BTreeSet<MachineId> = BTreeSet::new();
-        for host in hosts {
+        for (host, promisable) in hosts {
             for (facts, presence) in cloud.machines_on(&host.id) {
                 match presence {
                     Presence::Incoming => continue,
@@ -204,7 +204,7 @@ impl Checker {
                 *runs.entry(facts.id.clone()).or_default() += u32::from(presence.is_resident());
                 *entries.entry(facts.id.clone()).or_default() += u32::from(facts.entry.is_ok());
             }
-            self.check_host(at, host, cloud);
+            self.check_host(at, (host, promisable), cloud);
         }
         for machine in self.expected.clone() {
             for (count, invariant) in
@@ -286,8 +286,13 @@ impl Checker {
         self.found(at, broken, detail);
     }
 
-    /// One host, after its schedule has changed.
-    pub(crate) fn check_host(&mut self, at: Time, host: &HostProfile, cloud: &MemoryCloud) {
+    /// One host, of which so many bytes of memory may be promised, after its schedule has changed.
+    pub(crate) fn check_host(
+        &mut self,
+        at: Time,
+        (host, promisable): (&HostProfile, f64),
+        cloud: &MemoryCloud,
+    ) {
         let id = &host.id;
         let mut committed = 0.0;
         let mut groups: BTreeMap<_, (&MachineId, bool)> = BTreeMap::new();
@@ -315,9 +320,8 @@ impl Checker {
             self.found(at, Invariant::RulesHold, detail);
         }
         // The sum of a thousand machines is not exact to the byte.
-        let usable = host.usable_memory_bytes();
-        if committed > usable * (1.0 + 1e-12) {
-            let detail = format!("{committed:.0} bytes of {usable:.0} on `{id}`");
+        if committed > promisable * (1.0 + 1e-12) {
+            let detail = format!("{committed:.0} bytes of {promisable:.0} on `{id}`");
             self.found(at, Invariant::MemoryFits, detail);
         }
     }

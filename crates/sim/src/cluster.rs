@@ -343,8 +343,8 @@ impl Cluster {
 
     /// Checks every invariant of the whole cluster now.
     pub fn check_all(&mut self) {
-        let profiles = self.agents.iter().map(|agent| &agent.spec.profile);
-        self.checker.check_all(self.now, profiles, &self.cloud);
+        let hosts = self.agents.iter().map(|agent| agent.spec.promisable());
+        self.checker.check_all(self.now, hosts, &self.cloud);
     }
 
     /// Checks what must hold once nothing has gone wrong for a while: what is started at boot runs.
@@ -479,7 +479,8 @@ impl Cluster {
         }
         if let Event::ScheduleChanged(machine) = &event {
             let profile = &self.agents[index].spec.profile;
-            self.checker.check_host(self.now, profile, &self.cloud);
+            let promisable = self.agents[index].spec.promisable();
+            self.checker.check_host(self.now, promisable, &self.cloud);
             self.checker.check_machine(self.now, machine, &self.cloud);
             let hosts = self.agents.iter().map(|agent| &agent.spec.profile);
             self.checker.check_seats(self.now, profile, machine, hosts, &self.cloud);

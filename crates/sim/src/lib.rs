@@ -21,9 +21,11 @@ mod network;
 mod order;
 mod queue;
 mod rest;
+mod staying;
 
 pub use check::{Invariant, Violation};
 pub use cluster::{Cluster, HostSpec, Moved, Tally};
 pub use log::{Line, What};
 pub use membership::{Membership, Oracle, Outcome, Swim};
 pub use network::{Network, Partition};
+pub use staying::{Hindrance, Staying};

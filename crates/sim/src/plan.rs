@@ -27,6 +27,7 @@ use crate::log::Line;
 use crate::order;
 use crate::rest;
 use crate::snapshot::{Snapshot, SnapshotMachine};
+use crate::staying::{Hindrance, Settled, Staying};
 
 /// The value of `format`.
 pub const FORMAT: &str = "evenkeel.plan/v1";
@@ -63,6 +64,10 @@ pub struct Plan {
     pub moves: Vec<Move>,
     /// Machines that nothing may move, and why.
     pub kept: Vec<Kept>,
+    /// Machines that stay on hosts that are to be emptied, and why: these hosts are not empty.
+    pub staying: Vec<Staying>,
+    /// What keeps the machines of the most loaded host, where nothing moves and loads differ.
+    pub hindrances: Vec<Hindrance>,
     /// Rounds until the last entry moved.
     pub rounds: u64,
     /// Messages said in all.
@@ -172,13 +177,19 @@ pub fn plan_watched(
     };
     let targets: Vec<HostId> = snapshot.vms.iter().map(place).collect();
     let homes: Vec<HostId> = snapshot.vms.iter().map(|vm| vm.host.clone()).collect();
-    let before = balance(snapshot, &homes);
     let ordered = order::order(snapshot, &targets, options.seed);
     let (tally, elapsed_ms) = (cluster.tally(), began.elapsed().as_secs_f64() * 1e3);
     let mut ends = homes.clone();
     for &step in &ordered.steps {
         ends[step].clone_from(&targets[step]);
     }
+    let staying = staying(&cluster, snapshot, &ends);
+    let before = balance(snapshot, &homes);
+    let hindrances = if ordered.steps.is_empty() {
+        hindrances(&cluster, snapshot, &before, options)
+    } else {
+        Vec::new()
+    };
     let mut kept = kept(snapshot);
     let stays =
         |&vm: &usize| Kept { vm: snapshot.vms[vm].id.clone(), reason: Reason::NoImprovement };
@@ -190,6 +201,8 @@ pub fn plan_watched(
         after: balance(snapshot, &ends),
         moves: moves(snapshot, &targets, &ordered.steps, options),
         kept,
+        staying,
+        hindrances,
         rounds,
         messages: tally.messages,
         message_bytes: tally.message_bytes,
@@ -407,6 +420,30 @@ fn moves(snapshot: &Snapshot, targets: &[HostId], steps: &[usize], options: &Opt
         loads.entry(to.clone()).and_modify(|load| *load += at_target);
     }
     moves
+}
+
+/// Machines that are left, in the end, on hosts that are to be emptied.
+fn staying(cluster: &Cluster, snapshot: &Snapshot, ends: &[HostId]) -> Vec<Staying> {
+    let emptied = |host: &HostId| {
+        snapshot.hosts.iter().any(|h| h.id == *host && h.state == HostState::Draining)
+    };
+    let left = snapshot.vms.iter().zip(ends).filter(|(_, end)| emptied(end));
+    left.map(|(vm, end)| Settled(cluster).staying(end, &vm.id)).collect()
+}
+
+/// What keeps the machines of the most loaded host, if it is further above the mean than it may be.
+fn hindrances(
+    cluster: &Cluster,
+    snapshot: &Snapshot,
+    before: &Balance,
+    options: &Options,
+) -> Vec<Hindrance> {
+    let stays = |host: &&HostLoad| {
+        snapshot.hosts.iter().any(|h| h.id == host.id && h.state != HostState::Draining)
+    };
+    let most = before.hosts.iter().filter(stays).max_by(|a, b| a.load.total_cmp(&b.load));
+    let above = most.filter(|host| host.load > before.mean * (1.0 + options.band));
+    above.map_or_else(Vec::new, |host| Settled(cluster).hindrances(&host.id))
 }
 
 /// Machines that rules keep where they are.

@@ -77,8 +77,8 @@ impl Two {
                         let looked = Event::Looked(machine, look, Ok(sight));
                         inputs.push((host, Input::Hypervisor(looked)));
                     }
-                    Effect::Order(Order::WriteEntry(machine, entry)) => {
-                        self.written.push((machine, entry));
+                    Effect::Order(Order::WriteEntry(machine, rewrite)) => {
+                        self.written.push((machine, rewrite.entry));
                     }
                     _ => {}
                 }

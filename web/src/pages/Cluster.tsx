@@ -4,7 +4,7 @@ import { Legend, Skyline } from '../Skyline'
 import { Age, Clock, Code, type Column, Command, Table, Wrong, useAsked } from '../parts'
 import { chosen, clock, ends, many, outcome, score, seconds, share } from '../format'
 import { link, route, toHost, toMachine, turn } from '../route'
-import { type Measure, MEASURES, type Sort, bars, top, unheard, usualSort } from '../sky'
+import { type Measure, MEASURES, type Sort, bars, order, top, unheard, usualSort } from '../sky'
 import { type Host, hosts, now, past, silent, summary } from '../store'
 import type { Attention, History, Moving } from '../types'
 
@@ -25,7 +25,7 @@ export function Cluster() {
   return (
     <>
       <Says />
-      <NeedsYou items={said.attention} />
+      <NeedsYou items={said.attention} more={said.attention_more} />
       <section class="card" aria-labelledby="hosts">
         <div class="tools">
           <h2 id="hosts">Hosts</h2>
@@ -114,7 +114,7 @@ const MARKS: Record<Attention['kind'], string> = {
   recommended: '→',
 }
 
-function NeedsYou({ items }: { items: Attention[] }) {
+function NeedsYou({ items, more }: { items: Attention[]; more: number }) {
   const all = route.value.query.get('needs') === 'all'
   if (!items.length) return null
   const shown = all ? items : items.slice(0, SHOWN)
@@ -144,7 +144,7 @@ function NeedsYou({ items }: { items: Attention[] }) {
       </ul>
       {items.length > SHOWN && (
         <button type="button" class="quiet" onClick={() => turn({ needs: all ? null : 'all' })}>
-          {all ? 'Less' : `and ${items.length - SHOWN} more, with what to do`}
+          {all ? (more ? `Less (${more.toLocaleString('en')} more are not listed)` : 'Less') : `and ${(items.length - SHOWN + more).toLocaleString('en')} more, with what to do`}
         </button>
       )}
       {items.length <= SHOWN && !all && (
@@ -183,8 +183,7 @@ const MODES: Record<string, string> = { cordoned: '⊘ cordoned', draining: '⇣
 
 function Hosts({ measure, most }: { measure: Measure; most?: number }) {
   const sort = (route.value.query.get('sort') as Sort) || (most ? 'load' : usualSort(hosts.value.size))
-  const order = bars(hosts.value.values(), measure, sort)
-  const rows = order.flatMap((bar) => hosts.value.get(bar.name) ?? []).slice(0, most)
+  const rows = order(hosts.value.values(), measure, sort).slice(0, most)
   const narrow = most !== undefined
   const columns: Column<Host>[] = [
         {

@@ -28,6 +28,7 @@ use super::access::{Caller, Member};
 use super::ask::{self, Driver, Failed, problem};
 use super::insight::NEXT;
 use crate::config::Members;
+use crate::error::with_causes;
 use crate::request;
 
 /// How long a request may take, from the first byte to the last of its answer. Less than a client
@@ -131,10 +132,10 @@ async fn converse(
     request: hyper::Request<Full<Bytes>>,
 ) -> Result<Response, String> {
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-    let (mut sender, connection) = handshake.map_err(|e| e.to_string())?;
+    let (mut sender, connection) = handshake.map_err(|e| with_causes(&e))?;
     // Ends with the request, whose error says what went wrong.
     tokio::spawn(connection);
-    let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+    let response = sender.send_request(request).await.map_err(|e| with_causes(&e))?;
     let (parts, body) = response.into_parts();
     let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|e| e.to_string())?;
     let mut answer = (parts.status, Body::from(body.to_bytes())).into_response();
@@ -156,6 +157,8 @@ async fn forward(
     };
     *request.uri_mut() = uri;
     if host == forward.here {
+        // What this route has found in the path is not for the one that answers.
+        request.extensions_mut().clear();
         return forward.local.oneshot(request).await.into_response();
     }
     match timeout(TIME_MAX, forward.ask(&host, request)).await {

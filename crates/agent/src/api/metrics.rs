@@ -39,6 +39,14 @@ pub(crate) fn render(status: &Status) -> String {
     let accused = accused.map(|a| (format!("{{peer=\"{}\"}}", a.host), a.times as f64));
     let help = "How often a member has said what it must not; alert above 0.";
     gauge(&mut out, "member_accusations", help, accused);
+    let left_out = status.left_out.iter();
+    let left_out = left_out.map(|l| {
+        let seconds = status.at.since(l.since).as_secs_f64();
+        (format!("{{peer=\"{}\"}}", l.host), seconds)
+    });
+    let help = "For how long a host has been left out because migrations to it fail, in seconds; \
+                alert on any.";
+    gauge(&mut out, "left_out_seconds", help, left_out);
     out
 }
 

@@ -1,9 +1,11 @@
 //! The API over TCP, for operators and tools on other machines: with TLS only, and only for whoever
 //! knows the token. Off unless configured.
 
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -27,6 +29,8 @@ use crate::request::Problem;
 
 /// Callers at once; more wait to be taken.
 const CALLERS_MAX: usize = 32;
+/// Of these, from one address; of IPv6, from one network of 64 bits. More are closed.
+const CALLERS_FROM_ADDRESS_MAX: usize = 8;
 /// How long a caller may take until TLS is spoken.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long no caller is taken after the system has failed to give one.
@@ -58,6 +62,7 @@ impl Tcp {
             .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
             .layer(from_fn_with_state(self.token, check));
         let room = Arc::new(Semaphore::new(CALLERS_MAX));
+        let callers = Callers::default();
         loop {
             let Ok(seat) = room.clone().acquire_owned().await else { return };
             let (stream, from) = match self.listener.accept().await {
@@ -68,13 +73,59 @@ impl Tcp {
                     continue;
                 }
             };
+            let Some(place) = callers.admit(from.ip()) else {
+                tracing::debug!(%from, "a caller of the API has its connections already");
+                continue;
+            };
             let (tls, service) = (self.tls.clone(), service.clone());
             tokio::spawn(async move {
                 if let Err(why) = converse(stream, &tls, service).await {
                     tracing::debug!(%from, why, "a caller of the API is gone");
                 }
-                drop(seat);
+                drop((place, seat));
             });
+        }
+    }
+}
+
+/// How many callers there are from where.
+#[derive(Clone, Default)]
+struct Callers(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
+
+impl Callers {
+    /// A place for a caller, if its address has one left.
+    fn admit(&self, addr: IpAddr) -> Option<Place> {
+        let from = match addr {
+            IpAddr::V4(_) => addr,
+            IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+                Some(v4) => v4.into(),
+                None => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+            },
+        };
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(from).or_default();
+        if *count >= CALLERS_FROM_ADDRESS_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Place { callers: self.clone(), from })
+    }
+}
+
+/// A caller's place among those from its address, until it is dropped.
+struct Place {
+    callers: Callers,
+    from: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut all = self.callers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.from) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.from);
+            }
         }
     }
 }

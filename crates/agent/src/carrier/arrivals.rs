@@ -121,6 +121,11 @@ impl Arrivals {
         Self { known: Arc::default(), libvirt, accusations }
     }
 
+    /// Where libvirt listens.
+    pub(super) fn libvirt(&self) -> PathBuf {
+        self.libvirt.socket.clone()
+    }
+
     /// Lets in what belongs to these handoffs, and nothing else.
     pub(super) fn expect(&self, dir: &Path, expected: BTreeMap<HandoffId, Expected>) {
         let mut known = lock(&self.known);

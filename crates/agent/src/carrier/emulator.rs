@@ -6,11 +6,30 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use evenkeel_core::model::MachineId;
+use tokio::net::UnixStream;
 
-/// Whether the process that listens is the one that runs the machine.
+/// The process that runs a machine of this host.
+pub(super) struct Emulator {
+    /// Where libvirt listens.
+    pub(super) libvirt: PathBuf,
+    pub(super) machine: MachineId,
+    pub(super) name: String,
+}
+
+impl Emulator {
+    /// Whether it is what calls.
+    ///
+    /// # Errors
+    /// When it is another process.
+    pub(super) fn calls(&self, socket: &UnixStream) -> io::Result<()> {
+        runs(socket.peer_cred()?.pid(), &self.libvirt, &self.machine, &self.name)
+    }
+}
+
+/// Whether the process that listens, or calls, is the one that runs the machine.
 ///
 /// # Errors
 /// When it is another one, or it is not told which one listens.
@@ -21,14 +40,15 @@ pub(super) fn runs(
     name: &str,
 ) -> io::Result<()> {
     let Some(pid) = listener.filter(|pid| *pid > 0) else {
-        return Err(io::Error::other("the kernel does not tell which process listens there"));
+        return Err(io::Error::other("the kernel does not tell which process is at that socket"));
     };
     let found = match written(libvirt, name) {
         Some(running) => running == pid,
         None => is_told(pid, machine),
     };
     let other = || {
-        let why = format!("process {pid}, which listens there, does not run machine `{machine}`");
+        let why =
+            format!("process {pid}, which is at that socket, does not run machine `{machine}`");
         io::Error::new(io::ErrorKind::PermissionDenied, why)
     };
     if found { Ok(()) } else { Err(other()) }

@@ -233,7 +233,7 @@ async fn a_target_answers_what_was_asked_and_nothing_else() {
     let mut carrier = Carrier::new(rig.source.net.clone(), rig.dir.path().join("here"), None);
     let mut migration = migration(&rig);
     migration.handoff = HANDOFF;
-    carrier.depart(&migration, Some(rig.target.addr)).unwrap();
+    carrier.depart(&migration, "web", Some(rig.target.addr)).unwrap();
     let sockets = Sockets::of(&rig.dir.path().join("here"), HANDOFF);
     let mut control = UnixStream::connect(sockets.control()).await.unwrap();
     control.write_all(&call(66, &[])).await.unwrap();
@@ -271,12 +271,30 @@ async fn memory_goes_to_the_socket_that_qemu_made_and_nowhere_else() {
 }
 
 #[tokio::test]
+async fn a_disk_is_copied_by_the_process_that_runs_its_machine_and_by_no_other() {
+    let mut rig = Rig::new().await;
+    // Every QEMU of a host may open the socket: they are of one group.
+    let place = evenkeel_core::model::DiskPlace { name: "vda".into(), path: "/srv/x".into() };
+    let (handoff, to) = (HandoffId(7), rig.other.id.clone());
+    let migration = Migration { handoff, to, disks: vec![place], ..migration(&rig) };
+    let sockets = Sockets::of(&rig.dir.path().join("there"), handoff);
+    for (pid, says) in [(1, "does not run machine"), (std::process::id(), "cannot reach")] {
+        rig.runs_in(pid);
+        rig.carrier.depart(&migration, "web", Some(rig.other.addr)).unwrap();
+        let mut socket = UnixStream::connect(sockets.disks()).await.unwrap();
+        assert_eq!(ends(&mut socket).await, b"");
+        let why = rig.carrier.departed(handoff).unwrap();
+        assert!(why.contains(says), "{why}");
+    }
+}
+
+#[tokio::test]
 async fn a_departure_is_carried_through_sockets_that_only_this_user_can_use_and_leaves_nothing() {
     let rig = Rig::new().await;
     let dir = rig.dir.path().join("here");
     let mut carrier = Carrier::new(rig.source.net.clone(), dir.clone(), None);
     let migration = |handoff| Migration { handoff, ..migration(&rig) };
-    carrier.depart(&migration(HANDOFF), Some(rig.target.addr)).unwrap();
+    carrier.depart(&migration(HANDOFF), "web", Some(rig.target.addr)).unwrap();
     let sockets = Sockets::of(&dir, HANDOFF);
     for (path, mode) in
         [(&sockets.dir, 0o700), (&sockets.control(), 0o600), (&sockets.memory(), 0o600)]
@@ -293,7 +311,7 @@ async fn a_departure_is_carried_through_sockets_that_only_this_user_can_use_and_
     assert!(!sockets.dir.exists());
     // One that nobody expects says so, for the record.
     let unknown = HandoffId(7);
-    carrier.depart(&migration(unknown), Some(rig.target.addr)).unwrap();
+    carrier.depart(&migration(unknown), "web", Some(rig.target.addr)).unwrap();
     let sockets = Sockets::of(&dir, unknown);
     let mut control = UnixStream::connect(sockets.control()).await.unwrap();
     assert_eq!(ends(&mut control).await, b"");

@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 
 use evenkeel_core::effect::Input;
-use evenkeel_core::model::{HostId, MachineId};
-use evenkeel_core::port::Order;
+use evenkeel_core::model::HostId;
 use evenkeel_desk::brief::Grants;
 use evenkeel_desk::{Brief, Listed};
 use tracing::warn;
 
 use super::Driver;
 use crate::authority;
-use crate::request::{Reply, Request, Reset};
+use crate::request::{Request, Reset};
 use crate::status::Status;
 
 impl Driver {
@@ -22,7 +21,7 @@ impl Driver {
                 let (change, now) = (self.hours.change, self.clock.now());
                 let accused = self.carrier.accused();
                 let status = Status::of(&self.balancer, &self.progress, change, accused, now);
-                let _ = answer.send(Ok(status));
+                let _ = answer.send(Ok(Status { silent: self.silent(), ..status }));
             }
             Request::Brief(answer) => {
                 let (grants, version) = (Grants::default(), env!("CARGO_PKG_VERSION"));
@@ -69,12 +68,7 @@ impl Driver {
                 }
                 let _ = answer.send(settled);
             }
-            Request::SetTarget(machine, target, answer) => {
-                self.write_entry(self.balancer.program_target(&machine, target), machine, answer);
-            }
-            Request::SetRules(machine, rules, answer) => {
-                self.write_entry(self.balancer.set_rules(&machine, *rules), machine, answer);
-            }
+            Request::Edit(edit) => self.edit(edit),
         }
     }
 
@@ -98,20 +92,5 @@ impl Driver {
         }
         warn!(what = what.name(), "an operator has had this forgotten");
         Ok(())
-    }
-
-    /// Has a machine's entry written; the answer waits for it.
-    fn write_entry(&mut self, order: Result<Order, String>, machine: MachineId, answer: Reply<()>) {
-        let busy = || format!("the entry of machine `{machine}` is being written: try again");
-        let free = !self.writers.contains_key(&machine);
-        match order.and_then(|order| free.then_some(order).ok_or_else(busy)) {
-            Ok(order) => {
-                self.writers.insert(machine, answer);
-                self.hypervisor.submit(order);
-            }
-            Err(why) => {
-                let _ = answer.send(Err(why));
-            }
-        }
     }
 }

@@ -55,6 +55,8 @@ pub struct Directed {
     pub stage: Stage,
     /// Who did not take it, and why.
     pub refusals: Vec<(HostId, Reason)>,
+    /// Where it was tried in vain, why, and what was said of it.
+    failed: Vec<(HostId, Reason, String)>,
     measure: Measure,
     in_return: Option<Candidate>,
 }
@@ -235,6 +237,7 @@ impl Balancer {
             ordered: now,
             stage: Stage::Waiting { at: now, why: None },
             refusals: Vec::new(),
+            failed: Vec::new(),
             measure,
             in_return,
         });
@@ -313,8 +316,17 @@ impl Balancer {
             (ending, _) => ending,
         };
         let waiting = Stage::Waiting { at: now, why: None };
-        if let Stage::Asking { peer, others, .. } = std::mem::replace(&mut directed.stage, waiting)
+        let stage = std::mem::replace(&mut directed.stage, waiting);
+        if let Stage::Moving { peer, .. } = &stage
+            && directed.to.is_none()
+            && another_may_do(reason)
         {
+            // Where it went wrong is left out, and everybody else is asked.
+            directed.stage = Stage::Waiting { at: now, why: Some(reason) };
+            directed.failed.push((peer.clone(), reason, decision.detail.clone()));
+            return;
+        }
+        if let Stage::Asking { peer, others, .. } = stage {
             directed.refusals.push((peer, reason));
             // Others are asked; who was named may be asked again.
             if directed.to.is_none() {
@@ -372,10 +384,13 @@ impl Balancer {
     /// Asks who was named, or others, whether a machine could go there.
     fn look_around(&mut self, index: usize, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
         let named = self.directed.open[index].to.clone();
-        let peers = named.map_or_else(|| self.draw(ASKED_MAX, rng), |to| vec![to]);
+        let mut peers = named.map_or_else(|| self.draw(ASKED_MAX, rng), |to| vec![to]);
+        let failed = &self.directed.open[index].failed;
+        peers.retain(|peer| !failed.iter().any(|(host, ..)| host == peer));
         let (id, told) = (ExchangeId(rng.next_u64()), self.host.averaging.told());
         let directed = &mut self.directed.open[index];
-        directed.refusals.clear();
+        let failed = directed.failed.iter();
+        directed.refusals = failed.map(|(host, reason, _)| (host.clone(), *reason)).collect();
         let what = (true, directed.measure, directed.authority, false);
         let (survey, probes) = Survey::open(id, &peers, what, told, now + PATIENCE);
         directed.stage = Stage::Looking(survey);
@@ -400,7 +415,13 @@ impl Balancer {
             return self.try_later(index, *why, now, rng, out);
         }
         let named = self.directed.open[index].to.clone();
+        let failed = self.directed.open[index].failed.last().cloned();
         let (ending, detail) = match (all.as_slice(), &named) {
+            (all, None) if let Some((host, reason, words)) = failed => {
+                let others = all.iter().filter(|(other, _)| *other != host);
+                let said = others.map(|(host, reason)| format!("; {host}: {reason}"));
+                (reason, format!("{host}: {words}{}", said.collect::<String>()))
+            }
             ([], _) => (Reason::TimedOut, "no other host has answered".to_owned()),
             ([.., (_, reason)], Some(_)) => (*reason, String::new()),
             (all, None) => {
@@ -432,6 +453,18 @@ impl Balancer {
         }
         true
     }
+}
+
+/// Whether a machine whose handoff has ended like this may be taken by another host.
+const fn another_may_do(ending: Reason) -> bool {
+    !matches!(
+        ending,
+        Reason::Moved
+            | Reason::Ended
+            | Reason::Stopping
+            | Reason::StoreFailed
+            | Reason::MigrationTooLong
+    )
 }
 
 /// Whether what was refused for this may soon be taken.

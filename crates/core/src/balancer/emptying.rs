@@ -179,7 +179,7 @@ impl Balancer {
             .map(bytes_of)
             .sum();
         let (gone, took) = (emptying.bytes - bytes_left, now.since(emptying.since).as_secs_f64());
-        let link = self.host.experience.link_bytes_per_s();
+        let link = self.host.experience.link_bytes_per_s(now);
         let rate = if gone > 0.0 && took > 0.0 { gone / took } else { link };
         let seconds = (bytes_left - bound).max(0.0) / rate;
         Some(Drain {

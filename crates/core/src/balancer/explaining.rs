@@ -112,7 +112,11 @@ impl Balancer {
                 None => return Vec::new(),
                 Some(refusal) if reasons.iter().any(|why| why.code == refusal.reason) => {}
                 Some(Refusal { reason, detail }) => {
-                    let figures = || self.figures(reason, id, now);
+                    let figures = || match reason {
+                        Reason::NotConverging => self.host.why_not_converging(id, peer, now),
+                        _ => Some(self.figures(reason, id, now)),
+                    };
+                    let figures = || figures().unwrap_or_default();
                     let detail = if detail.is_empty() { figures() } else { detail };
                     reasons.push(Why::new(reason, About::Machine, detail));
                 }

@@ -20,7 +20,7 @@ use super::Balancer;
 use crate::effect::{Effect, Timer};
 use crate::message::{FLOCKS_MAX, Message, RUNNING_MAX, Watch};
 use crate::model::{Entry, HostId, LastMove, MachineId, Time};
-use crate::port::{HostSample, LookId, Order, Presence, Sight};
+use crate::port::{HostSample, LookId, Order, Presence, Rewrite, Sight};
 
 /// How often a host tells another one what it runs.
 pub(super) const WATCH_EVERY: Duration = Duration::from_secs(60);
@@ -196,7 +196,9 @@ impl Balancer {
                 }),
                 ..entry.clone()
             };
-            out.push(Effect::Order(Order::WriteEntry(facts.id.clone(), entry)));
+            let over = facts.entry.as_ref().ok().cloned();
+            let rewrite = Rewrite { over, entry };
+            out.push(Effect::Order(Order::WriteEntry(facts.id.clone(), rewrite)));
         }
     }
 }

@@ -178,5 +178,12 @@ impl Balancer {
 
 /// Whether what keeps a machine from leaving passes by itself.
 const fn passes(reason: Reason) -> bool {
-    matches!(reason, Reason::UnderWay | Reason::Quarantined | Reason::UnknownLoad)
+    matches!(
+        reason,
+        Reason::UnderWay
+            | Reason::Quarantined
+            | Reason::FailedThere
+            | Reason::TargetFails
+            | Reason::UnknownLoad
+    )
 }

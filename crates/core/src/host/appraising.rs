@@ -15,7 +15,9 @@ impl Host {
     /// When its load is not known.
     pub fn appraise(&self, asked: &Appraise, busy: bool, now: Time) -> Result<Appraisal, Unknown> {
         let report = self.report(None, now)?;
-        let limit = self.may_take(asked.giver, now).err();
+        let willing =
+            self.past.failures.may_take(now).and_then(|()| self.may_take(asked.giver, now));
+        let limit = willing.err();
         let quote = |candidate: &Candidate| {
             let emptied = asked.giver == HostState::Draining;
             let donor = (asked.gauge.as_ref(), emptied, Authority::Automatic);

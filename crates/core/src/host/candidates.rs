@@ -2,7 +2,7 @@
 //! price.
 
 use super::ruling::{is_hard, judges_rules};
-use super::{Host, Toward};
+use super::{Host, Taker, Toward};
 use crate::advantage::priced;
 use crate::ceiling::{Gauge, Measure};
 use crate::control::{Authority, Autonomy};
@@ -16,7 +16,6 @@ use crate::model::{
 use crate::port::Presence;
 use crate::select::mean_aware::{Piece, Side};
 use crate::select::{LOAD_EPSILON, Pair, rounded};
-use crate::survey::Answer;
 
 impl Host {
     /// Its machines that could go to `peer` in return for another.
@@ -112,7 +111,7 @@ impl Host {
         if measure.is_some() && basis == Basis::Target {
             return Err(Reason::NoImprovement.into());
         }
-        let cost = match self.affordable(machine, entry, &factors) {
+        let cost = match self.affordable(machine, entry, &factors, (toward.peer, now)) {
             Err(_) if told => None,
             judged => judged?,
         };
@@ -142,19 +141,16 @@ impl Host {
         machine: &Machine,
         entry: &Entry,
         factors: &Resources,
+        (peer, now): (&HostId, Time),
     ) -> Result<Option<Prediction>, Reason> {
         if self.tentative {
             return Ok(None);
         }
-        let used = machine.measured().unwrap_or(*factors);
-        let weight = Weight {
-            memory_bytes: used.memory_bytes,
-            cpu_cores: used.cpu_cores,
-            dirty_bytes_per_s: machine.dirty_bytes_per_s,
-            disk_bytes: machine.facts.needs.copied_bytes(),
-            correction: self.correction(&machine.facts.id, entry),
-        };
-        let (link, bounds) = (self.experience.link_bytes_per_s(), &self.costing);
+        let weight = self.weight(machine, entry, factors);
+        let (link, bounds) = (self.experience.link_to(peer, now), &self.costing);
+        if self.experience.gives_up(&machine.facts.id, &weight, link, now).is_some() {
+            return Err(Reason::NotConverging);
+        }
         let cost = Prediction::of(&weight, link, bounds.downtime_max)
             .filter(|cost| cost.seconds <= bounds.time_max.as_secs_f64())
             .ok_or(Reason::NotConverging)?;
@@ -170,6 +166,18 @@ impl Host {
             return Err(Reason::CostHigh);
         }
         Ok(Some(cost))
+    }
+
+    /// What is known of a machine of this host before it is migrated.
+    pub(super) fn weight(&self, machine: &Machine, entry: &Entry, factors: &Resources) -> Weight {
+        let used = machine.measured().unwrap_or(*factors);
+        Weight {
+            memory_bytes: used.memory_bytes,
+            cpu_cores: used.cpu_cores,
+            dirty_bytes_per_s: machine.dirty_bytes_per_s,
+            disk_bytes: machine.facts.needs.copied_bytes(),
+            correction: self.correction(&machine.facts.id, entry),
+        }
     }
 
     /// By how much predictions for a machine were too low so far, as a factor.
@@ -207,7 +215,8 @@ impl Host {
             }
             let Ok(entry) = self.may_leave(id, machine, &toward, pressing, now) else { continue };
             let Ok((_, factors)) = machine.factors(&self.profile) else { continue };
-            let Ok(cost) = self.affordable(machine, entry, &factors) else { continue };
+            let affordable = self.affordable(machine, entry, &factors, (toward.peer, now));
+            let Ok(cost) = affordable else { continue };
             let origin = self.origin(entry);
             let admits =
                 |gauge: &Gauge| gauge.admits(&factors, &machine.margin, own.as_ref()).is_ok();
@@ -324,18 +333,18 @@ impl Host {
         &self,
         measure: Measure,
         machine: &MachineId,
-        (answer, authority): (&Answer, Authority),
+        (taker, authority): (&Taker, Authority),
         now: Time,
     ) -> Result<(f64, bool), Refusal> {
-        let candidate = self.offerable(measure, machine, &answer.toward(authority), now)?;
-        if candidate.memory_bytes > answer.room.free_memory_bytes {
+        let candidate = self.offerable(measure, machine, &taker.toward(authority), now)?;
+        if candidate.memory_bytes > taker.room.free_memory_bytes {
             return Err(Reason::NoMemory.into());
         }
         let (factors, margin) = (&candidate.factors, candidate.margin.unwrap_or_default());
         let own = self.gauge(now);
-        let within = answer.room.gauge.as_ref();
+        let within = taker.room.gauge.as_ref();
         let within = within.is_none_or(|g| g.admits(factors, &margin, own.as_ref()).is_ok());
-        Ok((answer.report.load + priced(factors, &answer.room.rates), within))
+        Ok((taker.report.load + priced(factors, &taker.room.rates), within))
     }
 
     /// Whether a machine of this host may go there at all; its entry if so.
@@ -379,9 +388,7 @@ impl Host {
         now: Time,
     ) -> Result<(), Reason> {
         let Toward { peer, authority, .. } = *toward;
-        if self.past.is_quarantined(id, &self.restraint, now) {
-            return Err(Reason::Quarantined);
-        }
+        self.past.failures.may_try(id, peer, self.restraint.quarantine, now)?;
         if authority.is_operators() || self.state == HostState::Draining {
             return Ok(());
         }
@@ -431,7 +438,8 @@ impl Host {
         now: Time,
     ) -> Quote {
         let at_receiver = self.price(measure, &candidate.factors);
-        let free = candidate.memory_bytes <= self.free_memory_bytes();
+        let free = candidate.memory_bytes <= self.free_memory_bytes()
+            && self.has_memory_for(&candidate.factors, candidate.margin.as_ref(), now);
         // Who was told to move it need not mind how busy this host is.
         let own = self.gauge(now).filter(|_| authority != Authority::Told);
         let refusal = if free {
@@ -443,6 +451,18 @@ impl Host {
         };
         let detail = refusal.as_ref().map(|r| r.detail.clone()).filter(|words| !words.is_empty());
         Quote { at_receiver, refusal: refusal.map(|refusal| refusal.reason), detail }
+    }
+
+    /// Whether what a machine uses, and may come to use, is really there, where more memory may be
+    /// promised than there is.
+    fn has_memory_for(&self, usage: &Resources, margin: Option<&Resources>, now: Time) -> bool {
+        if self.ceilings.0.memory <= 1.0 {
+            return true;
+        }
+        let Some(own) = self.gauge(now) else { return false };
+        let more = margin.map_or(0.0, |margin| margin.memory_bytes).hypot(own.margin.memory_bytes);
+        let after = own.used.memory_bytes + usage.memory_bytes + more;
+        after <= self.profile.usable_memory_bytes()
     }
 
     /// Whether it could take a machine, wherever its memory comes from.

@@ -1,5 +1,6 @@
 //! What benchmarks of migrations have in common: one guest that goes to and fro between two hosts.
 
+use std::path::Path;
 use std::time::Duration;
 
 use evenkeel_lab::{Dirty, GuestSpec};
@@ -15,9 +16,28 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 /// Brings the hosts up with a guest of which all memory is there to be sent, and which dirties so much
 /// of it. Without agents if there is nothing for their configuration to end with.
 pub(crate) fn up(memory_mib: u32, dirty_mib_per_s: u32, more: Option<&str>) -> Swing {
+    settled(memory_mib, dirty_mib_per_s, |guests| Swing::direct(guests, more))
+}
+
+/// The same with agents that are another program.
+#[allow(dead_code, reason = "not every benchmark compares programs")]
+pub(crate) fn up_before(
+    memory_mib: u32,
+    dirty_mib_per_s: u32,
+    more: &str,
+    program: &Path,
+) -> Swing {
+    settled(memory_mib, dirty_mib_per_s, |guests| Swing::direct_before(guests, more, program))
+}
+
+fn settled(
+    memory_mib: u32,
+    dirty_mib_per_s: u32,
+    up: impl FnOnce(Vec<GuestSpec>) -> Swing,
+) -> Swing {
     let dirty = |mib_per_s| Dirty { mib: memory_mib - 8, mib_per_s };
     let guest = GuestSpec { memory_mib, dirty: dirty(0), ..GuestSpec::new(GUEST, NAMES[0], 0) };
-    let swing = Swing::direct(vec![guest], more);
+    let swing = up(vec![guest]);
     swing.cluster.until(LIMIT, "all of its memory verified once", |cluster| {
         let console = cluster.lab().console(GUEST).ok()?;
         (console.last()?.pages_checked > 0).then_some(())

@@ -29,9 +29,9 @@ pub(crate) fn run(args: &DemoArgs) -> Result<(), Failure> {
         real::Outcome::Shown => return Ok(()),
         real::Outcome::NoHypervisor(why) => why,
     };
-    anstream::eprintln!("{missing}\n\nShowing the same core over in-memory hosts.\n");
+    crate::output::tell!("{missing}\n\nShowing the same core over in-memory hosts.\n");
     if args.keep {
-        anstream::eprintln!(
+        crate::output::tell!(
             "--keep has no meaning here: nothing is left when a simulation ends.\n"
         );
     }

@@ -12,7 +12,7 @@ use super::frame::{Frame, HostBar, compare};
 use super::screen::Screen;
 use super::{DemoArgs, told};
 use crate::hosts::{block_on, lab};
-use crate::output::Failure;
+use crate::output::{Failure, say};
 
 /// When a lab that does not come to rest is given up.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -30,7 +30,7 @@ pub(super) enum Outcome {
 }
 
 pub(super) fn run(args: &DemoArgs) -> Result<Outcome, Failure> {
-    let lab = match lab::up(&args.scene, &mut |line| anstream::println!("  {line}")) {
+    let lab = match lab::up(&args.scene, &mut |line| drop(say!("  {line}"))) {
         Ok(lab) => lab,
         Err(failure) => match failure.downcast_ref::<LabError>() {
             Some(missing @ LabError::NoHypervisor { .. }) => {
@@ -45,10 +45,10 @@ pub(super) fn run(args: &DemoArgs) -> Result<Outcome, Failure> {
         // Not on the path of somebody who has just built it.
         let program = std::env::current_exe()?;
         let (program, dir) = (program.display(), lab.dir().display());
-        anstream::println!(
+        say!(
             "\nThe lab goes on. Look: {program} lab status --dir {dir}\n\
              End it: {program} lab down --dir {dir}"
-        );
+        )?;
     } else {
         lab.down()?;
     }
@@ -142,7 +142,7 @@ fn frame(statuses: &[Status]) -> Frame {
 /// Compares before and after, and has every guest's console prove that it lived through it.
 fn verify(lab: &Lab, frames: &Frames) -> Result<(), Failure> {
     let Frames { before, after } = frames;
-    anstream::println!("{}", compare(before, after));
+    say!("{}", compare(before, after))?;
     let mut harmed = Vec::new();
     let (mut reports, mut pages) = (0, 0_u64);
     let guests: Vec<_> = lab.status()?.hosts.into_iter().flat_map(|h| h.guests).collect();
@@ -157,10 +157,10 @@ fn verify(lab: &Lab, frames: &Frames) -> Result<(), Failure> {
     if !harmed.is_empty() {
         return Err(format!("guests were harmed:\n{}", harmed.join("\n")).into());
     }
-    anstream::println!(
+    say!(
         "All {} guests live: {reports} reports without a gap, {pages} pages of memory verified.",
         guests.len()
-    );
+    )?;
     let spread = |frame: &Frame| frame.spread();
     if spread(after) >= spread(before) {
         return Err("the hosts did not end closer together than they began".into());

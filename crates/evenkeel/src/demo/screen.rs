@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use super::frame::Frame;
+use crate::output::say;
 
 /// The terminal, or whatever stands in for it.
 pub(super) struct Screen {
@@ -19,7 +20,8 @@ impl Screen {
     /// Prints a line that stays, above the bars.
     pub(super) fn say(&mut self, line: &str) {
         self.rub_out();
-        anstream::println!("  {line}");
+        // A terminal that is gone is noticed where the demo ends.
+        drop(say!("  {line}"));
     }
 
     /// Draws the bars, over those before.
@@ -30,11 +32,9 @@ impl Screen {
         self.rub_out();
         let lines = frame.lines();
         for line in &lines {
-            anstream::println!("{line}");
+            drop(say!("{line}"));
         }
         self.drawn = lines.len();
-        // A terminal that is gone is noticed by the next print.
-        let _ = std::io::stdout().flush();
     }
 
     /// Leaves the bars where they are no more.
@@ -44,7 +44,8 @@ impl Screen {
 
     fn rub_out(&mut self) {
         if self.drawn > 0 {
-            anstream::print!("\x1b[{}A\x1b[J", self.drawn);
+            let mut out = anstream::stdout().lock();
+            let _ = write!(out, "\x1b[{}A\x1b[J", self.drawn);
             self.drawn = 0;
         }
     }

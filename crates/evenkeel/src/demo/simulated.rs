@@ -13,7 +13,7 @@ use evenkeel_sim::{Cluster, HostSpec};
 
 use super::frame::{Frame, HostBar, compare};
 use super::told;
-use crate::output::Failure;
+use crate::output::{Failure, say};
 use crate::scene::Scene;
 
 /// Virtual time that the hosts are given to level, and to show that they stay so.
@@ -32,10 +32,10 @@ pub(super) fn run(scene: &Scene) -> Result<(), Failure> {
         d.handoff.is_some() && d.role == Some(evenkeel_core::decision::Role::Donor)
     };
     for decision in cluster.records().iter().filter(donors) {
-        anstream::println!("  {}", told(decision));
+        say!("  {}", told(decision))?;
     }
     let after = frame(&cluster);
-    anstream::println!("{}", compare(&before, &after));
+    say!("{}", compare(&before, &after))?;
     cluster.check_all();
     match cluster.violations() {
         [] if after.spread() < before.spread() => Ok(()),

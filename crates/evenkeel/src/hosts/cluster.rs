@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
-use evenkeel_agent::Reset;
+use evenkeel_agent::{Config, Reset};
 use evenkeel_core::model::HostId;
 use evenkeel_net::ClusterCa;
 
 use super::{AskArgs, block_on};
 use crate::output::{self, Failure};
 
+/// Where the configuration is, unless told otherwise.
+pub(super) const CONFIG: &str = "/etc/evenkeel/agent.toml";
 const CA_DIR: &str = "/etc/evenkeel/ca";
 const IDENTITY_DIR: &str = "/etc/evenkeel/identity";
 
@@ -25,7 +27,7 @@ pub(crate) enum ClusterCommand {
         /// The first host's name
         #[arg(long)]
         host: HostId,
-        /// Where the authority goes
+        /// Where the authority goes: an agent finds it there
         #[arg(long, value_name = "DIR", default_value = CA_DIR)]
         ca_dir: PathBuf,
         /// Where the first host's certificate and key go
@@ -33,15 +35,19 @@ pub(crate) enum ClusterCommand {
         identity_dir: PathBuf,
     },
     /// Print a token with which one host can join
-    #[command(after_help = "Example:\n  evenkeel cluster join-token --seed 192.0.2.1:7946\n\n\
-        On the host that joins: evenkeel agent --config FILE --join TOKEN. Some agent at a --seed \
-        must have the authority's key (`ca_dir` in its configuration).")]
+    #[command(after_help = "Examples:\n  evenkeel cluster join-token\n  \
+        evenkeel cluster join-token --valid-for 24h > token\n\n\
+        On the host that joins: evenkeel init --join TOKEN. A token is good for one host.")]
     JoinToken {
-        /// Where the authority is
-        #[arg(long, value_name = "DIR", default_value = CA_DIR)]
-        ca_dir: PathBuf,
-        /// Address of an agent that has the authority's key; may be given more than once
-        #[arg(long = "seed", value_name = "ADDRESS:PORT", required = true)]
+        /// This host's configuration, which says where its agent listens
+        #[arg(long, value_name = "FILE", default_value = CONFIG)]
+        config: PathBuf,
+        /// Where the authority is, if not where the configuration has it
+        #[arg(long, value_name = "DIR")]
+        ca_dir: Option<PathBuf>,
+        /// Address of an agent that has the authority's key, if not this host's; may be given more
+        /// than once
+        #[arg(long = "seed", value_name = "ADDRESS:PORT")]
         seeds: Vec<SocketAddr>,
         /// How long the token is good, such as `1h` or `30m`
         #[arg(long, value_name = "TIME", default_value = "1h", value_parser = span)]
@@ -125,8 +131,8 @@ pub(crate) fn run(command: ClusterCommand) -> Result<(), Failure> {
         ClusterCommand::Init { host, ca_dir, identity_dir } => {
             let ca = ClusterCa::init(&ca_dir)?;
             ca.issue(&host)?.save(&identity_dir)?;
-            anstream::println!("{}", ca.cluster());
-            anstream::eprintln!(
+            output::say!("{}", ca.cluster())?;
+            crate::output::tell!(
                 "made cluster {} with the authority in `{}` and host `{host}` in `{}`\n\
                  hint: let others in with `evenkeel cluster join-token`",
                 ca.cluster(),
@@ -134,9 +140,16 @@ pub(crate) fn run(command: ClusterCommand) -> Result<(), Failure> {
                 identity_dir.display()
             );
         }
-        ClusterCommand::JoinToken { ca_dir, seeds, valid_for } => {
+        ClusterCommand::JoinToken { config, ca_dir, mut seeds, valid_for } => {
+            let read = || Config::load(&config);
+            if seeds.is_empty() {
+                let hint = |error| format!("{error}\nhint: or say where an agent listens: --seed");
+                seeds.push(read().map_err(hint)?.advertised());
+            }
+            let configured = || read().ok().and_then(|config| config.authority_dir());
+            let ca_dir = ca_dir.or_else(configured).unwrap_or_else(|| CA_DIR.into());
             let token = ClusterCa::load(&ca_dir)?.mint_token(seeds, valid_for)?;
-            anstream::println!("{}", token.to_text());
+            output::say!("{}", token.to_text())?;
         }
         ClusterCommand::Remove { host, ask } => block_on(async {
             ask.client().remove_host(&host).await?;

@@ -1,5 +1,6 @@
 //! What is wrong with this host or the cluster before it shows: asks, and has it judged.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -55,7 +56,8 @@ async fn by_configuration(config: Config) -> Result<Facts, Failure> {
 async fn of_cluster(client: &Client) -> Result<Vec<Finding>, Failure> {
     let here = client.facts().await?;
     let here_id = HostId::new(&here.host)?;
-    let members = here.agent.as_ref().map(|agent| agent.members.clone()).unwrap_or_default();
+    let known = here.agent.iter().flat_map(|agent| agent.members.iter().chain(agent.silent.keys()));
+    let members: BTreeSet<String> = known.cloned().collect();
     let others = members.iter().map(|host| HostId::new(host)).collect::<Result<Vec<_>, _>>()?;
     let ask = |other| ask(client.clone(), here_id.clone(), other);
     let answers = side_by_side(others, ask).await?;
@@ -136,7 +138,22 @@ fn report(findings: &[Finding]) -> String {
             found,
         ]);
     }
-    table.to_string()
+    format!("{}\n{table}", summary(findings))
+}
+
+/// How many checks are how well.
+fn summary(findings: &[Finding]) -> String {
+    let count = |level| findings.iter().filter(|finding| finding.level == level).count();
+    let (errors, warnings) = (count(Level::Error), count(Level::Warning));
+    let hosts: BTreeSet<_> = findings.iter().filter_map(|f| f.host.as_ref()).collect();
+    let of = if hosts.len() > 1 { format!(" on {} hosts", hosts.len()) } else { String::new() };
+    match (errors, warnings) {
+        (0, 0) => format!("all {} checks{of} are well", findings.len()),
+        _ => format!(
+            "{errors} errors and {warnings} warnings in {} checks{of}; the worst stand first",
+            findings.len()
+        ),
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
+use evenkeel_agent::config::to_size;
 use evenkeel_agent::{Client, DrainRequest, PlaceRequest, Placement};
 use evenkeel_core::appraisal::{Fit, Lacking};
 use evenkeel_core::balancer::Drain;
@@ -51,13 +52,13 @@ pub(crate) struct DrainArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PlaceArgs {
     /// Memory of the machine, such as `4GiB`
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = to_size)]
     memory: ByteSize,
     /// Cores that it will use
     #[arg(long, value_name = "CORES", default_value_t = 0.0)]
     cpu: f64,
     /// Disk and network transfer that it will cause per second, such as `20MB`
-    #[arg(long, value_name = "SIZE", default_value = "0B")]
+    #[arg(long, value_name = "SIZE", default_value = "0B", value_parser = to_size)]
     io: ByteSize,
     /// A group whose members stay apart, as in a rule; may be given more than once
     #[arg(long, value_name = "GROUP")]
@@ -134,7 +135,18 @@ pub(super) async fn drain(args: &DrainArgs) -> Result<(), Failure> {
             progress.end();
             return Err(not_empty(&host, last.as_ref()).into());
         }
-        sleep(LOOK_EVERY).await;
+        tokio::select! {
+            () = sleep(LOOK_EVERY) => {}
+            interrupt = tokio::signal::ctrl_c() => {
+                progress.end();
+                interrupt?;
+                return Err(format!(
+                    "interrupted: host `{host}` is emptied on without this command; `evenkeel status \
+                     --host {host}` shows how far it is, and `evenkeel uncordon {host}` ends it"
+                )
+                .into());
+            }
+        }
     }
 }
 
@@ -143,7 +155,7 @@ fn tell(drain: &Drain, told: &mut BTreeMap<MachineId, Reason>, progress: &mut Pr
     for lacking in &drain.staying {
         if told.insert(lacking.machine.clone(), lacking.reason) != Some(lacking.reason) {
             progress.end();
-            anstream::eprintln!("{}", why(lacking));
+            crate::output::tell!("{}", why(lacking));
         }
     }
 }
@@ -170,7 +182,8 @@ pub(super) fn why(lacking: &Lacking) -> String {
         [] => String::new(),
         counted => format!(" (refused: {})", counted.join(", ")),
     };
-    format!("`{name}` stays: {reason}{refused}: {}{detail} {}", reason.meaning(), reason.remedy())
+    let to_do = output::to_do(*reason).map_or_else(String::new, |to_do| format!(" {to_do}"));
+    format!("`{name}` stays: {reason}{refused}: {}{detail}{to_do}", reason.meaning())
 }
 
 fn refusal(host: &HostId, fit: &Fit) -> String {

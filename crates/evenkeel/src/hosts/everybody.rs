@@ -12,10 +12,12 @@ use crate::output::Failure;
 /// So many are asked at the same time: fewer than what an agent passes on for its own host.
 const ASKED_AT_ONCE: usize = 16;
 
-/// Every host of the cluster that is alive and a client of its agent, the one that is asked first.
+/// Every host of the cluster and a client of its agent, the one that is asked first. Those that do not
+/// answer are among them: whoever asks is told so by each.
 pub(super) async fn everybody(client: Client) -> Result<Vec<(HostId, Client)>, Failure> {
     let status = client.status().await?;
-    let others = status.members.iter().map(|host| (host.clone(), client.of(host)));
+    let silent = status.silent.iter().map(|silent| &silent.host);
+    let others = status.members.iter().chain(silent).map(|host| (host.clone(), client.of(host)));
     Ok(std::iter::once((status.host.clone(), client.clone())).chain(others).collect())
 }
 

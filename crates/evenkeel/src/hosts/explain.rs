@@ -144,8 +144,8 @@ fn of_machine(explained: &MachineExplained) -> String {
             cost.downtime_ms
         )
     });
-    if let Ok(rules) = serde_json::to_string(&explained.rules) {
-        text += &format!("rules: {rules}\n");
+    for (rule, meaning) in super::rule::lines(&explained.rules) {
+        text += &format!("rule {rule}: {meaning}\n");
     }
     if !explained.prospects.is_empty() {
         let mut hosts = table(&["host", "heard", "load", "state", "it would load it", "verdict"]);

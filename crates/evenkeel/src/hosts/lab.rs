@@ -55,9 +55,9 @@ pub(crate) enum LabCommand {
 pub(crate) fn run(command: LabCommand) -> Result<(), Failure> {
     match command {
         LabCommand::Up(scene) => {
-            let lab = up(&scene, &mut |line| anstream::eprintln!("{line}"))?;
-            anstream::println!("{}", lab.dir().display());
-            anstream::eprintln!(
+            let lab = up(&scene, &mut |line| crate::output::tell!("{line}"))?;
+            output::say!("{}", lab.dir().display())?;
+            crate::output::tell!(
                 "hint: watch it with `evenkeel lab status`, end it with `evenkeel lab down`"
             );
             Ok(())

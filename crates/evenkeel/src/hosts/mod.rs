@@ -6,7 +6,9 @@ mod drain;
 mod everybody;
 mod explain;
 mod history;
+mod init;
 pub(crate) mod lab;
+mod leave;
 mod operating;
 mod report;
 mod rule;
@@ -38,6 +40,12 @@ pub(crate) enum HostCommand {
         evenkeel agent --config /etc/evenkeel/agent.toml\n  \
         evenkeel agent --config /etc/evenkeel/agent.toml --join ek1.… --host-id kvm2")]
     Agent(AgentArgs),
+    /// Set this host up: make a cluster with it, or join one
+    #[command(after_help = init::EXAMPLES)]
+    Init(init::InitArgs),
+    /// Take this host out of its cluster; its machines stay where they are and run on
+    #[command(after_help = leave::EXAMPLES)]
+    Leave(leave::LeaveArgs),
     /// Make a cluster, or let hosts into it
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
@@ -141,7 +149,7 @@ pub(crate) enum HostCommand {
 }
 
 /// Where an agent listens for local clients, unless configured otherwise.
-const AGENT_SOCKET: &str = "/run/evenkeel/agent.sock";
+pub(crate) const AGENT_SOCKET: &str = "/run/evenkeel/agent.sock";
 
 /// How long a joining host waits for an agent that lets it in.
 const JOIN_TIME_MAX: Duration = Duration::from_secs(60);
@@ -207,6 +215,8 @@ pub(crate) fn log_to_stderr() {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // A standard error that is gone is no reason to panic.
+        .log_internal_errors(false)
         .init();
 }
 
@@ -225,6 +235,8 @@ fn printable_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) ->
 pub(crate) fn run(command: HostCommand) -> Result<(), Failure> {
     match command {
         HostCommand::Agent(args) => block_on(agent(args)),
+        HostCommand::Init(args) => init::run(args),
+        HostCommand::Leave(args) => leave::run(&args),
         HostCommand::Cluster(command) => cluster::run(command),
         HostCommand::Status(ask) => block_on(async {
             let status = ask.client().status().await?;
@@ -292,7 +304,9 @@ async fn join(text: &str, name: Option<HostId>, config: &Config) -> Result<(), F
                 return Ok(());
             }
             // The hosts of a cluster may be started together.
-            Err(EnrolError::Unreachable(why)) if tokio::time::Instant::now() < deadline => {
+            Err(EnrolError::Unreachable(why) | EnrolError::Lost { why, .. })
+                if tokio::time::Instant::now() < deadline =>
+            {
                 tracing::info!(why, "waiting for an agent that lets hosts in");
                 tokio::time::sleep(JOIN_RETRY).await;
             }

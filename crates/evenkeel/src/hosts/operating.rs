@@ -5,7 +5,7 @@ mod waiting;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use evenkeel_agent::status::MachineStatus;
+use evenkeel_agent::status::{MachineStatus, SilentMember};
 use evenkeel_agent::status::{MoveStatus, RecommendationStatus};
 use evenkeel_agent::{Client, Status};
 use evenkeel_agent::{PAUSE_MAX, PauseWish};
@@ -130,7 +130,10 @@ impl Cluster {
         let here = client.status().await?;
         let mut members = here.members.clone();
         members.retain(|member| *member != here.host);
-        let mut cluster = Self { statuses: vec![(client.clone(), here)], silent: Vec::new() };
+        let gone =
+            |s: &SilentMember| format!("host `{}` is silent since {}", s.host, clock_time(s.since));
+        let silent = here.silent.iter().map(gone).collect();
+        let mut cluster = Self { statuses: vec![(client.clone(), here)], silent };
         for member in &members {
             let other = client.of(member);
             match other.status().await {
@@ -178,7 +181,7 @@ impl Cluster {
 
     fn say_who_is_silent(&self) {
         for why in &self.silent {
-            anstream::eprintln!("{why}");
+            crate::output::tell!("{why}");
         }
     }
 }
@@ -268,14 +271,14 @@ async fn approve(which: &Which, ask: &AskArgs) -> Result<(), Failure> {
             Err(why) => failed.push(why.to_string()),
         }
     }
-    if !failed.is_empty() {
-        let done: String = moved.iter().map(|m| format!("{}\n", waiting::done(m))).collect();
-        return Err(format!("{done}{}", failed.join("\n")).into());
+    if !moved.is_empty() || failed.is_empty() {
+        output::print(ask.format, &moved, || match moved.as_slice() {
+            [] => "nothing is recommended".to_owned(),
+            moved => moved.iter().map(|m| waiting::done(m) + "\n").collect(),
+        })?;
     }
-    output::print(ask.format, &moved, || match moved.as_slice() {
-        [] => "nothing is recommended".to_owned(),
-        moved => moved.iter().map(|m| waiting::done(m) + "\n").collect(),
-    })
+    // What has moved stands first: an error does not undo it.
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("\n").into()) }
 }
 
 async fn skip(which: &Which, ask: &AskArgs) -> Result<(), Failure> {
@@ -313,7 +316,7 @@ async fn pause(wish: Option<PauseWish>, ask: &AskArgs) -> Result<(), Failure> {
         tokio::time::sleep(LOOK_AGAIN).await;
     };
     for why in &ignorant {
-        anstream::eprintln!("{why}");
+        crate::output::tell!("{why}");
     }
     let known = all.len() - ignorant.len().min(all.len() - 1);
     let pause = all[0].operation.pause.clone();

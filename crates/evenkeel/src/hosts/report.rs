@@ -5,6 +5,7 @@ use evenkeel_agent::Status;
 use evenkeel_agent::status::OperationStatus;
 use evenkeel_core::control::Autonomy;
 use evenkeel_core::decision::{Decision, Role};
+use evenkeel_core::failures::LeftOut;
 use evenkeel_core::load::Basis;
 use evenkeel_core::model::{HostId, Time};
 
@@ -29,6 +30,9 @@ pub(super) fn status(status: &Status) -> String {
         [] => "\nno other member is alive".to_owned(),
         names => format!("\nmembers: {}", names.join(", ")),
     };
+    for silent in &status.silent {
+        text += &format!("\nSILENT: {} since {}", silent.host, clock_time(silent.since));
+    }
     text += &operation(&status.operation);
     if let Some(drain) = &status.drain {
         text += &format!("\n{}", super::drain::how_far(drain));
@@ -40,6 +44,9 @@ pub(super) fn status(status: &Status) -> String {
             "\nALARM: host `{}` has said what no member may, {} times; look at it: {}",
             accused.host, accused.times, accused.last
         );
+    }
+    for left_out in &status.left_out {
+        text += &format!("\nALARM: {}", self::left_out(status, left_out));
     }
     for handoff in &status.handoffs {
         let arrow = match handoff.role {
@@ -88,6 +95,21 @@ pub(super) fn status(status: &Status) -> String {
         }
     }
     format!("{text}\n{table}")
+}
+
+/// A host that is left out because migrations to it fail.
+pub(super) fn left_out(status: &Status, left_out: &LeftOut) -> String {
+    let LeftOut { host, until, machines, detail, .. } = left_out;
+    let (until, machines) = (clock_time(*until), status.names(machines));
+    let what = if *host == status.host {
+        format!("host `{host}` takes nothing until {until}, because migrations to it have failed")
+    } else {
+        format!(
+            "nothing is given to host `{host}` until {until}, because migrations to it have failed"
+        )
+    };
+    let said = if detail.is_empty() { String::new() } else { format!("; last: {detail}") };
+    format!("{what} ({machines}){said}")
 }
 
 /// How much it does by itself, and what it was told.
@@ -198,12 +220,12 @@ fn ending(record: &Decision, other: Option<&Decision>) -> String {
     ending
 }
 
-/// Local time of day, as far as the system knows where it is.
+/// Local time with the name of its zone, as far as the system knows where it is.
 pub(super) fn clock_time(time: Time) -> String {
     let ms = i64::try_from(time.unix_ms()).unwrap_or(i64::MAX);
     jiff::Timestamp::from_millisecond(ms).map_or_else(
         |_| time.to_string(),
-        |t| t.to_zoned(jiff::tz::TimeZone::system()).strftime("%F %T").to_string(),
+        |t| t.to_zoned(jiff::tz::TimeZone::system()).strftime("%F %T %Z").to_string(),
     )
 }
 

@@ -1,13 +1,18 @@
 //! `evenkeel rule`: what may happen to a machine, shown and changed.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use evenkeel_agent::status::{MachineStatus, Status};
-use evenkeel_core::model::{Group, Place, Rules};
+use evenkeel_agent::{Client, RulesWish};
+use evenkeel_config::nearest;
+use evenkeel_core::model::{Group, HostId, Place, Rules};
+use evenkeel_core::named::Named;
 use evenkeel_core::printable::Printable;
 
 use super::AskArgs;
+use super::everybody::{everybody, side_by_side};
 use crate::output::{self, Failure};
 
 #[derive(Debug, Args)]
@@ -54,8 +59,14 @@ enum Rule {
 #[derive(Clone, Debug, PartialEq)]
 enum Gone {
     All,
-    One(Rule),
+    /// With how it was written.
+    One(Rule, String),
 }
+
+/// So often a change is made anew because somebody else has changed the rules meanwhile.
+const TRIES: u32 = 10;
+/// A host that takes longer to say its labels is left out.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(3);
 
 const KNOWN: &str = "pinned-to=[!]HOST[?], pinned-to=[!]LABEL=VALUE[?], affinity=GROUP[@LABEL][?], \
     anti-affinity=GROUP[@LABEL][?], priority=NUMBER, max-share=SHARE, never-live, ignore";
@@ -87,9 +98,9 @@ impl FromStr for Gone {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "all" => Ok(Self::All),
-            "priority" => Ok(Self::One(Rule::Priority(0))),
-            "max-share" => Ok(Self::One(Rule::MaxShare(0.0))),
-            _ => text.parse().map(Self::One),
+            "priority" => Ok(Self::One(Rule::Priority(0), text.to_owned())),
+            "max-share" => Ok(Self::One(Rule::MaxShare(0.0), text.to_owned())),
+            _ => text.parse().map(|rule| Self::One(rule, text.to_owned())),
         }
     }
 }
@@ -126,7 +137,7 @@ impl Rule {
 }
 
 /// Every rule in a line, as it is written on the command line, and what it means.
-fn lines(rules: &Rules) -> Vec<(String, String)> {
+pub(super) fn lines(rules: &Rules) -> Vec<(String, String)> {
     let firmly = |soft: bool| if soft { ", if it can be" } else { "" };
     let groups = |kind: &str, verb: &str, groups: &[Group]| -> Vec<_> {
         let line = |group: &Group| {
@@ -160,33 +171,10 @@ fn lines(rules: &Rules) -> Vec<(String, String)> {
 pub(crate) async fn run(args: &RuleArgs) -> Result<(), Failure> {
     // Groups that are not touched are written back.
     let client = args.ask.exact_client();
-    let status = client.status().await?;
-    let found = machine(&status, &args.machine)?;
-    let name = Printable(&found.name);
-    if let Some(error) = &found.entry_error {
-        return Err(
-            format!("the schedule entry of `{name}` cannot be read: {}", Printable(error)).into()
-        );
-    }
-    let mut rules = found.rules.clone();
-    match args.deed.as_ref().unwrap_or(&Deed::List) {
-        Deed::List => {}
-        Deed::Set { rules: new } => {
-            new.iter().cloned().for_each(|rule| rule.put(&mut rules));
-            client.set_rules(&found.id, &rules).await?;
-        }
-        Deed::Remove { rules: gone } => {
-            for gone in gone {
-                let taken = match gone {
-                    Gone::All => std::mem::take(&mut rules) != Rules::default(),
-                    Gone::One(rule) => rule.take(&mut rules),
-                };
-                if !taken {
-                    return Err(format!("machine `{name}` has no such rule: {gone:?}").into());
-                }
-            }
-            client.set_rules(&found.id, &rules).await?;
-        }
+    let deed = args.deed.as_ref().unwrap_or(&Deed::List);
+    let (name, rules) = change(&client, &args.machine, deed).await?;
+    if matches!(deed, Deed::Set { .. }) {
+        warn(&args.ask.client(), &rules).await;
     }
     output::print(args.ask.format, &rules, || {
         let lines = lines(&rules);
@@ -199,6 +187,86 @@ pub(crate) async fn run(args: &RuleArgs) -> Result<(), Failure> {
         });
         table.to_string()
     })
+}
+
+/// Makes a change upon the rules as they are at that moment. The agent refuses it if somebody else has
+/// changed them since they were read; then it is made anew.
+async fn change(client: &Client, machine: &str, deed: &Deed) -> Result<(String, Rules), Failure> {
+    let mut tried: Option<(Rules, Failure)> = None;
+    for _ in 0..TRIES {
+        let status = client.status().await?;
+        let found = self::machine(&status, machine)?;
+        let name = Printable(&found.name).to_string();
+        if let Some(error) = &found.entry_error {
+            let error = Printable(error);
+            return Err(format!("the schedule entry of `{name}` cannot be read: {error}").into());
+        }
+        let over = found.rules.clone();
+        if let Some((before, failure)) = tried.take()
+            && before == over
+        {
+            return Err(failure);
+        }
+        let rules = changed(&name, &over, deed)?;
+        if matches!(deed, Deed::List) || rules == over {
+            return Ok((name, rules));
+        }
+        let wish = RulesWish { rules, over: Some(over) };
+        match client.set_rules(&found.id, &wish).await {
+            Ok(()) => return Ok((name, wish.rules)),
+            Err(error) => tried = wish.over.map(|over| (over, error.into())),
+        }
+    }
+    Err(format!(
+        "the rules of `{machine}` were not changed: somebody else changes them all the time; \
+         try again when that has ended"
+    )
+    .into())
+}
+
+/// Rules as a change makes them.
+fn changed(name: &str, rules: &Rules, deed: &Deed) -> Result<Rules, Failure> {
+    let mut rules = rules.clone();
+    match deed {
+        Deed::List => {}
+        Deed::Set { rules: new } => new.iter().cloned().for_each(|rule| rule.put(&mut rules)),
+        Deed::Remove { rules: gone } => {
+            for gone in gone {
+                match gone {
+                    Gone::All => rules = Rules::default(),
+                    Gone::One(rule, text) if !rule.take(&mut rules) => {
+                        return Err(format!("machine `{name}` has no rule `{text}`").into());
+                    }
+                    Gone::One(..) => {}
+                }
+            }
+        }
+    }
+    Ok(rules)
+}
+
+/// Tells at once of what rules name and no host that is alive is or has.
+async fn warn(client: &Client, rules: &Rules) {
+    let Ok(hosts) = everybody(client.clone()).await else { return };
+    let ask = |(_, client): (HostId, Client)| async move {
+        let answer = tokio::time::timeout(ANSWER_TIME_MAX, client.status()).await;
+        answer.ok().and_then(Result::ok)
+    };
+    let mut named =
+        Named { hosts: hosts.iter().map(|(host, _)| host.clone()).collect(), ..Named::default() };
+    let Ok(statuses) = side_by_side(hosts, ask).await else { return };
+    for status in statuses.into_iter().flatten() {
+        named.add(&status.host, &status.labels);
+    }
+    for missing in named.missing(rules) {
+        let known = named.known(&missing);
+        let hint = match nearest(missing.name(), known.iter().copied()) {
+            Some(near) => format!("; did you mean `{near}`?"),
+            None if known.is_empty() => String::new(),
+            None => format!("; there are: {}", known.join(", ")),
+        };
+        anstream::eprintln!("warning: {missing}{hint}");
+    }
 }
 
 fn machine<'a>(status: &'a Status, name: &str) -> Result<&'a MachineStatus, Failure> {
@@ -234,7 +302,7 @@ mod tests {
         assert_eq!(shown, texts);
         let mut left = rules;
         for text in ["priority", "max-share"].iter().chain(&texts[..6]) {
-            let Gone::One(rule) = text.parse().unwrap() else { panic!("{text}") };
+            let Gone::One(rule, _) = text.parse().unwrap() else { panic!("{text}") };
             assert!(rule.take(&mut left), "{text}");
             assert!(!rule.take(&mut left), "{text} twice");
         }

@@ -4,7 +4,7 @@
 mod agents;
 mod libvirt;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -27,6 +27,11 @@ pub(crate) struct LibvirtArgs {
 }
 
 impl LibvirtArgs {
+    /// Whether no libvirt is named.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.connect.is_empty()
+    }
+
     /// Reads every host.
     pub(crate) fn read(&self) -> Result<Snapshot, Failure> {
         snapshot(libvirt::read(&self.connect, self.interval)?)
@@ -35,8 +40,8 @@ impl LibvirtArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SnapshotArgs {
-    /// The socket of a running agent; may be given more than once. Without this and without
-    /// --connect: /run/evenkeel/agent.sock
+    /// The socket of a running agent, which is asked for its own host; may be given more than once.
+    /// Without this and without --connect: all hosts that the agent of this one knows
     #[arg(long, value_name = "PATH")]
     socket: Vec<PathBuf>,
     #[command(flatten)]
@@ -75,17 +80,21 @@ fn interval(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn run(args: &SnapshotArgs) -> Result<(), Failure> {
-    let mut sockets = args.socket.clone();
-    if sockets.is_empty() && args.libvirt.connect.is_empty() {
-        sockets.push(super::AGENT_SOCKET.into());
+    if args.socket.is_empty() && args.libvirt.connect.is_empty() {
+        let json = of_cluster(Path::new(super::AGENT_SOCKET))?.to_json()?;
+        return crate::output::say!("{json}");
     }
-    let mut hosts = agents::read(&sockets)?;
+    let mut hosts = agents::read(&args.socket)?;
     if !args.libvirt.connect.is_empty() {
         hosts.extend(libvirt::read(&args.libvirt.connect, args.libvirt.interval)?);
     }
     let json = snapshot(hosts)?.to_json()?;
-    anstream::println!("{json}");
-    Ok(())
+    crate::output::say!("{json}")
+}
+
+/// The whole cluster, as the agent at this socket knows it.
+pub(crate) fn of_cluster(socket: &Path) -> Result<Snapshot, Failure> {
+    snapshot(agents::read_cluster(socket)?)
 }
 
 /// A host that was read, with its machines.

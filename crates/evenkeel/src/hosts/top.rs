@@ -1,6 +1,6 @@
 //! `evenkeel top`: every host of the cluster at a glance, again and again.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::Args;
@@ -37,8 +37,7 @@ pub(super) async fn run(args: TopArgs) -> Result<(), Failure> {
     loop {
         let statuses = look(everybody(Client::new(&args.socket).for_people()).await?).await?;
         let clear = if is_terminal { CLEAR } else { "" };
-        anstream::println!("{clear}{}", render(&statuses));
-        std::io::stdout().flush()?;
+        crate::output::say!("{clear}{}", render(&statuses))?;
         left = left.map(|left| left.saturating_sub(1));
         if left == Some(0) {
             return Ok(());
@@ -64,12 +63,15 @@ fn render(seen: &[Seen]) -> String {
     let header =
         ["host", "state", "load", "cpu", "memory", "io", "contention", "machines", "worst machine"];
     let mut hosts = table(&header);
-    let mut moves = Vec::new();
+    let (mut moves, mut alarms) = (Vec::new(), Vec::new());
     for (host, status) in seen {
         let Some(status) = status else {
             hosts.add_row([host.as_str(), "no answer"]);
             continue;
         };
+        let left_out =
+            status.left_out.iter().map(|left_out| super::report::left_out(status, left_out));
+        alarms.extend(left_out.map(|words| format!("ALARM: {host}: {words}\n")));
         let share = |pick: fn(&evenkeel_core::model::PerResource) -> f64| {
             status.shares.as_ref().map_or_else(|| UNKNOWN.to_owned(), |s| percent(pick(s)))
         };
@@ -101,5 +103,6 @@ fn render(seen: &[Seen]) -> String {
     let mean = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
     let cluster = if scores.is_empty() { UNKNOWN.to_owned() } else { format!("{mean:.0}") };
     let under_way = if moves.is_empty() { "nothing moves".to_owned() } else { moves.join("\n") };
-    format!("{} hosts, contention {cluster}\n{hosts}\n{under_way}", seen.len())
+    let alarms = alarms.concat();
+    format!("{} hosts, contention {cluster}\n{alarms}{hosts}\n{under_way}", seen.len())
 }

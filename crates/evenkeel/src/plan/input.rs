@@ -21,7 +21,7 @@ pub(super) fn read(file: &Path) -> Result<Snapshot, Failure> {
     let (snapshot, unread) =
         parse(&text).map_err(|why| format!("the snapshot {name} cannot be used: {why}"))?;
     if let Some(path) = unread {
-        anstream::eprintln!("warning: in the snapshot {name}: {}", unread_field(&path));
+        crate::output::tell!("warning: in the snapshot {name}: {}", unread_field(&path));
     }
     Ok(snapshot)
 }

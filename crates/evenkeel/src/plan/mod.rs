@@ -14,18 +14,24 @@ use crate::output::{self, Failure, Format};
 use crate::progress::Progress;
 
 pub(crate) const EXAMPLES: &str = "Examples:\n  \
+     evenkeel plan                                     the cluster of this host's agent\n  \
      evenkeel plan -c qemu+ssh://kvm1/system -c qemu+ssh://kvm2/system\n  \
      evenkeel snapshot -c qemu+ssh://kvm1/system -c qemu+ssh://kvm2/system > now.json\n  \
      evenkeel plan now.json --format json | jq .moves";
 
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "evenkeel plan [OPTIONS] <SNAPSHOT>\n       evenkeel plan [OPTIONS] -c <[NAME=]URI>..."
+    override_usage = "evenkeel plan [OPTIONS] [SNAPSHOT]\n       evenkeel plan [OPTIONS] -c <[NAME=]URI>..."
 )]
 pub(crate) struct PlanArgs {
-    /// A cluster as `evenkeel snapshot` writes it; `-` is standard input
-    #[arg(required_unless_present = "connect", conflicts_with = "connect")]
+    /// A cluster as `evenkeel snapshot` writes it; `-` is standard input. Without it: the cluster that
+    /// the agent of this host knows
+    #[arg(conflicts_with = "connect")]
     snapshot: Option<PathBuf>,
+    /// The agent's socket
+    #[arg(long, value_name = "PATH", default_value = crate::hosts::AGENT_SOCKET,
+        conflicts_with_all = ["snapshot", "connect"])]
+    socket: PathBuf,
     #[command(flatten)]
     libvirt: crate::hosts::snapshot::LibvirtArgs,
     /// What reproduces the plan exactly
@@ -77,6 +83,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<(), Failure> {
 fn snapshot(args: &PlanArgs) -> Result<Snapshot, Failure> {
     match &args.snapshot {
         Some(file) => input::read(file),
+        None if args.libvirt.is_empty() => crate::hosts::snapshot::of_cluster(&args.socket),
         None => args.libvirt.read(),
     }
 }

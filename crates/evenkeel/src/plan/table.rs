@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use comfy_table::CellAlignment;
 use evenkeel_sim::plan::Plan;
 use evenkeel_sim::snapshot::Snapshot;
+use evenkeel_sim::{Hindrance, Staying};
 
 use crate::output::{percent, table as empty};
 
@@ -16,6 +17,7 @@ pub(super) fn table(snapshot: &Snapshot, plan: &Plan) -> String {
     text += &summary(plan);
     if plan.moves.is_empty() {
         text += "\nnothing would move: no move would level the hosts further";
+        text += &hindrances(plan);
     } else {
         text += &format!("\n{}", moves(snapshot, plan));
     }
@@ -26,6 +28,7 @@ pub(super) fn table(snapshot: &Snapshot, plan: &Plan) -> String {
     for (reason, count) in kept {
         text += &format!("\n{count} kept where they are: {reason}");
     }
+    text += &staying(snapshot, plan);
     text += &format!(
         "\nagreed in {} rounds with {:.1} messages a host ({} in all), planned in {}",
         plan.rounds,
@@ -33,6 +36,45 @@ pub(super) fn table(snapshot: &Snapshot, plan: &Plan) -> String {
         ByteSize(plan.message_bytes),
         seconds(plan.elapsed_ms / 1e3),
     );
+    text
+}
+
+/// What keeps the machines of the most loaded host, where nothing moves.
+fn hindrances(plan: &Plan) -> String {
+    let most = plan.before.hosts.iter().max_by(|a, b| a.load.total_cmp(&b.load));
+    let Some(host) = most.filter(|_| !plan.hindrances.is_empty()) else { return String::new() };
+    let mut text = format!("\nwhat keeps the machines of `{}`, the most loaded host:", host.id);
+    for Hindrance { reason, machines } in &plan.hindrances {
+        text += &format!("\n  {machines} by {reason}: {} {}", reason.meaning(), reason.remedy());
+    }
+    text
+}
+
+/// What is left on hosts that are to be emptied.
+fn staying(snapshot: &Snapshot, plan: &Plan) -> String {
+    let names: BTreeMap<_, _> = snapshot.vms.iter().map(|vm| (&vm.id, vm.name())).collect();
+    let mut hosts: BTreeMap<_, Vec<&Staying>> = BTreeMap::new();
+    for staying in &plan.staying {
+        hosts.entry(&staying.host).or_default().push(staying);
+    }
+    let mut text = String::new();
+    for (host, left) in hosts {
+        let machines = if left.len() == 1 { "machine stays" } else { "machines stay" };
+        text += &format!(
+            "\nhost `{host}` is to be emptied and is NOT EMPTY: {} {machines}",
+            left.len()
+        );
+        for Staying { vm, reason, detail, refusals, .. } in left {
+            let name = names.get(vm).map_or_else(|| vm.as_str(), |name| *name);
+            let counts: Vec<_> =
+                refusals.iter().map(|(reason, hosts)| format!("{reason} by {hosts}")).collect();
+            let detail = if detail.is_empty() { String::new() } else { format!(" [{detail}]") };
+            let counts = counts.join(", ");
+            text +=
+                &format!("\n  `{name}` stays: {reason} ({counts}): {}{detail}", reason.meaning());
+            text += &format!(" {}", reason.remedy());
+        }
+    }
     text
 }
 

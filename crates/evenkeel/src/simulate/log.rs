@@ -160,7 +160,7 @@ impl<I: Iterator<Item = io::Result<String>>> Replayed<I> {
         match self.differs {
             Some(how) => Err(format!("after {} events the run differs: {how}", self.events).into()),
             None => {
-                anstream::eprintln!("{} events, all the same", self.events);
+                crate::output::tell!("{} events, all the same", self.events);
                 Ok(())
             }
         }

@@ -230,12 +230,13 @@ impl Place {
         let socket = self.libvirt_socket.as_ref().map_or_else(String::new, |socket| {
             format!("libvirt_socket = '{}'\n", socket.display())
         });
-        // A guest's kernel and console are files of the lab's.
-        format!(
-            "[migration]\nsocket_dir = '{}'\nfiles = ['{}']\n{socket}",
-            handoffs.display(),
-            lab.display(),
-        )
+        // A guest's kernel and console are files of the lab's, whose hosts have no bridges.
+        let admitted = if self.earlier {
+            String::new()
+        } else {
+            format!("files = ['{}']\nadmit = ['user-networks']\n", lab.display())
+        };
+        format!("[migration]\nsocket_dir = '{}'\n{admitted}{socket}", handoffs.display())
     }
 
     /// An agent of an earlier version opens what it is told.

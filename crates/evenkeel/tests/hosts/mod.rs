@@ -24,6 +24,7 @@ use crate::skips;
 pub const LIMIT: Duration = Duration::from_secs(120);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 const UNIT: &str = include_str!("../../../../dist/evenkeel.service");
+const SYSUSERS: &str = include_str!("../../../../dist/evenkeel.sysusers");
 /// Where the configuration and identity of an agent are.
 const ETC: &str = "/etc/evenkeel";
 /// The guest's console says every fifth tick.
@@ -39,8 +40,21 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Brings them up, or says that they cannot be had here.
+    /// Brings them up with agents, or says that they cannot be had here.
     pub fn up(tables: &str) -> Option<Self> {
+        let files = "[migration]\nfiles = ['/srv/rig/guest', '/var/log/libvirt/qemu']\n";
+        Self::with_program(Path::new(env!("CARGO_BIN_EXE_evenkeel")), &format!("{files}{tables}"))
+    }
+
+    /// The same with agents that are another program, and nothing that this one alone understands.
+    pub fn with_program(program: &Path, tables: &str) -> Option<Self> {
+        let hosts = Self::bare()?;
+        hosts.start_agents(program, tables);
+        Some(hosts)
+    }
+
+    /// The same without agents.
+    pub fn bare() -> Option<Self> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = Rig::fitness() {
             skips::skip(&error.to_string());
@@ -49,9 +63,7 @@ impl Hosts {
         sweep_dead();
         let rig = Rig::up(&Spec { name: fresh_name(), hosts: 3 });
         let rig = rig.unwrap_or_else(|error| panic!("{error}"));
-        let hosts = Self { rig: Some(rig), _turn: turn };
-        hosts.start_agents(tables);
-        Some(hosts)
+        Some(Self { rig: Some(rig), _turn: turn })
     }
 
     /// The rig below.
@@ -74,8 +86,7 @@ impl Hosts {
         self.host(host).virsh(words).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    fn start_agents(&self, tables: &str) {
-        let program = Path::new(env!("CARGO_BIN_EXE_evenkeel"));
+    fn start_agents(&self, program: &Path, tables: &str) {
         self.rig().install_program(program, "evenkeel").unwrap_or_else(|error| panic!("{error}"));
         for number in 1..=3 {
             self.prepare(number, tables);
@@ -109,22 +120,16 @@ impl Hosts {
             host.write(path, content).unwrap_or_else(|error| panic!("{error}"));
         };
         write("/etc/systemd/system/evenkeel.service", UNIT);
-        write(
-            "/etc/systemd/system/evenkeel.service.d/user.conf",
-            "[Service]\nUser=evenkeel\nSupplementaryGroups=libvirt\n",
-        );
-        let authority = if number == 1 { "ca_dir = '/etc/evenkeel/ca'\n" } else { "" };
         let config = format!(
-            "host = 'kvm{number}'\nlisten = '{}:7946'\n{authority}\
+            "host = 'kvm{number}'\nlisten = '{}:7946'\n\
              seeds = ['10.77.0.1:7946', '10.77.0.2:7946', '10.77.0.3:7946']\n\
              [api]\nmembers = 'operate'\n\
-             [migration]\nfiles = ['/srv/rig/guest', '/var/log/libvirt/qemu']\n\
              [storage]\n'/srv/rig/images' = 'images'\n{tables}",
             host.address()
         );
         write(&format!("{ETC}/agent.toml"), &config);
-        let user = ["useradd", "--system", "--no-create-home", "--groups", "libvirt"];
-        self.must(number, &[&user[..], &["--gid", "libvirt-qemu", "evenkeel"]].concat());
+        write("/usr/lib/sysusers.d/evenkeel.conf", SYSUSERS);
+        self.must(number, &["systemd-sysusers", "evenkeel.conf"]);
         self.must(number, &["chown", "-R", "evenkeel:", ETC]);
         self.must(number, &["systemctl", "daemon-reload"]);
     }
@@ -155,22 +160,24 @@ impl Hosts {
         guest.unwrap_or_else(|error| panic!("{error}\n{}", self.journal(host)))
     }
 
-    /// Moves a machine, which must succeed: afterwards it runs there and nowhere else, and each
-    /// host has as many definitions of it as it should.
-    pub fn migrate(&self, machine: &str, from: usize, to: usize) {
+    /// Has a machine moved, whether it succeeds or not.
+    pub fn try_migrate(&self, machine: &str, from: usize, to: usize) -> Output {
         let target = format!("kvm{to}");
-        let mut last = None;
         // A machine is not given before its host knows it; `migrate` says so and changes nothing.
         self.until("a machine that its agent knows", || {
             let moved = self.evenkeel(from, &["migrate", machine, &target]);
             let unknown = moved.stderr.contains("no machine") || moved.stderr.contains("UNKNOWN");
-            last = Some(moved);
-            if unknown { Err(format!("{last:?}")) } else { Ok(()) }
-        });
-        let moved = last.expect("it was tried");
+            if unknown { Err(format!("{moved:?}")) } else { Ok(moved) }
+        })
+    }
+
+    /// Moves a machine, which must succeed: afterwards it runs there and nowhere else, and each
+    /// host has as many definitions of it as it should.
+    pub fn migrate(&self, machine: &str, from: usize, to: usize) {
+        let moved = self.try_migrate(machine, from, to);
         assert!(
             moved.success,
-            "{machine} from kvm{from} to {target}: {moved:?}\n{}\n{}",
+            "{machine} from kvm{from} to kvm{to}: {moved:?}\n{}\n{}",
             self.journal(from),
             self.journal(to)
         );

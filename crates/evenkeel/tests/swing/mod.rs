@@ -71,6 +71,8 @@ pub struct Swing {
 #[derive(Clone, Copy)]
 enum Between<'a> {
     Nothing,
+    /// Nothing, and agents of an earlier version carry machines.
+    Earlier,
     /// Links that can be cut.
     Links,
     /// A cable; then all that goes from host to host goes through the agents.
@@ -147,6 +149,11 @@ impl Swing {
         Self::bring_up(2, guests, more, Between::Nothing, Path::new(EVENKEEL))
     }
 
+    /// The same with agents of an earlier version that carry machines, too.
+    pub fn direct_before(guests: Vec<GuestSpec>, more: &str, program: &Path) -> Self {
+        Self::bring_up(2, guests, Some(more), Between::Earlier, program)
+    }
+
     fn bring_up(
         hosts: usize,
         guests: Vec<GuestSpec>,
@@ -170,14 +177,14 @@ impl Swing {
             let mut place = site.host(host);
             place.program = program.to_owned();
             place.earlier = program != Path::new(EVENKEEL);
-            if !place.earlier {
+            if !place.earlier || matches!(between, Between::Earlier) {
                 place.put_on(cluster.lab(), host);
             } else {
                 // It carries nothing either.
                 place.put_apart_on(cluster.lab(), host);
             }
             match between {
-                Between::Nothing => {}
+                Between::Nothing | Between::Earlier => {}
                 Between::Links => links.run_through(&mut place, &cluster, host),
                 Between::Wire(wire) => {
                     place.namespace = Some(wire.namespace(index).to_owned());

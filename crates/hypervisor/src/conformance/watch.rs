@@ -8,7 +8,7 @@ use evenkeel_core::control::Autonomy;
 use evenkeel_core::model::{Entry, Epoch, HostId, LastMove, MachineId, Requirements, Rules, Time};
 use evenkeel_core::port::{
     Commit, Counters, Event, Failure, HandoffId, HostSample, LookId, MachineSample, Migration,
-    MigrationStats, Order, Presence, Sight, Stamp,
+    MigrationStats, Order, Presence, Rewrite, Sight, Stamp,
 };
 
 use super::{ANSWER_MAX, Rig};
@@ -103,12 +103,19 @@ impl<'a> Watch<'a> {
     }
 
     pub(super) fn write_entry(&mut self, id: &MachineId, entry: &Entry) -> Result<(), Failure> {
-        self.order(Order::WriteEntry(id.clone(), entry.clone()));
+        self.rewrite(id, entry.clone().into())
+    }
+
+    /// Rewrites an entry, and has it read back as it was written.
+    pub(super) fn rewrite(&mut self, id: &MachineId, rewrite: Rewrite) -> Result<(), Failure> {
+        let wanted = rewrite.entry.clone();
+        self.order(Order::WriteEntry(id.clone(), rewrite));
         let a = self.a.clone();
         self.until(&a, "that the entry is written", ANSWER_MAX, |event| match event {
             Event::EntryWritten(machine, answer) if machine == id => Some(answer.clone()),
             _ => None,
         })
+        .map(|read| assert_eq!(read, wanted, "it was read back otherwise"))
     }
 
     pub(super) fn look(&mut self, host: &HostId, id: &MachineId) -> Result<Presence, Failure> {

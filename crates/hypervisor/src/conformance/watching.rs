@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use evenkeel_core::model::{Entry, Epoch, MachineId, Requirements};
 use evenkeel_core::port::{
-    Event, Examination, FailureKind, HandoffId, LookId, Migration, Order, Presence, Stamp, Unfit,
+    Event, Examination, FailureKind, HandoffId, LookId, Migration, Order, Presence, Rewrite, Stamp,
+    Unfit,
 };
 
 use super::watch::{QUIET, Watch, full_entry};
@@ -104,6 +105,14 @@ pub fn an_entry_reads_back_as_it_was_written(rig: &mut dyn Rig) {
             assert_eq!(w.entry(&a, id), Ok(entry));
         }
     }
+    // Somebody else has changed it since it was read: nothing is written.
+    let over = Some(full_entry(7));
+    let stale = w.rewrite(&kept, Rewrite { over, entry: Entry::default() });
+    assert_eq!(stale.map_err(|failure| failure.kind), Err(FailureKind::Changed));
+    assert_eq!(w.entry(&a, &kept), Ok(full_entry(u64::MAX)));
+    let over = Some(full_entry(u64::MAX));
+    assert_eq!(w.rewrite(&kept, Rewrite { over, entry: full_entry(8) }), Ok(()));
+    assert_eq!(w.entry(&a, &kept), Ok(full_entry(8)));
     let refused = w.write_entry(&nobody(), &Entry::default());
     assert_eq!(refused.map_err(|failure| failure.kind), Err(FailureKind::NoSuchMachine));
 }
@@ -175,7 +184,7 @@ pub fn every_order_is_answered_when_the_hypervisor_dies(rig: &mut dyn Rig) {
         Order::Abort(id.clone()),
         Order::Sample,
         Order::Look(id.clone(), LookId(7)),
-        Order::WriteEntry(id.clone(), Entry::default()),
+        Order::WriteEntry(id.clone(), Entry::default().into()),
         Order::Migrate(second),
         Order::Resume(id.clone(), Stamp::default()),
         Order::Discard(id.clone(), Stamp::default()),

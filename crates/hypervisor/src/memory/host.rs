@@ -112,6 +112,8 @@ pub(super) struct Host {
     pub(super) link: Link,
     pub(super) machines: BTreeMap<MachineId, Machine>,
     pub(super) fault: Option<Fault>,
+    /// How every migration to it goes wrong, if it does.
+    pub(super) arrivals: Option<Fault>,
     /// Migrations under way to this host.
     pub(super) incoming: BTreeSet<u64>,
     /// Migrations whose bytes go over its link, either way.
@@ -131,6 +133,8 @@ pub(super) struct Machine {
     pub(super) fault: Option<Fault>,
     /// By how much its counters are wrong, per resource.
     pub(super) misread: Option<Resources>,
+    /// Whether what runs it answers nothing.
+    pub(super) hung: bool,
     used: Used,
 }
 
@@ -151,6 +155,7 @@ impl Machine {
             job: None,
             fault: None,
             misread: None,
+            hung: false,
             used: Used::default(),
         }
     }
@@ -192,7 +197,7 @@ impl Machine {
             memory_bytes: 1.0,
             io_bytes_per_s: 1.0,
         });
-        let counters = self.is_live().then(|| Counters {
+        let counters = (self.is_live() && !self.hung).then(|| Counters {
             cpu_time_ns: (self.used.cpu_ns * wrong.cpu_cores) as u64,
             cpu_delay_ns: Some(self.used.delay_ns as u64),
             io_bytes: (self.used.io_bytes * wrong.io_bytes_per_s) as u64,
@@ -212,6 +217,7 @@ impl Host {
             link: Link::Up,
             machines: BTreeMap::new(),
             fault: None,
+            arrivals: None,
             incoming: BTreeSet::new(),
             transfers: BTreeSet::new(),
             settled: now,

@@ -24,6 +24,31 @@ impl MemoryCloud {
         Ok(())
     }
 
+    /// Lets every migration to a host go wrong from now on, or none any more.
+    ///
+    /// # Errors
+    /// When there is no such host.
+    pub fn fail_arrivals_at(
+        &mut self,
+        host: &HostId,
+        fault: Option<Fault>,
+    ) -> Result<(), CloudError> {
+        let index = self.index(host)?;
+        self.hosts[index].arrivals = fault;
+        Ok(())
+    }
+
+    /// Lets what runs a machine answer nothing from now on, as a QEMU does whose file server is gone, or
+    /// answer again: nothing is told of what the machine uses.
+    ///
+    /// # Errors
+    /// When there is no such machine.
+    pub fn hang(&mut self, machine: &MachineId, hung: bool) -> Result<(), CloudError> {
+        let (home, _) = self.home(machine)?;
+        self.edit(home, machine, |m| m.hung = hung);
+        Ok(())
+    }
+
     /// Lets the counters of a machine be wrong by these factors, as counters of another unit are, for
     /// as long as it is on this host; `None` mends them.
     ///

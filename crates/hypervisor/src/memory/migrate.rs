@@ -103,7 +103,8 @@ impl MemoryCloud {
         }
         underway.transfer.set_bandwidth(self.share(&underway));
         underway.transfer.set_dirty_rate(dirty_rate);
-        if let Some(fault) = self.hosts[from].fault.take().or(lasting) {
+        let arrivals = self.hosts[to].arrivals.clone();
+        if let Some(fault) = self.hosts[from].fault.take().or(lasting).or(arrivals) {
             let after = underway.transfer.duration().mul_f64(fault.after.clamp(0.0, 1.0));
             underway.fails = Some((now + after, fault.failure, fault.leaves));
         }

@@ -32,7 +32,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use evenkeel_core::model::{Entry, HostFacts, HostId, MachineFacts, MachineId, Time};
-use evenkeel_core::port::{Event, Failure, FailureKind, Order, Presence, Sight, Unfit};
+use evenkeel_core::port::{Event, Failure, FailureKind, Order, Presence, Rewrite, Sight, Unfit};
 
 use crate::Hypervisor;
 use host::{Host, Link, Machine};
@@ -393,11 +393,9 @@ impl MemoryCloud {
                 let answer = reachable().map(|()| sight);
                 self.tell(host, Event::Looked(machine, look, answer));
             }
-            Order::WriteEntry(machine, entry) => {
-                let answer = reachable().and_then(|()| self.idle(host, &machine));
-                if answer.is_ok() {
-                    self.write_entry(host, &machine, Ok(entry));
-                }
+            Order::WriteEntry(machine, rewrite) => {
+                let idle = reachable().and_then(|()| self.idle(host, &machine));
+                let answer = idle.and_then(|()| self.rewrite(host, &machine, rewrite));
                 self.tell(host, Event::EntryWritten(machine, answer));
             }
             Order::Abort(machine) => self.abort(host, &machine),
@@ -526,6 +524,26 @@ impl MemoryCloud {
         });
         self.tell(home, Event::ScheduleChanged(machine.clone()));
         Ok(())
+    }
+
+    /// Rewrites an entry, if it still is what was read of it.
+    fn rewrite(
+        &mut self,
+        host: usize,
+        machine: &MachineId,
+        rewrite: Rewrite,
+    ) -> Result<Entry, Failure> {
+        let now = self.hosts[host].machines.get(machine).map(|m| m.facts.entry.clone());
+        if let Some(over) = rewrite.over
+            && now != Some(Ok(over))
+        {
+            let host = &self.hosts[host].spec.id;
+            let detail =
+                format!("the entry of machine `{machine}` on `{host}` was changed meanwhile");
+            return Err(Failure::new(FailureKind::Changed, detail));
+        }
+        self.write_entry(host, machine, Ok(rewrite.entry.clone()));
+        Ok(rewrite.entry)
     }
 
     fn write_entry(&mut self, host: usize, machine: &MachineId, entry: Result<Entry, String>) {

@@ -10,6 +10,8 @@ use super::document::{Content, Node, clean};
 /// Longest value of an attribute, and longest text, in bytes.
 const VALUE_BYTES_MAX: usize = 1024;
 const TEXT_BYTES_MAX: usize = 64 << 10;
+/// What a count must be below. libvirt makes every controller up to the highest that is named, for one.
+const COUNT_BELOW: u32 = 1024;
 /// Most elements of one name in one place.
 const REPEATED_MAX: usize = 1024;
 
@@ -23,6 +25,8 @@ pub(super) enum Class {
     Line,
     Text,
     Number,
+    Count,
+    Port,
     Address,
     Tree,
     /// The program that runs the machine.
@@ -45,6 +49,8 @@ impl Class {
             "line" => Self::Line,
             "text" => Self::Text,
             "num" => Self::Number,
+            "count" => Self::Count,
+            "port" => Self::Port,
             "addr" => Self::Address,
             "tree" => Self::Tree,
             "emulator" => Self::Emulator,
@@ -74,11 +80,23 @@ impl Class {
             Self::Number => {
                 short && value.chars().all(|c| c.is_ascii_hexdigit() || "x,^-".contains(c))
             }
+            Self::Count => is_count(value),
+            Self::Port => short && value.split('.').count() <= 4 && value.split('.').all(is_count),
             Self::Address => value.parse::<IpAddr>().is_ok(),
             Self::Tree => false,
             _ => line && is_plain_path(value),
         }
     }
+}
+
+/// A number that libvirt may count to.
+fn is_count(value: &str) -> bool {
+    let read = match value.strip_prefix("0x") {
+        Some(digits) if !digits.starts_with('+') => u32::from_str_radix(digits, 16).ok(),
+        _ if value.starts_with('+') => None,
+        _ => value.parse().ok(),
+    };
+    read.is_some_and(|number| number < COUNT_BELOW)
 }
 
 /// An absolute path without steps up, sideways or in place.
@@ -244,6 +262,14 @@ pub(super) fn listed(root: &Node) -> Result<Listed, Unlisted> {
     let mut walk = Walk { keys: BTreeMap::new(), named: Vec::new() };
     let root = walk.element(root, rule, &root.name)?;
     Ok(Listed { root, keys: walk.keys, named: walk.named })
+}
+
+/// The description of a CPU, if all of it is listed.
+pub(super) fn listed_cpu(root: &Node) -> Result<Node, Unlisted> {
+    let rule = LIST.groups.get("cpu").and_then(|items| LIST.child(items, &root.name));
+    let unlisted = || Unlisted(format!("`{}` is no CPU", clean(&root.name)));
+    let mut walk = Walk { keys: BTreeMap::new(), named: Vec::new() };
+    walk.element(root, rule.ok_or_else(unlisted)?, &root.name)
 }
 
 /// All keys of the list.
@@ -440,6 +466,15 @@ mod tests {
             ("<tpm><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>", "tpm"),
             ("<lease/>", "devices/lease"),
             ("<controller type='pci'>text</controller>", "has a text"),
+            ("<controller type='scsi' index='2000000000'/>", "@index` is `2000000000"),
+            ("<controller type='scsi' index='1024'/>", "@index` is `1024"),
+            ("<controller type='scsi' index='0x400'/>", "@index` is `0x400"),
+            ("<controller type='scsi' index='0x+1'/>", "@index` is `0x+1"),
+            ("<controller type='scsi' index='0-3'/>", "@index` is `0-3"),
+            ("<controller type='virtio-serial' ports='99999'/>", "@ports` is `99999"),
+            ("<disk><address type='drive' controller='99999'/></disk>", "@controller` is `99999"),
+            ("<input type='mouse'><address type='usb' port='1.99999'/></input>", "is `1.99999"),
+            ("<interface type='bridge'><driver queues='99999'/></interface>", "is `99999"),
         ] {
             let why = device(xml).expect_err(xml).0;
             assert!(why.contains(names), "{xml}: {why}");
@@ -484,6 +519,7 @@ mod tests {
             ("<serial type='tcp'><source mode='bind' host='0' service='1'/></serial>", "sockets"),
             ("<channel type='unix'><source mode='connect' path='/x'/></channel>", "sockets"),
             ("<disk type='network'/>", "network-disks"),
+            ("<interface type='user'/>", "user-networks"),
             ("<disk><encryption/></disk>", "secrets"),
             ("<disk><source file='/a'><seclabel model='dac'/></source></disk>", "seclabel"),
         ] {
@@ -493,7 +529,8 @@ mod tests {
         let label = "<domain><seclabel type='static' model='dac' relabel='no'><label>+0:+0</label>\
                      </seclabel></domain>";
         assert!(judged(label).unwrap().keys.contains_key("seclabel"));
-        let admitted = ["network-disks", "realtime", "seclabel", "secrets", "sockets", "tpm"];
+        let admitted =
+            ["network-disks", "realtime", "seclabel", "secrets", "sockets", "tpm", "user-networks"];
         assert_eq!(keys(), BTreeSet::from(admitted));
     }
 

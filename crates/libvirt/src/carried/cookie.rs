@@ -38,6 +38,7 @@ pub(super) fn judged(
     }
     let mut out = found.root;
     names_the_machine(&out, agreed)?;
+    copies(&out, agreed)?;
     if domains.len() > 1 {
         return Err("its cookie has two definitions".to_owned());
     }
@@ -50,6 +51,27 @@ pub(super) fn judged(
     let mut written = out.write().into_bytes();
     written.push(0);
     Ok(written)
+}
+
+/// The disks that it copies are those that were agreed on, and not larger: libvirt makes files of that size.
+fn copies(cookie: &Node, agreed: &Agreed) -> Result<(), String> {
+    for disk in cookie.find("nbd").iter().flat_map(|nbd| nbd.all("disk")) {
+        let (name, size) = (disk.attribute("target"), disk.attribute("capacity"));
+        let is_agreed = agreed.disks.iter().any(|place| Some(place.name.as_str()) == name);
+        let told = agreed.needs.local_disks.iter().flatten();
+        let told =
+            told.filter(|disk| Some(disk.name.as_str()) == name).map(|disk| disk.bytes).next();
+        let fits = size.and_then(|size| size.parse::<u64>().ok()).zip(told);
+        if !is_agreed || !fits.is_some_and(|(size, told)| size <= told) {
+            return Err(format!(
+                "it copies a disk `{}` of {} bytes, and {} were agreed on",
+                clean(name.unwrap_or_default()),
+                clean(size.unwrap_or("?")),
+                told.unwrap_or_default()
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn names_the_machine(cookie: &Node, agreed: &Agreed) -> Result<(), String> {

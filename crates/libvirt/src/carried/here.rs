@@ -9,7 +9,7 @@ use evenkeel_core::model::MachineId;
 
 use super::closed::{Class, Named, is_plain_path};
 use super::image;
-use super::judge::Agreed;
+use super::judge::{Agreed, Files};
 use crate::LibvirtConfig;
 use crate::ffi::Connection;
 use crate::storage::Storage;
@@ -21,6 +21,8 @@ use crate::xml::Element;
 const FIRMWARE: &str = "/usr/share";
 /// Where libvirt keeps the firmware's variables, for the whole host.
 const NVRAM: &str = "/var/lib/libvirt/qemu/nvram";
+/// Where libvirt has QEMU write its own log, for the whole host.
+const LOGS: &str = "/var/log/libvirt/qemu";
 /// Longest chain of images.
 const CHAIN_MAX: usize = 64;
 
@@ -77,18 +79,19 @@ impl Here {
                 }
             });
         }
+        let storage = surroundings::storage(connection, config);
         let mut taken = BTreeMap::new();
         for text in connection.descriptions()? {
             let Ok(domain) = Element::parse(&text) else { continue };
             if domain.text_of("uuid") != machine.as_str() {
-                take(&domain, &mut taken);
+                take(&domain, &storage, &mut taken);
             }
         }
         Ok(Self {
             admission: config.admission.clone(),
             emulators,
             nvram: nvram(&config.uri),
-            storage: surroundings::storage(connection, config),
+            storage,
             taken,
         })
     }
@@ -102,12 +105,11 @@ impl Here {
         missing.map(|(key, by)| (key.as_str(), by.as_str()))
     }
 
-    /// Whether a machine may have the files that it names; `writes` are those that it writes to.
+    /// Whether a machine may have the files that it names, those of its disks among them.
     pub(super) fn may_have(
         &self,
         named: &[Named],
-        writes: &BTreeSet<PathBuf>,
-        images: &BTreeSet<PathBuf>,
+        files: &Files,
         name: &str,
         agreed: &Agreed,
     ) -> Result<(), String> {
@@ -129,7 +131,7 @@ impl Here {
             if !found {
                 return Err(self.not_had(one));
             }
-            let writing = one.class != Class::Disk || writes.contains(path);
+            let writing = one.class != Class::Disk || files.writes.contains(path);
             let shares = matches!(one.class, Class::Emulator | Class::Firmware);
             if !shares && self.is_taken(path, writing) {
                 return Err(format!(
@@ -138,7 +140,21 @@ impl Here {
                 ));
             }
         }
-        images.iter().try_for_each(|image| self.chain(image, agreed))
+        for path in &files.volumes {
+            if !self.is_disk(path, agreed) {
+                let path = path.display();
+                return Err(format!(
+                    "its disk is `{path}`, which is on no storage that was agreed on"
+                ));
+            }
+            if self.is_taken(path, files.writes.contains(path)) {
+                let path = path.display();
+                return Err(format!(
+                    "its disk is `{path}`, which another machine of this host uses"
+                ));
+            }
+        }
+        files.images.iter().try_for_each(|image| self.chain(image, agreed))
     }
 
     fn not_had(&self, one: &Named) -> String {
@@ -254,7 +270,7 @@ fn nvram(uri: &str) -> Option<PathBuf> {
 }
 
 /// Takes in the files that a domain uses.
-fn take(domain: &Element, taken: &mut BTreeMap<PathBuf, bool>) {
+fn take(domain: &Element, storage: &Storage, taken: &mut BTreeMap<PathBuf, bool>) {
     let mut add = |path: &str, writes: bool| {
         for path in [Some(PathBuf::from(path)), fs::canonicalize(path).ok()].into_iter().flatten() {
             *taken.entry(path).or_default() |= writes;
@@ -266,9 +282,15 @@ fn take(domain: &Element, taken: &mut BTreeMap<PathBuf, bool>) {
         let own = disk.find("source");
         disk.walk(&mut |element| {
             let writes = !shares && own == Some(element);
+            if element.name != "source" {
+                return;
+            }
             let paths = ["file", "dev"].iter().filter_map(|name| element.attribute(name));
-            if element.name == "source" {
-                paths.for_each(|path| add(path, writes));
+            paths.for_each(|path| add(path, writes));
+            let volume = element.attribute("pool").zip(element.attribute("volume"));
+            let path = volume.and_then(|(pool, volume)| storage.volume(pool, volume));
+            if let Some(path) = path.as_ref().and_then(|path| path.to_str()) {
+                add(path, writes);
             }
         });
     }
@@ -276,6 +298,8 @@ fn take(domain: &Element, taken: &mut BTreeMap<PathBuf, bool>) {
         let file = nvram.find("source").and_then(|source| source.attribute("file"));
         add(file.unwrap_or(&nvram.text), true);
     }
+    // What QEMU says of it, which libvirt and this agent believe.
+    add(&format!("{LOGS}/{}.log", domain.text_of("name")), true);
     for device in devices.iter().flat_map(|devices| &devices.children) {
         let log = device.find("log").and_then(|log| log.attribute("file"));
         let socket = device.find("source").and_then(|source| source.attribute("path"));

@@ -7,10 +7,10 @@ use evenkeel_core::model::{DiskPlace, Entry, MachineId, Requirements};
 use evenkeel_core::port::Stamp;
 
 use super::Sockets;
-use super::closed::{Listed, listed};
+use super::closed::{Listed, listed, listed_cpu};
 use super::document::{Content, Node, clean};
 use super::here::Here;
-use crate::xml::domain::describe;
+use crate::xml::domain::{bytes_of, describe};
 
 /// What the two hosts have agreed on.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,9 +61,12 @@ pub(super) fn description(
              or admit it on the receiving host"
         ));
     }
-    let (writes, images) = disks(&root)?;
+    let files = disks(&root, here)?;
     loader(&root)?;
-    here.may_have(&named, &writes, &images, &name, agreed)?;
+    here.may_have(&named, &files, &name, agreed)?;
+    if numa_bytes(&root)? > agreed.memory_bytes {
+        return Err("its NUMA nodes have more memory than was agreed on".to_owned());
+    }
     as_agreed(&root.write(), agreed, here)?;
     Ok((root, name))
 }
@@ -81,25 +84,86 @@ fn without_dynamic_labels(domain: &mut Node) {
     }
 }
 
-/// Files that its disks write to, and those that may refer to others.
-fn disks(domain: &Node) -> Result<(BTreeSet<PathBuf>, BTreeSet<PathBuf>), String> {
-    let (mut writes, mut images) = (BTreeSet::new(), BTreeSet::new());
+/// The files of a domain's disks.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    /// Those that are written to.
+    pub(super) writes: BTreeSet<PathBuf>,
+    /// Those that may refer to others, which libvirt then follows.
+    pub(super) images: BTreeSet<PathBuf>,
+    /// Those that are named by a pool and a volume of it.
+    pub(super) volumes: BTreeSet<PathBuf>,
+}
+
+/// All files that its disks name, in whatever way, with the chains of images that are spelled out. libvirt
+/// reads the rest of a chain from its last image.
+fn disks(domain: &Node, here: &Here) -> Result<Files, String> {
+    let mut files = Files::default();
     let devices = domain.find("devices");
     for disk in devices.iter().flat_map(|devices| devices.all("disk")) {
-        let Some(source) = disk.find("source") else { continue };
-        let Some(format) = disk.find("driver").and_then(|driver| driver.attribute("type")) else {
-            return Err("a disk of it does not say of which format it is".to_owned());
-        };
-        let path = ["file", "dev"].iter().find_map(|name| source.attribute(name));
-        let Some(path) = path.map(PathBuf::from) else { continue };
-        if disk.find("readonly").is_none() && disk.find("shareable").is_none() {
-            writes.insert(path.clone());
-        }
-        if format == "qcow2" {
-            images.insert(path);
+        let writes = disk.find("readonly").is_none() && disk.find("shareable").is_none();
+        let of_driver = disk.find("driver").and_then(|driver| driver.attribute("type"));
+        files.image(disk, of_driver, writes, here)?;
+        let mut next = disk.find("backingStore");
+        while let Some(backing) = next {
+            let format = backing.find("format").and_then(|format| format.attribute("type"));
+            files.image(backing, format, false, here)?;
+            next = backing.find("backingStore");
         }
     }
-    Ok((writes, images))
+    Ok(files)
+}
+
+impl Files {
+    /// Takes in what one image is in. Of two attributes that name files the type of the disk says which
+    /// one counts; here both do.
+    fn image(
+        &mut self,
+        node: &Node,
+        format: Option<&str>,
+        writes: bool,
+        here: &Here,
+    ) -> Result<(), String> {
+        let Some(source) = node.find("source") else { return Ok(()) };
+        let format = format.ok_or("a disk of it does not say of which format it is")?;
+        let named = ["file", "dev"].iter().filter_map(|name| source.attribute(name));
+        let mut paths: Vec<PathBuf> = named.map(PathBuf::from).collect();
+        if let (Some(pool), Some(volume)) = (source.attribute("pool"), source.attribute("volume")) {
+            let path = here.storage().volume(pool, volume).ok_or_else(|| {
+                format!(
+                    "its disk is volume `{}` of storage pool `{}`, which is no directory of this host: \
+                     describe it as a disk of type `file`, `block` or `network`",
+                    clean(volume),
+                    clean(pool)
+                )
+            })?;
+            self.volumes.insert(path.clone());
+            paths.push(path);
+        } else if source.attribute("pool").or(source.attribute("volume")).is_some() {
+            return Err("a disk of it names half a volume".to_owned());
+        }
+        for path in paths {
+            if writes {
+                self.writes.insert(path.clone());
+            }
+            if format != "raw" {
+                self.images.insert(path);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Memory of the guest's own NUMA nodes, in bytes, which QEMU takes whatever the whole is said to be.
+fn numa_bytes(domain: &Node) -> Result<f64, String> {
+    let numa = domain.find("cpu").and_then(|cpu| cpu.find("numa"));
+    let mut all = 0.0;
+    for cell in numa.iter().flat_map(|numa| numa.all("cell")) {
+        let (amount, unit) = (cell.attribute("memory").unwrap_or("0"), cell.attribute("unit"));
+        let bytes = bytes_of(amount, unit.unwrap_or("KiB"));
+        all += bytes.ok_or("it has a NUMA node with no amount of memory")?;
+    }
+    Ok(all)
 }
 
 /// Firmware is only read.
@@ -130,6 +194,9 @@ fn as_agreed(text: &str, agreed: &Agreed, here: &Here) -> Result<(), String> {
         return Err("its schedule entry is not the one that was agreed on".to_owned());
     }
     let mut needs = facts.needs;
+    if needs.vcpus.is_none() {
+        return Err("it does not say how many virtual CPUs it may come to have".to_owned());
+    }
     // Copies are where this host said, and nowhere else.
     for disk in needs.local_disks.iter().flatten() {
         let placed = |place: &DiskPlace| (&place.name, &place.path) == (&disk.name, &disk.path);
@@ -147,6 +214,15 @@ fn as_agreed(text: &str, agreed: &Agreed, here: &Here) -> Result<(), String> {
         Some(more) => Err(format!("it needs what was not agreed on: {more}")),
         None => Ok(()),
     }
+}
+
+/// The description of a CPU that another host has sent, written anew for this host's libvirt to compare.
+///
+/// # Errors
+/// What is not listed, in words.
+pub(crate) fn cpu(text: &str) -> Result<String, String> {
+    let root = Node::parse(text)?;
+    listed_cpu(&root).map(|cpu| cpu.write()).map_err(|error| error.0)
 }
 
 /// What of a machine has to be admitted by a host that it is carried to: keys, or the first thing that

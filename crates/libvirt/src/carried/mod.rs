@@ -37,7 +37,7 @@ use evenkeel_core::port::HandoffId;
 
 pub use control::{Agreed, Control, Refused};
 pub use here::{Admission, Here};
-pub(crate) use judge::special;
+pub(crate) use judge::{cpu, special};
 
 /// The transport of a URI that says so.
 const TRANSPORT: &str = "qemu+evenkeel:///";
@@ -127,5 +127,7 @@ pub fn socket_of(uri: &str) -> Option<PathBuf> {
     found.iter().find(|path| path.exists()).or(found.last()).cloned()
 }
 
+#[cfg(test)]
+mod lies;
 #[cfg(test)]
 mod tests;

@@ -18,20 +18,20 @@ use super::xdr::{Reader, Writer};
 use super::*;
 use crate::storage::{SharedStorage, Storage};
 
-const MACHINE: &str = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0";
+pub(super) const MACHINE: &str = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0";
 const MEMORY_URI: &str = "unix:///run/evenkeel/handoffs/00000000000000ab/memory";
 /// Live, peer-to-peer, persistent there, undefined here, aborted on errors, slowed down.
-const FLAGS: u32 = 0x301b;
+pub(super) const FLAGS: u32 = 0x301b;
 
 /// A target with storage of its own.
-struct Rig {
-    dir: tempfile::TempDir,
-    here: Here,
-    agreed: Agreed,
+pub(super) struct Rig {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) here: Here,
+    pub(super) agreed: Agreed,
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let shared = dir.path().join("shared");
         fs::create_dir_all(&shared).unwrap();
@@ -45,6 +45,8 @@ impl Rig {
         let here = Here {
             admission: Admission {
                 directories: vec![dir.path().join("firmware")],
+                // The recorded machine has one.
+                keys: BTreeSet::from(["user-networks".to_owned()]),
                 ..Admission::default()
             },
             emulators: BTreeSet::from(["/usr/bin/qemu-system-x86_64".to_owned()]),
@@ -70,7 +72,7 @@ impl Rig {
         Self { dir, here, agreed }
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()
     }
 
@@ -80,7 +82,7 @@ impl Rig {
         text.replace("/srv/shared", &self.path("shared"))
     }
 
-    fn xml(&self) -> String {
+    pub(super) fn xml(&self) -> String {
         self.here(include_str!("recorded/q35.xml"))
     }
 
@@ -93,7 +95,7 @@ impl Rig {
         control
     }
 
-    fn prepares(
+    pub(super) fn prepares(
         &self,
         parameters: &Parameters,
         cookie: &str,
@@ -106,19 +108,19 @@ impl Rig {
     }
 
     /// What becomes of this description.
-    fn takes(&self, xml: &str) -> Result<String, String> {
+    pub(super) fn takes(&self, xml: &str) -> Result<String, String> {
         self.prepares(&parameters(xml), "", FLAGS)
     }
 
     /// What becomes of the description with a part of it replaced.
-    fn takes_with(&self, part: &str, other: &str) -> Result<String, String> {
+    pub(super) fn takes_with(&self, part: &str, other: &str) -> Result<String, String> {
         let xml = self.xml();
         assert!(xml.contains(part), "{part}");
         self.takes(&xml.replacen(part, other, 1))
     }
 }
 
-fn parameters(xml: &str) -> Parameters {
+pub(super) fn parameters(xml: &str) -> Parameters {
     Parameters {
         destination_xml: Some(xml.to_owned()),
         migrate_uri: Some(MEMORY_URI.to_owned()),
@@ -445,9 +447,9 @@ fn what_needs_an_admission_is_let_in_with_it_and_refused_with_a_remedy_without()
     ] {
         let why = rig.takes_with(part, with).expect_err(key);
         assert!(why.contains(&format!("`{key}` is in `migration.admit`")), "{why}");
-        rig.here.admission.keys = BTreeSet::from([key.to_owned()]);
+        rig.here.admission.keys.insert(key.to_owned());
         rig.takes_with(part, with).unwrap_or_else(|why| panic!("{key}: {why}"));
-        rig.here.admission.keys.clear();
+        rig.here.admission.keys.remove(key);
     }
     // Labels that libvirt has made up over there mean nothing here.
     let dynamic =

@@ -104,7 +104,12 @@ fn vcpus(vcpu: &Element) -> Option<u32> {
 
 /// An amount of memory, in bytes; KiB where no unit is given.
 fn bytes(memory: &Element) -> Option<f64> {
-    let unit = match memory.attribute("unit").unwrap_or("KiB") {
+    bytes_of(&memory.text, memory.attribute("unit").unwrap_or("KiB"))
+}
+
+/// So many of a unit as libvirt writes it, in bytes.
+pub(crate) fn bytes_of(amount: &str, unit: &str) -> Option<f64> {
+    let unit = match unit {
         "b" | "bytes" => 1.0,
         "KB" => 1e3,
         "k" | "KiB" => 1024.0,
@@ -116,7 +121,7 @@ fn bytes(memory: &Element) -> Option<f64> {
         "T" | "TiB" => 1_099_511_627_776.0,
         _ => return None,
     };
-    memory.text.parse::<u64>().ok().map(|amount| amount as f64 * unit)
+    amount.parse::<u64>().ok().map(|amount| amount as f64 * unit)
 }
 
 /// The CPU that a machine has to find on another host. While it runs, libvirt describes `host-model`

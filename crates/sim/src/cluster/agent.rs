@@ -31,6 +31,11 @@ impl HostSpec {
         hypervisor.cpu_speed = profile.cpu_speed;
         Self { profile, hypervisor, config, state: HostState::Active }
     }
+
+    /// Its profile, and how much memory it may promise to machines, in bytes.
+    pub(crate) fn promisable(&self) -> (&HostProfile, f64) {
+        (&self.profile, self.config.ceilings.promisable_bytes(&self.profile))
+    }
 }
 
 pub(super) struct Agent {

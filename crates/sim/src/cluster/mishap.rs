@@ -182,7 +182,7 @@ impl Cluster {
         let its = self.cloud.machines_on(home).find(|(facts, _)| facts.id == *machine);
         let its = its.map_or(0.0, |(facts, _)| facts.memory_bytes);
         let taken: f64 = self.cloud.machines_on(host).map(|(facts, _)| facts.memory_bytes).sum();
-        taken + its <= self.agents[index].spec.profile.usable_memory_bytes()
+        taken + its <= self.agents[index].spec.promisable().1
     }
 
     /// The schedule entry of a machine, if there is one that can be read.

@@ -14,7 +14,7 @@ use evenkeel_core::model::{
 };
 use evenkeel_core::port::{Failure, FailureKind};
 use evenkeel_hypervisor::memory::{Aftermath, Fault, Workload};
-use evenkeel_sim::Cluster;
+use evenkeel_sim::{Cluster, HostSpec};
 
 use crate::common::*;
 use crate::stage::{Stage, after, once, staying};
@@ -32,6 +32,8 @@ pub(crate) const SITUATIONS: &[Situation] = &[
     (Reason::CoolDown, cool_down, Told::First),
     (Reason::WarmingUp, warming_up, Told::First),
     (Reason::Quarantined, quarantined, Told::First),
+    (Reason::FailedThere, failed_there, Told::First),
+    (Reason::TargetFails, target_fails, Told::First),
     (Reason::CpuCeiling, cpu_ceiling, Told::First),
     (Reason::IoCeiling, io_ceiling, Told::First),
     (Reason::NotConverging, not_converging, Told::First),
@@ -150,11 +152,30 @@ pub(crate) fn refused() -> Fault {
     Fault { failure, after: 0.5, leaves: Aftermath::Here }
 }
 
+/// The first host does not forget soon.
+fn resentful() -> Stage {
+    Stage::new().configured(|c| c.restraint.quarantine = Duration::from_secs(3600))
+}
+
 fn quarantined() -> Cluster {
-    let calm = |c: &mut Config| c.restraint.quarantine = Duration::from_secs(3600);
-    let mut cluster = Stage::new().configured(calm).start();
+    let mut cluster = resentful().start();
+    cluster.add_host(HostSpec::new(profile(2), eager())).unwrap();
+    cluster.start();
+    cluster.cloud_mut().fail_migrations_of(&machine_id("m"), Some(refused())).unwrap();
+    after(cluster, 300)
+}
+
+fn failed_there() -> Cluster {
+    let mut cluster = resentful().start();
     cluster.cloud_mut().fail_next_migration(&host_id(0), refused()).unwrap();
     after(cluster, 120)
+}
+
+fn target_fails() -> Cluster {
+    let stage = resentful().edit(|s| s.others.push((0, 2.0, facts("n", 2.0))));
+    let mut cluster = stage.start();
+    cluster.cloud_mut().fail_arrivals_at(&host_id(1), Some(refused())).unwrap();
+    after(cluster, 300)
 }
 
 fn ceilings(cpu: f64, io: f64) -> Cluster {

@@ -12,7 +12,7 @@ use crate::Config;
 use crate::api::{self, Peers, Socket};
 use crate::client::{Client, ClientError};
 use crate::clock::Clock;
-use crate::request::Request as Asked;
+use crate::request::{Edit, Request as Asked};
 
 /// An agent's API and network, and a driver that knows addresses and says whose it is.
 struct Agent {
@@ -50,7 +50,7 @@ impl Agent {
                         let known = addresses.get(&host).copied();
                         drop(reply.send(known.ok_or(format!("host `{host}` was never seen"))));
                     }
-                    Asked::SetTarget(_, _, reply) => {
+                    Asked::Edit(Edit { answer: reply, .. }) => {
                         count.fetch_add(1, Ordering::Relaxed);
                         drop(reply.send(Ok(())));
                     }
@@ -199,4 +199,30 @@ async fn a_member_cannot_send_a_request_without_end() {
     let refused = said(local.call::<()>(Method::PUT, path, body.into()).await);
     assert!(refused.contains("host `far`") && refused.contains("bytes"), "{refused}");
     assert_eq!(far.acted.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_text_that_is_nested_as_deep_as_it_is_long_is_an_error() {
+    let (dir, ca) = cluster();
+    let agent = Agent::start(&ca, &dir, "far", Members::Operate, &[]);
+    let peer = Agent::start(&ca, &dir, "near", Members::None, &[&agent]);
+    let addr = agent.net.local_addr().unwrap();
+    for (path, open) in [
+        ("/api/v1/machines/vm1/target", "["),
+        ("/api/v1/machines/vm1/rules", "{\"x\":"),
+        ("/api/v1/state", "[{\"a\":"),
+    ] {
+        let body = open.repeat((REQUEST_BYTES_MAX - 1024) / open.len());
+        let request = format!(
+            "PUT {path} HTTP/1.1\r\nhost: far\r\ncontent-type: application/json\r\n\
+             connection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = peer.net.call(&agent.host, addr).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 4"), "{path}: {answer}");
+    }
+    assert_eq!(agent.acted.load(Ordering::Relaxed), 0);
 }

@@ -45,7 +45,7 @@ async fn ask(addr: SocketAddr, trusted: &CertificateDer<'static>, line: &str) ->
         .with_root_certificates(roots)
         .with_no_client_auth();
     let name = ServerName::try_from("localhost").unwrap();
-    let tcp = TcpStream::connect(addr).await.unwrap();
+    let tcp = from_address([127, 0, 0, 2], addr).await;
     let mut tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
     let request = format!("GET /x HTTP/1.1\r\nhost: localhost\r\n{line}\r\n");
     tls.write_all(request.as_bytes()).await.unwrap();
@@ -53,6 +53,48 @@ async fn ask(addr: SocketAddr, trusted: &CertificateDer<'static>, line: &str) ->
     // The other side may end without TLS's own goodbye.
     let _ = tls.read_to_end(&mut answer).await;
     String::from_utf8(answer).unwrap()
+}
+
+/// A connection from an address of this host.
+async fn from_address(from: [u8; 4], to: SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((from, 0).into()).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+#[tokio::test]
+async fn one_address_does_not_take_all_places_at_the_port() {
+    let (_dir, config, certificate) = site();
+    let tcp = Tcp::open(&config).await.unwrap();
+    let addr = tcp.listener.local_addr().unwrap();
+    tokio::spawn(tcp.serve(Router::new().route("/x", get(|| async { "the answer" }))));
+    let mut held = Vec::new();
+    for _ in 0..CALLERS_FROM_ADDRESS_MAX {
+        held.push(TcpStream::connect(addr).await.unwrap());
+    }
+    // One more is closed without a word, and whoever calls from elsewhere is answered.
+    let mut more = TcpStream::connect(addr).await.unwrap();
+    let mut said = Vec::new();
+    assert!(more.read_to_end(&mut said).await.is_err() || said.is_empty());
+    let line = format!("authorization: Bearer {TOKEN}\r\n");
+    for _ in 0..2 {
+        assert!(ask(addr, &certificate, &line).await.contains("the answer"));
+    }
+    drop(held);
+}
+
+#[test]
+fn callers_are_counted_by_address_and_network_and_leave_their_places() {
+    let callers = Callers::default();
+    let addr = |text: &str| text.parse::<IpAddr>().unwrap();
+    let admit = |text: &str| callers.admit(addr(text));
+    let mut v4: Vec<_> = (0..8).map(|_| admit("192.0.2.1").unwrap()).collect();
+    assert!(admit("192.0.2.1").is_none() && admit("::ffff:192.0.2.1").is_none());
+    assert!(admit("192.0.2.2").is_some());
+    let _v6: Vec<_> = (0..8).map(|n| admit(&format!("2001:db8::{n}")).unwrap()).collect();
+    assert!(admit("2001:db8::ffff").is_none() && admit("2001:db8:0:1::1").is_some());
+    v4.pop();
+    assert!(admit("192.0.2.1").is_some());
 }
 
 #[tokio::test]

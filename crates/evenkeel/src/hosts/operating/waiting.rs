@@ -6,7 +6,7 @@ use evenkeel_agent::Client;
 use evenkeel_agent::status::{MoveStage, MoveStatus};
 use evenkeel_core::decision::Reason;
 
-use crate::output::Failure;
+use crate::output::{Failure, to_do};
 use crate::progress::Progress;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -84,10 +84,9 @@ fn failed(status: &MoveStatus) -> String {
         Reason::Ended => format!("`evenkeel status --host {from}` says where it is"),
         _ => format!("it is left as it was on host `{from}`"),
     };
+    let hint = to_do(reason).map_or_else(String::new, |to_do| format!("\nhint: {to_do}"));
     format!(
-        "machine `{name}` was not moved from host `{from}`{to}: {state}\n{reason}: {}{detail}\nhint: \
-         {}",
-        reason.meaning(),
-        reason.remedy()
+        "machine `{name}` was not moved from host `{from}`{to}: {state}\n{reason}: {}{detail}{hint}",
+        reason.meaning()
     )
 }

@@ -10,23 +10,42 @@ use evenkeel_sim::snapshot::{SnapshotHost, SnapshotMachine};
 
 use super::Host;
 use crate::hosts::block_on;
-use crate::output::Failure;
+use crate::hosts::everybody::{everybody, side_by_side};
+use crate::output::{Failure, tell};
 
 /// Asks the agent at every socket.
 pub(super) fn read(sockets: &[PathBuf]) -> Result<Vec<Host>, Failure> {
-    sockets.iter().map(|socket| read_one(socket)).collect()
+    let one = |socket: &PathBuf| {
+        block_on(async { Ok(Client::new(socket).status().await?) }).and_then(|s| describe(&s))
+    };
+    sockets.iter().map(one).collect()
 }
 
-fn read_one(socket: &Path) -> Result<Host, Failure> {
-    let status = block_on(async { Ok(Client::new(socket).status().await?) })?;
+/// Asks every host of the cluster that the agent at a socket knows.
+pub(super) fn read_cluster(socket: &Path) -> Result<Vec<Host>, Failure> {
+    block_on(async {
+        let all = everybody(Client::new(socket)).await?;
+        let ask = |(host, client): (HostId, Client)| async move { (host, client.status().await) };
+        let mut hosts = Vec::new();
+        for (host, answer) in side_by_side(all, ask).await? {
+            match answer {
+                Ok(status) => hosts.push(describe(&status)?),
+                Err(why) => tell!("host {host} is left out: {}", Printable(&why.to_string())),
+            }
+        }
+        Ok(hosts)
+    })
+}
+
+fn describe(status: &Status) -> Result<Host, Failure> {
     let id = &status.host;
     if let Some(why) = &status.unknown {
-        anstream::eprintln!("the load of host `{id}` is not known: {}", Printable(why));
+        crate::output::tell!("the load of host `{id}` is not known: {}", Printable(why));
     }
     let running = status.machines.iter().filter(|m| m.presence.is_resident());
     let machines: Vec<_> = running.map(|m| machine(id, m)).collect();
-    anstream::eprintln!("host {id}: {} machines run", machines.len());
-    Ok((host(&status)?, machines))
+    crate::output::tell!("host {id}: {} machines run", machines.len());
+    Ok((host(status)?, machines))
 }
 
 fn host(status: &Status) -> Result<SnapshotHost, Failure> {
@@ -45,7 +64,7 @@ fn host(status: &Status) -> Result<SnapshotHost, Failure> {
 fn machine(host: &HostId, machine: &MachineStatus) -> SnapshotMachine {
     if machine.usage.is_none() {
         let why = machine.unknown.as_deref().unwrap_or("what it uses is not known");
-        anstream::eprintln!(
+        crate::output::tell!(
             "machine `{}` on `{host}` stays where it is: {}",
             Printable(&machine.name),
             Printable(why)

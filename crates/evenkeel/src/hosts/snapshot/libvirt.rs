@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use evenkeel_core::load::{Machine, Metering, View};
-use evenkeel_core::model::{HostId, HostProfile, HostState, Resources, Time};
+use evenkeel_core::model::{HostId, HostProfile, HostState, IdError, Resources, Time};
 use evenkeel_core::port::{Event, HostSample, ORDER_TIME_MAX, Order};
 use evenkeel_core::printable::{Printable, printable};
 use evenkeel_hypervisor::Hypervisor;
@@ -29,10 +29,10 @@ struct Link {
 /// Reads every host twice, `interval` apart.
 pub(super) fn read(sources: &[Source], interval: Duration) -> Result<Vec<Host>, Failure> {
     let mut links = Vec::with_capacity(sources.len());
-    for (id, source) in names(sources).into_iter().zip(sources) {
+    for (id, source) in names(sources)?.into_iter().zip(sources) {
         links.push(Link::open(id, &source.uri)?);
     }
-    anstream::eprintln!(
+    crate::output::tell!(
         "reading {} over libvirt, read-only, for {:.1} s …",
         if links.len() == 1 { "1 host".to_owned() } else { format!("{} hosts", links.len()) },
         interval.as_secs_f64()
@@ -45,30 +45,41 @@ pub(super) fn read(sources: &[Source], interval: Duration) -> Result<Vec<Host>, 
 }
 
 /// The names given, or the hosts in the URIs; of those alike all but the first get a number.
-fn names(sources: &[Source]) -> Vec<HostId> {
+fn names(sources: &[Source]) -> Result<Vec<HostId>, Failure> {
     let mut counts: BTreeMap<HostId, u32> = BTreeMap::new();
-    let mut name = |source: &Source| {
-        let base = source.name.clone().unwrap_or_else(|| host_of(&source.uri));
+    let mut names = Vec::with_capacity(sources.len());
+    for source in sources {
+        let base = source.name.clone().map_or_else(|| host_of(&source.uri), Ok)?;
         let count = counts.entry(base.clone()).or_default();
         *count += 1;
-        match *count {
+        names.push(match *count {
             1 => base,
-            n => HostId::new(&format!("{base}-{n}")).unwrap_or(base),
-        }
-    };
-    sources.iter().map(&mut name).collect()
+            n => HostId::new(&format!("{base}-{n}")).map_err(|why| unnamed(&source.uri, &why))?,
+        });
+    }
+    Ok(names)
+}
+
+fn unnamed(uri: &str, why: &IdError) -> Failure {
+    format!("`{uri}` gives no name for its host: {why}\nhint: name it yourself: -c NAME={uri}")
+        .into()
 }
 
 /// The host that a URI names; this one if it names none.
-fn host_of(uri: &str) -> HostId {
+fn host_of(uri: &str) -> Result<HostId, Failure> {
     let authority = uri.split_once("://").map_or("", |(_, rest)| rest);
     let authority = authority.split(['/', '?']).next().unwrap_or_default();
     let host = authority.rsplit('@').next().unwrap_or_default();
-    let host = host.split(':').next().unwrap_or_default();
-    let here = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    HostId::new(host)
-        .or_else(|_| HostId::new(here().trim()))
-        .unwrap_or_else(|_| HostId::new("localhost").expect("letters"))
+    // An address of IPv6 has colons itself, and stands in brackets.
+    let host =
+        if host.starts_with('[') { host } else { host.split(':').next().unwrap_or_default() };
+    let unnamed = |why: IdError| unnamed(uri, &why);
+    if !host.is_empty() {
+        return HostId::new(host).map_err(unnamed);
+    }
+    let here = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let here = if here.trim().is_empty() { "localhost" } else { here.trim() };
+    HostId::new(here).map_err(unnamed)
 }
 
 impl Link {
@@ -129,7 +140,7 @@ fn describe(id: &HostId, first: HostSample, second: HostSample) -> Host {
     };
     let running = view.machines().values().filter(|m| m.presence.is_resident());
     let machines: Vec<_> = running.map(|m| machine(id, m)).collect();
-    anstream::eprintln!("host {id}: {} machines run", machines.len());
+    crate::output::tell!("host {id}: {} machines run", machines.len());
     (host, machines)
 }
 
@@ -139,7 +150,7 @@ fn machine(host: &HostId, machine: &Machine) -> SnapshotMachine {
     let (usage, known) = match machine.measured() {
         Ok(usage) => (usage, true),
         Err(why) => {
-            anstream::eprintln!(
+            crate::output::tell!(
                 "machine `{}` on `{host}` stays where it is: {}",
                 Printable(&facts.name),
                 printable(&why.to_string())
@@ -149,7 +160,7 @@ fn machine(host: &HostId, machine: &Machine) -> SnapshotMachine {
     };
     let entry = machine.entry();
     if let Err(why) = &facts.entry {
-        anstream::eprintln!(
+        crate::output::tell!(
             "machine `{}` on `{host}` stays: its entry is {}",
             Printable(&facts.name),
             Printable(why)
@@ -182,7 +193,21 @@ mod tests {
             "a=qemu:///session",
         ];
         let sources: Vec<Source> = sources.map(|s| s.parse().expect(s)).to_vec();
-        let names: Vec<_> = names(&sources).iter().map(ToString::to_string).collect();
+        let names = names(&sources).expect("names");
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
         assert_eq!(names, ["kvm1.example.org", "kvm2", "a", "a-2"]);
+    }
+
+    #[test]
+    fn a_host_whose_name_is_no_id_is_refused_with_words_and_not_called_like_this_one() {
+        let long = "compute-0042.rack17.room3.frankfurt-2.prod.internal.example-company.example";
+        for (host, says) in [(long, "longer than 63"), ("[2001:db8::7]", "holds `[`")] {
+            let source: Source = format!("qemu+ssh://root@{host}/system").parse().expect(host);
+            let error = names(&[source]).expect_err(host).to_string();
+            assert!(error.contains(says) && error.contains("-c NAME=qemu+ssh://"), "{error}");
+        }
+        let long: Source = format!("{}=qemu:///system", "h".repeat(63)).parse().expect("a name");
+        let alike = [long.clone(), long];
+        assert!(names(&alike).expect_err("no room for a number").to_string().contains("NAME="));
     }
 }

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::acquaintance::Acquaintances;
+use crate::agreement::Agreement;
 use crate::control::PauseRegister;
 use crate::decision::{Choice, Decision, Reason, Role};
-use crate::exchange::Agreement;
 use crate::model::{
     DiskPlace, Entry, Epoch, Group, HostId, MachineId, Requirements, Resources, Ticket, Time,
 };
-use crate::port::{Commit, HandoffId, HandoffKey, LookId, Presence, Stamp};
-use crate::witness::Acquaintances;
+use crate::port::{Commit, FailureKind, HandoffId, HandoffKey, LookId, Presence, Progress, Stamp};
 
 /// How far a handoff is. Every phase but [`Phase::Offered`] is durable before anything is said or
 /// ordered that depends on it.
@@ -169,6 +169,12 @@ pub struct Handoff {
     /// What it saw of it here last, in this phase.
     #[serde(skip)]
     pub(crate) seen: Option<Presence>,
+    /// Source: how far the hypervisor said last that the migration is.
+    #[serde(skip)]
+    pub(crate) sent: Option<Progress>,
+    /// Source: what kind of failure the hypervisor has answered the migration with.
+    #[serde(skip)]
+    pub(crate) failed: Option<FailureKind>,
     /// Source: whether the hypervisor itself says that it is off because it was migrated away.
     #[serde(skip)]
     pub(crate) left: bool,
@@ -247,6 +253,8 @@ impl Handoff {
             examined: false,
             look: LookId(0),
             seen: None,
+            sent: None,
+            failed: None,
             left: false,
             before: None,
             missed: false,
@@ -299,7 +307,7 @@ impl Handoff {
     }
 
     /// Whether it ends by itself soon unless something fails.
-    pub(super) const fn is_brisk(&self) -> bool {
+    pub(crate) const fn is_brisk(&self) -> bool {
         self.phase.is_brisk() || self.steps.unanswered
     }
 
@@ -351,6 +359,13 @@ impl Handoff {
             Phase::Discarding => "the hypervisor to destroy what has arrived".to_owned(),
             Phase::Done | Phase::Cancelled => "nothing".to_owned(),
         }
+    }
+
+    /// Whether a source whose machine stays may not start it before the target has said that it has
+    /// nothing.
+    pub(crate) fn waits_to_start(&self) -> bool {
+        let waits = self.role == Role::Donor && self.phase == Phase::Cancelling;
+        waits && self.missed && !self.steps.settled && !self.steps.acknowledged
     }
 
     /// Source: whether the target holds the machine's memory, the machine is off here, and nothing tells

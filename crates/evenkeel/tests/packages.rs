@@ -1,0 +1,242 @@
+//! From packages: `docs/start.md` is typed as it stands, on three hosts with systemd and libvirt.
+
+mod blocks;
+mod hosts;
+mod skips;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use blocks::Block;
+use evenkeel_rig::Domain;
+use hosts::Hosts;
+
+const PAGE: &str = "docs/start.md";
+const CONFIG: &str = "/etc/evenkeel/agent.toml";
+/// Guests of the rig have their kernel in a directory of their own. Rounds are shorter than a cluster's,
+/// and what machines use is known sooner: nothing else of the page's configuration is changed.
+const TABLES: &str = "\n[migration]\nfiles = ['/srv/rig/guest', '/var/log/libvirt/qemu']\n\
+    [balance]\nround = '2s'\nsample = '1s'\nsmoothing = 0.5\nhold = 1\nhold_of = 1\nwarm_up = 1\n\
+    stale_after = '20s'\ncool_down = '5s'\nforecast_quantile = 0.0\n\
+    [weights]\ncpu = 4.0\nmemory = 1.0\nio = 1.0\n";
+
+/// Packs the program under test; returns the package.
+fn package(dir: &Path, version: &str) -> PathBuf {
+    let packed = Command::new("bash")
+        .arg(blocks::root().join("scripts/package"))
+        .args([
+            "--program",
+            env!("CARGO_BIN_EXE_evenkeel"),
+            "--fast",
+            "--version",
+            version,
+            "--out",
+        ])
+        .arg(dir)
+        .output()
+        .expect("bash is there");
+    assert!(packed.status.success(), "{}", String::from_utf8_lossy(&packed.stderr));
+    dir.join(format!("evenkeel_{version}_amd64.deb"))
+}
+
+/// A page that is typed: it knows the token that was printed last.
+struct Typist<'h> {
+    hosts: &'h Hosts,
+    token: Option<String>,
+}
+
+impl Typist<'_> {
+    /// Types a block where it says; each command must succeed. Returns what was printed.
+    fn type_block(&mut self, block: &Block) -> String {
+        let place = block.info.strip_prefix("sh run on ").expect("it says where");
+        let numbers: Vec<usize> = match place {
+            "every host" => vec![1, 2, 3],
+            name => vec![name.strip_prefix("kvm").and_then(|n| n.parse().ok()).expect("a host")],
+        };
+        let mut printed = String::new();
+        for number in numbers {
+            for line in block.text.lines() {
+                printed += &self.type_line(number, line);
+            }
+        }
+        printed
+    }
+
+    fn type_line(&mut self, number: usize, line: &str) -> String {
+        let began = Instant::now();
+        let typed = match &self.token {
+            Some(token) => line.replace("ek1.…", token),
+            None => line.to_owned(),
+        };
+        let noninteractive = format!("cd /root && DEBIAN_FRONTEND=noninteractive {typed}");
+        let output = self.hosts.host(number).run(&["bash", "-c", &noninteractive]);
+        let output = output.unwrap_or_else(|error| panic!("{error}"));
+        eprintln!("kvm{number}# {line}   ({:.1} s)", began.elapsed().as_secs_f64());
+        assert!(output.success, "{line}: {output:?}\n{}", self.hosts.journal(number));
+        let token = output.stdout.split_whitespace().rfind(|word| word.starts_with("ek1."));
+        self.token = token.map(str::to_owned).or(self.token.take());
+        output.stdout
+    }
+}
+
+/// The blocks that are typed, each of which the page has once.
+fn block<'b>(blocks: &'b [Block], beginning: &str) -> &'b Block {
+    let found: Vec<_> = blocks.iter().filter(|block| block.text.starts_with(beginning)).collect();
+    assert_eq!(found.len(), 1, "{PAGE} has {} blocks that begin `{beginning}`", found.len());
+    found[0]
+}
+
+#[test]
+fn the_page_of_the_first_ten_minutes_does_as_it_stands_what_it_says() {
+    let Some(hosts) = Hosts::bare() else { return };
+    let dir = tempfile::tempdir().expect("a directory");
+    let (old, new) = (package(dir.path(), "0.1.0"), package(dir.path(), "0.1.1"));
+    for number in 1..=3 {
+        // What the page takes for granted: the package at hand, and a directory that all hosts share.
+        copy(&hosts, number, &old);
+        hosts.must(number, &["mkdir", "-p", "/srv/vm"]);
+        hosts.must(number, &["mount", "--bind", "/srv/rig/images", "/srv/vm"]);
+    }
+    let blocks: Vec<_> =
+        blocks::of_page(PAGE).into_iter().filter(|b| b.info.starts_with("sh run")).collect();
+    let mut typist = Typist { hosts: &hosts, token: None };
+    let mut next = blocks.iter();
+    let mut upto = |typist: &mut Typist<'_>, beginning: &str| {
+        let last = block(&blocks, beginning);
+        let mut printed = String::new();
+        for block in next.by_ref() {
+            printed += &typist.type_block(block);
+            if block == last {
+                return printed;
+            }
+        }
+        panic!("the block that begins `{beginning}` is typed already");
+    };
+
+    let guests: Vec<_> = (1..=3)
+        .map(|number| {
+            let mut domain = Domain::new(&format!("web-{number}"), number);
+            domain.memory_mib = 96;
+            hosts.start(1, &domain)
+        })
+        .collect();
+    upto(&mut typist, "apt-get install");
+    for number in 1..=3 {
+        let state =
+            hosts.host(number).run(&["systemctl", "is-active", "evenkeel"]).expect("it runs");
+        assert!(!state.success, "installing has started the agent: {state:?}");
+    }
+    let said = upto(&mut typist, "evenkeel init --yes");
+    assert!(said.contains("the agent runs"), "{said}");
+    let seen = upto(&mut typist, "evenkeel status");
+    for name in ["kvm1", "kvm2", "kvm3", "mode: observe"] {
+        assert!(seen.contains(name), "{name} is not in {seen}");
+    }
+    // As it says: it decides, and moves nothing.
+    for number in 1..=3 {
+        let text = hosts.host(number).read(CONFIG).expect("written") + TABLES;
+        hosts.host(number).write(CONFIG, &text).expect("written");
+        hosts.must(number, &["systemctl", "restart", "evenkeel"]);
+    }
+    for guest in &guests {
+        guest.burn(25).expect("it obeys");
+    }
+    hosts.until("a decision that would move a machine", || {
+        let said = hosts.evenkeel(1, &["history", "--format", "json"]).stdout;
+        if said.contains("OBSERVING") { Ok(()) } else { Err(said) }
+    });
+    upto(&mut typist, "evenkeel history");
+    assert_eq!(running(&hosts, 1).len(), 3, "it has only observed");
+
+    upto(&mut typist, "sed -i");
+    hosts.until("a machine on another host", || {
+        let here = running(&hosts, 1);
+        if here.len() < 3 { Ok(()) } else { Err(hosts.journal(1)) }
+    });
+    // Upgraded under load, agent by agent: every machine runs on, once.
+    for number in 1..=3 {
+        copy(&hosts, number, &new);
+        let words = ["dpkg", "-i", "/root/evenkeel_0.1.1_amd64.deb"];
+        hosts.must(number, &words);
+        assert_eq!(hosts.must(number, &["systemctl", "is-active", "evenkeel"]).trim(), "active");
+    }
+    everything_runs_once(&hosts);
+
+    upto(&mut typist, "evenkeel drain");
+    everything_runs_once(&hosts);
+    let there = running(&hosts, 3);
+    upto(&mut typist, "evenkeel leave");
+    assert_eq!(running(&hosts, 3), there, "machines stay");
+    // Removed and purged: machines run on, and keys and records stay unless somebody says otherwise.
+    let before = running(&hosts, 1);
+    let quietly = ["env", "DEBIAN_FRONTEND=noninteractive", "dpkg", "--remove", "evenkeel"];
+    hosts.must(1, &quietly);
+    hosts.must(1, &["env", "DEBIAN_FRONTEND=noninteractive", "dpkg", "--purge", "evenkeel"]);
+    assert_eq!(running(&hosts, 1), before, "machines stay");
+    hosts.must(1, &["test", "-e", "/etc/evenkeel/ca/ca.key"]);
+    let told = "echo evenkeel evenkeel/remove_state boolean true | debconf-set-selections && \
+                DEBIAN_FRONTEND=noninteractive dpkg --purge evenkeel && ! ls -d /etc/evenkeel \
+                /var/lib/evenkeel";
+    hosts.must(2, &["bash", "-c", told]);
+    assert_eq!(next.count(), 0, "blocks of the page that nothing has typed");
+}
+
+fn copy(hosts: &Hosts, number: usize, package: &Path) {
+    let name = package.file_name().and_then(|name| name.to_str()).expect("text");
+    let shared = hosts.rig().shared().join(name);
+    fs::copy(package, shared).expect("copied");
+    let from = format!("/srv/rig/{name}");
+    hosts.must(number, &["cp", &from, "/root/"]);
+}
+
+fn running(hosts: &Hosts, number: usize) -> Vec<String> {
+    let names = hosts.virsh(number, &["list", "--name"]);
+    names.split_whitespace().map(str::to_owned).collect()
+}
+
+fn everything_runs_once(hosts: &Hosts) {
+    let mut all: Vec<_> = (1..=3).flat_map(|number| running(hosts, number)).collect();
+    all.sort();
+    assert_eq!(all, ["web-1", "web-2", "web-3"]);
+}
+
+#[test]
+fn the_packages_are_as_their_distributions_want_them() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let deb = package(dir.path(), "0.1.0");
+    let lintian = Command::new("lintian").args(["--fail-on", "error,warning"]).arg(&deb).output();
+    match lintian {
+        Ok(ran) => assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stdout)),
+        Err(_) => skips::skip("`lintian` is not installed"),
+    }
+    let list = |words: &[&str]| {
+        let ran = Command::new(words[0]).args(&words[1..]).output().expect("it is there");
+        String::from_utf8(ran.stdout).expect("text")
+    };
+    let files = list(&["dpkg-deb", "--contents", &deb.display().to_string()]);
+    let mut packages = vec![files];
+    let rpm = dir.path().join("evenkeel-0.1.0-1.x86_64.rpm");
+    if rpm.exists() {
+        packages.push(list(&["rpm", "-qlp", &rpm.display().to_string()]));
+    } else {
+        skips::skip("`rpmbuild` is not installed");
+    }
+    for files in packages {
+        for file in [
+            "/usr/bin/evenkeel",
+            "/usr/lib/systemd/system/evenkeel.service",
+            "/usr/lib/sysusers.d/evenkeel.conf",
+            "/usr/share/man/man1/evenkeel-init.1.gz",
+            "/usr/share/bash-completion/completions/evenkeel",
+            "/usr/share/doc/evenkeel/docs/start.md",
+        ] {
+            assert!(files.contains(file), "{file} is not in {files}");
+        }
+        assert!(!files.contains("agent.toml\n/etc") && !files.contains("/etc/evenkeel"), "{files}");
+    }
+    let mut sums = Command::new("sha256sum");
+    sums.args(["--check", "--quiet", "SHA256SUMS"]).current_dir(dir.path());
+    assert!(sums.status().expect("it is there").success());
+}
