@@ -130,6 +130,9 @@ pub(crate) struct Carrier {
     finished: Option<mpsc::Sender<HandoffId>>,
 }
 
+/// What a host asks for that only wants to know whether machines could be carried to another one.
+pub(crate) const REACH: &[u8] = b"reach";
+
 impl Carrier {
     /// Carries machines away, with sockets in `dir`, and at most so many bytes a second.
     pub(crate) fn new(net: Net, dir: PathBuf, bytes_per_s: Option<u64>) -> Self {

@@ -133,6 +133,8 @@ pub struct Config {
     pub history: HistoryConfig,
     /// Paths on storage that other hosts reach too, and the id under which they know it.
     pub storage: BTreeMap<PathBuf, String>,
+    /// What the operator calls segments, by the name of a virtual network, bridge or interface.
+    pub networks: BTreeMap<String, String>,
     /// Labels of this host, such as `rack = "r7"`, by which rules name it and go across.
     pub labels: Labels,
     /// What becomes of broken rules.
@@ -205,7 +207,7 @@ pub struct LibvirtConfig {
 }
 
 /// `[capacity]`. What is not declared is what the host has.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CapacityConfig {
     /// Cores.
@@ -221,6 +223,21 @@ pub struct CapacityConfig {
     /// Memory that no machine may take.
     #[serde(deserialize_with = "some_size")]
     pub reserved_memory: Option<ByteSize>,
+    /// Whether what the host does besides its machines counts in its load.
+    pub background: bool,
+}
+
+impl Default for CapacityConfig {
+    fn default() -> Self {
+        Self {
+            cpu_cores: None,
+            memory: None,
+            io_per_s: None,
+            cpu_speed: None,
+            reserved_memory: None,
+            background: true,
+        }
+    }
 }
 
 /// `[weights]`; only the proportions matter.
@@ -249,6 +266,8 @@ pub struct HandoffConfig {
     pub doubt_time_max: Duration,
     /// Whether disks that are on this host alone are copied when their machine moves.
     pub copy_storage: bool,
+    /// Whether machines move although libvirt keeps checkpoints of them, which are lost then.
+    pub lose_checkpoints: bool,
 }
 
 /// `[migration]`.
@@ -270,6 +289,8 @@ pub struct MigrationConfig {
     pub files: Vec<PathBuf>,
     /// Emulators that they may name besides those that libvirt knows.
     pub emulators: BTreeSet<String>,
+    /// Other managers whose machines are moved all the same.
+    pub move_managed: BTreeSet<String>,
     /// By which URI this host's libvirt reaches that of another host which is reached directly.
     pub peers: BTreeMap<String, String>,
 }
@@ -294,6 +315,7 @@ impl Default for MigrationConfig {
             admit: BTreeSet::new(),
             files: Vec::new(),
             emulators: BTreeSet::new(),
+            move_managed: BTreeSet::new(),
             peers: BTreeMap::new(),
         }
     }
@@ -302,6 +324,10 @@ impl Default for MigrationConfig {
 /// What can be admitted.
 const ADMITTED: &str =
     "one of network-disks, realtime, seclabel, secrets, sockets, tpm, user-networks";
+
+/// Managers that are known.
+const MANAGERS: &str = "one of CloudStack, Ganeti, Harvester, KubeVirt, Nutanix, OpenNebula, Pacemaker, \
+                        Proxmox, Virtuozzo, nova, oVirt";
 
 impl MigrationConfig {
     fn check(&self) -> Result<(), ValueError> {
@@ -318,6 +344,10 @@ impl MigrationConfig {
             let absolute = Path::new(emulator).is_absolute();
             check(absolute, "migration.emulators", emulator, "an absolute path")?;
         }
+        for name in &self.move_managed {
+            let known = evenkeel_libvirt::managers().any(|manager| manager == name);
+            check(known, "migration.move_managed", name, MANAGERS)?;
+        }
         for (host, uri) in &self.peers {
             let named = HostId::new(host).is_ok();
             check(named, "migration.peers", host, "the name of a host")?;
@@ -331,7 +361,13 @@ impl Default for HandoffConfig {
     fn default() -> Self {
         let limits = Limits::default();
         let doubt_time_max = limits.doubt_time_max;
-        Self { mode: Mode::default(), lock_manager: None, doubt_time_max, copy_storage: false }
+        Self {
+            mode: Mode::default(),
+            lock_manager: None,
+            doubt_time_max,
+            copy_storage: false,
+            lose_checkpoints: false,
+        }
     }
 }
 
@@ -358,6 +394,7 @@ impl Default for Config {
             handoff: HandoffConfig::default(),
             migration: MigrationConfig::default(),
             storage: BTreeMap::new(),
+            networks: BTreeMap::new(),
             labels: Labels::new(),
             rules: RulesConfig::default(),
         }
@@ -602,6 +639,7 @@ mod tests {
         check("[operation]\ntime_zone = 'Mars/Olympus'\n", &["operation.time_zone", "Mars"]);
         check("[operation]\nwindows = ['nights']\n", &["`nights`", "mon-fri 22:00-06:00"]);
         check("[handoff]\nmode = 'quick'\n", &["quick", "strict"]);
+        check("[migration]\nmove_managed = ['novva']\n", &["migration.move_managed", "nova"]);
         check("[migration]\ncarrier = 'pigeon'\n", &["pigeon", "agents", "direct"]);
         check("[migration]\nsocket_dir = 'run'\n", &["migration.socket_dir", "absolute"]);
         check("[api.tcp]\nlisten = '127.0.0.1:1'\n", &["missing field `certificate`"]);
@@ -615,6 +653,13 @@ mod tests {
         check("listen = '127.0.0.1:1'\n[labels]\nrack = 'a?'\n", &["`labels`", "a?"]);
         check("[rules]\nrepare = true\n", &["did you mean `repair`"]);
         check("not toml", &["agent.toml", "line 1"]);
+    }
+
+    #[test]
+    fn every_manager_that_is_known_is_named_where_one_is_not() {
+        for manager in evenkeel_libvirt::managers() {
+            assert!(MANAGERS.contains(manager), "{manager}");
+        }
     }
 
     #[test]

@@ -22,8 +22,10 @@ use evenkeel_core::decision::{Decision, Reason, Role};
 use evenkeel_core::effect::{Effect, Input, Timer};
 use evenkeel_core::handoff::Handoff;
 use evenkeel_core::message::{Message, Talk};
-use evenkeel_core::model::{HostId, Time};
-use evenkeel_core::port::{Event, Failure, FailureKind, HandoffId, Migration, Order, Progress};
+use evenkeel_core::model::{HostId, HostProfile, Resources, Time};
+use evenkeel_core::port::{
+    Event, Failure, FailureKind, HandoffId, HostSample, Migration, Order, Progress,
+};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_membership::{self as membership, Change, Member, Membership, Output};
 use evenkeel_net::{Net, NetEvent};
@@ -36,7 +38,7 @@ use tracing::{debug, error, info, warn};
 pub(crate) use emptying::Wishes;
 pub(crate) use vouching::{Proved, Vouching};
 
-use crate::alarms::Alarms;
+use crate::alarms::{self, Alarms};
 use crate::carrier::{Carrier, Ways};
 use crate::clock::Clock;
 use crate::hours::OpenHours;
@@ -91,6 +93,8 @@ pub(crate) struct Driver {
     pub(crate) timers: Timers,
     /// Where other hosts were last reached, also those that seem dead.
     pub(crate) addresses: BTreeMap<HostId, SocketAddr>,
+    /// Whether it was told addresses of other agents.
+    pub(crate) seeded: bool,
     /// Members that could not be written down yet: tried again until they can.
     pub(crate) unremembered: BTreeMap<HostId, SocketAddr>,
     pub(crate) removed: mpsc::Sender<HostId>,
@@ -218,7 +222,7 @@ impl Driver {
                     self.close_records();
                     self.watch_hours();
                     let now = self.clock.now();
-                    self.alarms.tell(self.balancer.handoffs(), now);
+                    self.alarms.tell(&alarms::of(&self.balancer, now), now);
                     self.alarms.tell_left_out(self.balancer.host().left_out(now));
                     for decision in self.ledger.due(self.clock.now()) {
                         self.write_record(&decision);
@@ -487,7 +491,7 @@ impl Driver {
         {
             failure.detail = format!("{} ({why})", failure.detail);
         }
-        match &event {
+        match &mut event {
             // A late one would stay for good.
             Event::Progress(handoff, progress)
                 if self.balancer.handoffs().any(|h| h.id == *handoff) =>
@@ -502,7 +506,12 @@ impl Driver {
                     self.stopped = true;
                 }
             }
-            Event::Sampled(result) => self.sampled(result.as_ref().err()),
+            Event::Sampled(result) => {
+                if let Ok(HostSample { background: Some(own), facts, .. }) = result {
+                    *own = beyond(own, &facts.capacity, &self.balancer.host().profile);
+                }
+                self.sampled(result.as_ref().err());
+            }
             _ => {}
         }
         let written = match &event {
@@ -568,6 +577,18 @@ pub(crate) async fn sleep_until(wake: Option<Instant>) {
     }
 }
 
+/// What a host does besides its machines of what machines may use: where less is declared than there
+/// is, the rest is for the host itself. In reference cores.
+fn beyond(own: &Resources, found: &Resources, profile: &HostProfile) -> Resources {
+    let rest = |own: f64, found: f64, declared: f64| (own - (found - declared).max(0.0)).max(0.0);
+    let capacity = &profile.capacity;
+    Resources {
+        cpu_cores: rest(own.cpu_cores, found.cpu_cores, capacity.cpu_cores) * profile.cpu_speed,
+        memory_bytes: rest(own.memory_bytes, found.memory_bytes, capacity.memory_bytes),
+        io_bytes_per_s: own.io_bytes_per_s,
+    }
+}
+
 /// A point in time as people read it.
 fn instant(time: Time) -> jiff::Timestamp {
     let ms = i64::try_from(time.unix_ms()).unwrap_or(i64::MAX);
@@ -597,5 +618,24 @@ fn log(decision: &Decision) {
 pub(crate) fn notify(state: sd_notify::NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         warn!(%error, "the service manager could not be told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_declared_of_a_host_is_its_own_to_use() {
+        let of =
+            |cpu_cores, memory_bytes| Resources { cpu_cores, memory_bytes, io_bytes_per_s: 7.0 };
+        let mut profile = HostProfile::new(HostId::new("h").unwrap(), of(6.0, 60.0));
+        profile.cpu_speed = 2.0;
+        for (own, counted) in [(of(1.5, 3.0), of(0.0, 0.0)), (of(5.0, 10.0), of(6.0, 6.0))] {
+            let found = beyond(&own, &of(8.0, 64.0), &profile);
+            assert_eq!(found, counted, "{own:?}");
+        }
+        // More may be declared than there is.
+        assert_eq!(beyond(&of(1.0, 1.0), &of(4.0, 40.0), &profile), of(2.0, 1.0));
     }
 }

@@ -1,7 +1,7 @@
 //! The daemon: one driver of the core over real time, libvirt, QUIC and SQLite.
 
 mod accusations;
-mod alarms;
+pub mod alarms;
 mod api;
 mod authority;
 mod carrier;
@@ -73,6 +73,8 @@ const FINISHED_MAX: usize = 64;
 const EVENTS_MAX: usize = 1024;
 /// I/O capacity of a host that declares none: a common 10 Gbit/s link, in bytes per second.
 const IO_BYTES_PER_S_DEFAULT: f64 = 1.25e9;
+/// How often it is said of a seed that it does not answer.
+const WARN_EVERY: Duration = Duration::from_secs(3600);
 /// First and longest wait between attempts to reach a seed or libvirt.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 
@@ -85,6 +87,9 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let clock = Clock::start();
     let identity = identity(&config)?;
     let host = identity.host().clone();
+    let told = config.seeds.iter().copied().chain(kept_seeds(&config.identity_dir));
+    let others: BTreeSet<_> = told.filter(|seed| *seed != config.advertised()).collect();
+    let others: Vec<_> = others.into_iter().collect();
     let mut store = Store::open(&config.state_dir)?;
     store.retain(config.history.retention());
     let enroller = authority::enroller(&config, &store)?;
@@ -145,6 +150,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         carrier,
         ways: config.ways(),
         timers: Timers::default(),
+        seeded: !others.is_empty(),
         unremembered: BTreeMap::new(),
         removed: removing,
         vouching,
@@ -168,9 +174,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     driver.join_remembered();
     tokio::spawn(authority::keep_renewed(net.clone(), config.identity_dir.clone()));
     // One list of seeds may serve all hosts: this one is no news to itself.
-    let told = config.seeds.iter().copied().chain(kept_seeds(&config.identity_dir));
-    let others: BTreeSet<_> = told.filter(|seed| *seed != addr).collect();
-    let seeds = find_seeds(&net, others.into_iter().collect());
+    let seeds = find_seeds(&net, others);
     let hypervisor = hypervisor_events;
     let sources =
         Sources { net: net_events, hypervisor, requests, seeds, removed, finished, proved, stop };
@@ -231,6 +235,10 @@ fn settings(config: &Config) -> LibvirtConfig {
         storage: config.storage.iter().map(shared).collect(),
         lock_manager: config.handoff.lock_manager.clone(),
         admission: config.admission(),
+        segments: config.networks.clone(),
+        move_managed: config.migration.move_managed.clone(),
+        lose_checkpoints: config.handoff.lose_checkpoints,
+        background: config.capacity.background,
         ..LibvirtConfig::new(libvirt.uri.clone(), config.migration_uri())
     }
 }
@@ -304,13 +312,17 @@ fn find_seeds(net: &Net, addresses: Vec<SocketAddr>) -> mpsc::Receiver<(HostId, 
     for addr in addresses {
         let (net, found) = (net.clone(), found.clone());
         tokio::spawn(async move {
-            let mut wait = RETRY.0;
+            let (mut wait, mut warned) = (RETRY.0, None::<Instant>);
             loop {
                 match net.identify(addr).await {
                     Ok(host) => return found.send((host, addr)).await,
                     // Silence at first is usual: hosts are started together.
-                    Err(error) if wait >= RETRY.1 || refused(&error) && wait == RETRY.0 => {
-                        warn!(%error, "seed not asked; trying again");
+                    Err(error)
+                        if (wait >= RETRY.1 || refused(&error) && wait == RETRY.0)
+                            && warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) =>
+                    {
+                        warned = Some(Instant::now());
+                        warn!(%error, "seed not asked; trying again, and telling again in an hour");
                     }
                     Err(_) => {}
                 }

@@ -3,6 +3,7 @@
 mod operation;
 
 pub use crate::accusations::Accused;
+pub use crate::alarms::{Alarm, AlarmCode};
 pub use crate::silent::SilentMember;
 use std::collections::BTreeMap;
 
@@ -77,6 +78,16 @@ pub struct Status {
     /// How much it does by itself, and what it was told.
     #[serde(default)]
     pub operation: OperationStatus,
+    /// What this host does besides its machines, where that is measured: in reference cores, bytes and
+    /// bytes per second.
+    #[serde(default)]
+    pub background: Option<Resources>,
+    /// Whether it was told of other hosts, whether they are alive or not.
+    #[serde(default)]
+    pub knows_others: bool,
+    /// What somebody has to look at now.
+    #[serde(default)]
+    pub alarms: Vec<Alarm>,
     /// Members that have said what they must not.
     #[serde(default)]
     pub accused: Vec<Accused>,
@@ -124,6 +135,9 @@ pub struct MachineStatus {
     pub target_load: Option<f64>,
     /// What is wrong with its schedule entry.
     pub entry_error: Option<String>,
+    /// What keeps it on its host whatever other hosts have, in words, if anything does.
+    #[serde(default)]
+    pub kept: Option<String>,
 }
 
 /// One handoff under way.
@@ -212,6 +226,9 @@ impl Status {
             talking_to: balancer.talking_to().cloned(),
             machines: host.view.machines().iter().map(machine).collect(),
             handoffs: balancer.handoffs().map(handoff).collect(),
+            background: Some(*host.view.background()).filter(|own| *own != Resources::ZERO),
+            knows_others: false,
+            alarms: crate::alarms::of(balancer, now),
             operation: OperationStatus::of(balancer, progress, hours_change, now),
             accused,
             left_out: host.left_out(now).collect(),
@@ -252,6 +269,12 @@ impl MachineStatus {
             epoch: entry.map_or(Epoch::default(), |e| e.epoch),
             target_load: entry.and_then(|e| e.target_load),
             entry_error: machine.facts.entry.as_ref().err().cloned(),
+            kept: machine
+                .facts
+                .needs
+                .keeps
+                .first()
+                .map(|missing| format!("{}: {missing}", missing.reason())),
         }
     }
 }

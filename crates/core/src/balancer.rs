@@ -59,7 +59,7 @@ use watching::Watching;
 
 pub use directed::{Directed, Outcome, Stage};
 pub use recommending::Recommendation;
-pub use watching::Twin;
+pub use watching::{Leftover, Twin};
 
 /// One host's balancer.
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@ mod candidates;
 mod concluding;
 mod holds;
 mod judgement;
+mod neighbours;
 mod ruling;
 mod seats;
 mod taker;
@@ -224,6 +225,7 @@ impl Host {
         }
         self.past.sampled(self.is_overloaded(now) == Some(true));
         let machines = self.view.machines();
+        self.holds.busy.retain(|machine, _| machines.contains_key(machine));
         self.past.failures.retain(|machine| machines.contains_key(machine));
         self.experience.retain(|machine| machines.contains_key(machine));
     }
@@ -439,7 +441,10 @@ impl Host {
     pub fn free_memory_bytes(&self) -> f64 {
         let coming: f64 = self.holds.incoming.values().map(|i| i.memory_bytes).sum();
         let landed: f64 = self.holds.landed.values().map(|l| l.memory_bytes).sum();
+        // What the host itself occupies, beyond what is kept for it.
+        let own = self.view.background().memory_bytes - self.profile.reserved_memory_bytes;
         self.ceilings.promisable_bytes(&self.profile)
+            - own.max(0.0)
             - self.view.committed_memory_bytes()
             - coming
             - landed

@@ -129,6 +129,10 @@ struct Series {
     /// What came along with the machine when it arrived, if it did.
     believed: Option<Resources>,
     fault: Option<Implausible>,
+    /// Since when the hypervisor has told nothing of it, in how many samples, and what it used before
+    /// that, where it was known.
+    silent: Option<(Time, u32)>,
+    held: Option<Resources>,
     /// What it lost to others.
     meter: Meter,
 }
@@ -138,8 +142,9 @@ impl Series {
     fn observe(&mut self, at: Time, sample: &MachineSample, speed: f64, metering: &Metering) {
         let vcpus = sample.facts.vcpus;
         let Some(counters) = sample.counters else {
-            return self.begin_anew(Implausible::NoCounters);
+            return self.fall_silent(at, &metering.forecasting);
         };
+        self.silent = None;
         if vcpus == 0 {
             return self.begin_anew(Implausible::NoCpus);
         }
@@ -170,8 +175,32 @@ impl Series {
             memory_bytes: counters.memory_bytes as f64,
             io_bytes_per_s: (counters.io_bytes - earlier.io_bytes) as f64 / seconds,
         };
-        self.fault = None;
+        if self.fault.take().is_some() {
+            // What it used before it fell silent is nearer than its first figure after that.
+            self.believed = self.held.take().or(self.believed);
+        }
         self.forecast.observe(at, newest, &metering.forecasting);
+    }
+
+    /// The hypervisor tells nothing of it: it is busy with it, or it hangs.
+    fn fall_silent(&mut self, at: Time, how: &Forecasting) {
+        let held = self.usage(how).ok().or(self.held);
+        let (since, samples) = self.silent.unwrap_or((at, 0));
+        self.begin_anew(Implausible::NoCounters);
+        self.silent = Some((since, samples.saturating_add(1)));
+        self.held = held;
+    }
+
+    /// What it counts for in the load of its host while it is silent: what it used before, or at least
+    /// the memory that it may occupy. One machine that hangs must not make its whole host unknown.
+    fn stand_in(&self, memory_bytes: f64) -> Option<Resources> {
+        if self.fault != Some(Implausible::NoCounters) {
+            return None;
+        }
+        let claimed = Resources { memory_bytes, ..Resources::ZERO };
+        // One sample without figures may be of a machine that begins or ends.
+        let lasts = self.silent.is_none_or(|(_, samples)| samples > 1);
+        self.held.or(lasts.then_some(claimed))
     }
 
     fn begin_anew(&mut self, fault: Implausible) {
@@ -215,7 +244,10 @@ pub struct Machine {
     pub dirty_bytes_per_s: Option<f64>,
     /// How much of what it wants it does not get.
     pub contention: Contention,
+    /// Since when the hypervisor has told nothing of it, if so.
+    pub silent_since: Option<Time>,
     usage: Result<Resources, Implausible>,
+    stand_in: Option<Resources>,
 }
 
 impl Machine {
@@ -362,7 +394,6 @@ impl View {
         let how = &self.metering.forecasting;
         let is_warm = series.is_warm(how);
         Machine {
-            facts: sample.facts,
             presence: sample.presence,
             margin: series.forecast.margin(),
             persistence: series.forecast.persistence(),
@@ -370,7 +401,10 @@ impl View {
             is_new: series.believed.is_none() && !is_warm,
             dirty_bytes_per_s: sample.counters.and_then(|c| c.dirty_bytes_per_s).map(|d| d as f64),
             contention: series.meter.contention(series.meter.waiting()),
+            silent_since: series.silent.map(|(since, _)| since),
             usage: series.usage(how),
+            stand_in: series.stand_in(sample.facts.memory_bytes),
+            facts: sample.facts,
         }
     }
 
@@ -405,6 +439,12 @@ impl View {
         &self.machines
     }
 
+    /// What this host does besides its machines, in reference cores, bytes and bytes per second.
+    #[must_use]
+    pub const fn background(&self) -> &Resources {
+        &self.background
+    }
+
     /// What machines may need of this host.
     #[must_use]
     pub const fn provides(&self) -> &Provides {
@@ -428,10 +468,11 @@ impl View {
         }
         let mut sum = self.background;
         for machine in self.machines.values() {
-            let (_, factors) = machine
-                .factors(host)
-                .map_err(|why| Unknown::Machine { name: machine.facts.name.clone(), why })?;
-            sum += factors;
+            let unknown = |why| Unknown::Machine { name: machine.facts.name.clone(), why };
+            sum += match machine.factors(host) {
+                Ok((_, factors)) => factors,
+                Err(why) => machine.stand_in.ok_or_else(|| unknown(why))?,
+            };
         }
         Ok(sum)
     }
@@ -492,6 +533,7 @@ mod tests {
                 entry: Ok(Entry::default()),
             }),
             presence: Presence::Running,
+            arrived: false,
             counters: *counters,
         });
         HostSample {
@@ -553,6 +595,30 @@ mod tests {
         assert!((usage(&view, 2000).unwrap().cpu_cores - 0.5).abs() < 1e-9);
         view.observe(sample(3000, &[("a", 1, used(110, 0))]), &host());
         assert!((usage(&view, 3000).unwrap().cpu_cores - 0.1).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_machine_that_falls_silent_is_unknown_alone_and_counts_as_it_did() {
+        let told = |at, ms| sample(at, &[("a", 1, used(ms, 0)), ("b", 1, used(ms / 2, 0))]);
+        let silent = |at, ms| sample(at, &[("a", 1, used(ms, 0)), ("b", 1, None)]);
+        let mut view = view_after(vec![told(0, 0), told(1000, 400), silent(2000, 800)]);
+        let id = |name| MachineId::new(name).unwrap();
+        let cores = |view: &View, now| usage(view, now).unwrap().cpu_cores;
+        assert!((cores(&view, 2000) - 0.6).abs() < 1e-9, "0.4 of `a`, and 0.2 as before of `b`");
+        assert!(view.machines()[&id("b")].measured().is_err(), "it alone is unknown");
+        assert_eq!(view.machines()[&id("b")].silent_since, Some(Time::from_unix_ms(2000)));
+        assert_eq!(view.machines()[&id("a")].silent_since, None);
+        view.observe(silent(3000, 1200), &host());
+        assert_eq!(view.machines()[&id("b")].silent_since, Some(Time::from_unix_ms(2000)));
+        // It answers again.
+        view.observe(told(4000, 1600), &host());
+        assert!((cores(&view, 4000) - 0.6).abs() < 1e-9);
+        assert_eq!(view.machines()[&id("b")].silent_since, None);
+        // One that was silent from the beginning counts with the memory that it may occupy.
+        let mut view = view_after(vec![silent(0, 0), silent(1000, 400)]);
+        assert!((usage(&view, 1000).unwrap().memory_bytes - 1.5e8).abs() < 1.0);
+        view.observe(silent(2000, 800), &host());
+        assert!((cores(&view, 2000) - 0.4).abs() < 1e-9);
     }
 
     #[test]

@@ -78,6 +78,8 @@ pub struct Examination {
     pub handoff: HandoffId,
     /// The machine.
     pub machine: MachineId,
+    /// Its name, which no other machine may have where it comes to, if it is known.
+    pub name: Option<String>,
     /// What it needs, its CPU as its own hypervisor describes it included.
     pub needs: Requirements,
 }
@@ -285,6 +287,8 @@ pub struct MachineSample {
     pub facts: Arc<MachineFacts>,
     /// Whether it runs.
     pub presence: Presence,
+    /// Whether it came to run here by a live migration, as its hypervisor says; whose, it does not tell.
+    pub arrived: bool,
     /// What it has consumed since this host began to run it; `None` when it does not run or could
     /// not be measured.
     pub counters: Option<Counters>,

@@ -75,7 +75,7 @@ reasons! {
     #[cbor(28)] NoSpare = "NO_SPARE": "Once this host is empty, the rest could not do without another one of them.", "Add a host, free memory, or drain with `--force`.";
     #[cbor(85)] NoRoom = "NO_ROOM": "None of the hosts that this one asked takes machines now: each is cordoned, being emptied, busy, at its limit of moves, or does not know the cluster yet.", "Nothing, if it passes; otherwise see `evenkeel explain host` of the others.";
     // Verdicts on machines.
-    #[cbor(32)] Chosen = "CHOSEN": "It fits best: by half-difference, its load is nearest to half the difference.", "Nothing.";
+    #[cbor(32)] Chosen = "CHOSEN": "It fits best by the policy that decides: its load is nearest to what the pair is to exchange.", "Nothing.";
     #[cbor(33)] Farther = "FARTHER": "It would help, but another machine fits better.", "Nothing.";
     #[cbor(34)] NoImprovement = "NO_IMPROVEMENT": "Its load is zero, or so large that the two hosts would end no closer together.", "Nothing.";
     #[cbor(35)] GainSmall = "GAIN_SMALL": "Moving it would bring the two closer by too little.", "Nothing; a smaller `gain_min` moves for less.";
@@ -96,7 +96,7 @@ reasons! {
     #[cbor(121)] TargetFails = "TARGET_FAILS": "Migrations of different machines to the other host have failed, and nothing is given to it for a while.", "Find out why they failed: `evenkeel status` holds the hypervisor's words. One machine is tried there again by itself; `evenkeel migrate MACHINE HOST` tries one at once, and a success ends it.";
     #[cbor(51)] CpuCeiling = "CPU_CEILING": "With what it may come to use, the other host would have more of its CPU in use than its ceiling allows.", "Nothing; a higher `cpu` under `[ceilings]` there takes it.";
     #[cbor(52)] IoCeiling = "IO_CEILING": "With what it may come to use, the other host would have more of its I/O in use than its ceiling allows.", "Nothing; a higher `io` under `[ceilings]` there takes it.";
-    #[cbor(53)] NotConverging = "NOT_CONVERGING": "It dirties its memory so fast that its migration is predicted not to end within its limits.", "A faster link, a higher `migration_link` if it is told too low, or a longer `migration_time_max`.";
+    #[cbor(53)] NotConverging = "NOT_CONVERGING": "Its migration is predicted not to end within its limits: it is too large for the link, or dirties its memory too fast, or the last two were aborted.", "A faster link, a higher `migration_link` if it is told too low, or a longer `migration_time_max`.";
     #[cbor(54)] CostHigh = "COST_HIGH": "Moving it is predicted to cost more than levelling its load gains for as long as that load is expected to last.", "Nothing; a longer `payback` counts on loads lasting longer.";
     #[cbor(55)] NoLocks = "NO_LOCKS": "Nothing keeps two copies of it apart, and `handoff.mode` is `fast`.", "Set `handoff.mode` to `auto` or `strict`, or put its disks on storage whose locks hold on all hosts.";
     #[cbor(56)] RunsTwice = "RUNS_TWICE": "It was seen running on another host, too, and nobody moves it.", "Stop the copy that is wrong, and look at its disks after that.";
@@ -122,6 +122,19 @@ reasons! {
     #[cbor(78)] NeedsChanged = "NEEDS_CHANGED": "What it needs of a host has changed since the two hosts agreed on it, so its migration was not begun.", "Nothing; the next round offers it as it is now.";
     #[cbor(79)] FitUnknown = "FIT_UNKNOWN": "The other host's hypervisor could not say whether it can run it.", "The detail holds its words; see that libvirt answers there.";
     #[cbor(95)] AlreadyHere = "ALREADY_HERE": "The other host knows the machine or the handoff already: it has a definition of the machine, runs it, or has had this handoff before.", "If the copy there is stale, remove it there (`virsh managedsave-remove`, `virsh undefine --keep-nvram`); if it is another machine with the same UUID, give one of the two a new UUID.";
+    #[cbor(100)] OtherNetwork = "OTHER_NETWORK": "A network of that name is another one on the other host, or reaches only what is on its host.", "Connect it to a bridge into the same segment on both hosts; where the two are the same all the same, say so under `[networks]`.";
+    #[cbor(101)] NoFile = "NO_FILE": "The other host has not a file or a program that it needs: firmware, a kernel, a socket, an emulator of a TPM.", "Put it there, at the same path, or take it out of the machine's definition.";
+    #[cbor(102)] NoSecret = "NO_SECRET": "The other host's libvirt does not know a secret that a disk of it is opened with.", "Define the secret there with the same UUID and usage (`virsh secret-define`, `virsh secret-set-value`).";
+    #[cbor(103)] NoAddress = "NO_ADDRESS": "It listens at an address of its present host, for a console or a serial port.", "Have it listen at `0.0.0.0`, at `127.0.0.1` or by a `listen` of type `network`.";
+    #[cbor(104)] NameTaken = "NAME_TAKEN": "Another machine has its name on the other host.", "Rename one of the two (`virsh domrename`).";
+    #[cbor(105)] CpuPinned = "CPU_PINNED": "A CPU of the other host that it is pinned to is pinned to another machine there.", "Pin one of the two to other CPUs (`virsh vcpupin`), or to more than it has virtual ones.";
+    #[cbor(106)] SameHostUuid = "SAME_HOST_UUID": "The two hosts have the same UUID, and libvirt takes them for one.", "Set `host_uuid` in libvirtd.conf (virtqemud.conf) of one of the two, and restart libvirt there.";
+    #[cbor(107)] Snapshots = "SNAPSHOTS": "libvirt keeps snapshots of it, and migrates no machine that has any.", "Delete them (`virsh snapshot-delete`), with `--metadata` where another program keeps them.";
+    #[cbor(108)] Checkpoints = "CHECKPOINTS": "libvirt keeps checkpoints of it for incremental backups, and a migration loses them.", "Delete them (`virsh checkpoint-delete --metadata`), or set `lose_checkpoints = true` under `[handoff]` where the next backup may be a full one.";
+    #[cbor(109)] OtherManager = "OTHER_MANAGER": "Another program manages it, and would start it again where it was.", "Move it by that program; or name the program in `move_managed` under `[migration]`, if it takes note of moves that are not its own.";
+    #[cbor(110)] NotMigratable = "NOT_MIGRATABLE": "It has something that libvirt does not migrate live.", "Take it out of the machine, or move the machine while it is off.";
+    #[cbor(111)] UnsafeStorage = "UNSAFE_STORAGE": "libvirt does not take the storage of a disk of it for shared, and refuses to migrate it.", "Mount the storage by a network file system on every host; from libvirt 11 on, name its path in `shared_filesystems` in qemu.conf.";
+    #[cbor(112)] JobUnderWay = "JOB_UNDER_WAY": "A job is under way on it, such as a backup, and is not disturbed.", "Nothing; it is offered again when the job has ended.";
     #[cbor(48)] Returned = "RETURNED": "It goes the other way, in return for the machine chosen.", "Nothing.";
     #[cbor(47)] NotOffered = "NOT_OFFERED": "There were more machines than one exchange offers, and it was among the farthest.", "Nothing.";
 }

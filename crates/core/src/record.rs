@@ -154,11 +154,11 @@ pub struct Handoff {
     /// Where the target's hypervisor is reached.
     #[serde(default)]
     pub(crate) uri: String,
-    /// What the machine needs, as agreed.
-    #[serde(skip)]
+    /// What the machine needs, as agreed: what arrives is compared with it, also after a restart.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) needs: Requirements,
     /// Where the copies of its local disks go, as the target has said.
-    #[serde(skip)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) disks: Vec<DiskPlace>,
     /// Target: whether room is kept, and not promised before the hypervisor has examined the machine.
     #[serde(skip)]
@@ -209,6 +209,10 @@ pub(crate) struct Steps {
     pub(crate) gone: bool,
     /// Released before the source's hypervisor has answered the migration, which it has not done yet.
     pub(crate) unanswered: bool,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Handoff {
@@ -275,13 +279,13 @@ impl Handoff {
         self.entry.rules.anti_affinity.iter().any(|group| group.label().is_some())
     }
 
-    /// What the machine needs, as the two hosts have agreed; nothing after a restart of this one.
+    /// What the machine needs, as the two hosts have agreed; nothing in a record of an earlier version.
     #[must_use]
     pub const fn needs(&self) -> &Requirements {
         &self.needs
     }
 
-    /// Where the copies of its local disks go; nothing after a restart of this host.
+    /// Where the copies of its local disks go; nothing in a record of an earlier version.
     #[must_use]
     pub fn places(&self) -> &[DiskPlace] {
         &self.disks

@@ -49,7 +49,7 @@ fn key(record: &Decision) -> Option<Key> {
     Some(Key::Exchange(record.exchange, first, second))
 }
 
-/// Newest first, each handoff and each recommendation once: with the donor's record first and the receiver's beside it.
+/// Newest first, each handoff and each recommendation once: the source's record first, the target's beside it.
 #[must_use]
 pub fn merged(mut records: Vec<Decision>) -> Vec<Entry> {
     records.sort_by(|a, b| b.ended.cmp(&a.ended).then_with(|| a.host.cmp(&b.host)));
@@ -85,9 +85,10 @@ pub fn merged(mut records: Vec<Decision>) -> Vec<Entry> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use evenkeel_core::decision::Reason;
     use evenkeel_core::model::Time;
+
+    use super::*;
 
     fn record(host: &str, role: Role, at: u64, handoff: Option<u64>) -> Decision {
         let host = HostId::new(host).unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Check, Facts, Finding};
+use crate::{Check, Facts, Finding, Sharing, StorageFacts};
 
 /// Clocks that differ by more than this are worth a look, by more than [`SKEW_ERROR_MS`] trouble.
 const SKEW_WARNING_MS: u64 = 1_000;
@@ -49,6 +49,7 @@ pub fn examine(asked: &[Asked], ways: &[Way], baseline: &Result<Baseline, String
     let facts: Vec<&Facts> = asked.iter().filter_map(|a| a.facts.as_ref().ok()).collect();
     findings.push(cpu(&facts, baseline));
     findings.extend(shared(&facts));
+    findings.extend(host_uuids(&facts));
     findings.push(versions(&facts));
     findings
 }
@@ -86,7 +87,8 @@ fn reach(way: &Way) -> Finding {
             from,
             format!("does not reach the libvirt of host `{to}`: {why}"),
             format!(
-                "no machine moves from `{from}` to `{to}`: look at `migration_uri` there, libvirt's \
+                "no machine moves from `{from}` to `{to}`: open TCP port 7946 there, besides UDP, where \
+                 agents carry machines; otherwise look at `migration_uri` there, libvirt's \
                  certificates on both, and the network between the two"
             ),
         ),
@@ -134,6 +136,7 @@ fn shared(facts: &[&Facts]) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     for (id, sources) in &places {
+        findings.extend(half_mounted(id, facts));
         let having: BTreeSet<&str> = sources.values().flatten().copied().collect();
         let without: Vec<&str> =
             facts.iter().map(|f| f.host.as_str()).filter(|host| !having.contains(host)).collect();
@@ -167,6 +170,58 @@ fn shared(facts: &[&Facts]) -> Vec<Finding> {
         findings.push(Finding::ok(Check::Shared, "", what));
     }
     findings
+}
+
+/// Hosts that libvirt takes for one and the same.
+fn host_uuids(facts: &[&Facts]) -> Vec<Finding> {
+    let mut hosts: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for facts in facts {
+        let uuid = facts.libvirt.as_ref().map_or("", |libvirt| libvirt.host_uuid.as_str());
+        if !uuid.is_empty() {
+            hosts.entry(uuid).or_default().push(&facts.host);
+        }
+    }
+    let same = hosts.iter().filter(|(_, hosts)| hosts.len() > 1);
+    let mut findings: Vec<Finding> = same
+        .map(|(uuid, hosts)| {
+            Finding::error(
+                Check::HostUuid,
+                "",
+                format!("hosts {} have the same UUID, {uuid}", hosts.join(", ")),
+                "no machine moves between them, since libvirt takes them for one: set `host_uuid` in \
+                 libvirtd.conf (virtqemud.conf) of all but one, such as by `uuidgen`, and restart libvirt",
+            )
+        })
+        .collect();
+    if findings.is_empty() {
+        findings.push(Finding::ok(Check::HostUuid, "", "no two hosts have the same"));
+    }
+    findings
+}
+
+/// Storage that is a mount of the network on some hosts, and a file system of their own on others.
+fn half_mounted(id: &str, facts: &[&Facts]) -> Option<Finding> {
+    let of = |wanted: fn(&StorageFacts) -> bool| -> Vec<String> {
+        let having = facts.iter().filter_map(|f| Some((f, f.storage.get(id)?)));
+        let wanted = having.filter(|(_, storage)| wanted(storage));
+        wanted
+            .map(|(f, storage)| {
+                let StorageFacts { source, file_system, .. } = storage;
+                format!("`{source}` ({file_system}) on {}", f.host)
+            })
+            .collect()
+    };
+    let mounted = of(|s| is_network(&s.source) || s.sharing == Sharing::Shared);
+    let own =
+        of(|s| !is_network(&s.source) && matches!(s.sharing, Sharing::Local | Sharing::Nothing));
+    (!mounted.is_empty() && !own.is_empty()).then(|| {
+        Finding::error(
+            Check::Shared,
+            "",
+            format!("storage `{id}` is {}, and {}", mounted.join(", "), own.join(", ")),
+            "mount it on every host that declares it: a machine that moves would not find its disks",
+        )
+    })
 }
 
 /// Whether the name of what is mounted says the same on every host: `nas:/vm` does, `/dev/vda1` not.
@@ -233,7 +288,7 @@ mod tests {
 
     #[test]
     fn what_differs_is_found_by_its_own_check() {
-        let cases: [(Spoil, Check, Level, &str); 9] = [
+        let cases: [(Spoil, Check, Level, &str); 11] = [
             (|h, _, _| h.facts = Err("no route".into()), Check::Agent, Level::Error, "no route"),
             (|h, _, _| h.skew_ms = (-2500, 100), Check::Clock, Level::Warning, "2.5 s behind"),
             (|h, _, _| h.skew_ms = (61_000, 100), Check::Clock, Level::Error, "61.0 s ahead"),
@@ -261,6 +316,26 @@ mod tests {
                 Check::Shared,
                 Level::Error,
                 "`old-nas:/vm` on h2",
+            ),
+            (
+                |h, _, _| {
+                    let libvirt = h.facts.as_mut().unwrap().libvirt.as_mut().unwrap();
+                    libvirt.host_uuid = "uuid of h1".into();
+                },
+                Check::HostUuid,
+                Level::Error,
+                "h1, h2 have the same UUID",
+            ),
+            (
+                |h, _, _| {
+                    let storage = &mut h.facts.as_mut().unwrap().storage;
+                    let own = storage.get_mut("nfs").unwrap();
+                    (own.source, own.file_system) = ("/dev/vda1".into(), "ext4".into());
+                    own.sharing = Sharing::Local;
+                },
+                Check::Shared,
+                Level::Error,
+                "`nas:/vm` (nfs4) on h1, and `/dev/vda1` (ext4) on h2",
             ),
             (
                 |h, _, _| {

@@ -42,6 +42,15 @@ pub struct AgentFacts {
     pub unknown: Option<String>,
     /// The other members that it knows to be alive.
     pub members: Vec<String>,
+    /// Whether it was told of other hosts: by `seeds`, by a join token, or by having met them.
+    #[serde(default)]
+    pub knows_others: bool,
+    /// What somebody has to look at: what is wrong, and what to do.
+    #[serde(default)]
+    pub alarms: Vec<(String, String)>,
+    /// Machines that stay where they are whatever other hosts have: their names, and why.
+    #[serde(default)]
+    pub kept: Vec<(String, String)>,
     /// Members that do not answer, and since when, in milliseconds since 1970.
     #[serde(default)]
     pub silent: BTreeMap<String, u64>,
@@ -87,6 +96,9 @@ pub struct LibvirtFacts {
     pub emulated_machines: u32,
     /// The lock manager in its configuration, where that can be read.
     pub lock_manager: Option<String>,
+    /// What it calls its host; empty if it does not tell.
+    #[serde(default)]
+    pub host_uuid: String,
 }
 
 /// How machines come to a host.
@@ -152,4 +164,24 @@ pub struct StorageFacts {
     pub source: String,
     /// Its file system.
     pub file_system: String,
+    /// What libvirt takes it for.
+    #[serde(default)]
+    pub sharing: Sharing,
+}
+
+/// What libvirt takes storage for that is declared as shared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sharing {
+    /// Shared.
+    Shared,
+    /// Storage of one host.
+    Local,
+    /// It is not known which of the two.
+    #[default]
+    Unknown,
+    /// Nothing is there: an empty directory.
+    Nothing,
+    /// What is there does not answer.
+    Silent,
 }

@@ -1,11 +1,13 @@
 //! One host, judged by itself.
 
-use crate::{Check, Facts, Finding, LibvirtFacts, Version};
+use crate::{Check, Facts, Finding, LibvirtFacts, Sharing, StorageFacts, Version};
 
 /// The oldest libvirt that Evenkeel is tried with: `vcpu.delay` and `VIR_MIGRATE_PARAM_*` as used.
 const LIBVIRT_MIN: Version = Version(7_000_000);
 /// The oldest QEMU whose software emulation (TCG) migrates a machine's memory intact.
 const QEMU_FOR_EMULATED_MIN: u64 = 9;
+/// The first libvirt that can be told which file systems are shared.
+const SHARED_FILESYSTEMS_MIN: Version = Version(10_008_000);
 /// A certificate that expires sooner is an error: its renewal has failed for long.
 const EXPIRY_ERROR_MS: u64 = 3 * DAY_MS;
 const DAY_MS: u64 = 86_400_000;
@@ -20,6 +22,7 @@ const VOLATILE: [&str; 2] = ["tmpfs", "ramfs"];
 #[must_use]
 pub fn examine(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![agent(facts)];
+    findings.extend(machines(facts));
     findings.extend(silent(facts));
     match &facts.libvirt {
         Err(why) => findings.push(Finding::error(
@@ -57,6 +60,19 @@ fn agent(facts: &Facts) -> Finding {
                 format!("the agent does not know the load of its host: {why}"),
                 "nothing is balanced until it does; a host just started is known after two samples",
             ),
+            None if agent.members.is_empty() && !agent.knows_others => Finding::warning(
+                Check::Agent,
+                host,
+                "it runs, and knows no other host",
+                "join a cluster (`evenkeel agent --join TOKEN`), let hosts join this one \
+                 (`evenkeel cluster join-token`), or name other agents in `seeds`",
+            ),
+            None if agent.members.is_empty() => Finding::error(
+                Check::Agent,
+                host,
+                "it runs, and no other member of its cluster is alive for it",
+                "see that their agents run, and that UDP and TCP port 7946 are open both ways",
+            ),
             None => Finding::ok(
                 Check::Agent,
                 host,
@@ -64,6 +80,22 @@ fn agent(facts: &Facts) -> Finding {
             ),
         },
     }
+}
+
+/// What somebody has to look at, and what stays.
+fn machines(facts: &Facts) -> Vec<Finding> {
+    let Some(agent) = &facts.agent else { return Vec::new() };
+    let (host, check) = (&facts.host, Check::Machines);
+    let alarms = agent.alarms.iter();
+    let mut findings: Vec<Finding> =
+        alarms.map(|(what, remedy)| Finding::error(check, host, what, remedy)).collect();
+    if findings.is_empty() {
+        let kept = agent.kept.iter().map(|(name, why)| format!("`{name}` stays: {why}"));
+        let kept: Vec<String> = kept.collect();
+        let what = if kept.is_empty() { "none is in trouble".to_owned() } else { kept.join("; ") };
+        findings.push(Finding::ok(check, host, what));
+    }
+    findings
 }
 
 /// A member is one until it leaves or is removed.
@@ -239,6 +271,9 @@ fn storage(facts: &Facts) -> Vec<Finding> {
         return vec![Finding::ok(Check::Storage, host, what)];
     }
     let each = facts.storage.iter().map(|(id, storage)| {
+        if let Some(finding) = of_no_use(facts, id, storage) {
+            return finding;
+        }
         if storage.found {
             let what = format!("`{id}` is at `{}` ({})", storage.path, storage.file_system);
             return Finding::ok(Check::Storage, host, what);
@@ -249,6 +284,45 @@ fn storage(facts: &Facts) -> Vec<Finding> {
         Finding::error(Check::Storage, host, what, remedy)
     });
     each.collect()
+}
+
+/// Storage that is declared and that machines cannot move by.
+fn of_no_use(facts: &Facts, id: &str, storage: &StorageFacts) -> Option<Finding> {
+    let (host, check) = (&facts.host, Check::Storage);
+    let StorageFacts { path, file_system: kind, .. } = storage;
+    match storage.sharing {
+        Sharing::Silent => Some(Finding::error(
+            check,
+            host,
+            format!("`{id}` at `{path}` ({kind}) does not answer: is its server gone?"),
+            "machines on it are moved to this host no more until it answers; see its server, and the \
+             network to it",
+        )),
+        Sharing::Nothing if storage.found => Some(Finding::error(
+            check,
+            host,
+            format!("`{id}` is not mounted: `{path}` is an empty directory ({kind})"),
+            "mount it: until something is there no machine on it is moved to this host",
+        )),
+        Sharing::Local => {
+            let version = facts.libvirt.as_ref().map_or(Version(0), |libvirt| libvirt.version);
+            let what = format!(
+                "`{id}` at `{path}` is on `{kind}`, which libvirt takes for storage of this host alone"
+            );
+            if version < SHARED_FILESYSTEMS_MIN {
+                let remedy = "it refuses to migrate machines with disks there (`UNSAFE_STORAGE`): mount \
+                              it by a network file system on every host, its server's own included; from \
+                              libvirt 11 on, `shared_filesystems` in qemu.conf says so";
+                return Some(Finding::error(check, host, what, remedy));
+            }
+            let remedy = format!(
+                "it refuses to migrate machines with disks there unless qemu.conf has \
+                 `shared_filesystems = [ \"{path}\" ]`"
+            );
+            Some(Finding::warning(check, host, what, remedy))
+        }
+        Sharing::Shared | Sharing::Unknown | Sharing::Nothing => None,
+    }
 }
 
 fn memory(facts: &Facts) -> Finding {
@@ -339,13 +413,14 @@ pub(crate) mod tests {
             host: host.to_owned(),
             at_ms: 1_000 * DAY_MS,
             evenkeel: "0.1.0".to_owned(),
-            agent: Some(AgentFacts::default()),
+            agent: Some(AgentFacts { members: vec!["other".to_owned()], ..AgentFacts::default() }),
             libvirt: Ok(LibvirtFacts {
                 uri: "qemu:///system".to_owned(),
                 version: Version(9_000_000),
                 qemu: Version(10_000_002),
                 hardware: true,
                 virt_type: "kvm".to_owned(),
+                host_uuid: format!("uuid of {host}"),
                 ..LibvirtFacts::default()
             }),
             migration: MigrationFacts {
@@ -374,6 +449,7 @@ pub(crate) mod tests {
                     found: true,
                     source: "nas:/vm".to_owned(),
                     file_system: "nfs4".to_owned(),
+                    sharing: Sharing::Shared,
                 },
             )]
             .into(),

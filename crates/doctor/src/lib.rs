@@ -11,8 +11,8 @@ pub mod host;
 use serde::{Deserialize, Serialize};
 
 pub use facts::{
-    AgentFacts, CapacityFacts, Facts, IdentityFacts, LibvirtFacts, MigrationFacts, StorageFacts,
-    StoreFacts, Version,
+    AgentFacts, CapacityFacts, Facts, IdentityFacts, LibvirtFacts, MigrationFacts, Sharing,
+    StorageFacts, StoreFacts, Version,
 };
 
 macro_rules! checks {
@@ -50,7 +50,8 @@ checks! {
     Qemu = "QEMU": "QEMU migrates the machines of this host without corrupting their memory.";
     Identity = "IDENTITY": "The certificate and the key are there, fit, and only this user reads the key.";
     Expiry = "EXPIRY": "The certificate is renewed before it expires.";
-    Storage = "STORAGE": "Every directory under `[storage]` is there.";
+    Machines = "MACHINES": "No machine runs twice, is left over or hangs; which machines stay whatever other hosts have.";
+    Storage = "STORAGE": "Every directory under `[storage]` is there, and on storage that libvirt takes for shared.";
     LockManager = "LOCK_MANAGER": "A lock manager that is declared is one that libvirt uses.";
     Memory = "MEMORY": "What is declared of the memory is there, and something of it is kept for the host itself.";
     Store = "STORE": "The agent's store can be written, on a file system of this host with room.";
@@ -59,6 +60,9 @@ checks! {
     Clock = "CLOCK": "The clocks of all hosts agree.";
     Cpu = "CPU": "Which CPU all hosts can run.";
     Shared = "SHARED": "All hosts have the same storage under the same ids.";
+    Rules = "RULES": "What the rules of machines name is there: hosts, labels and values.";
+    Targets = "TARGETS": "No host is left out because migrations to it fail.";
+    HostUuid = "HOST_UUID": "libvirt tells all hosts apart.";
     Versions = "VERSIONS": "All hosts run the same versions of Evenkeel, libvirt and QEMU.";
 }
 

@@ -116,7 +116,7 @@ fn up(
         tied: true,
     };
     let dir = std::env::temp_dir().join(format!("ek-{name}-{}", process::id()));
-    let agents = Some(AgentsSpec { program, extra_config: balance.to_owned() });
+    let agents = Some(AgentsSpec { program, extra_config: balance.to_owned(), background: false });
     Ok(Lab::up(&LabSpec { dir, hosts, guests, agents }, &launcher, &mut |_| {})?)
 }
 

@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Write};
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
 use comfy_table::presets::{ASCII_BORDERS_ONLY_CONDENSED, UTF8_BORDERS_ONLY};
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{CellAlignment, ContentArrangement, Table};
 use evenkeel_core::decision::Reason;
 use evenkeel_core::printable::stands_alone;
 use serde::Serialize;
@@ -38,11 +38,11 @@ pub(crate) fn print<T: Serialize>(
         Format::Table => printable_lines(&table()),
         Format::Json => serde_json::to_string_pretty(data)?,
     };
-    put(format_args!("{}", text.trim_end()))
+    say_line(format_args!("{}", text.trim_end()))
 }
 
 /// Prints a line to standard output. It must arrive: what is behind a pipe may act by it.
-pub(crate) fn put(line: Arguments<'_>) -> Result<(), Failure> {
+pub(crate) fn say_line(line: Arguments<'_>) -> Result<(), Failure> {
     let mut out = anstream::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|error| match error.kind() {
         ErrorKind::BrokenPipe => Failure::from(Unheard),
@@ -51,7 +51,7 @@ pub(crate) fn put(line: Arguments<'_>) -> Result<(), Failure> {
 }
 
 /// Prints a line to standard error, if that takes it.
-pub(crate) fn put_aside(line: Arguments<'_>) {
+pub(crate) fn tell_line(line: Arguments<'_>) {
     drop(writeln!(anstream::stderr().lock(), "{line}"));
 }
 
@@ -69,12 +69,12 @@ impl Error for Unheard {}
 
 /// Says a line on standard output; the error is that it was not taken.
 macro_rules! say {
-    ($($text:tt)*) => { $crate::output::put(format_args!($($text)*)) };
+    ($($text:tt)*) => { $crate::output::say_line(format_args!($($text)*)) };
 }
 
 /// Says a line on standard error.
 macro_rules! tell {
-    ($($text:tt)*) => { $crate::output::put_aside(format_args!($($text)*)) };
+    ($($text:tt)*) => { $crate::output::tell_line(format_args!($($text)*)) };
 }
 
 pub(crate) use {say, tell};
@@ -111,6 +111,15 @@ pub(crate) fn table(header: &[&str]) -> Table {
     }
     table.set_header(header.iter().copied());
     table
+}
+
+/// Numbers of these columns stand below each other.
+pub(crate) fn align(table: &mut Table, columns: &[usize]) {
+    for &column in columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
 }
 
 /// Narrower tables would have columns of single letters.

@@ -71,6 +71,62 @@ fn loads(snapshot: &Value, places: &BTreeMap<&str, &str>) -> BTreeMap<String, f6
     loads
 }
 
+/// Three hosts of 16 cores and 64 GiB, the first in this state, and machines by name, host, what they
+/// use in GiB, what they were promised, and their rules.
+fn snapshot(state: &str, machines: &[(&str, &str, f64, f64, Value)]) -> String {
+    const GIB: f64 = 1_073_741_824.0;
+    let capacity =
+        json!({ "cpu_cores": 16.0, "memory_bytes": 64.0 * GIB, "io_bytes_per_s": 1.25e9 });
+    let hosts = [("k1", state), ("k2", "active"), ("k3", "active")];
+    let hosts = hosts.map(|(id, state)| json!({ "id": id, "state": state, "capacity": capacity }));
+    let machine = |(name, host, uses, promised, rules): &(&str, &str, f64, f64, Value)| {
+        json!({ "id": name, "host": host, "vcpus": 4, "memory_bytes": promised * GIB, "rules": rules,
+            "usage": { "cpu_cores": if *host == "k1" { 1.5 } else { 0.2 },
+                "memory_bytes": uses * GIB, "io_bytes_per_s": 0.0 } })
+    };
+    let machines: Vec<_> = machines.iter().map(machine).collect();
+    json!({ "format": "evenkeel.snapshot/v1", "hosts": hosts, "vms": machines }).to_string()
+}
+
+#[test]
+fn a_plan_says_what_stays_on_a_host_that_is_to_be_emptied_and_that_it_is_not_empty() {
+    let apart = || json!({ "anti_affinity": ["etcd"] });
+    let ran = plan_of(&snapshot(
+        "draining",
+        &[
+            ("etcd-1", "k1", 4.0, 4.0, apart()),
+            ("etcd-2", "k2", 4.0, 4.0, apart()),
+            ("etcd-3", "k3", 4.0, 4.0, apart()),
+            ("huge", "k1", 40.0, 70.0, json!({})),
+            ("free", "k1", 4.0, 4.0, json!({})),
+        ],
+    ));
+    let said = ran.done();
+    for line in [
+        "host `k1` is to be emptied and is NOT EMPTY: 2 machines stay",
+        "`etcd-1` stays: RULE_ANTI_AFFINITY (RULE_ANTI_AFFINITY by 2):",
+        "`huge` stays: NO_MEMORY (NO_MEMORY by 2):",
+    ] {
+        assert!(said.contains(line), "no `{line}` in: {said}");
+    }
+    let empty = plan_of(&snapshot("draining", &[("free", "k1", 4.0, 4.0, json!({}))]));
+    assert!(!empty.done().contains("NOT EMPTY"), "{}", empty.done());
+}
+
+#[test]
+fn a_plan_that_moves_nothing_says_what_keeps_the_machines() {
+    let names: Vec<_> = (0..30).map(|index| format!("m{index}")).collect();
+    let machines: Vec<_> = names
+        .iter()
+        .enumerate()
+        .map(|(index, name)| (name.as_str(), ["k1", "k2", "k3"][index % 3], 2.5, 8.0, json!({})))
+        .collect();
+    let ran = plan_of(&snapshot("active", &machines));
+    let said = ran.done();
+    assert!(said.contains("what keeps the machines of `k1`, the most loaded host"), "{said}");
+    assert!(said.contains("10 by NO_MEMORY"), "{said}");
+}
+
 #[test]
 fn a_plan_levels_the_hosts_by_steps_that_each_find_room() {
     for (file, worst_over_bound) in [(UNIFORM, 1.05), (MIXED, 1.2)] {

@@ -52,15 +52,15 @@ const KINDS: &[Kind] = &[
     moves(
         "several shared disks",
         "<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none' io='native'/><source file='/srv/rig/images/a.raw'/><target dev='vda' bus='virtio'/><serial>disk-a</serial></disk>\
-         <disk type='file' device='disk'><driver name='qemu' type='qcow2' discard='unmap' iothread='1'/><source file='/srv/rig/images/b.qcow2'/><target dev='vdb' bus='virtio'/></disk>\
-         <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/srv/rig/images/c.qcow2'/><target dev='sda' bus='scsi'/></disk>\
-         <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='/srv/rig/images/d.raw'/><target dev='sdb' bus='sata'/></disk>\
+         <disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none' discard='unmap' iothread='1'/><source file='/srv/rig/images/b.qcow2'/><target dev='vdb' bus='virtio'/></disk>\
+         <disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/><source file='/srv/rig/images/c.qcow2'/><target dev='sda' bus='scsi'/></disk>\
+         <disk type='file' device='disk'><driver name='qemu' type='raw' cache='directsync'/><source file='/srv/rig/images/d.raw'/><target dev='sdb' bus='sata'/></disk>\
          <controller type='scsi' index='0' model='virtio-scsi'/>",
         &["a.raw", "b.qcow2", "c.qcow2", "d.raw", "disk-a"],
     ),
     moves(
         "a disk with a backing file",
-        "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/srv/rig/images/overlay.qcow2'/><target dev='vda' bus='virtio'/></disk>",
+        "<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/><source file='/srv/rig/images/overlay.qcow2'/><target dev='vda' bus='virtio'/></disk>",
         &["overlay.qcow2", "base.qcow2"],
     ),
     moves(
@@ -144,7 +144,7 @@ const KINDS: &[Kind] = &[
         ],
         ..moves(
             "an external snapshot",
-            "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/srv/rig/images/snap.qcow2'/><target dev='vda' bus='virtio'/></disk>",
+            "<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/><source file='/srv/rig/images/snap.qcow2'/><target dev='vda' bus='virtio'/></disk>",
             &["after.qcow2", "snap.qcow2"],
         )
     },
@@ -152,8 +152,8 @@ const KINDS: &[Kind] = &[
         then: &["snapshot-create-as VM kept"],
         ..refused(
             "a snapshot that libvirt keeps",
-            "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/srv/rig/images/kept.qcow2'/><target dev='vda' bus='virtio'/></disk>",
-            ("MIGRATION_FAILED", "snapshot"),
+            "<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/><source file='/srv/rig/images/kept.qcow2'/><target dev='vda' bus='virtio'/></disk>",
+            ("SNAPSHOTS", "snapshot"),
         )
     },
     refused(

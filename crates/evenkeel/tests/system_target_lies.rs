@@ -195,9 +195,12 @@ impl Stage {
 
     /// The machine runs where it was, nothing has come elsewhere, and the member is named if it is to be.
     fn judge(&mut self, name: &str, is_named: bool) {
-        let state = self.hosts.virsh(SOURCE, &["domstate", MACHINE]);
-        if state.trim() != "running" {
-            self.wrong.push(format!("{name}: at the source it is {}", state.trim()));
+        println!("{name}");
+        let state = self.hosts.host(SOURCE).run(&["virsh", "domstate", MACHINE]).expect("it runs");
+        if state.stdout.trim() != "running" {
+            self.wrong.push(format!("{name}: at the source it is {state:?}"));
+            // The next lie needs it.
+            self.hosts.must(SOURCE, &["bash", "-c", "virsh define /root/web.xml; virsh start web"]);
         }
         if self.trap.accept().is_ok() {
             self.wrong.push(format!("{name}: something was sent to the trap"));

@@ -96,10 +96,12 @@ cpu_cores = {cores:?}
 memory = '{memory_mib}MiB'
 io_per_s = '{io_bytes}B'
 cpu_speed = {cpu_speed:?}
+background = {background}
 {weights}
 [labels]
 {labels}
 {operation}{extra}",
+        background = agents.background,
         operation = operation(&agents.extra_config),
         id = spec.id,
         listen = address(state, host_index),

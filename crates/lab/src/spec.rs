@@ -131,6 +131,9 @@ pub struct AgentsSpec {
     pub program: PathBuf,
     /// Lines of TOML that every agent's configuration ends with.
     pub extra_config: String,
+    /// Whether what this machine does besides running the lab counts in the load of every host.
+    #[serde(default)]
+    pub background: bool,
 }
 
 fn is_name(text: &str, chars_max: usize) -> bool {

@@ -130,6 +130,12 @@ impl Answer {
         Self(Arc::new(Slot { question, answered: Condvar::new(), outlet }))
     }
 
+    /// One that nobody waits for: it wakes whoever is given it.
+    pub(crate) fn nobody(outlet: &Arc<Outlet>) -> Self {
+        let outlet = Arc::clone(outlet);
+        Self(Arc::new(Slot { question: Mutex::new(None), answered: Condvar::new(), outlet }))
+    }
+
     pub(crate) fn slot(&self) -> Arc<Slot> {
         Arc::clone(&self.0)
     }

@@ -19,7 +19,7 @@ pub(crate) fn classify(error: &CallError, connection: &Connection, peer: bool) -
 }
 
 /// The meaning of codes that have only one.
-fn kind_of_code(code: u32) -> Option<FailureKind> {
+pub(crate) fn kind_of_code(code: u32) -> Option<FailureKind> {
     match code {
         sys::VIR_ERR_NO_DOMAIN => Some(FailureKind::NoSuchMachine),
         sys::VIR_ERR_OPERATION_ABORTED => Some(FailureKind::Aborted),

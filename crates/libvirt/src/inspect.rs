@@ -1,5 +1,6 @@
 //! What libvirt says of a host to whoever wants to know whether it is in order.
 
+use crate::basis::memory_bytes;
 use crate::emulator::{QemuVersion, processor_virtualizes};
 use crate::ffi::{CallError, Connection, run_event_loop};
 use crate::xml::Element;
@@ -22,6 +23,10 @@ pub struct Inspection {
     pub cpu_model: String,
     /// Machines that are emulated in software, running or not.
     pub emulated_machines: u32,
+    /// What libvirt calls the host.
+    pub host_uuid: String,
+    /// Memory that machines are reckoned with here, in bytes.
+    pub memory_bytes: u64,
 }
 
 impl Inspection {
@@ -66,6 +71,8 @@ fn look(uri: &str) -> Result<Inspection, CallError> {
         cpu,
         cpu_model,
         emulated_machines: u32::try_from(emulated).unwrap_or(u32::MAX),
+        host_uuid: host.uuid,
+        memory_bytes: memory_bytes(uri, connection.node_info()?.memory_kib.saturating_mul(1024)),
     })
 }
 

@@ -3,9 +3,11 @@
 //! [`LibvirtHypervisor`] takes orders and never blocks. Behind it are a few threads:
 //!
 //! ```text
-//! submit ──▶ queue ──▶ worker: one connection; samples, looks, entries, copies; connects again
+//! submit ──▶ queue ──▶ worker: samples, on connections that it gives up when they hang
+//!    │                  link: keeps a connection, and connects again
 //!    │                        ▲ domain changed, connection closed
 //!    │                 libvirt-events: libvirt's event loop, one per process
+//!    ├─────▶ order × n: orders about different machines, side by side
 //!    ├─────▶ migration × 2 for each one under way, with a connection of its own; emulator for each
 //!    │                        that is strict, until the process that runs the machine ends
 //!    ├─────▶ watchdog: answers what libvirt does not answer in time
@@ -18,28 +20,36 @@
 //! a sample is one call, however many domains there are.
 
 mod answer;
+mod background;
+mod basis;
 mod carried;
 mod copies;
 mod emulator;
 mod examine;
 mod failure;
 mod ffi;
+mod figures;
 mod finish;
 mod found;
 #[doc(hidden)]
 pub mod fuzzing;
 mod inspect;
+mod line;
 mod locks;
 mod log;
 mod migrate;
+mod orders;
 mod pressure;
+mod probe;
 mod process;
+mod promises;
 mod sample;
 mod storage;
 mod surroundings;
 mod worker;
 mod xml;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
@@ -52,9 +62,13 @@ use evenkeel_core::port::{Event, Failure, FailureKind, Order};
 use evenkeel_hypervisor::Hypervisor;
 
 use answer::{Answer, Outlet, Question, Slot};
+use basis::Basis;
 use migrate::Migrations;
-use worker::{Changed, Task};
+use orders::{Orders, Task};
+use promises::Promises;
+use worker::{Changed, LinkState};
 
+pub use basis::memory_bytes;
 pub use carried::{
     Admission, Agreed, Control, Here, Refused, Sockets, carried_uri, is_carried, socket_of,
 };
@@ -63,12 +77,14 @@ pub use finish::FinishWatch;
 pub use found::{Found, FoundStorage, find_storage};
 pub use inspect::{Inspection, baseline_cpu, inspect, reaches};
 pub use storage::{SharedStorage, mounted_at};
+pub use surroundings::{Sharing, sharing};
+pub use xml::fixtures::managers;
 
 /// Most migrations that a host sends at once.
 pub const MIGRATIONS_MAX: usize = 8;
 
-/// Most orders that wait for the worker. An agent has two or three.
-const TASKS_MAX: usize = 256;
+/// Most orders that wait. An agent has two or three.
+pub(crate) const TASKS_MAX: usize = 256;
 
 /// How to reach libvirt, and how others do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +109,15 @@ pub struct LibvirtConfig {
     /// The lock manager that leases every disk of a machine, on storage that all hosts reach, if
     /// libvirt is configured with one: `sanlock`, or `lockd` with its lockspace on such storage.
     pub lock_manager: Option<String>,
+    /// What the operator calls segments of the network, by the name of a virtual network or of an
+    /// interface: what is the same segment by these names is the same network.
+    pub segments: BTreeMap<String, String>,
+    /// Other managers whose machines are moved all the same, by their names in [`managers`].
+    pub move_managed: BTreeSet<String>,
+    /// Whether machines are moved that libvirt keeps checkpoints of, which are lost then.
+    pub lose_checkpoints: bool,
+    /// Whether what the host does besides its machines is measured.
+    pub background: bool,
     /// Whether a machine that dirties memory faster than it can be sent is slowed down. Without it
     /// such a migration lasts until it is aborted.
     pub auto_converge: bool,
@@ -117,6 +142,10 @@ impl LibvirtConfig {
             admission: Admission::default(),
             storage: Vec::new(),
             lock_manager: None,
+            segments: BTreeMap::new(),
+            move_managed: BTreeSet::new(),
+            lose_checkpoints: false,
+            background: true,
             auto_converge: true,
             migrations_max: MIGRATIONS_MAX,
             read_only: false,
@@ -128,12 +157,19 @@ impl LibvirtConfig {
 struct Shared {
     config: LibvirtConfig,
     outlet: Arc<Outlet>,
-    tasks: SyncSender<Task>,
+    /// Orders to measure, for the worker.
+    samples: SyncSender<Answer>,
+    orders: Orders,
     migrations: Migrations,
     changed: Mutex<Changed>,
-    /// Why the worker's connection is gone, if it is.
-    closed: Mutex<Option<String>>,
-    /// Whether the worker is to end.
+    link: LinkState,
+    /// What this host is, once its libvirt has said so.
+    basis: Mutex<Option<Arc<Basis>>>,
+    /// Whether something around machines may have changed.
+    around_changed: AtomicBool,
+    /// Room that other hosts were promised for copies of disks.
+    promises: Promises,
+    /// Whether all threads are to end.
     stopping: AtomicBool,
 }
 
@@ -161,21 +197,29 @@ impl LibvirtHypervisor {
         clock: impl Fn() -> Time + Send + 'static,
     ) -> std::io::Result<Self> {
         config.migrations_max = config.migrations_max.clamp(1, MIGRATIONS_MAX);
-        let (tasks, waiting) = mpsc::sync_channel(TASKS_MAX);
+        let (samples, waiting) = mpsc::sync_channel(TASKS_MAX);
         let (watchdog, watched) = mpsc::channel();
         let shared = Arc::new(Shared {
             config,
             outlet: Outlet::start(sink)?,
-            tasks,
+            samples,
+            orders: Orders::default(),
             migrations: Migrations::default(),
             changed: Mutex::default(),
-            closed: Mutex::default(),
+            link: LinkState::default(),
+            basis: Mutex::default(),
+            around_changed: AtomicBool::new(false),
+            promises: Promises::default(),
             stopping: AtomicBool::new(false),
         });
         let of_worker = Arc::clone(&shared);
         thread::Builder::new()
             .name("libvirt-worker".to_owned())
             .spawn(move || worker::run(&of_worker, &waiting, &clock))?;
+        let of_link = Arc::clone(&shared);
+        thread::Builder::new()
+            .name("libvirt-link".to_owned())
+            .spawn(move || worker::keep_link(&of_link))?;
         thread::Builder::new()
             .name("libvirt-watchdog".to_owned())
             .spawn(move || answer::watch(&watched))?;
@@ -191,23 +235,30 @@ impl LibvirtHypervisor {
     }
 
     fn enqueue(&self, task: Task) {
-        let (refused, kind, detail) = match self.shared.tasks.try_send(task) {
+        if let Err(refused) = orders::push(&self.shared, task) {
+            let detail = format!("{TASKS_MAX} orders are waiting for libvirt");
+            refused.refuse(Failure::new(FailureKind::Busy, detail));
+        }
+    }
+
+    fn sample(&self, answer: Answer) {
+        let (answer, kind, detail) = match self.shared.samples.try_send(answer) {
             Ok(()) => return,
-            Err(TrySendError::Full(task)) => {
-                (task, FailureKind::Busy, format!("{TASKS_MAX} orders are waiting for libvirt"))
+            Err(TrySendError::Full(answer)) => {
+                (answer, FailureKind::Busy, format!("{TASKS_MAX} samples are waiting"))
             }
-            Err(TrySendError::Disconnected(task)) => {
-                (task, FailureKind::Unreachable, "the connection to libvirt has ended".to_owned())
+            Err(TrySendError::Disconnected(answer)) => {
+                (answer, FailureKind::Unreachable, "the connection to libvirt has ended".to_owned())
             }
         };
-        worker::refuse_one(refused, Failure::new(kind, detail));
+        answer.fail(Failure::new(kind, detail));
     }
 }
 
 impl Hypervisor for LibvirtHypervisor {
     fn submit(&mut self, order: Order) {
         match order {
-            Order::Sample => self.enqueue(Task::Sample(self.in_time(Question::Sample))),
+            Order::Sample => self.sample(self.in_time(Question::Sample)),
             Order::Look(machine, look) => {
                 let answer = self.in_time(Question::Look(machine.clone(), look));
                 self.enqueue(Task::Look(machine, look, answer));
@@ -254,7 +305,9 @@ impl Drop for LibvirtHypervisor {
     fn drop(&mut self) {
         self.shared.migrations.abandon_all();
         self.shared.stopping.store(true, Ordering::SeqCst);
-        // If the queue is full, the worker wakes up anyway.
-        let _ = self.shared.tasks.try_send(Task::Wake);
+        self.shared.orders.close();
+        self.shared.link.wake();
+        // The worker ends with the next answer; if none can be sent, one is there already.
+        let _ = self.shared.samples.try_send(Answer::nobody(&self.shared.outlet));
     }
 }

@@ -22,12 +22,51 @@ const CARRYING: [&str; 7] =
 /// Mount options that keep locks on one host all the same.
 const KEEPING: [&str; 4] = ["nolock", "local_lock=all", "local_lock=posix", "localflocks"];
 
+/// Symbolic links that are followed, as the kernel does.
+const LINKS_MAX: u32 = 40;
+
+/// Names in a path, the last one first.
+fn parts(path: &Path) -> Vec<std::ffi::OsString> {
+    let mut parts: Vec<_> = path
+        .components()
+        .filter_map(|part| match part {
+            std::path::Component::Normal(name) => Some(name.to_owned()),
+            std::path::Component::ParentDir => Some("..".into()),
+            _ => None,
+        })
+        .collect();
+    parts.reverse();
+    parts
+}
+
+/// Whether files of such a file system are elsewhere, so that looking at them may take for ever.
+pub(crate) fn is_remote(kind: &str) -> bool {
+    matches!(
+        kind,
+        "nfs" | "nfs4" | "cifs" | "smb3" | "ceph" | "9p" | "afs" | "glusterfs" | "lustre"
+    ) || kind.starts_with("fuse.")
+        || kind == "beegfs"
+}
+
+/// Whether libvirt refuses to migrate machines with disks on such a file system. Of those that are not
+/// named here it is not known.
+fn is_unshared(kind: &str) -> bool {
+    const LOCAL: [&str; 17] = [
+        "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "reiserfs", "bcachefs",
+        "overlay", "tmpfs", "ramfs", "vfat", "exfat", "ntfs3", "fuseblk",
+    ];
+    let fuse = kind.strip_prefix("fuse.");
+    LOCAL.contains(&kind) || fuse.is_some_and(|kind| !matches!(kind, "glusterfs" | "quobyte"))
+}
+
 /// What is mounted on this host, the innermost last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mounts(Vec<Mount>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Mount {
+    /// Which directory of its file system is there.
+    root: String,
     point: PathBuf,
     kind: String,
     source: String,
@@ -45,14 +84,78 @@ impl Mounts {
         let mounts = text.lines().filter_map(|line| {
             let (head, tail) = line.split_once(" - ")?;
             let mut head = head.split(' ');
-            let point = unescaped(head.nth(4)?);
+            let root = unescaped(head.nth(3)?);
+            let point = unescaped(head.next()?);
             let mut tail = tail.split(' ');
             let (kind, source) = (tail.next()?.to_owned(), tail.next().unwrap_or(""));
             let options = [head.next(), tail.next()].into_iter().flatten();
             let options = options.flat_map(|all| all.split(',')).map(str::to_owned).collect();
-            Some(Mount { point: point.into(), kind, source: unescaped(source), options })
+            Some(Mount { root, point: point.into(), kind, source: unescaped(source), options })
         });
         Self(mounts.collect())
+    }
+
+    /// A path through symbolic links, as far as it is on file systems of this host: a server that does
+    /// not answer holds up whoever looks at what is behind it.
+    pub(crate) fn resolved(&self, path: &Path) -> PathBuf {
+        let mut left: Vec<std::ffi::OsString> = parts(path);
+        let (mut at, mut links) = (PathBuf::from("/"), 0);
+        while let Some(part) = left.pop() {
+            if part == ".." {
+                at.pop();
+                continue;
+            }
+            let next = at.join(&part);
+            let away = self.above(&next).is_some_and(|mount| is_remote(&mount.kind));
+            let link =
+                if away || links > LINKS_MAX { None } else { std::fs::read_link(&next).ok() };
+            match link {
+                Some(target) => {
+                    links += 1;
+                    if target.is_absolute() {
+                        at = PathBuf::from("/");
+                    }
+                    left.extend(parts(&target));
+                }
+                None => at = next,
+            }
+        }
+        at
+    }
+
+    /// Whether this process sees something of its own at a path, such as a private `/tmp`, so that what
+    /// it finds there says nothing of its host.
+    pub(crate) fn is_private(&self, path: &Path) -> bool {
+        self.above(path).is_some_and(|mount| {
+            mount.root.contains("systemd-private-") || mount.root.contains("/systemd/inaccessible")
+        })
+    }
+
+    /// The file system that a path is on, if libvirt takes it for one of a single host.
+    pub(crate) fn unshared(&self, path: &Path) -> Option<String> {
+        let mount = self.above(&self.resolved(path))?;
+        is_unshared(&mount.kind).then(|| mount.kind.clone())
+    }
+
+    /// Whether libvirt takes what a path is on for shared.
+    pub(crate) fn is_shared(&self, path: &Path) -> bool {
+        const SHARED: [&str; 13] = [
+            "nfs",
+            "nfs4",
+            "gfs2",
+            "ocfs2",
+            "afs",
+            "smb3",
+            "cifs",
+            "ceph",
+            "gpfs",
+            "acfs",
+            "quobyte",
+            "fuse.glusterfs",
+            "fuse.quobyte",
+        ];
+        let mount = self.above(&self.resolved(path));
+        mount.is_some_and(|mount| SHARED.contains(&mount.kind.as_str()))
     }
 
     /// Where file systems of these kinds are mounted, from what, and which kind.
@@ -66,7 +169,7 @@ impl Mounts {
 
     /// What is mounted at a path or above it, and its file system.
     pub(crate) fn at(&self, path: &Path) -> Option<(String, String)> {
-        let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let path = self.resolved(path);
         self.above(&path).map(|mount| (mount.source.clone(), mount.kind.clone()))
     }
 
@@ -120,7 +223,18 @@ pub(crate) fn of_domain(domain: &Element, mounts: &Mounts, manager: Option<&str>
 
 fn is_written(disk: &Element) -> bool {
     let of_optical = disk.attribute("device") == Some("cdrom");
-    disk.find("source").is_some() && disk.find("readonly").is_none() && !of_optical
+    disk.find("source").is_some_and(names_something)
+        && disk.find("readonly").is_none()
+        && !of_optical
+}
+
+/// Whether a disk's source names anything. What libvirt leaves of an ejected medium does not.
+pub(crate) fn names_something(source: &Element) -> bool {
+    const NAMES: [&str; 9] =
+        ["file", "dev", "dir", "pool", "volume", "protocol", "name", "path", "namespace"];
+    let by_child =
+        ["host", "address", "nvram", "vhost"].iter().any(|one| source.find(one).is_some());
+    by_child || NAMES.iter().any(|name| source.attribute(name).is_some_and(|text| !text.is_empty()))
 }
 
 fn fault_of(disk: &Element, mounts: &Mounts) -> Option<String> {
@@ -134,8 +248,7 @@ fn fault_of(disk: &Element, mounts: &Mounts) -> Option<String> {
                 return Some("its file is not known".to_owned());
             };
             // Through symbolic links, to where it is.
-            let path = std::fs::canonicalize(file).unwrap_or_else(|_| PathBuf::from(file));
-            mounts.fault_of(&path)
+            mounts.fault_of(&mounts.resolved(Path::new(file)))
         }
         "block" => Some("a block device has no lock that other hosts respect".to_owned()),
         // Two clients of an RBD image hand its lock to and fro unless told otherwise.
@@ -185,6 +298,44 @@ mod tests {
     }
 
     #[test]
+    fn links_are_followed_up_to_what_may_not_answer() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        std::fs::create_dir_all(at("real")).unwrap();
+        std::os::unix::fs::symlink("real/../real", at("link")).unwrap();
+        std::os::unix::fs::symlink(at("link"), at("again")).unwrap();
+        std::os::unix::fs::symlink("loop", at("loop")).unwrap();
+        let base = std::fs::canonicalize(root.path()).unwrap();
+        let none = Mounts::default();
+        assert_eq!(none.resolved(&at("again/a")), base.join("real/a"));
+        assert!(none.resolved(&at("loop")).ends_with("loop"));
+        // What is on a server is not looked at.
+        let line = format!("1 0 0:1 / {} rw - nfs4 nas:/x rw", base.join("link").display());
+        let mounted = Mounts::parse(&line);
+        assert_eq!(mounted.resolved(&at("again/a")), base.join("link/a"));
+        assert_eq!(mounted.at(&at("again")), Some(("nas:/x".to_owned(), "nfs4".to_owned())));
+    }
+
+    #[test]
+    fn file_systems_are_told_apart_as_libvirt_does() {
+        for (kind, unshared) in [
+            ("ext4", true),
+            ("overlay", true),
+            ("fuse.sshfs", true),
+            ("fuse.glusterfs", false),
+            ("nfs4", false),
+            ("gfs2", false),
+            ("beegfs", false),
+        ] {
+            let mounts = Mounts::parse(&format!("1 0 0:1 / /srv rw - {kind} x rw"));
+            assert_eq!(mounts.unshared(Path::new("/srv/a")).is_some(), unshared, "{kind}");
+        }
+        let private = "1 0 8:1 /systemd-private-1-evenkeel.service-x/tmp /tmp rw - ext4 x rw";
+        assert!(Mounts::parse(private).is_private(Path::new("/tmp/a")));
+        assert!(!Mounts::parse(MOUNTED).is_private(Path::new("/tmp/a")));
+    }
+
+    #[test]
     fn one_disk_without_locks_is_enough_unless_a_manager_leases_all() {
         let good = file("/srv/vm/a", "");
         let block = "<disk type='block'><source dev='/dev/vg/a'/><target dev='vdb'/></disk>";
@@ -207,6 +358,7 @@ mod tests {
         ] {
             assert_eq!(locks(&disks, None), Locks::NoWritableDisk, "{disks}");
         }
-        assert!(!locks("<disk><source/></disk>", None).hold());
+        // An empty drive, as libvirt leaves it when a medium was ejected.
+        assert!(locks("<disk><source index='3'/></disk>", None).hold());
     }
 }

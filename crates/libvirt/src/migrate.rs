@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use evenkeel_core::model::MachineId;
+use evenkeel_core::model::{MachineId, Missing};
 use evenkeel_core::port::{
     Commit, Event, Failure, FailureKind, Migration, MigrationStats, ORDER_TIME_MAX, Progress,
 };
@@ -35,6 +35,9 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 /// How long a migration that succeeded waits for libvirt to tell what it cost: the event and the
 /// answer come by different ways.
 const STATISTICS_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// The first libvirt that leaves blocks of zeros out of the copies of disks.
+const DETECT_ZEROES_SINCE: u64 = 10_009_000;
 
 /// The phases of a migration up to its one call.
 const PREPARING: u8 = 0;
@@ -366,6 +369,8 @@ impl Carrier {
             auto_converge: config.auto_converge,
             paused,
             disks: self.order.disks.iter().map(|place| place.name.clone()).collect(),
+            detect_zeroes: self.local(connection, connection.library_version())?
+                >= DETECT_ZEROES_SINCE,
             ..self.way()
         };
         Ok((domain, call))
@@ -384,7 +389,18 @@ impl Carrier {
             of_machine(FailureKind::Other, machine, &format!("its description: {error}"))
         })?;
         let now = &described.facts.needs;
+        let kept = described.facts.needs.keeps.first().map(ToString::to_string);
+        let kept = match kept {
+            None => self.kept_by_libvirt(connection, domain)?,
+            kept => kept,
+        };
+        if let Some(why) = kept {
+            lock(&self.shared.changed).insert(machine.as_str().to_owned());
+            return Err(of_machine(FailureKind::NeedsChanged, machine, &why));
+        }
         if let Some(new) = now.beyond(&self.order.needs) {
+            // What it is judged by is read anew, or the same would be agreed on again.
+            lock(&self.shared.changed).insert(machine.as_str().to_owned());
             let what = format!("it has come to need what was not agreed on: {new}");
             return Err(of_machine(FailureKind::NeedsChanged, machine, &what));
         }
@@ -399,6 +415,28 @@ impl Carrier {
                 Err(of_machine(FailureKind::PeerRefused, machine, &what))
             }
         }
+    }
+
+    /// What libvirt keeps of it that keeps it here: of that no event tells.
+    fn kept_by_libvirt(
+        &self,
+        connection: &Connection,
+        domain: &Domain,
+    ) -> Result<Option<String>, Failure> {
+        let snapshots = self.local(connection, domain.snapshots())?;
+        if snapshots > 0 {
+            return Ok(Some(Missing::Snapshots(snapshots).to_string()));
+        }
+        let checkpoints = self.local(connection, domain.checkpoints())?;
+        if checkpoints == 0 {
+            return Ok(None);
+        }
+        if self.shared.config.lose_checkpoints {
+            let machine = &self.order.machine;
+            tracing::warn!(%machine, checkpoints, "its checkpoints are lost with its migration");
+            return Ok(None);
+        }
+        Ok(Some(Missing::Checkpoints(checkpoints).to_string()))
     }
 
     /// By which ways the other host's libvirt and QEMU are reached.

@@ -1,343 +1,226 @@
 //! Measuring: from libvirt's figures and descriptions to a sample.
+//!
+//! One call tells the figures of all domains. Where a QEMU hangs, that call does, once; the next one
+//! passes over it. Where that does not help, because something else of libvirt's waits for it, domains
+//! are asked one by one, each with a limit of its own, and those that hang are unknown alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use evenkeel_core::model::{HostFacts, MachineFacts, MachineId, Provides, Resources, Time};
-use evenkeel_core::port::{Counters, HostSample, MachineSample, Presence, Pressure};
+use evenkeel_core::model::{FileUse, HostFacts, MachineId, Missing, Time};
+use evenkeel_core::port::{Failure, FailureKind, HostSample, MachineSample};
 use virt_sys as sys;
 
-use crate::LibvirtConfig;
-use crate::carried::is_carried;
-use crate::copies::presence_of;
-use crate::ffi::{CallError, Connection, Params, State, Value};
+use crate::answer::lock;
+use crate::background::{Background, OfMachines};
+use crate::basis::Basis;
+use crate::failure::kind_of_code;
+use crate::ffi::{CallError, Connection, State};
+use crate::figures::{ALWAYS, DELAY, DELAY_EVERY, DISKS, Figures, INTERFACES, Known};
+use crate::line::{Line, Silence};
 use crate::pressure::{self, Kernel};
-use crate::storage::Storage;
 use crate::surroundings::Surroundings;
 use crate::xml::domain::{Description, describe};
-use crate::xml::host::{HostDescription, usable_cpu_models};
+use crate::{LibvirtConfig, Shared};
 
-/// I/O capacity of a host whose configuration declares none, in bytes per second: a link of
-/// 10 Gbit/s. libvirt does not know.
-const NOMINAL_IO_BYTES_PER_S: f64 = 1.25e9;
-
-/// How long what is known of storage and networks counts; they come and go without our asking.
+/// How long what is known of storage, networks and descriptions counts: of most changes libvirt tells,
+/// and not of all.
 const AROUND_AGE_MAX: Duration = Duration::from_secs(60);
+/// Most descriptions that are read again for their age in one sample.
+const AGED_MAX: usize = 16;
 
-/// What is measured of every domain in every sample.
-const ALWAYS: u32 =
-    sys::VIR_DOMAIN_STATS_STATE | sys::VIR_DOMAIN_STATS_CPU_TOTAL | sys::VIR_DOMAIN_STATS_BALLOON;
+/// How long calls may take: for all domains, for one, for a description, and for what is around. Together
+/// they stay below the limit of an order.
+const BULK_TIME_MAX: Duration = Duration::from_secs(4);
+const SINGLE_TIME_MAX: Duration = Duration::from_secs(1);
+const SHORT_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long domains are asked one by one before all of them are asked at once again.
+const SINGLY_FOR: Duration = Duration::from_secs(300);
+/// How long a domain that hung is not asked alone.
+const SHUNNED_FOR: Duration = Duration::from_secs(60);
 
-/// What costs libvirt as much as all of that, and is asked in one sample of [`DELAY_EVERY`]: how
-/// long virtual CPUs waited for a real one.
-const DELAY: u32 = sys::VIR_DOMAIN_STATS_VCPU;
-const DELAY_EVERY: u32 = 4;
-
-/// What is asked where a machine has such devices. libvirt asks every QEMU for its disks, also those
-/// that have none.
-const INTERFACES: u32 = sys::VIR_DOMAIN_STATS_INTERFACE;
-const DISKS: u32 = sys::VIR_DOMAIN_STATS_BLOCK;
+/// The figures of one domain: its UUID, the id of its running, and what was told.
+type Measured = (String, Option<u32>, Figures);
 
 /// What is known of a host and its machines between samples.
 pub(crate) struct Knowledge {
-    host: HostDescription,
-    cpu_models: BTreeSet<String>,
-    capacity: Resources,
+    config: LibvirtConfig,
+    basis: Arc<Basis>,
+    line: Line,
     around: Surroundings,
-    looked_around: Instant,
+    looked_around: Option<Instant>,
     facts: Arc<HostFacts>,
     machines: BTreeMap<String, Known>,
+    autostarted: BTreeSet<String>,
     /// The kernel that the machines run on, if it is this host's.
     kernel: Option<Kernel>,
+    background: Option<Background>,
+    /// Which machines ran when the background was measured last.
+    ran: BTreeSet<(String, Option<u32>)>,
     samples: u32,
-}
-
-/// A machine as its description said last.
-struct Known {
-    facts: Arc<MachineFacts>,
-    /// Whether it waits to be claimed, if it is paused.
-    held: bool,
-    /// What has to be asked of it: of [`INTERFACES`] and [`DISKS`].
-    devices: u32,
-    running_id: Option<u32>,
-    size: Size,
-    /// What was told of it before, which must not be missing later.
-    rss_bytes: Option<u64>,
-    disks_told: bool,
-}
-
-impl Known {
-    fn new(described: Description, running_id: Option<u32>, size: Size) -> Self {
-        let Description { facts, has_disks, has_interfaces, held, .. } = described;
-        let group = |there: bool, group: u32| if there { group } else { 0 };
-        let devices = group(has_disks, DISKS) | group(has_interfaces, INTERFACES);
-        let facts = Arc::new(facts);
-        Self { facts, held, devices, running_id, size, rss_bytes: None, disks_told: false }
-    }
-}
-
-impl Known {
-    /// Takes in whether its host starts it at boot, of which no event tells.
-    fn starts_at_boot(&mut self, autostart: bool) {
-        if self.facts.autostart != autostart {
-            Arc::make_mut(&mut self.facts).autostart = autostart;
-        }
-    }
-}
-
-/// What tells from outside that virtual CPUs or memory were plugged in: there is no event for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Size {
-    vcpus: Option<u64>,
-    memory_kib: Option<u64>,
-}
-
-impl Size {
-    /// Takes in a newer size, of which a part may not have been asked. Returns whether it is
-    /// another one.
-    fn update(&mut self, newer: Self) -> bool {
-        let update = |known: &mut Option<u64>, newer: Option<u64>| {
-            let before = *known;
-            *known = newer.or(before);
-            before.is_some() && *known != before
-        };
-        update(&mut self.vcpus, newer.vcpus) | update(&mut self.memory_kib, newer.memory_kib)
-    }
-}
-
-/// The figures of one domain in one sample.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Figures {
-    state: u64,
-    reason: u64,
-    size: Size,
-    cpu_time_ns: Option<u64>,
-    cpu_delay_ns: Option<u64>,
-    rss_kib: Option<u64>,
-    balloon_kib: Option<u64>,
-    io_bytes: u64,
-    disks_told: bool,
-}
-
-impl Figures {
-    fn read<'a>(params: impl Iterator<Item = (&'a str, Value)>) -> Self {
-        let mut figures = Self::default();
-        for (name, value) in params {
-            if let Value::Number(number) = value {
-                figures.add(name, number);
-            }
-        }
-        figures
-    }
-
-    fn state(&self) -> State {
-        State::from_raw(self.state, self.reason)
-    }
-
-    fn add(&mut self, name: &str, number: u64) {
-        match name {
-            "state.state" => self.state = number,
-            "state.reason" => self.reason = number,
-            "cpu.time" => self.cpu_time_ns = Some(number),
-            "vcpu.current" => self.size.vcpus = Some(number),
-            "balloon.maximum" => self.size.memory_kib = Some(number),
-            "balloon.current" => self.balloon_kib = Some(number),
-            "balloon.rss" => self.rss_kib = Some(number),
-            _ => self.add_of_device(name, number),
-        }
-    }
-
-    /// `vcpu.N.delay`, `net.N.rx.bytes`, `net.N.tx.bytes`, `block.N.rd.bytes`, `block.N.wr.bytes`.
-    fn add_of_device(&mut self, name: &str, number: u64) {
-        let mut parts = name.splitn(3, '.');
-        match (parts.next(), parts.next(), parts.next()) {
-            (Some("vcpu"), Some(_), Some("delay")) => {
-                self.cpu_delay_ns = Some(self.cpu_delay_ns.unwrap_or(0).saturating_add(number));
-            }
-            (Some("net"), Some(_), Some("rx.bytes" | "tx.bytes")) => {
-                self.io_bytes = self.io_bytes.saturating_add(number);
-            }
-            (Some("block"), Some(_), Some("rd.bytes" | "wr.bytes")) => {
-                self.io_bytes = self.io_bytes.saturating_add(number);
-                self.disks_told = true;
-            }
-            _ => {}
-        }
-    }
-
-    fn machine(
-        &self,
-        asked: u32,
-        known: &mut Known,
-        leaving: impl Fn(&MachineId) -> bool,
-    ) -> MachineSample {
-        let presence = match self.state() {
-            State::Running | State::Paused(_) if leaving(&known.facts.id) => Presence::Leaving,
-            state => presence_of(state, known.held),
-        };
-        let counters = self.counters(asked, known);
-        MachineSample { facts: Arc::clone(&known.facts), presence, counters }
-    }
-
-    /// What these figures count; `None` if one of them is missing that would make the others
-    /// misleading.
-    fn counters(&self, asked: u32, known: &mut Known) -> Option<Counters> {
-        // A new machine may be the first with such devices; a busy QEMU is not asked.
-        let not_asked = known.devices & !asked != 0;
-        let not_told = known.disks_told && !self.disks_told;
-        if self.state() == State::Off || not_asked || not_told {
-            return None;
-        }
-        known.disks_told = self.disks_told;
-        // Left out while QEMU is busy; then what it was last is nearer than what it may become.
-        let rss_bytes = self.rss_kib.map(|kib| kib.saturating_mul(1024));
-        known.rss_bytes = rss_bytes.or(known.rss_bytes);
-        let balloon_bytes = || self.balloon_kib.map(|kib| kib.saturating_mul(1024));
-        Some(Counters {
-            cpu_time_ns: self.cpu_time_ns?,
-            cpu_delay_ns: self.cpu_delay_ns,
-            io_bytes: self.io_bytes,
-            memory_bytes: known.rss_bytes.or_else(balloon_bytes)?,
-            dirty_bytes_per_s: None,
-            pressure: Pressure::default(),
-        })
-    }
+    /// Until when domains are asked one by one, and when each was last found to hang.
+    singly: Option<Instant>,
+    hung: BTreeMap<String, Instant>,
 }
 
 impl Knowledge {
-    /// Finds out what the host is.
-    pub(crate) fn gather(
-        connection: &Connection,
-        config: &LibvirtConfig,
-    ) -> Result<Self, CallError> {
-        let node = connection.node_info()?;
-        let host = HostDescription::read(&connection.capabilities()?).unwrap_or_else(|error| {
-            tracing::warn!("libvirt's capabilities of this host are {error}");
-            HostDescription::default()
-        });
-        let mut cpu_models = BTreeSet::new();
-        // A read-only connection is not told: then the models stay unknown.
-        let asked = |kind: &&String| !config.read_only && matches!(kind.as_str(), "kvm" | "qemu");
-        for kind in host.domain_types.iter().filter(asked) {
-            let described = connection.domain_capabilities(kind)?;
-            cpu_models.extend(usable_cpu_models(&described).unwrap_or_default());
-        }
-        let capacity = Resources {
-            cpu_cores: f64::from(node.cpus),
-            memory_bytes: node.memory_kib as f64 * 1024.0,
-            io_bytes_per_s: NOMINAL_IO_BYTES_PER_S,
-        };
-        let mut knowledge = Self {
-            host,
-            cpu_models,
-            capacity,
-            around: Surroundings::look(connection, config),
-            looked_around: Instant::now(),
+    /// Nothing is known yet but what the host is.
+    pub(crate) fn new(config: &LibvirtConfig, basis: Arc<Basis>) -> Self {
+        Self {
+            config: config.clone(),
+            basis,
+            line: Line::new(config.clone()),
+            around: Surroundings::default(),
+            looked_around: None,
             facts: Arc::default(),
             machines: BTreeMap::new(),
+            autostarted: BTreeSet::new(),
             kernel: Kernel::of(&config.uri),
+            background: Background::of(&config.uri).filter(|_| config.background),
+            ran: BTreeSet::new(),
             samples: 0,
-        };
-        knowledge.facts = Arc::new(knowledge.host_facts(config));
-        Ok(knowledge)
-    }
-
-    fn host_facts(&self, config: &LibvirtConfig) -> HostFacts {
-        HostFacts {
-            capacity: self.capacity,
-            provides: Provides {
-                arch: self.host.arch.clone(),
-                cpu_models: self.cpu_models.clone(),
-                cpu_signature: self.host.cpu_signature.clone(),
-                storage: self.around.storage.ids(),
-                virt_types: self.host.domain_types.clone(),
-                machine_types: self.host.machine_types.clone(),
-                networks: Some(self.around.networks.clone()),
-                pools: self.around.storage.own_pools(),
-                huge_pages: self.around.huge_pages.clone(),
-                numa_nodes: self.host.numa_nodes.clone(),
-                host_cpus: self.host.cpus.clone(),
-                admits: is_carried(&config.migration_uri).then(|| config.admission.keys.clone()),
-            },
-            migration_uri: config.migration_uri.clone(),
+            singly: None,
+            hung: BTreeMap::new(),
         }
     }
 
-    /// What machines may need of the host.
-    pub(crate) fn provides(&self) -> &Provides {
-        &self.facts.provides
+    /// Whether it is of this host as it is described now.
+    pub(crate) fn is_of(&self, basis: &Arc<Basis>) -> bool {
+        Arc::ptr_eq(&self.basis, basis)
     }
 
-    /// What is shared with other hosts, and what is not.
-    pub(crate) const fn storage(&self) -> &Storage {
-        &self.around.storage
-    }
-
-    /// Looks at storage, networks and huge pages anew.
-    pub(crate) fn look_around(&mut self, connection: &Connection, config: &LibvirtConfig) {
-        self.looked_around = Instant::now();
-        let around = Surroundings::look(connection, config);
+    /// Looks at storage, networks and huge pages anew. Where that hangs, it stays as it was.
+    fn look_around(&mut self) {
+        let config = self.config.clone();
+        let looked = self
+            .line
+            .ask(BULK_TIME_MAX, move |connection| Ok(Surroundings::look(connection, &config)));
+        self.looked_around = Some(Instant::now());
+        let around = match looked {
+            Ok(around) => around,
+            Err(why) => return tracing::warn!(?why, "storage and networks were not looked at"),
+        };
         if around == self.around {
             return;
         }
-        if around.storage != self.around.storage {
-            self.machines.clear();
+        if around.storage != self.around.storage || around.links != self.around.links {
+            // Descriptions mean something else now.
+            for known in self.machines.values_mut() {
+                known.outdate();
+            }
         }
         self.around = around;
-        self.facts = Arc::new(self.host_facts(config));
+        self.facts = Arc::new(self.basis.facts(&self.around, &self.config));
     }
 
-    /// Measures the host. `changed` are the domains whose descriptions may have changed; those that
-    /// could not be read again stay in it. `leaving` tells of machines on their way to other hosts.
+    /// Measures the host.
     pub(crate) fn sample(
         &mut self,
-        connection: &Connection,
-        config: &LibvirtConfig,
-        now: impl FnOnce() -> Time,
-        changed: &mut BTreeSet<String>,
-        leaving: impl Fn(&MachineId) -> bool,
-    ) -> Result<HostSample, CallError> {
-        if self.looked_around.elapsed() >= AROUND_AGE_MAX {
-            self.look_around(connection, config);
+        shared: &Shared,
+        clock: impl FnOnce() -> Time,
+    ) -> Result<HostSample, Failure> {
+        let told = shared.around_changed.swap(false, Ordering::SeqCst);
+        let age = self.looked_around.map(|at| at.elapsed());
+        let aged = age.is_none_or(|age| age >= AROUND_AGE_MAX);
+        if told || aged || self.around.storage.has_come(crate::surroundings::is_there) {
+            self.look_around();
         }
         let asked = self.groups();
-        let mut measured = Vec::new();
-        connection.domain_stats(asked, |uuid, running_id, params: Params<'_>| {
-            measured.push((uuid, running_id, Figures::read(params.iter())));
-        })?;
-        let autostarted = connection.autostarted()?;
-        let at = now();
+        let (measured, silent) = self.measure(asked)?;
+        if let Ok(autostarted) = self.line.ask(SHORT_TIME_MAX, Connection::autostarted) {
+            self.autostarted = autostarted;
+        }
+        // What changes from here on is looked at next time, also if it is seen now already.
+        let mut changed = std::mem::take(&mut *lock(&shared.changed));
+        let (at, now) = (clock(), Instant::now());
+        let (machines, of_machines) =
+            self.machines_of(measured, &silent, asked, &mut changed, |machine| {
+                shared.migrations.is_leaving(machine)
+            });
+        // What could not be read again still is to be.
+        lock(&shared.changed).append(&mut changed);
+        let background = self.background.as_mut().and_then(|own| own.observe(now, of_machines));
+        let pressure = self.kernel.as_ref().map(Kernel::host).unwrap_or_default();
+        let facts = Arc::clone(&self.facts);
+        Ok(HostSample { at, facts, background, pressure, machines })
+    }
+
+    /// Every machine, by id, and what they have done together, if that is known of all.
+    fn machines_of(
+        &mut self,
+        measured: Vec<Measured>,
+        silent: &BTreeSet<String>,
+        asked: u32,
+        changed: &mut BTreeSet<String>,
+        leaving: impl Fn(&MachineId) -> bool,
+    ) -> (Vec<MachineSample>, Option<OfMachines>) {
         let groups = self.kernel.as_ref().map(Kernel::machines).unwrap_or_default();
         let mut before = std::mem::take(&mut self.machines);
         let mut machines = Vec::with_capacity(measured.len());
+        let (mut aged, mut done) = (0, Some(OfMachines::default()));
+        let mut ran = BTreeSet::new();
         for (uuid, running_id, figures) in measured {
             let mut known = before.remove(&uuid);
             let unchanged = known.as_mut().is_some_and(|known| {
-                !known.size.update(figures.size)
-                    && known.running_id == running_id
-                    && !changed.contains(&uuid)
+                let same = !known.size.update(figures.size) && known.running_id == running_id;
+                let fresh = known.read.is_some_and(|at| at.elapsed() < AROUND_AGE_MAX);
+                aged += usize::from(same && !fresh);
+                let keeps = fresh || known.read.is_some() && aged > AGED_MAX;
+                same && keeps && !changed.contains(&uuid)
             });
             if !unchanged {
-                known = self.describe(connection, &uuid, running_id, figures.size)?;
+                known = match self.describe(&uuid, running_id, &figures) {
+                    Ok(described) => {
+                        changed.remove(&uuid);
+                        let follow = |mut new: Known| {
+                            if let Some(known) = &known {
+                                new.follow(known);
+                            }
+                            new
+                        };
+                        described.map(follow)
+                    }
+                    // It is as it was, and is read again next time.
+                    Err(why) => {
+                        tracing::warn!(?why, "domain `{uuid}` was not described");
+                        changed.insert(uuid.clone());
+                        known
+                    }
+                };
             }
             // Gone meanwhile, or not to be made sense of.
             let Some(mut known) = known else { continue };
-            changed.remove(&uuid);
-            known.starts_at_boot(autostarted.contains(&uuid));
+            known.starts_at_boot(self.autostarted.contains(&uuid));
             let mut machine = figures.machine(asked, &mut known, &leaving);
             if let Some(counters) = &mut machine.counters
                 && let Some(group) = running_id.and_then(|id| groups.get(&id))
             {
                 counters.pressure = pressure::of_machine(group);
             }
+            if machine.presence.is_resident() {
+                ran.insert((uuid.clone(), running_id));
+                done =
+                    done.zip(machine.counters.as_ref()).map(|(sum, counters)| sum.with(counters));
+            }
             machines.push(machine);
             self.machines.insert(uuid, known);
         }
+        for (uuid, known) in before.into_iter().filter(|(uuid, _)| silent.contains(uuid)) {
+            let machine = known.silent();
+            done = done.filter(|_| !machine.presence.is_resident());
+            machines.push(machine);
+            self.machines.insert(uuid, known);
+        }
+        if ran != self.ran {
+            self.ran = ran;
+            if let Some(own) = &mut self.background {
+                own.begin_anew();
+            }
+        }
         machines.sort_unstable_by(|a, b| a.facts.id.cmp(&b.facts.id));
-        let pressure = self.kernel.as_ref().map(Kernel::host).unwrap_or_default();
-        let facts = Arc::clone(&self.facts);
-        Ok(HostSample { at, facts, background: None, pressure, machines })
+        (machines, done)
     }
 
     /// What is to be asked in the next sample.
@@ -353,131 +236,180 @@ impl Knowledge {
         ALWAYS | devices | delay
     }
 
+    /// The figures of all domains that answer, and those that do not.
+    fn measure(&mut self, groups: u32) -> Result<(Vec<Measured>, BTreeSet<String>), Failure> {
+        if self.singly.is_some_and(|until| Instant::now() < until) {
+            return self.measure_singly(groups);
+        }
+        // The first call that meets a QEMU which hangs does so too; the second finds it busy.
+        for _ in 0..2 {
+            match self.line.ask(BULK_TIME_MAX, move |connection| all_figures(connection, groups)) {
+                Ok(measured) => {
+                    self.singly = None;
+                    return Ok((measured, BTreeSet::new()));
+                }
+                Err(Silence::Failed(error)) => return Err(self.failed(&error)),
+                Err(Silence::Hung) => {}
+            }
+        }
+        if self.line.ask(SHORT_TIME_MAX, Connection::library_version).is_err() {
+            let what = "libvirt does not answer at all";
+            return Err(Failure::new(FailureKind::Unreachable, what));
+        }
+        self.singly = Some(Instant::now() + SINGLY_FOR);
+        tracing::warn!(
+            "libvirt does not tell the figures of all machines: they are asked one by one"
+        );
+        self.measure_singly(groups)
+    }
+
+    fn measure_singly(
+        &mut self,
+        groups: u32,
+    ) -> Result<(Vec<Measured>, BTreeSet<String>), Failure> {
+        let mut uuids: BTreeSet<String> = self.machines.keys().cloned().collect();
+        // New ones, if the list can be had.
+        uuids.extend(self.line.ask(SHORT_TIME_MAX, Connection::all).unwrap_or_default());
+        self.hung.retain(|_, at| at.elapsed() < SHUNNED_FOR);
+        let (mut measured, mut silent) = (Vec::new(), BTreeSet::new());
+        for uuid in uuids {
+            if self.hung.contains_key(&uuid) {
+                silent.insert(uuid);
+                continue;
+            }
+            let of = uuid.clone();
+            let asked = self
+                .line
+                .ask(SINGLE_TIME_MAX, move |connection| figures_of(connection, &of, groups));
+            match asked {
+                Ok(found) => measured.extend(found),
+                Err(Silence::Failed(error)) if error.code == sys::VIR_ERR_NO_DOMAIN => {}
+                Err(Silence::Failed(error)) => return Err(self.failed(&error)),
+                Err(Silence::Hung) => {
+                    self.hung.insert(uuid.clone(), Instant::now());
+                    silent.insert(uuid);
+                }
+            }
+        }
+        Ok((measured, silent))
+    }
+
+    fn failed(&mut self, error: &CallError) -> Failure {
+        // A broken connection reads like any other failure; so ask.
+        let answers = self.line.ask(SHORT_TIME_MAX, Connection::library_version).is_ok();
+        let other = if answers { FailureKind::Other } else { FailureKind::Unreachable };
+        let kind = kind_of_code(error.code).unwrap_or(other);
+        Failure::new(kind, format!("the machines could not be measured: {error}"))
+    }
+
     /// Reads a domain's description; `None` if it is gone meanwhile, or cannot be made sense of.
     fn describe(
-        &self,
-        connection: &Connection,
+        &mut self,
         uuid: &str,
         running_id: Option<u32>,
-        size: Size,
-    ) -> Result<Option<Known>, CallError> {
-        let read = || {
-            let domain = connection.domain(uuid)?;
-            Ok((domain.xml()?, domain.is_persistent()?))
+        figures: &Figures,
+    ) -> Result<Option<Known>, Silence> {
+        let of = uuid.to_owned();
+        let read = self.line.ask(SHORT_TIME_MAX, move |connection| Read::of(connection, &of));
+        let read = match read {
+            Err(Silence::Failed(error)) if error.code == sys::VIR_ERR_NO_DOMAIN => return Ok(None),
+            read => read?,
         };
-        let (xml, persistent) = match read() {
-            Ok(read) => read,
-            Err(CallError { code: sys::VIR_ERR_NO_DOMAIN, .. }) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        match describe(&xml, persistent, &self.around.storage, &self.host.cpu_signature) {
-            Ok(mut described) => {
-                weigh_disks(connection, uuid, &mut described);
-                Ok(Some(Known::new(described, running_id, size)))
-            }
+        let (storage, signature) = (&self.around.storage, &self.basis.host.cpu_signature);
+        let mut described = match describe(&read.xml, read.persistent, storage, signature) {
+            Ok(described) => described,
             Err(error) => {
                 tracing::warn!("the description of domain `{uuid}` makes no sense: {error}");
-                Ok(None)
+                return Ok(None);
+            }
+        };
+        self.settle(&mut described, &read);
+        // A QEMU that hangs would not tell.
+        if figures.disks_told || figures.state() == State::Off {
+            self.weigh_disks(uuid, &mut described);
+        }
+        Ok(Some(Known::new(described, running_id, figures.size)))
+    }
+
+    /// Fills in what a description does not say of what its machine needs.
+    fn settle(&self, described: &mut Description, read: &Read) {
+        let manager = described.manager.map(str::to_owned);
+        let manager = manager.or_else(|| self.around.agent_of(&described.facts.name));
+        let needs = &mut described.facts.needs;
+        needs.host_uuid = Some(self.basis.host.uuid.clone()).filter(|uuid| !uuid.is_empty());
+        for attachment in needs.attachments.iter_mut().flatten() {
+            if let Some(facts) = self.around.links.get(&attachment.network.to_string()) {
+                let named = attachment.link.switch.take();
+                attachment.link.clone_from(&facts.link);
+                attachment.link.switch = named.or(attachment.link.switch.take());
+            }
+        }
+        for file in needs.files.iter_mut().flatten().filter(|file| file.usage == FileUse::Made) {
+            file.bytes = std::fs::metadata(&file.path).ok().map(|found| found.len());
+        }
+        let mut keeps = std::mem::take(&mut needs.keeps);
+        let manager = manager.filter(|name| !self.config.move_managed.contains(name));
+        keeps.extend(manager.map(Missing::Managed));
+        keeps.extend((read.snapshots > 0).then_some(Missing::Snapshots(read.snapshots)));
+        let lost = read.checkpoints > 0 && !self.config.lose_checkpoints;
+        keeps.extend(lost.then_some(Missing::Checkpoints(read.checkpoints)));
+        keeps.extend(needs.attachments.iter().flatten().filter_map(|a| a.keeps()));
+        needs.keeps = keeps;
+    }
+
+    /// Finds out how large the disks are that only this host reaches.
+    fn weigh_disks(&mut self, uuid: &str, described: &mut Description) {
+        let disks = described.facts.needs.local_disks.iter_mut().flatten();
+        for disk in disks.filter(|disk| disk.obstacle.is_none()) {
+            let (of, name) = (uuid.to_owned(), disk.name.clone());
+            let told = self.line.ask(SHORT_TIME_MAX, move |connection| {
+                connection.domain(&of).and_then(|domain| domain.disk_size(&name))
+            });
+            match told {
+                Ok((bytes, used_bytes)) => (disk.bytes, disk.used_bytes) = (bytes, used_bytes),
+                Err(why) => disk.obstacle = Some(format!("libvirt does not tell its size: {why}")),
             }
         }
     }
 }
 
-/// Finds out how large the disks are that only this host reaches.
-fn weigh_disks(connection: &Connection, uuid: &str, described: &mut Description) {
-    let disks = described.facts.needs.local_disks.iter_mut().flatten();
-    for disk in disks.filter(|disk| disk.obstacle.is_none()) {
-        match connection.domain(uuid).and_then(|domain| domain.disk_size(&disk.name)) {
-            Ok((bytes, used_bytes)) => (disk.bytes, disk.used_bytes) = (bytes, used_bytes),
-            Err(error) => disk.obstacle = Some(format!("libvirt does not tell its size: {error}")),
-        }
+/// A domain as it is read.
+struct Read {
+    xml: String,
+    persistent: bool,
+    snapshots: u32,
+    checkpoints: u32,
+}
+
+impl Read {
+    fn of(connection: &Connection, uuid: &str) -> Result<Self, CallError> {
+        let domain = connection.domain(uuid)?;
+        Ok(Self {
+            xml: domain.xml()?,
+            persistent: domain.is_persistent()?,
+            snapshots: domain.snapshots()?,
+            checkpoints: domain.checkpoints()?,
+        })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn all_figures(connection: &Connection, groups: u32) -> Result<Vec<Measured>, CallError> {
+    let mut measured = Vec::new();
+    connection.domain_stats(groups, |uuid, running_id, params| {
+        measured.push((uuid, running_id, Figures::read(params.iter())));
+    })?;
+    Ok(measured)
+}
 
-    fn figures(named: &[(&'static str, u64)]) -> Figures {
-        Figures::read(named.iter().map(|(name, number)| (*name, Value::Number(*number))))
-    }
-
-    fn known(devices: &str) -> Known {
-        let xml = format!(
-            "<domain><uuid>u</uuid><name>n</name><memory>1</memory><vcpu>1</vcpu>\
-             <devices>{devices}</devices></domain>"
-        );
-        let described = describe(&xml, true, &Storage::default(), "").unwrap();
-        Known::new(described, None, Size::default())
-    }
-
-    const DISK: &str = "<disk><source file='/a'/></disk>";
-    const ALL: u32 = ALWAYS | DELAY | INTERFACES | DISKS;
-
-    const RUNNING: (&str, u64) = ("state.state", 1);
-
-    #[test]
-    fn figures_add_up_over_devices() {
-        let figures = figures(&[
-            RUNNING,
-            ("cpu.time", 5),
-            ("vcpu.current", 2),
-            ("vcpu.0.delay", 10),
-            ("vcpu.1.delay", 1),
-            ("vcpu.1.time", 999),
-            ("balloon.rss", 3),
-            ("net.count", 999),
-            ("net.0.rx.bytes", 100),
-            ("net.10.tx.bytes", 200),
-            ("net.0.rx.pkts", 999),
-            ("block.0.rd.bytes", 1000),
-            ("block.0.wr.bytes", 2000),
-            ("block.0.rd.reqs", 999),
-        ]);
-        let counters = figures.counters(ALL, &mut known(DISK)).unwrap();
-        let expected = Counters {
-            cpu_time_ns: 5,
-            cpu_delay_ns: Some(11),
-            io_bytes: 3300,
-            memory_bytes: 3072,
-            dirty_bytes_per_s: None,
-            pressure: Pressure::default(),
-        };
-        assert_eq!(counters, expected);
-    }
-
-    #[test]
-    fn what_is_not_told_is_not_taken_for_nothing() {
-        let busy = [RUNNING, ("cpu.time", 5), ("balloon.current", 7)];
-        assert_eq!(figures(&busy[..1]).counters(ALL, &mut known("")), None, "its CPU is missing");
-        let mut machine = known("");
-        let memory = |machine: &mut Known, named: &[(&'static str, u64)]| {
-            figures(named).counters(ALL, machine).map(|counters| counters.memory_bytes)
-        };
-        assert_eq!(memory(&mut machine, &busy), Some(7 * 1024), "only its balloon is known");
-        let told = [RUNNING, ("cpu.time", 5), ("balloon.rss", 3)];
-        assert_eq!(memory(&mut machine, &told), Some(3 * 1024));
-        assert_eq!(memory(&mut machine, &busy), Some(3 * 1024), "what it was last");
-        assert_eq!(figures(&[("state.state", 5)]).counters(ALL, &mut known("")), None);
-    }
-
-    #[test]
-    fn counters_without_the_disks_that_they_had_are_none() {
-        let mut machine = known(DISK);
-        let told = [RUNNING, ("cpu.time", 5), ("balloon.rss", 3), ("block.0.rd.bytes", 1)];
-        assert_eq!(figures(&told).counters(ALWAYS, &mut machine), None, "they were not asked for");
-        assert!(figures(&told[..3]).counters(ALL, &mut machine).is_some(), "some never tell");
-        assert!(figures(&told).counters(ALL, &mut machine).is_some());
-        assert_eq!(figures(&told[..3]).counters(ALL, &mut machine), None, "they told before");
-    }
-
-    #[test]
-    fn a_size_that_is_not_asked_has_not_changed() {
-        let size = |vcpus, memory_kib| Size { vcpus, memory_kib };
-        let mut known = size(None, Some(10));
-        assert!(!known.update(size(Some(2), Some(10))), "told for the first time");
-        assert!(!known.update(size(None, Some(10))));
-        assert!(known.update(size(Some(3), Some(10))));
-        assert!(known.update(size(None, Some(11))));
-    }
+fn figures_of(
+    connection: &Connection,
+    uuid: &str,
+    groups: u32,
+) -> Result<Vec<Measured>, CallError> {
+    let mut measured = Vec::new();
+    let domain = connection.domain(uuid)?;
+    connection.stats_of(&domain, groups, |uuid, running_id, params| {
+        measured.push((uuid, running_id, Figures::read(params.iter())));
+    })?;
+    Ok(measured)
 }

@@ -13,9 +13,9 @@
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
-use evenkeel_core::model::{LocalDisk, Locks};
+use evenkeel_core::model::{FileUse, HostFile, LocalDisk, Locks, Missing};
 
-use crate::locks::{self, Mounts};
+use crate::locks::{self, Mounts, names_something};
 use crate::xml::Element;
 use crate::xml::needs::target;
 
@@ -41,6 +41,11 @@ pub(crate) struct Storage {
     mounts: Mounts,
     /// Who leases disks besides, if anybody.
     lock_manager: Option<String>,
+    /// Directories that are configured as shared and on which nothing is here: nothing is mounted, or
+    /// what is does not answer.
+    absent: BTreeSet<PathBuf>,
+    /// Whether libvirt may have been told that more is shared than it finds out by itself.
+    told_more: bool,
 }
 
 /// What the disks of a machine need.
@@ -48,6 +53,10 @@ pub(crate) struct Storage {
 pub(crate) struct DiskNeeds {
     pub(crate) shared: BTreeSet<String>,
     pub(crate) local: Vec<LocalDisk>,
+    /// Files of those on shared storage.
+    pub(crate) files: Vec<HostFile>,
+    /// What keeps it here, whatever other hosts reach.
+    pub(crate) keeps: Vec<Missing>,
 }
 
 impl Storage {
@@ -76,6 +85,16 @@ impl Storage {
         Self { mounts, lock_manager, ..self }
     }
 
+    /// The same without directories on which nothing is, on a libvirt of this version.
+    pub(crate) fn with_absent(self, absent: BTreeSet<PathBuf>, libvirt: u64) -> Self {
+        Self { absent, told_more: libvirt >= SHARED_FILESYSTEMS_SINCE, ..self }
+    }
+
+    /// Whether anything is now where nothing was.
+    pub(crate) fn has_come(&self, is_there: impl Fn(&Path) -> bool) -> bool {
+        self.absent.iter().any(|path| is_there(path))
+    }
+
     /// What would keep two copies of a domain apart.
     pub(crate) fn locks(&self, domain: &Element) -> Locks {
         locks::of_domain(domain, &self.mounts, self.lock_manager.as_deref())
@@ -83,7 +102,8 @@ impl Storage {
 
     /// The ids of all of it.
     pub(crate) fn ids(&self) -> BTreeSet<String> {
-        let paths = self.paths.iter().map(|shared| shared.id.clone());
+        let there = self.paths.iter().filter(|shared| !self.absent.contains(&shared.path));
+        let paths = there.map(|shared| shared.id.clone());
         paths.chain(self.pools.iter().map(|(_, id)| id.clone())).collect()
     }
 
@@ -122,9 +142,34 @@ impl Storage {
             });
             if is_local || leans_on_local {
                 needs.local.push(self.local_disk(disk));
+            } else {
+                self.look_at_files(disk, &mut needs);
             }
         }
         needs
+    }
+
+    /// The files of a disk that other hosts reach, and whether libvirt believes that they do.
+    fn look_at_files(&self, disk: &Element, needs: &mut DiskNeeds) {
+        let name = target(disk);
+        disk.walk(&mut |part| {
+            let source =
+                matches!(part.name.as_str(), "disk" | "backingStore").then(|| part.find("source"));
+            let path = source.flatten().and_then(|s| s.attribute("file").or(s.attribute("dev")));
+            let Some(path) = path.filter(|path| path.starts_with('/')) else { return };
+            if needs.files.len() < FILES_MAX {
+                let (path, what) = (path.to_owned(), name.to_owned());
+                needs.files.push(HostFile { path, what, usage: FileUse::Disk, bytes: None });
+            }
+        });
+        let source = disk.find("source").and_then(|source| source.attribute("file"));
+        let exempt = disk.find("readonly").is_some() || disk.find("shareable").is_some();
+        if let Some(path) = source.filter(|_| !exempt && !self.told_more)
+            && let Some(kind) = self.mounts.unshared(Path::new(path))
+        {
+            let (disk, path) = (name.to_owned(), path.to_owned());
+            needs.keeps.push(Missing::UnsafeStorage { disk, path, kind });
+        }
     }
 
     /// A disk that only this host reaches, and what keeps it from being copied, if anything does.
@@ -134,7 +179,9 @@ impl Storage {
         let pool = self.own.iter().find(|(_, at)| Path::new(path).parent() == Some(at));
         let leans =
             ["backingStore", "mirror"].iter().any(|name| disk.find(name).is_some_and(has_source));
-        let obstacle = if kind != "file" || path.is_empty() {
+        let obstacle = if kind == "network" {
+            Some("it is served on its present host itself".to_owned())
+        } else if kind != "file" || path.is_empty() {
             Some(format!("it is of type `{kind}`, and only files are copied"))
         } else if path.len() > COPIED_PATH_BYTES_MAX {
             Some("its path is too long".to_owned())
@@ -160,12 +207,12 @@ impl Storage {
 
     /// Whether other hosts reach what is behind this, with the id of the storage that it is on.
     fn reaches(&self, shared: &mut BTreeSet<String>, disk: &Element) -> bool {
-        let Some(source) = disk.find("source") else { return true };
+        let Some(source) = disk.find("source").filter(|s| names_something(s)) else { return true };
         let kind = disk.attribute("type").unwrap_or("file");
         let of_pool = |name: &str| self.pools.iter().find(|(pool, _)| pool == name);
         let path = ["file", "dev", "dir"].iter().find_map(|key| source.attribute(key));
         let found = match (kind, path) {
-            ("network", _) => return true,
+            ("network", _) => return !is_served_here(source),
             ("volume", _) => source.attribute("pool").and_then(of_pool).map(|(_, id)| id),
             (_, Some(path)) => self.of_path(Path::new(path)),
             (_, None) => None,
@@ -186,11 +233,30 @@ impl Storage {
     }
 }
 
+/// The first libvirt whose `qemu.conf` has `shared_filesystems`.
+const SHARED_FILESYSTEMS_SINCE: u64 = 10_008_000;
+
+/// Most files of disks that another host is asked for.
+const FILES_MAX: usize = 32;
+
+/// Whether a network disk is served by its own host, by its address there or by a socket.
+fn is_served_here(source: &Element) -> bool {
+    let here = |host: &Element| {
+        let name = host.attribute("name").unwrap_or("");
+        let address = name.parse::<std::net::IpAddr>();
+        host.attribute("transport") == Some("unix")
+            || matches!(name, "localhost" | "localhost.localdomain")
+            || address.is_ok_and(|address| address.is_loopback())
+    };
+    let hosts: Vec<&Element> = source.all("host").collect();
+    !hosts.is_empty() && hosts.into_iter().all(here)
+}
+
 /// Longest path of a disk that is copied, in bytes: it goes along in messages.
 const COPIED_PATH_BYTES_MAX: usize = 512;
 
 fn has_source(element: &Element) -> bool {
-    element.find("source").is_some()
+    element.find("source").is_some_and(names_something)
 }
 
 /// The name and directory of a pool of files that only this host has.
@@ -288,6 +354,35 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_on_storage_that_libvirt_takes_for_local_keeps_its_machine_and_says_so() {
+        let mounts = Mounts::parse(
+            "1 0 0:1 / / rw - ext4 a rw\n2 1 0:2 / /srv/shared/fast rw - nfs4 n:/a rw",
+        );
+        let storage = |libvirt| {
+            storage().with_locks(mounts.clone(), None).with_absent(BTreeSet::new(), libvirt)
+        };
+        let disk = |path: &str, more: &str| {
+            let disk = format!("<disk><source file='{path}'/><target dev='vda'/>{more}</disk>");
+            Element::parse(&format!("<domain><devices>{disk}</devices></domain>")).unwrap()
+        };
+        for (path, more, libvirt, kept) in [
+            ("/srv/shared/a", "", 9_000_000, true),
+            ("/srv/shared/fast/a", "", 9_000_000, false),
+            ("/srv/shared/a", "<readonly/>", 9_000_000, false),
+            ("/srv/shared/a", "<shareable/>", 9_000_000, false),
+            // It may have been told so.
+            ("/srv/shared/a", "", 11_000_000, false),
+        ] {
+            let needs = storage(libvirt).needs(&disk(path, more));
+            assert_eq!(!needs.keeps.is_empty(), kept, "{path} {more} {libvirt}");
+            assert_eq!((needs.files[0].path.as_str(), needs.files[0].what.as_str()), (path, "vda"));
+        }
+        let absent = BTreeSet::from([PathBuf::from("/srv/shared/fast")]);
+        let ids = storage(9_000_000).with_absent(absent, 9_000_000).ids();
+        assert!(!ids.contains("fast") && ids.contains("gfs"), "{ids:?}");
+    }
+
+    #[test]
     fn a_host_provides_what_is_configured_and_its_shared_pools() {
         let ids: Vec<String> = storage().ids().into_iter().collect();
         assert_eq!(ids, ["fast", "gfs", "netfs:nas:/export", "rbd:mon:vms"]);
@@ -321,6 +416,32 @@ mod tests {
             ("<disk type='volume'><source pool='images' volume='a'/></disk>", vec![], true),
             ("<disk type='network'><source protocol='rbd' name='p/a'/></disk>", vec![], false),
             ("<disk type='nvme'><source namespace='1'/></disk>", vec![], true),
+            // An ejected medium, as libvirt leaves it.
+            (
+                "<disk type='file' device='cdrom'><source index='3'/><target dev='hdc'/><readonly/></disk>",
+                vec![],
+                false,
+            ),
+            (
+                "<disk type='network'><source protocol='nbd' name='a'><host name='localhost' port='1'/></source></disk>",
+                vec![],
+                true,
+            ),
+            (
+                "<disk type='network'><source protocol='nbd'><host transport='unix' socket='/x'/></source></disk>",
+                vec![],
+                true,
+            ),
+            (
+                "<disk type='network'><source protocol='nbd'><host name='::1'/></source></disk>",
+                vec![],
+                true,
+            ),
+            (
+                "<disk type='network'><source protocol='nbd'><host name='san' port='1'/></source></disk>",
+                vec![],
+                false,
+            ),
             (
                 "<disk type='file'><source file='/srv/shared/a'/><backingStore type='file'>\
                  <source file='/base'/><backingStore/></backingStore></disk>",

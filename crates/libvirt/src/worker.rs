@@ -1,23 +1,19 @@
-//! The thread of the connection: it measures, looks, writes entries, and connects again when
-//! libvirt went away.
+//! The threads that keep a connection to libvirt, and measure.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use evenkeel_core::model::{Entry, MachineId, Time};
-use evenkeel_core::port::{Event, Examination, Failure, FailureKind, LookId, Rewrite, Stamp};
+use evenkeel_core::model::{MachineId, Time};
+use evenkeel_core::port::{Event, Failure, FailureKind, ORDER_TIME_MAX};
 
 use crate::answer::{Answer, lock};
-use crate::copies;
-use crate::examine::examine;
-use crate::failure::{classify, of_machine};
-use crate::ffi::{CallError, Connection, Domain, News, Subscription};
+use crate::basis::Basis;
+use crate::ffi::{CallError, Connection, News, Subscription};
 use crate::process::Vigil;
 use crate::sample::Knowledge;
-use crate::xml::{Element, entry};
 use crate::{LibvirtConfig, Shared};
 
 /// libvirt is probed this often, in seconds, and taken for dead after [`KEEPALIVE_COUNT`] probes
@@ -29,27 +25,8 @@ const KEEPALIVE_COUNT: u32 = 3;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// Something for the thread to do.
-pub(crate) enum Task {
-    Sample(Answer),
-    Look(MachineId, LookId, Answer),
-    WriteEntry(MachineId, Rewrite, Answer),
-    Resume(MachineId, Stamp, Answer),
-    Discard(MachineId, Stamp, Answer),
-    SetAutostart(MachineId, bool, Answer),
-    Start(MachineId, Stamp, Answer),
-    Examine(Examination, Answer),
-    /// Abort a migration that another process has ordered.
-    Abort(MachineId),
-    /// See whether the connection is gone, or whether to stop.
-    Wake,
-}
-
-/// How serving a connection ended.
-enum Ended {
-    Lost(String),
-    Stopped,
-}
+/// Domains whose descriptions may have changed since they were read.
+pub(crate) type Changed = BTreeSet<String>;
 
 /// Opens a connection that notices when libvirt is gone.
 pub(crate) fn connect(config: &LibvirtConfig) -> Result<Connection, CallError> {
@@ -59,202 +36,145 @@ pub(crate) fn connect(config: &LibvirtConfig) -> Result<Connection, CallError> {
     Ok(connection)
 }
 
-/// Runs until told to stop, or until nobody is left who could.
-pub(crate) fn run(shared: &Arc<Shared>, tasks: &Receiver<Task>, clock: &dyn Fn() -> Time) {
+/// Whether libvirt is reached, for all threads.
+#[derive(Default)]
+pub(crate) struct LinkState {
+    state: Mutex<State>,
+    told: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Whether a first attempt to connect has ended.
+    known: bool,
+    /// Why libvirt is not reached, if so.
+    down: Option<String>,
+    /// Why the connection is gone, if that was just told.
+    closed: Option<&'static str>,
+    stopping: bool,
+}
+
+impl LinkState {
+    /// Why libvirt is not reached, if that is known.
+    pub(crate) fn down(&self) -> Option<String> {
+        lock(&self.state).down.clone()
+    }
+
+    /// Has whoever waits look whether to end.
+    pub(crate) fn wake(&self) {
+        lock(&self.state).stopping = true;
+        self.told.notify_all();
+    }
+
+    fn close(&self, reason: &'static str) {
+        lock(&self.state).closed = Some(reason);
+        self.told.notify_all();
+    }
+
+    fn set(&self, down: Option<String>) {
+        let mut state = lock(&self.state);
+        (state.known, state.down) = (true, down);
+        self.told.notify_all();
+    }
+
+    /// Waits until it is known whether libvirt is reached.
+    fn await_known(&self) {
+        let unknown = |state: &mut State| !state.known && !state.stopping;
+        let waited = self.told.wait_timeout_while(lock(&self.state), ORDER_TIME_MAX, unknown);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Waits until the connection is gone, and returns why; nothing if the thread is to end.
+    fn await_closing(&self) -> Option<&'static str> {
+        let open = |state: &mut State| state.closed.is_none() && !state.stopping;
+        let waited = self.told.wait_while(lock(&self.state), open);
+        let state = waited.unwrap_or_else(PoisonError::into_inner);
+        state.closed.filter(|_| !state.stopping)
+    }
+
+    /// Waits for so long. Returns whether the thread is to end.
+    fn rest(&self, span: Duration) -> bool {
+        let end = Instant::now() + span;
+        let mut state = lock(&self.state);
+        while !state.stopping {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.told.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+}
+
+/// Keeps a connection, by which libvirt tells what happens, until told to stop.
+pub(crate) fn keep_link(shared: &Arc<Shared>) {
     let mut told_gone = false;
     let mut backoff = BACKOFF_MIN;
     loop {
-        let reason = match Link::new(shared) {
-            Ok(mut link) => {
+        let reason = match open(shared) {
+            Ok(_subscription) => {
                 backoff = BACKOFF_MIN;
+                shared.link.set(None);
                 if std::mem::take(&mut told_gone) {
                     shared.outlet.tell(Event::Connected);
                 }
-                match link.serve(tasks, clock) {
-                    Ended::Stopped => return,
-                    Ended::Lost(reason) => reason,
+                match shared.link.await_closing() {
+                    Some(reason) => reason.to_owned(),
+                    None => return,
                 }
             }
             Err(error) => error.to_string(),
         };
         let uri = &shared.config.uri;
         let reason = format!("libvirt at `{uri}` does not answer: {reason}");
+        shared.link.set(Some(reason.clone()));
         if !told_gone {
             told_gone = true;
-            shared.outlet.tell(Event::Disconnected(reason.clone()));
+            shared.outlet.tell(Event::Disconnected(reason));
         }
-        refuse(tasks, &reason, Instant::now() + backoff);
-        if shared.stopping.load(Ordering::SeqCst) {
+        if shared.link.rest(backoff) {
             return;
         }
         backoff = (backoff * 2).min(BACKOFF_MAX);
     }
 }
 
-/// Answers every task with a failure until `end`.
-fn refuse(tasks: &Receiver<Task>, reason: &str, end: Instant) {
-    while let Ok(task) = tasks.recv_timeout(end.saturating_duration_since(Instant::now())) {
-        refuse_one(task, Failure::new(FailureKind::Unreachable, reason));
-    }
+/// Connects, and finds out what the host is.
+fn open(shared: &Arc<Shared>) -> Result<Subscription, CallError> {
+    lock(&shared.link.state).closed = None;
+    let connection = Arc::new(connect(&shared.config)?);
+    let listener = Arc::clone(shared);
+    let news = Subscription::new(Arc::clone(&connection), move |news| listener.hear(news))?;
+    let basis = Basis::gather(&connection, &shared.config)?;
+    *lock(&shared.basis) = Some(Arc::new(basis));
+    Ok(news)
 }
 
-/// A connection that works.
-struct Link<'a> {
-    shared: &'a Arc<Shared>,
-    // Before the connection, since it is to be dropped before.
-    _news: Subscription,
-    connection: Arc<Connection>,
-    knowledge: Knowledge,
-}
-
-impl<'a> Link<'a> {
-    fn new(shared: &'a Arc<Shared>) -> Result<Self, CallError> {
-        lock(&shared.closed).take();
-        let connection = Arc::new(connect(&shared.config)?);
-        let listener = Arc::clone(shared);
-        let news = Subscription::new(Arc::clone(&connection), move |news| listener.hear(news))?;
-        let knowledge = Knowledge::gather(&connection, &shared.config)?;
-        Ok(Self { shared, _news: news, connection, knowledge })
-    }
-
-    fn serve(&mut self, tasks: &Receiver<Task>, clock: &dyn Fn() -> Time) -> Ended {
-        loop {
-            let Ok(task) = tasks.recv() else { return Ended::Stopped };
-            if self.shared.stopping.load(Ordering::SeqCst) {
-                return Ended::Stopped;
-            }
-            if let Some(reason) = lock(&self.shared.closed).take() {
-                refuse_one(task, Failure::new(FailureKind::Unreachable, reason.clone()));
-                return Ended::Lost(reason);
-            }
-            match task {
-                Task::Sample(answer) => self.sample(answer, clock),
-                Task::Look(machine, look, answer) => {
-                    let looked = copies::look(&self.connection, &machine);
-                    answer.give(Event::Looked(machine, look, looked));
-                }
-                Task::Resume(machine, stamp, answer) => {
-                    let resumed = copies::resume(&self.connection, &machine, stamp);
-                    answer.give(Event::Resumed(machine, resumed));
-                }
-                Task::Discard(machine, stamp, answer) => {
-                    let discarded = copies::discard(&self.connection, &machine, stamp);
-                    answer.give(Event::Discarded(machine, discarded));
-                }
-                Task::SetAutostart(machine, wanted, answer) => {
-                    let set = copies::set_autostart(&self.connection, &machine, wanted);
-                    answer.give(Event::AutostartSet(machine, wanted, set));
-                }
-                Task::Start(machine, stamp, answer) => {
-                    let started = copies::start(&self.connection, &machine, stamp);
-                    answer.give(Event::Started(machine, started));
-                }
-                Task::WriteEntry(machine, rewrite, answer) => {
-                    let written = self.write_entry(&machine, &rewrite);
-                    answer.give(Event::EntryWritten(machine, written));
-                }
-                Task::Examine(examination, answer) => {
-                    let (config, knowledge) = (&self.shared.config, &mut self.knowledge);
-                    let verdict = examine(&self.connection, config, knowledge, &examination);
-                    answer.give(Event::Examined(examination.handoff, verdict));
-                }
-                Task::Abort(machine) => self.abort(&machine),
-                Task::Wake => {}
-            }
+/// Measures whenever it is asked to, until told to stop, or until nobody is left who could ask.
+pub(crate) fn run(shared: &Arc<Shared>, samples: &Receiver<Answer>, clock: &dyn Fn() -> Time) {
+    let mut knowledge: Option<Knowledge> = None;
+    while let Ok(answer) = samples.recv() {
+        if shared.stopping.load(Ordering::SeqCst) {
+            return;
         }
-    }
-
-    fn blame(&self, machine: &MachineId, error: &CallError) -> Failure {
-        of_machine(classify(error, &self.connection, false), machine, &error.message)
-    }
-
-    fn sample(&mut self, answer: Answer, clock: &dyn Fn() -> Time) {
-        // What changes from here on is looked at next time, also if it is seen now already.
-        let mut changed = std::mem::take(&mut *lock(&self.shared.changed));
-        let leaving = |machine: &MachineId| self.shared.migrations.is_leaving(machine);
-        let sampled = self.knowledge.sample(
-            &self.connection,
-            &self.shared.config,
-            clock,
-            &mut changed,
-            leaving,
-        );
-        let sampled = sampled.map_err(|error| {
-            // It may have been read in part; what was to be read again still is.
-            lock(&self.shared.changed).append(&mut changed);
-            let kind = classify(&error, &self.connection, false);
-            Failure::new(kind, format!("the machines could not be measured: {error}"))
-        });
-        answer.give(Event::Sampled(sampled));
-    }
-
-    fn write_entry(&self, machine: &MachineId, rewrite: &Rewrite) -> Result<Entry, Failure> {
-        let blame = |error: CallError| self.blame(machine, &error);
-        let element = entry::as_metadata(&rewrite.entry).map_err(|error| {
-            let what = format!("its entry cannot be written: {error}");
-            of_machine(FailureKind::Other, machine, &what)
-        })?;
-        let domain = self.connection.domain(machine.as_str()).map_err(blame)?;
-        let (active, persistent) =
-            (domain.is_active().map_err(blame)?, domain.is_persistent().map_err(blame)?);
-        // libvirt would wait for the end of the job, and everything behind this would too.
-        if active && domain.job().map_err(blame)?.active {
-            let what = "its entry cannot be written while a job is under way on it";
-            return Err(of_machine(FailureKind::Busy, machine, what));
+        shared.link.await_known();
+        if let Some(reason) = shared.link.down() {
+            answer.fail(Failure::new(FailureKind::Unreachable, reason));
+            continue;
         }
-        // libvirt has no "write if it still is": the two calls follow each other at once.
-        if let Some(over) = &rewrite.over
-            && entry_of(&domain).map_err(blame)?.as_ref() != Ok(over)
-        {
-            let what = "its entry was changed by somebody else since it was read";
-            return Err(of_machine(FailureKind::Changed, machine, what));
-        }
-        let (prefix, namespace) = (entry::PREFIX, entry::NAMESPACE);
-        let written = domain.set_metadata(&element, prefix, namespace, active, persistent);
-        lock(&self.shared.changed).insert(machine.as_str().to_owned());
-        written.map_err(blame)?;
-        match entry_of(&domain).map_err(blame)? {
-            Ok(read) if read == rewrite.entry => Ok(read),
-            _ => {
-                let what =
-                    "its entry was written and reads otherwise: somebody else writes it, too";
-                Err(of_machine(FailureKind::Changed, machine, what))
-            }
-        }
-    }
-
-    fn abort(&self, machine: &MachineId) {
-        let abort = || {
-            let domain = self.connection.domain(machine.as_str())?;
-            let job = domain.job()?;
-            if job.active && job.migration_out { domain.abort_job() } else { Ok(()) }
+        let Some(basis) = lock(&shared.basis).clone() else {
+            let what = format!("libvirt at `{}` has not answered yet", shared.config.uri);
+            answer.fail(Failure::new(FailureKind::Unreachable, what));
+            continue;
         };
-        if let Err(error) = abort() {
-            tracing::info!("no migration of machine `{machine}` was aborted: {error}");
-        }
-    }
-}
-
-/// The entry of a domain as libvirt has it now.
-fn entry_of(domain: &Domain) -> Result<Result<Entry, String>, CallError> {
-    let described = domain.xml()?;
-    Ok(Element::parse(&described)
-        .map_err(|error| error.to_string())
-        .and_then(|domain| entry::of_domain(&domain)))
-}
-
-/// Answers a task with a failure.
-pub(crate) fn refuse_one(task: Task, failure: Failure) {
-    match task {
-        Task::Sample(answer)
-        | Task::Look(_, _, answer)
-        | Task::WriteEntry(_, _, answer)
-        | Task::Resume(_, _, answer)
-        | Task::Discard(_, _, answer)
-        | Task::SetAutostart(_, _, answer)
-        | Task::Start(_, _, answer)
-        | Task::Examine(_, answer) => answer.fail(failure),
-        Task::Abort(_) | Task::Wake => {}
+        // A libvirt that was started again may be another one.
+        let known = knowledge.take().filter(|known| known.is_of(&basis));
+        let mut known = known.unwrap_or_else(|| Knowledge::new(&shared.config, basis));
+        let sampled = known.sample(shared, clock);
+        knowledge = Some(known);
+        answer.give(Event::Sampled(sampled));
     }
 }
 
@@ -271,13 +191,12 @@ impl Shared {
                 self.changed(uuid);
             }
             News::DomainChanged(uuid) => self.changed(uuid),
+            News::AroundChanged => self.around_changed.store(true, Ordering::SeqCst),
             News::JobCompleted(uuid, job) => self.migrations.completed(uuid, job),
             News::Closed(reason) => {
-                *lock(&self.closed) = Some(reason.to_owned());
                 // What libvirt, started again, does with a machine that is paused is not told here.
                 self.migrations.unwatched();
-                // If the queue is full the thread wakes up anyway.
-                let _ = self.tasks.try_send(Task::Wake);
+                self.link.close(reason);
             }
         }
     }
@@ -290,6 +209,3 @@ impl Shared {
         }
     }
 }
-
-/// Domains whose descriptions may have changed since they were read.
-pub(crate) type Changed = BTreeSet<String>;

@@ -18,6 +18,7 @@ struct Asked {
     hypervisor: LibvirtHypervisor,
     events: Receiver<Event>,
     count: u64,
+    machine: &'static str,
 }
 
 impl Asked {
@@ -25,7 +26,12 @@ impl Asked {
         let (sink, events) = mpsc::channel();
         let sink = move |event| drop(sink.send(event));
         let hypervisor = LibvirtHypervisor::new(config(lab, host), sink, clock());
-        Self { hypervisor: hypervisor.expect("there are threads"), events, count: 0 }
+        Self {
+            hypervisor: hypervisor.expect("there are threads"),
+            events,
+            count: 0,
+            machine: "web",
+        }
     }
 
     fn until<T>(&self, wanted: impl Fn(Event) -> Option<T>) -> T {
@@ -52,8 +58,8 @@ impl Asked {
     fn examine(&mut self, needs: Requirements) -> Result<Vec<DiskPlace>, Unfit> {
         self.count += 1;
         let handoff = HandoffId(self.count);
-        let machine = MachineId::new("web").expect("an id");
-        self.hypervisor.submit(Order::Examine(Examination { handoff, machine, needs }));
+        let machine = MachineId::new(self.machine).expect("an id");
+        self.hypervisor.submit(Order::Examine(Examination { handoff, machine, name: None, needs }));
         self.until(|event| match event {
             Event::Examined(id, verdict) if id == handoff => Some(verdict),
             _ => None,
@@ -105,7 +111,9 @@ fn a_machine_is_examined_by_libvirts_own_compare_and_by_what_is_there_now() {
     std::fs::write(&file, network).expect("written");
     virsh(&uri("h2"), &["net-create", file.to_str().expect("text")]);
     assert_eq!(h2.examine(lan.clone()), Ok(Vec::new()));
-    h1.refuses(lan, Reason::NoNetwork, "network `lan`");
+    let here = Requirements { host_uuid: None, ..lan };
+    h1.refuses(here, Reason::NoNetwork, "network `lan`");
+    h1.refuses(needs.clone(), Reason::SameHostUuid, "for one");
     let bridge = Some(vec![Network::Interface("br-none".to_owned())]);
     h2.refuses(
         Requirements { networks: bridge, ..needs.clone() },
@@ -143,6 +151,24 @@ fn copies_of_disks_need_a_pool_with_room(
     assert_eq!(places, Ok(vec![DiskPlace { name: "vda".to_owned(), path: there }]));
     host.refuses(local(u64::MAX, "/x/web.raw"), Reason::NoDiskRoom, "MiB free");
     host.refuses(local(1, "/x/.."), Reason::NoDiskRoom, "no place");
+    // Each disk would have room, and both together would not; nor what is promised to another machine.
+    let free =
+        std::process::Command::new("df").args(["--output=avail", "-B1"]).arg(&place).output();
+    let free = String::from_utf8(free.expect("df can be run").stdout).expect("text");
+    let free: u64 = free.lines().last().expect("a figure").trim().parse().expect("a number");
+    let two = |bytes| {
+        let mut needs = local(bytes, "/x/a.raw");
+        let mut second = needs.local_disks.clone().expect("one").remove(0);
+        (second.name, second.path) = ("vdb".to_owned(), "/x/b.raw".to_owned());
+        needs.local_disks.as_mut().expect("one").push(second);
+        needs
+    };
+    assert!(host.examine(local(free / 10 * 6, "/x/a.raw")).is_ok(), "one has room");
+    host.refuses(two(free / 10 * 6), Reason::NoDiskRoom, "beside its other disks");
+    assert!(host.examine(two(free / 10 * 3)).is_ok());
+    host.machine = "another";
+    host.refuses(local(free / 10 * 6, "/x/c.raw"), Reason::NoDiskRoom, "nobody was promised");
+    host.machine = "web";
     std::fs::write(place.join("web.raw"), "somebody's").expect("written");
     host.refuses(local(1, "/x/web.raw"), Reason::NoDiskRoom, "exists");
 }

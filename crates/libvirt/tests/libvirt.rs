@@ -149,7 +149,7 @@ fn a_read_only_connection_measures_and_is_refused_every_change() {
         _ => None,
     });
     reader.hypervisor.submit(migration(&lab, &machine, None));
-    for refused in [written, reader.ended().map(drop)] {
+    for refused in [written.map(drop), reader.ended().map(drop)] {
         let failure = refused.expect_err("it may only look");
         assert!(failure.detail.contains("operation forbidden"), "{failure:?}");
     }
@@ -188,8 +188,11 @@ fn a_libvirt_that_hangs_keeps_nobody_waiting() {
     here.hypervisor.submit(Order::Look(machine.clone(), LookId(1)));
     assert_eq!(here.sample(), Err(FailureKind::Unreachable));
     kill_process(daemon, Signal::CONT).expect("it goes on");
-    here.until(|event| matches!(event, Event::Connected).then_some(()));
-    assert_eq!(here.look(&machine), Ok(Presence::Running));
+    // Whether it was missed for so long that it counts as gone depends on how fast this went.
+    let end = Instant::now() + SOON + ORDER_TIME_MAX;
+    while here.look(&machine) != Ok(Presence::Running) {
+        assert!(Instant::now() < end, "it answers again and is not heard");
+    }
 }
 
 #[test]

@@ -269,7 +269,8 @@ fn one_host_with_a_slow_link_does_not_stand_for_all() {
         let (mut cluster, _) = furnished(hosts, seed);
         cluster.run_until(at(3 * 3600));
         assert!(excess(&cluster, &[slow.clone()]) < 0.06, "seed {seed}: {:?}", loads(&cluster));
-        assert!(too_long(&cluster) <= 4, "seed {seed}: {}", too_long(&cluster));
+        // Each of the seven others learns it by one try at most.
+        assert!(too_long(&cluster) <= 7, "seed {seed}: {}", too_long(&cluster));
         assert_sound(&mut cluster);
     }
 }

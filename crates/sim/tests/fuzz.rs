@@ -203,6 +203,7 @@ fn event() -> impl Strategy<Value = Event> {
     let failure = || Failure::new(FailureKind::Other, "no");
     let machine = (0..4u8, presence(), any::<Option<(u64, u64)>>(), 0..9u32).prop_map(
         |(index, presence, counters, vcpus)| MachineSample {
+            arrived: false,
             facts: {
                 let mut facts = facts(&format!("v{index}"), 1.0);
                 facts.vcpus = vcpus;

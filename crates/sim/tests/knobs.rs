@@ -59,6 +59,12 @@ const SLOW: &str = "balance.cool_down = '30s'\nbalance.dead_band = 0.0\nbalance.
                     balance.difference_min = 0.0\nbalance.hold = 1\nbalance.warm_up = 1\n\
                     balance.payback = '8h'\nfaults.store_slow = 900\nfaults.store_full = 0";
 
+/// Stores that are slow most of the time, for which agents and their samples wait.
+const SLOWER: &str = "balance.cool_down = '30s'\nbalance.dead_band = 0.0\nbalance.gain_min = 0.0\n\
+                      balance.difference_min = 0.0\nbalance.hold = 1\nbalance.warm_up = 1\n\
+                      balance.payback = '8h'\nfaults.store_slow = 900\nfaults.store_full = 0\n\
+                      faults.lasts = '5m'\nfaults.hypervisor_restart = 0";
+
 /// The same below low ceilings.
 const TIGHT: &str = "balance.cool_down = '30s'\nbalance.dead_band = 0.0\nbalance.gain_min = 0.0\n\
                      balance.difference_min = 0.0\nbalance.hold = 1\nbalance.payback = '8h'\n\
@@ -89,7 +95,7 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("balance.forecast_lead", "'1h'", ""),
     ("balance.forecast_quantile", "0.0", TIGHT),
     ("balance.warm_up", "20", ""),
-    ("balance.stale_after", "'5100ms'", SLOW),
+    ("balance.stale_after", "'5100ms'", SLOWER),
     ("balance.dead_band", "0.05", ""),
     ("balance.difference_min", "0.3", ""),
     ("balance.gain_min", "0.9", ""),

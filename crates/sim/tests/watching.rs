@@ -26,6 +26,9 @@ use rand_chacha::ChaCha8Rng;
 struct Two {
     balancers: [Balancer; 2],
     running: [Vec<(MachineId, Entry)>; 2],
+    /// What is defined and off, and what came by somebody's migration.
+    defined: [Vec<MachineId>; 2],
+    arrived: bool,
     now: Time,
     rng: ChaCha8Rng,
     /// Every order to rewrite an entry.
@@ -44,6 +47,8 @@ impl Two {
         let mut two = Self {
             balancers: [balancer(0, recovered), balancer(1, Recovered::default())],
             running: [Vec::new(), Vec::new()],
+            defined: [Vec::new(), Vec::new()],
+            arrived: false,
             now: at(0),
             rng: ChaCha8Rng::seed_from_u64(7),
             written: Vec::new(),
@@ -72,7 +77,11 @@ impl Two {
                     }
                     Effect::Order(Order::Look(machine, look)) => {
                         let runs = self.running[host].iter().any(|(id, _)| *id == machine);
-                        let presence = if runs { Presence::Running } else { Presence::Absent };
+                        let presence = match () {
+                            () if runs => Presence::Running,
+                            () if self.defined[host].contains(&machine) => Presence::Defined,
+                            () => Presence::Absent,
+                        };
                         let sight = Sight::new(presence, Stamp::default());
                         let looked = Event::Looked(machine, look, Ok(sight));
                         inputs.push((host, Input::Hypervisor(looked)));
@@ -96,10 +105,18 @@ impl Two {
                 MachineSample {
                     facts: facts.into(),
                     presence: Presence::Running,
+                    arrived: self.arrived,
                     counters: Some(Counters::default()),
                 }
             };
-            let machines = self.running[host].iter().map(machine).collect();
+            let off = |id: &MachineId| MachineSample {
+                facts: facts(id.as_str(), 1.0).into(),
+                presence: Presence::Defined,
+                arrived: false,
+                counters: None,
+            };
+            let machines = self.running[host].iter().map(machine);
+            let machines = machines.chain(self.defined[host].iter().map(off)).collect();
             let at = self.now;
             let (facts, pressure) = Default::default();
             let sample = HostSample { at, facts, background: None, pressure, machines };
@@ -112,6 +129,10 @@ impl Two {
 
     fn twins(&self, host: usize) -> Vec<&str> {
         self.balancers[host].twins().map(|(id, _)| id.as_str()).collect()
+    }
+
+    fn leftovers(&self, host: usize) -> Vec<&str> {
+        self.balancers[host].leftovers().map(|(id, _)| id.as_str()).collect()
     }
 
     fn verdict(&self, host: usize, machine: &str) -> Option<Reason> {
@@ -170,6 +191,44 @@ fn a_machine_that_somebody_else_has_moved_here_gets_a_new_epoch_and_is_left_alon
     two.pass_a_minute();
     assert_eq!(two.written.len(), 1, "once");
     assert_eq!(two.verdict(0, "m"), Some(Reason::OtherMover));
+}
+
+#[test]
+fn a_machine_that_never_moved_before_is_noticed_when_somebody_else_moves_it_here() {
+    for leftover in [false, true] {
+        let mut two = Two::new(Recovered::default());
+        two.pass_a_minute();
+        // Its definition may have been here all the time, from an earlier move of theirs.
+        if leftover {
+            two.defined[0].push(machine_id("m"));
+            two.pass_a_minute();
+        }
+        two.defined[0].clear();
+        two.running[0].push((machine_id("m"), Entry::default()));
+        two.arrived = true;
+        two.pass_a_minute();
+        let [(_, entry)] = &two.written[..] else { panic!("{:?}", two.written) };
+        assert_eq!((entry.epoch, entry.handoff), (Epoch(1), None));
+        two.running[0] = two.written.clone();
+        two.pass_a_minute();
+        assert_eq!(two.written.len(), 1, "once");
+        assert_eq!(two.verdict(0, "m"), Some(Reason::OtherMover));
+    }
+}
+
+#[test]
+fn a_definition_that_is_left_behind_is_told_by_its_host_until_it_is_gone() {
+    let mut two = Two::new(Recovered::default());
+    two.running[1].push((machine_id("m"), Entry::default()));
+    two.defined[0].push(machine_id("m"));
+    two.defined[0].push(machine_id("off-everywhere"));
+    two.pass_a_minute();
+    assert_eq!((two.leftovers(0), two.leftovers(1)), (vec!["m"], vec![]));
+    assert_eq!((two.twins(0), two.twins(1)), (vec![], vec![]));
+    two.defined[0].clear();
+    two.pass_a_minute();
+    two.pass_a_minute();
+    assert_eq!(two.leftovers(0), [] as [&str; 0]);
 }
 
 #[test]

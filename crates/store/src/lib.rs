@@ -24,8 +24,9 @@ mod acquaintances;
 mod admissions;
 mod history;
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, Permissions, TryLockError};
 use std::net::SocketAddr;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -236,6 +237,14 @@ pub struct Store {
     _lock: File,
 }
 
+/// Makes the database, or takes others' rights to it away: it holds what operators may see. SQLite gives
+/// the files beside it the same mode.
+fn keep_private(path: &Path) -> std::io::Result<()> {
+    let file = File::options().create(true).append(true).mode(0o600).open(path)?;
+    let mode = file.metadata()?.permissions().mode();
+    if mode & 0o077 == 0 { Ok(()) } else { file.set_permissions(Permissions::from_mode(0o600)) }
+}
+
 impl Store {
     /// Opens the store in `directory`, making both if they are missing.
     ///
@@ -251,6 +260,7 @@ impl Store {
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
         let path = directory.join("state.sqlite");
+        keep_private(&path).map_err(failed)?;
         let error = |action, source: rusqlite::Error| match source.sqlite_error_code() {
             // SQLite opens a file to read that it may not write, and fails at the first write.
             Some(

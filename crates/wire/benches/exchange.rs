@@ -96,6 +96,7 @@ fn measured_host(name: &str, machines: u32, rng: &mut ChaCha12Rng) -> Balancer {
     balancer.handle(Input::Members(members.to_vec()), Time::from_unix_ms(0), rng, &mut ignored);
     for seconds in [5_u64, 10] {
         let machine = |index: u32| MachineSample {
+            arrived: false,
             facts: Arc::new(MachineFacts {
                 id: MachineId::new(&format!("00000000-0000-4000-8000-{index:012}")).expect("an id"),
                 name: Arc::from(format!("machine-{index}")),

@@ -9,7 +9,7 @@ use evenkeel_core::message::{
     Report, Room, Talk, Watch, Witness,
 };
 use evenkeel_core::model::{
-    CpuNeed, DiskPlace, Entry, Network, Requirements, Resource, Resources, Rules,
+    CpuNeed, DiskPlace, Entry, Network, Requirements, Resource, Resources, Rules, Secret,
 };
 use evenkeel_core::rules::Labels;
 
@@ -205,7 +205,24 @@ fn check_needs(needs: &Requirements) -> Result<(), WireError> {
     list(needs.special.as_deref(), "the number of special needs", |need| text(need, "a need"))?;
     list(needs.huge_pages.as_deref(), "the number of page sizes", |_| Ok(()))?;
     let few = |list: &Option<Vec<u32>>| list.as_ref().is_none_or(|l| l.len() <= CPUS_MAX);
-    within(few(&needs.numa_nodes) && few(&needs.host_cpus), "the number of CPUs")?;
+    let few_cpus = few(&needs.host_cpus) && few(&needs.dedicated_cpus);
+    within(few(&needs.numa_nodes) && few_cpus, "the number of CPUs")?;
+    list(needs.attachments.as_deref(), "the number of attachments", |attachment| {
+        text(attachment.network.name(), "a network")?;
+        maybe(attachment.link.switch.as_ref(), "a kind of network")?;
+        maybe(attachment.link.segment.as_ref(), "a segment")?;
+        maybe(attachment.portgroup.as_ref(), "a group of ports")
+    })?;
+    maybe(needs.host_uuid.as_ref(), "a host's UUID")?;
+    list(needs.files.as_deref(), "the number of files", |file| {
+        text(&file.path, "a file")?;
+        text(&file.what, "what a file is for")
+    })?;
+    list(needs.secrets.as_deref(), "the number of secrets", |secret| match secret {
+        Secret::Uuid(uuid) => text(uuid, "a secret"),
+        Secret::Usage(kind, name) => text(kind, "a secret").and_then(|()| text(name, "a secret")),
+    })?;
+    list(needs.addresses.as_deref(), "the number of addresses", |at| text(at, "an address"))?;
     list(needs.local_disks.as_deref(), "the number of disks", |disk| {
         text(&disk.name, "a disk's name")?;
         text(&disk.path, "a disk's path")?;

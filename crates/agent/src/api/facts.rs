@@ -59,8 +59,7 @@ pub(crate) async fn reach(
 ) -> Result<Json<Option<String>>, Failed> {
     let uri: Option<String> = forward.get(&host, "/api/v1/migration_uri").await?;
     match uri {
-        // The answer came by the link that machines would go by.
-        None => Ok(Json(None)),
+        None => forward.fails_to_carry(&host).await.map(Json),
         // What it says is not opened, but what this host makes of it.
         Some(said) => match config.ways().uri(&host, &said) {
             Ok(uri) => in_time(move || reached(&uri)).await.map(Json),

@@ -13,7 +13,7 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Router, routing};
 use evenkeel_core::model::HostId;
-use evenkeel_net::{Call, CallStream, Net};
+use evenkeel_net::{Call, CallStream, Net, StreamError};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
@@ -27,6 +27,7 @@ use tower::ServiceExt;
 use super::access::{Caller, Member};
 use super::ask::{self, Driver, Failed, problem};
 use super::insight::NEXT;
+use crate::carrier::REACH;
 use crate::config::Members;
 use crate::error::with_causes;
 use crate::request;
@@ -93,6 +94,20 @@ impl Forward {
             return Err(problem(status, why));
         }
         Ok(body)
+    }
+
+    /// Why no machine could be carried to a host, if so: by the TCP connection that one goes by, up to
+    /// where the other agent says that it expects none.
+    pub(crate) async fn fails_to_carry(&self, host: &HostId) -> Result<Option<String>, Failed> {
+        let address = |reply| request::Request::Address(host.clone(), reply);
+        let addr = ask::ask(&self.driver, StatusCode::NOT_FOUND, address).await?;
+        Ok(match self.net.open_stream(host, addr, REACH).await {
+            Ok(_) | Err(StreamError::Declined { .. }) => None,
+            Err(StreamError::Dial(why)) => {
+                let port = addr.port();
+                Some(format!("machines go by TCP to port {port}, which does not answer: {why}"))
+            }
+        })
     }
 
     async fn ask(&self, host: &HostId, request: Request) -> Result<Response, Failed> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::status::{HandoffStatus, Status};
+use crate::status::{AlarmCode, HandoffStatus, Status};
 
 /// The type of an answer.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
@@ -35,6 +35,21 @@ pub(crate) fn render(status: &Status) -> String {
     });
     let help = "How long an alarming handoff has been in its phase, in seconds.";
     gauge(&mut out, "handoff_alarm_age_seconds", help, ages);
+    let codes = AlarmCode::ALL.iter().map(|code| {
+        let count = status.alarms.iter().filter(|alarm| alarm.code == *code).count();
+        (format!("{{code=\"{}\"}}", code.code()), count as f64)
+    });
+    gauge(&mut out, "alarms", "What somebody has to look at; alert above 0.", codes);
+    let own = status.background.iter().flat_map(|own| {
+        [
+            ("cpu_cores", own.cpu_cores),
+            ("memory_bytes", own.memory_bytes),
+            ("io_bytes_per_second", own.io_bytes_per_s),
+        ]
+    });
+    let own = own.map(|(name, used)| (format!("{{resource=\"{name}\"}}"), used));
+    let help = "What this host uses besides its machines. Missing while unknown.";
+    gauge(&mut out, "background", help, own);
     let accused = status.accused.iter();
     let accused = accused.map(|a| (format!("{{peer=\"{}\"}}", a.host), a.times as f64));
     let help = "How often a member has said what it must not; alert above 0.";

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::accusations::Accusations;
+use crate::carrier::REACH;
 
 use super::conversation::Conversation;
 use super::{Channel, Libvirt, emulator, lock, make_dir, remove};
@@ -140,6 +141,11 @@ impl Arrivals {
 
     /// Lets a caller in, or tells it why not.
     pub(super) fn receive(&self, caller: Caller) {
+        if caller.request == REACH {
+            // Whoever asks wants to know whether it is reached.
+            tokio::spawn(async move { caller.decline("it is reached").await });
+            return;
+        }
         let mut known = lock(&self.known);
         match admit(&mut known, &caller) {
             Ok((arrival, channel, place)) => {

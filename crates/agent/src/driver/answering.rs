@@ -20,7 +20,8 @@ impl Driver {
             Request::Status(answer) => {
                 let (change, now) = (self.hours.change, self.clock.now());
                 let accused = self.carrier.accused();
-                let status = Status::of(&self.balancer, &self.progress, change, accused, now);
+                let mut status = Status::of(&self.balancer, &self.progress, change, accused, now);
+                status.knows_others = !self.addresses.is_empty() || self.seeded;
                 let _ = answer.send(Ok(Status { silent: self.silent(), ..status }));
             }
             Request::Brief(answer) => {

@@ -31,6 +31,9 @@ const MOVES_MAX: usize = 64;
 const ASKED_MAX: usize = 64;
 /// How long one waits for hosts that are busy.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// How long one waits for hosts that do not know their load: one that was started knows it soon, and one
+/// whose hypervisor does not answer never.
+const PATIENCE_UNKNOWN: Duration = Duration::from_secs(60);
 /// How long before a host that was busy is asked again, on average.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -288,7 +291,7 @@ impl Balancer {
                 Stage::Waiting { .. } | Stage::Looking(_) if self.stopping => {
                     (Reason::Stopping, None)
                 }
-                Stage::Waiting { why, .. } if now.since(directed.ordered) > PATIENCE => {
+                Stage::Waiting { why, .. } if now.since(directed.ordered) > patience(*why) => {
                     (why.unwrap_or(Reason::Busy), directed.to.clone())
                 }
                 Stage::Moving { handoff, peer } if !self.handoffs.is_live(*handoff) => {
@@ -338,6 +341,11 @@ impl Balancer {
             }
         }
         let Decision { detail, peer, stats, .. } = decision.clone();
+        // What is missing stands with the machine.
+        let detail = match verdict {
+            Some(judged) if detail.is_empty() => judged.detail.clone(),
+            _ => detail,
+        };
         self.directed.end(index, Outcome { at: now, ending: reason, detail, peer, stats });
     }
 
@@ -452,6 +460,14 @@ impl Balancer {
             _ => survey.miss(from),
         }
         true
+    }
+}
+
+/// How long one waits that came to nothing for this.
+const fn patience(why: Option<Reason>) -> Duration {
+    match why {
+        Some(Reason::UnknownLoad) => PATIENCE_UNKNOWN,
+        _ => PATIENCE,
     }
 }
 

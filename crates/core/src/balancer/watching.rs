@@ -8,6 +8,9 @@
 //!     │ ── Runs(that) ─────────────▶ │   looks as well; now both know
 //! ```
 //!
+//! One that runs on one of them and is only defined on the other is a leftover there: were it started, it
+//! would run twice. Told is the operator.
+//!
 //! Also what somebody else has moved here is noticed: its entry gets a new epoch, and it stays where
 //! it is for the cool-down.
 
@@ -24,7 +27,8 @@ use crate::port::{HostSample, LookId, Order, Presence, Rewrite, Sight};
 
 /// How often a host tells another one what it runs.
 pub(super) const WATCH_EVERY: Duration = Duration::from_secs(60);
-/// How many hosts are told of groups each time.
+/// How many hosts are told each time what runs here: all of them in clusters of up to nine hosts, where
+/// what runs twice is then known within [`WATCH_EVERY`].
 const TOLD: usize = 8;
 /// A machine that was not seen on the other host for so long runs there no more.
 const TWIN_TIME_MAX: Duration = Duration::from_secs(200);
@@ -42,13 +46,25 @@ pub struct Twin {
     pub seen: Time,
 }
 
+/// A definition of a machine on this host, where it does not run, while it runs on another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// The host that runs it.
+    pub peer: HostId,
+    /// Since when it is known.
+    pub since: Time,
+    /// When it was seen so last.
+    pub seen: Time,
+}
+
 /// What a host knows of machines that run twice or came by themselves.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Watching {
     twins: BTreeMap<MachineId, Twin>,
+    leftovers: BTreeMap<MachineId, Leftover>,
     /// Machines that another host says it runs, until this one has looked.
     asked: BTreeMap<MachineId, (HostId, LookId)>,
-    /// What was here when it was measured last.
+    /// What ran here, or was paused here, when it was measured last.
     known: Option<BTreeSet<MachineId>>,
 }
 
@@ -66,6 +82,18 @@ impl Balancer {
         self.watching.twins.iter()
     }
 
+    /// Machines that are defined here and do not run, and were seen running on another host.
+    pub fn leftovers(&self) -> impl Iterator<Item = (&MachineId, &Leftover)> {
+        self.watching.leftovers.iter()
+    }
+
+    /// What is defined here and does not run, and no handoff is about to change.
+    fn defined(&self) -> impl Iterator<Item = &MachineId> {
+        let machines = self.host.view.machines().iter();
+        let off = machines.filter(|(_, m)| m.presence == Presence::Defined);
+        off.map(|(id, _)| id).filter(|id| !self.handoffs.moves(id))
+    }
+
     /// What this host runs, and no handoff is about to change.
     fn running(&self) -> impl Iterator<Item = &MachineId> {
         let machines = self.host.view.machines().iter();
@@ -81,6 +109,10 @@ impl Balancer {
         // What does not run here any more is not said to.
         twins.retain(|id, twin| here.contains(id) && now.since(twin.seen) < TWIN_TIME_MAX);
         self.host.holds.doubled = twins.keys().cloned().collect();
+        let off: BTreeSet<MachineId> = self.defined().cloned().collect();
+        let leftovers = &mut self.watching.leftovers;
+        leftovers.retain(|id, left| off.contains(id) && now.since(left.seen) < TWIN_TIME_MAX);
+        let twins = &self.watching.twins;
         let runs = |machine: &MachineId| Message::Watch(Watch::Runs(machine.clone()));
         out.extend(twins.iter().map(|(id, twin)| Effect::Send(twin.peer.clone(), runs(id))));
         let running: Vec<u64> = here.iter().map(digest).take(RUNNING_MAX).collect();
@@ -92,8 +124,7 @@ impl Balancer {
             flocks.truncate(FLOCKS_MAX);
         }
         let told = Some(flocks).filter(|flocks| !flocks.is_empty());
-        let (mut peers, mut running) =
-            (self.draw(if told.is_some() { TOLD } else { 1 }, rng), running);
+        let mut peers = self.draw(TOLD, rng);
         if let Some(peer) = peers.first() {
             self.tell_of_pause(peer, out);
         }
@@ -101,7 +132,7 @@ impl Balancer {
             peers.clear();
         }
         for peer in peers {
-            let watch = Watch::Running(std::mem::take(&mut running), told.clone());
+            let watch = Watch::Running(running.clone(), told.clone());
             out.push(Effect::Send(peer, Message::Watch(watch)));
         }
     }
@@ -128,14 +159,21 @@ impl Balancer {
                 let both = self.running().filter(|id| theirs.contains(&digest(id)));
                 let runs = both.take(RUNS_MAX).map(|id| Message::Watch(Watch::Runs(id.clone())));
                 out.extend(runs.map(|message| Effect::Send(from.clone(), message)));
-            }
-            Watch::Runs(machine) => {
-                if self.watching.asked.len() < RUNS_MAX && !self.handoffs.moves(&machine) {
-                    let mut look = LookId(0);
-                    self.hand(now, out, |handoffs, turn| look = handoffs.look(&machine, turn));
-                    self.watching.asked.insert(machine, (from.clone(), look));
+                let off = self.defined().filter(|id| theirs.contains(&digest(id)));
+                for machine in off.take(RUNS_MAX).cloned().collect::<Vec<_>>() {
+                    self.look_into(machine, from, now, out);
                 }
             }
+            Watch::Runs(machine) => self.look_into(machine, from, now, out),
+        }
+    }
+
+    /// Looks at a machine here that another host says it runs.
+    fn look_into(&mut self, machine: MachineId, from: &HostId, now: Time, out: &mut Vec<Effect>) {
+        if self.watching.asked.len() < RUNS_MAX && !self.handoffs.moves(&machine) {
+            let mut look = LookId(0);
+            self.hand(now, out, |handoffs, turn| look = handoffs.look(&machine, turn));
+            self.watching.asked.insert(machine, (from.clone(), look));
         }
     }
 
@@ -153,8 +191,17 @@ impl Balancer {
             return;
         }
         let Some((peer, _)) = asked.remove(machine) else { return };
-        let runs = sight.is_some_and(|sight| sight.presence == Presence::Running);
-        if !runs || self.handoffs.moves(machine) {
+        let presence = sight.map_or(Presence::Absent, |sight| sight.presence);
+        if self.handoffs.moves(machine) {
+            return;
+        }
+        if presence == Presence::Defined {
+            let left = Leftover { peer: peer.clone(), since: now, seen: now };
+            let known = self.watching.leftovers.entry(machine.clone()).or_insert(left);
+            (known.peer, known.seen) = (peer, now);
+            return;
+        }
+        if presence != Presence::Running {
             return;
         }
         self.host.holds.doubled.insert(machine.clone());
@@ -170,13 +217,20 @@ impl Balancer {
 
     /// Gives a new epoch to what somebody else has moved here, and leaves it alone for a while.
     pub(super) fn notice(&mut self, sample: &HostSample, now: Time, out: &mut Vec<Effect>) {
-        let here = sample.machines.iter().map(|m| m.facts.id.clone()).collect();
+        // A definition says nothing of where it ran, and what still arrives has not come yet.
+        let was = |presence| !matches!(presence, Presence::Defined | Presence::Incoming);
+        let here = sample.machines.iter().filter(|m| was(m.presence));
+        let here = here.map(|m| m.facts.id.clone()).collect();
         let Some(before) = self.watching.known.replace(here) else { return };
         for machine in sample.machines.iter().filter(|m| m.presence == Presence::Running) {
             let facts = &machine.facts;
             let Ok(entry) = &facts.entry else { continue };
-            // One that was never moved by a host may just have been defined.
-            let moved = entry.handoff.is_some_and(|handoff| !self.handoffs.explains(handoff));
+            // One that was never moved by a host may just have been started: then its hypervisor has
+            // to say that it came by a migration.
+            let moved = match entry.handoff {
+                Some(handoff) => !self.handoffs.explains(handoff),
+                None => machine.arrived,
+            };
             if before.contains(&facts.id) || self.handoffs.moves(&facts.id) || !moved {
                 continue;
             }

@@ -46,6 +46,8 @@ impl Balancer {
         let machine = agreement.candidate.machine.clone();
         let incoming = Incoming {
             machine: machine.clone(),
+            name: agreement.candidate.name.clone(),
+            dedicated_cpus: agreement.candidate.needs.dedicated_cpus.clone().unwrap_or_default(),
             memory_bytes: agreement.candidate.memory_bytes,
             usage: agreement.candidate.factors,
             rules: agreement.entry.rules.clone(),

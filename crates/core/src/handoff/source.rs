@@ -151,8 +151,15 @@ pub(super) fn migrated(
         (Phase::Transferring, Err(failure)) => {
             h.decision.detail.clone_from(&failure.detail);
             h.failed = Some(failure.kind);
-            if failure.kind == FailureKind::NeedsChanged {
-                h.cancelled_for.get_or_insert(Reason::NeedsChanged);
+            match failure.kind {
+                FailureKind::NeedsChanged => {
+                    h.cancelled_for.get_or_insert(Reason::NeedsChanged);
+                }
+                // Neither the machine nor the target has failed: it is tried again later.
+                FailureKind::Busy => {
+                    h.cancelled_for.get_or_insert(Reason::JobUnderWay);
+                }
+                _ => {}
             }
             doubt(h, failure.detail, turn);
         }
@@ -222,7 +229,9 @@ fn looked_in_doubt(h: &mut Handoff, here: Presence, limits: &Limits, turn: &mut 
         Presence::Running | Presence::Paused => cancel_after(h, turn),
         Presence::Leaving => {
             let late = turn.now.since(h.since) >= limits.migration_time_max;
-            if late || h.cancelled_for.is_some() {
+            // A job that was under way before may be somebody else's migration, which is theirs to abort.
+            let ours = |reason| reason != Reason::JobUnderWay;
+            if late || h.cancelled_for.is_some_and(ours) {
                 h.cancelled_for.get_or_insert(Reason::MigrationTooLong);
                 turn.abort(h);
             }

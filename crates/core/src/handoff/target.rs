@@ -67,7 +67,8 @@ fn looked_before_promise(
 pub(super) fn nothing_is_here(h: &mut Handoff, turn: &mut Turn<'_>) {
     if h.needs.can_be_examined() {
         let (handoff, machine, needs) = (h.id, h.machine.clone(), h.needs.clone());
-        turn.order(Order::Examine(Examination { handoff, machine, needs }));
+        let name = Some(h.name.clone()).filter(|name| !name.is_empty());
+        turn.order(Order::Examine(Examination { handoff, machine, name, needs }));
     } else {
         promise(h, Vec::new(), turn);
     }

@@ -17,6 +17,9 @@ use crate::port::Presence;
 use crate::select::mean_aware::{Piece, Side};
 use crate::select::{LOAD_EPSILON, Pair, rounded};
 
+/// How long a machine that a job was under way on is not tried again.
+const BUSY_FOR: std::time::Duration = std::time::Duration::from_secs(60);
+
 impl Host {
     /// Its machines that could go to `peer` in return for another.
     pub(super) fn tenants(
@@ -388,6 +391,9 @@ impl Host {
         now: Time,
     ) -> Result<(), Reason> {
         let Toward { peer, authority, .. } = *toward;
+        if self.holds.busy.get(id).is_some_and(|at| now.since(*at) < BUSY_FOR) {
+            return Err(Reason::JobUnderWay);
+        }
         self.past.failures.may_try(id, peer, self.restraint.quarantine, now)?;
         if authority.is_operators() || self.state == HostState::Draining {
             return Ok(());
@@ -479,6 +485,7 @@ impl Host {
         self.view.provides().meets(&candidate.needs)?;
         self.unfit.recall(&candidate.machine, &candidate.needs, now)?;
         self.lets_come(candidate, pressing)?;
+        self.neighbours_mind(candidate)?;
         Ok(self.seats_are_free(&candidate.machine, &candidate.anti_affinity)?)
     }
 }

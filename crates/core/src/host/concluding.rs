@@ -55,6 +55,10 @@ impl Host {
                 let weight = self.weight_of(handoff);
                 self.experience.aborted((machine, peer), &weight, handoff.sent.as_ref(), now);
             }
+            (Role::Donor, Reason::JobUnderWay) => {
+                failures.undecided(peer, now);
+                self.holds.busy.insert(machine.clone(), now);
+            }
             (Role::Donor, _) => failures.undecided(peer, now),
             (Role::Receiver, Reason::MigrationFailed) => {
                 failures.took_in_vain((machine, peer), words, quarantine, now);

@@ -20,6 +20,8 @@ pub struct Holds {
     pub doubled: BTreeSet<MachineId>,
     /// Machines that this host would move, and why it does not.
     pub recommended: BTreeMap<MachineId, Reason>,
+    /// Machines that a job was under way on when they were to be moved, and when that was.
+    pub busy: BTreeMap<MachineId, Time>,
     /// Machines that have arrived and were not measured since.
     pub landed: BTreeMap<MachineId, Landed>,
     /// Seats that other hosts have said to have.
@@ -31,6 +33,10 @@ pub struct Holds {
 pub struct Incoming {
     /// The machine.
     pub machine: MachineId,
+    /// Its name.
+    pub name: String,
+    /// CPUs of this host that it is to have for itself.
+    pub dedicated_cpus: Vec<u32>,
     /// Memory that it may come to occupy, in bytes.
     pub memory_bytes: f64,
     /// What it uses.
@@ -78,6 +84,8 @@ impl Holds {
             (Role::Receiver, _) => {
                 let incoming = Incoming {
                     machine: handoff.machine.clone(),
+                    name: handoff.name.clone(),
+                    dedicated_cpus: handoff.needs.dedicated_cpus.clone().unwrap_or_default(),
                     memory_bytes: handoff.memory_bytes,
                     usage: handoff.usage,
                     rules: handoff.entry.rules.clone(),

@@ -3,7 +3,9 @@
 mod autonomy;
 mod host;
 mod ids;
+mod missing;
 mod needs;
+mod network;
 mod resources;
 mod role;
 mod rules;
@@ -17,9 +19,11 @@ pub use ids::{
     ClaimId, Epoch, ExchangeId, HandoffId, HandoffKey, HostId, ID_BYTES_MAX, IdError, MachineId,
     MoveId, Ticket,
 };
+pub use missing::Missing;
 pub use needs::{
-    CpuNeed, DiskPlace, HugePages, LocalDisk, Missing, Network, Provides, Requirements,
+    CpuNeed, DiskPlace, FileUse, HostFile, HugePages, LocalDisk, Provides, Requirements, Secret,
 };
+pub use network::{Attachment, LINUX_BRIDGE, Link, NO_BRIDGE, Network, NetworkFacts};
 pub use resources::{PerResource, Resource, Resources, Weights, WeightsError};
 pub use role::Role;
 pub use rules::{Group, Hosts, NAMES_MAX, PRIORITY_MAX, Place, RuleError, Rules, check_label};

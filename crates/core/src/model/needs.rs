@@ -10,7 +10,7 @@ use std::sync::Arc;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use crate::reason::Reason;
+use super::{Attachment, Missing, Network, NetworkFacts};
 
 /// The virtual CPU that a machine was defined with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
@@ -82,34 +82,37 @@ pub struct Requirements {
     /// Most virtual CPUs that it may come to have.
     #[n(14)]
     pub vcpus: Option<u32>,
+    /// How the networks that it is connected to are on its present host.
+    #[n(15)]
+    pub attachments: Option<Vec<Attachment>>,
+    /// What its present host's hypervisor calls that host. It moves between no two of the same UUID.
+    #[n(16)]
+    pub host_uuid: Option<String>,
+    /// Files that it must find on its host, and what for.
+    #[n(17)]
+    pub files: Option<Vec<HostFile>>,
+    /// Secrets that its hypervisor must know.
+    #[n(18)]
+    pub secrets: Option<Vec<Secret>>,
+    /// Addresses of its host at which it is listened for: of consoles and serial ports.
+    #[n(19)]
+    pub addresses: Option<Vec<String>>,
+    /// CPUs of its host that no other machine is to be pinned to.
+    #[n(20)]
+    pub dedicated_cpus: Option<Vec<u32>>,
+    /// Whether it has a TPM in software.
+    #[n(21)]
+    pub emulated_tpm: Option<bool>,
+    /// What keeps it on its present host, whatever the other one has. It stays there, so that no other
+    /// host is told.
+    #[cbor(skip)]
+    #[serde(skip)]
+    pub keeps: Vec<Missing>,
     /// The CPU that it runs with, in the hypervisor's own words, for the other host's hypervisor to
     /// compare. Too long for an offer of many machines: it goes along with the one that was chosen.
     #[cbor(skip)]
     #[serde(skip)]
     pub cpu_definition: Option<Arc<str>>,
-}
-
-/// What a network interface is connected to on its host.
-#[derive(
-    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Network {
-    /// A virtual network of the hypervisor, by its name.
-    #[n(0)]
-    Virtual(#[n(0)] String),
-    /// A bridge or another interface of the host, by its name.
-    #[n(1)]
-    Interface(#[n(0)] String),
-}
-
-impl std::fmt::Display for Network {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Virtual(name) => write!(f, "virtual network `{name}` that is active"),
-            Self::Interface(name) => write!(f, "bridge or interface `{name}`"),
-        }
-    }
 }
 
 /// Huge pages of one size.
@@ -121,6 +124,60 @@ pub struct HugePages {
     /// Memory that is made of them, in bytes.
     #[n(1)]
     pub bytes: u64,
+}
+
+/// A file that a machine must find on its host.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct HostFile {
+    /// Its path.
+    #[n(0)]
+    pub path: String,
+    /// What for, in words; of a disk its name.
+    #[n(1)]
+    pub what: String,
+    /// How it is used.
+    #[n(2)]
+    pub usage: FileUse,
+    /// How large it is here, in bytes, where the other one must be as large.
+    #[n(3)]
+    pub bytes: Option<u64>,
+}
+
+/// How a machine uses a file of its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[cbor(index_only)]
+#[serde(rename_all = "snake_case")]
+pub enum FileUse {
+    /// It reads it, or connects to it.
+    #[n(0)]
+    Read,
+    /// Its disk is in it, on storage that both hosts reach.
+    #[n(1)]
+    Disk,
+    /// It is made where it is not there. Its directory must be, and a file that is there must be as large.
+    #[n(2)]
+    Made,
+}
+
+/// A secret, as its hypervisor knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Secret {
+    /// By its UUID.
+    #[n(0)]
+    Uuid(#[n(0)] String),
+    /// By what it is for: a type such as `ceph`, and a name.
+    #[n(1)]
+    Usage(#[n(0)] String, #[n(1)] String),
+}
+
+impl std::fmt::Display for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Uuid(uuid) => write!(f, "with the UUID `{uuid}`"),
+            Self::Usage(kind, name) => write!(f, "`{name}` for `{kind}`"),
+        }
+    }
 }
 
 /// A disk that only one host reaches.
@@ -184,93 +241,15 @@ pub struct Provides {
     pub numa_nodes: BTreeSet<u32>,
     /// Its CPUs.
     pub host_cpus: BTreeSet<u32>,
+    /// How its networks are.
+    pub links: BTreeMap<String, NetworkFacts>,
+    /// What its hypervisor calls it; empty when not known.
+    pub host_uuid: String,
+    /// Whether machines here can have a TPM in software; `None` if that was not told.
+    pub emulated_tpm: Option<bool>,
     /// What it admits of [`Requirements::special`]; `None` where machines come by other ways than
     /// through agents, and it lets everything in.
     pub admits: Option<BTreeSet<String>>,
-}
-
-/// What a host lacks for a machine: the first thing that is missing, by name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum Missing {
-    /// It has a device of its present host.
-    #[error("{0} is passed through to it")]
-    Passthrough(String),
-    /// Something that the host does not admit.
-    #[error("the host does not admit it through agents: {0}")]
-    NotAdmitted(String),
-    /// Another architecture.
-    #[error("it needs the architecture `{needs}`, and the host has `{has}`")]
-    Arch {
-        /// The machine's.
-        needs: String,
-        /// The host's.
-        has: String,
-    },
-    /// Not executed like this.
-    #[error("the host runs no machines of type `{0}`")]
-    VirtType(String),
-    /// No such virtual hardware.
-    #[error("the host's QEMU has no machine type `{0}`")]
-    MachineType(String),
-    /// Its CPU model.
-    #[error("the host cannot run the CPU model `{0}`")]
-    CpuModel(String),
-    /// Its CPU is that of its host.
-    #[error("its CPU is its present host's own, and the other host has another one")]
-    CpuOfHost,
-    /// Features of its CPU, in the hypervisor's words.
-    #[error("{0}")]
-    CpuFeatures(String),
-    /// Shared storage.
-    #[error("the host does not reach the storage `{0}`")]
-    Storage(String),
-    /// A disk that is nowhere else and is not copied.
-    #[error("{0}")]
-    LocalDisk(String),
-    /// A place for the copy of a disk.
-    #[error("{0}")]
-    DiskRoom(String),
-    /// A network.
-    #[error("the host has no {0}")]
-    Network(Network),
-    /// Huge pages.
-    #[error(
-        "it needs {needs} MiB in huge pages of {kib} KiB (0: the default size), and the host has {free} MiB free"
-    )]
-    HugePages {
-        /// Their size; 0 is the default.
-        kib: u64,
-        /// In MiB.
-        needs: u64,
-        /// In MiB.
-        free: u64,
-    },
-    /// A NUMA node.
-    #[error("its memory is bound to NUMA node {0}, which the host does not have")]
-    NumaNode(u32),
-    /// A CPU.
-    #[error("it is bound to CPU {0} of its host, which the other host does not have")]
-    HostCpu(u32),
-}
-
-impl Missing {
-    /// The reason code of it.
-    #[must_use]
-    pub const fn reason(&self) -> Reason {
-        match self {
-            Self::Passthrough(_) => Reason::Passthrough,
-            Self::NotAdmitted(_) => Reason::NotAdmitted,
-            Self::Arch { .. } | Self::CpuModel(_) | Self::CpuOfHost => Reason::NoCpuModel,
-            Self::VirtType(_) | Self::MachineType(_) => Reason::NoMachineType,
-            Self::CpuFeatures(_) => Reason::NoCpuFeature,
-            Self::Storage(_) => Reason::NoStorage,
-            Self::LocalDisk(_) => Reason::LocalDisk,
-            Self::DiskRoom(_) => Reason::NoDiskRoom,
-            Self::Network(_) => Reason::NoNetwork,
-            Self::HugePages { .. } => Reason::NoHugePages,
-            Self::NumaNode(_) | Self::HostCpu(_) => Reason::NoNumaNode,
-        }
-    }
 }
 
 const MIB: u64 = 1 << 20;
@@ -284,6 +263,9 @@ impl Requirements {
     pub fn movable(&self, copies: bool) -> Result<(), Missing> {
         if let Some(device) = self.devices.iter().flatten().next() {
             return Err(Missing::Passthrough(device.clone()));
+        }
+        if let Some(missing) = self.keeps.first() {
+            return Err(missing.clone());
         }
         if !self.local_storage {
             return Ok(());
@@ -349,6 +331,13 @@ impl Requirements {
         if let Some(network) = network {
             return Some(format!("a {network}"));
         }
+        if let Some(file) = told(&self.files).iter().find(|f| {
+            // Disks were compared above.
+            f.usage != FileUse::Disk && !told(&agreed.files).iter().any(|a| a.path == f.path)
+        }) && agreed.files.is_some()
+        {
+            return Some(format!("the file `{}` ({})", file.path, file.what));
+        }
         if let Some(special) = new(told(&self.special), told(&agreed.special)) {
             return Some(special);
         }
@@ -370,6 +359,9 @@ impl Provides {
             let (needs, has) = (needs.arch.clone(), self.arch.clone());
             return Err(Missing::Arch { needs, has });
         }
+        if let Some(uuid) = needs.host_uuid.as_ref().filter(|uuid| **uuid == self.host_uuid) {
+            return Err(Missing::SameHost(uuid.clone()));
+        }
         self.runs(needs)?;
         if let Some(id) = needs.storage.iter().find(|id| !self.storage.contains(*id)) {
             return Err(Missing::Storage(id.clone()));
@@ -387,7 +379,32 @@ impl Provides {
             let absent = needs.networks.iter().flatten().find(|n| !networks.contains(n));
             absent.map_or(Ok(()), |network| Err(Missing::Network(network.clone())))?;
         }
+        for attachment in needs.attachments.iter().flatten() {
+            // What its host did not tell refuses nothing.
+            if let Some(there) = self.links.get(&attachment.network.to_string()) {
+                attachment.fits(there)?;
+            }
+        }
+        if needs.emulated_tpm == Some(true) && self.emulated_tpm == Some(false) {
+            return Err(Missing::TpmEmulator);
+        }
         self.has_memory(needs)
+    }
+
+    /// Whether its CPU model is one that this host can run, by name: where its hypervisor compares no
+    /// CPUs.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn names_cpu(&self, needs: &Requirements) -> Result<(), Missing> {
+        match &needs.cpu {
+            CpuNeed::Model(model)
+                if !self.cpu_models.is_empty() && !self.cpu_models.contains(model) =>
+            {
+                Err(Missing::CpuModel(model.clone()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether its CPU and virtual hardware are to be had.
@@ -402,9 +419,14 @@ impl Provides {
             return Err(Missing::MachineType(kind.clone()));
         }
         match &needs.cpu {
-            CpuNeed::Model(model) if lacks(&self.cpu_models, model) => {
+            // A CPU that is spelled out is for the hypervisor to compare: a model whose name is not
+            // usable here may well be without the features that the machine runs without.
+            CpuNeed::Model(model)
+                if needs.cpu_digest.is_none() && lacks(&self.cpu_models, model) =>
+            {
                 Err(Missing::CpuModel(model.clone()))
             }
+            CpuNeed::Signature(signature) if signature.is_empty() => Err(Missing::CpuNotDescribed),
             CpuNeed::Signature(signature) if *signature != self.cpu_signature => {
                 Err(Missing::CpuOfHost)
             }
@@ -445,6 +467,7 @@ impl Provides {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reason::Reason;
 
     fn set(names: &[&str]) -> BTreeSet<String> {
         names.iter().map(|&name| name.to_owned()).collect()
@@ -466,6 +489,9 @@ mod tests {
             huge_pages: BTreeMap::from([(2048, 64 * MIB), (0, 64 * MIB)]),
             numa_nodes: BTreeSet::from([0]),
             host_cpus: BTreeSet::from([0, 1]),
+            links: BTreeMap::new(),
+            host_uuid: "this host".to_owned(),
+            emulated_tpm: Some(false),
             admits: Some(set(&["tpm"])),
         }
     }
@@ -510,6 +536,21 @@ mod tests {
             ),
             (Requirements { cpu: model("qemu64"), ..any() }, None),
             (Requirements { cpu: model("EPYC"), ..any() }, Some((Reason::NoCpuModel, "`EPYC`"))),
+            // Spelled out, it is compared by the hypervisor: a name that is not usable says nothing.
+            (Requirements { cpu: model("EPYC"), cpu_digest: Some(7), ..any() }, None),
+            (
+                Requirements { cpu: CpuNeed::Signature(String::new()), ..any() },
+                Some((Reason::NoCpuModel, "does not describe")),
+            ),
+            (
+                Requirements { host_uuid: text("this host"), ..any() },
+                Some((Reason::SameHostUuid, "this host")),
+            ),
+            (Requirements { host_uuid: text("that host"), ..any() }, None),
+            (
+                Requirements { emulated_tpm: Some(true), ..any() },
+                Some((Reason::NoFile, "emulator of a TPM")),
+            ),
             (
                 Requirements { cpu: CpuNeed::Signature("another".to_owned()), ..any() },
                 Some((Reason::NoCpuModel, "its present host's own")),

@@ -12,6 +12,7 @@ use evenkeel_doctor::{Facts, Finding, Level, host, worst};
 
 use super::AskArgs;
 use super::everybody::side_by_side;
+use super::naming;
 use crate::output::{self, Failure, table};
 
 #[derive(Debug, Args)]
@@ -27,7 +28,7 @@ pub(crate) struct DoctorArgs {
 }
 
 pub(super) async fn doctor(args: DoctorArgs) -> Result<(), Failure> {
-    let findings = match &args.config {
+    let mut findings = match &args.config {
         Some(file) => host::examine(&by_configuration(Config::load(file)?).await?),
         None if args.cluster => of_cluster(&args.ask.client()).await?,
         None => {
@@ -37,6 +38,9 @@ pub(super) async fn doctor(args: DoctorArgs) -> Result<(), Failure> {
             host::examine(&facts.map_err(hint)?)
         }
     };
+    if args.config.is_none() {
+        findings.extend(of_agents(&args).await?);
+    }
     output::print(args.ask.format, &findings, || report(&findings))?;
     let errors = findings.iter().filter(|f| f.level == Level::Error).count();
     if worst(&findings) == Level::Error {
@@ -51,6 +55,13 @@ async fn by_configuration(config: Config) -> Result<Facts, Failure> {
     let mut found = tokio::task::spawn_blocking(move || facts::gather(&config)).await?;
     found.agent = status.ok().map(|status| facts::of_agent(&status));
     Ok(found)
+}
+
+/// What agents say that somebody should look at: of this host, or of all.
+async fn of_agents(args: &DoctorArgs) -> Result<Vec<Finding>, Failure> {
+    let (named, mut statuses) = naming::look_around(&args.ask.client()).await?;
+    statuses.truncate(if args.cluster { usize::MAX } else { 1 });
+    Ok(naming::findings(&named, &statuses))
 }
 
 async fn of_cluster(client: &Client) -> Result<Vec<Finding>, Failure> {

@@ -104,7 +104,11 @@ fn spec(scene: &Scene, program: PathBuf) -> Result<LabSpec, Failure> {
         dir: std::path::absolute(&scene.place.dir)?,
         hosts: names.iter().map(host).collect(),
         guests: scene.guests().into_iter().enumerate().map(guest).collect(),
-        agents: Some(AgentsSpec { program, extra_config: AGENT_CONFIG.to_owned() }),
+        agents: Some(AgentsSpec {
+            program,
+            extra_config: AGENT_CONFIG.to_owned(),
+            background: true,
+        }),
     })
 }
 

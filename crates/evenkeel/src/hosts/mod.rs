@@ -9,6 +9,7 @@ mod history;
 mod init;
 pub(crate) mod lab;
 mod leave;
+mod naming;
 mod operating;
 mod report;
 mod rule;

@@ -1,15 +1,14 @@
 //! Tables for people.
 
-use comfy_table::CellAlignment;
 use evenkeel_agent::Status;
-use evenkeel_agent::status::OperationStatus;
+use evenkeel_agent::status::{Alarm, AlarmCode, OperationStatus};
 use evenkeel_core::control::Autonomy;
 use evenkeel_core::decision::{Decision, Role};
 use evenkeel_core::failures::LeftOut;
 use evenkeel_core::load::Basis;
 use evenkeel_core::model::{HostId, Time};
 
-use crate::output::{percent, table};
+use crate::output::{align, percent, table};
 use evenkeel_desk::history::Entry;
 
 const UNKNOWN: &str = "?";
@@ -30,6 +29,16 @@ pub(super) fn status(status: &Status) -> String {
         [] => "\nno other member is alive".to_owned(),
         names => format!("\nmembers: {}", names.join(", ")),
     };
+    if let Some(own) = &status.background {
+        let (cores, mib) = (own.cpu_cores, own.memory_bytes / 1048576.0);
+        let io = own.io_bytes_per_s / 1e6;
+        text += &format!(
+            "\nthe host itself: {cores:.2} cores, {mib:.0} MiB, {io:.1} MB/s besides its machines"
+        );
+    }
+    for alarm in status.alarms.iter().filter(|alarm| alarm.code != AlarmCode::Unresolved) {
+        text += &format!("\nALARM {}", self::alarm(alarm));
+    }
     for silent in &status.silent {
         text += &format!("\nSILENT: {} since {}", silent.host, clock_time(silent.since));
     }
@@ -77,7 +86,7 @@ pub(super) fn status(status: &Status) -> String {
         let usage = |pick: fn(&evenkeel_core::model::Resources) -> String| {
             m.usage.as_ref().map_or_else(|| UNKNOWN.to_owned(), pick)
         };
-        let remark = m.entry_error.as_ref().or(m.unknown.as_ref());
+        let remark = m.entry_error.as_ref().or(m.unknown.as_ref()).or(m.kept.as_ref());
         table.add_row([
             remark.map_or_else(|| m.name.clone(), |why| format!("{}\n  {why}", m.name)),
             format!("{:?}", m.presence).to_lowercase(),
@@ -89,12 +98,13 @@ pub(super) fn status(status: &Status) -> String {
             score(m.contention_score),
         ]);
     }
-    for column in [2, 4, 5, 6, 7] {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    align(&mut table, &[2, 4, 5, 6, 7]);
     format!("{text}\n{table}")
+}
+
+/// An alarm, and what to do.
+pub(super) fn alarm(alarm: &Alarm) -> String {
+    format!("{}: {}\n  → {}", alarm.code.code(), alarm.what, alarm.remedy)
 }
 
 /// A host that is left out because migrations to it fail.
@@ -205,6 +215,7 @@ pub(super) fn history(entries: &[Entry]) -> String {
             ending(record, other.as_ref()),
         ]);
     }
+    align(&mut table, &[4]);
     table.to_string()
 }
 

@@ -1,18 +1,15 @@
 //! `evenkeel rule`: what may happen to a machine, shown and changed.
 
 use std::str::FromStr;
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use evenkeel_agent::status::{MachineStatus, Status};
 use evenkeel_agent::{Client, RulesWish};
-use evenkeel_config::nearest;
-use evenkeel_core::model::{Group, HostId, Place, Rules};
-use evenkeel_core::named::Named;
+use evenkeel_core::model::{Group, Place, Rules};
 use evenkeel_core::printable::Printable;
 
 use super::AskArgs;
-use super::everybody::{everybody, side_by_side};
+use super::naming::{look_around, slips};
 use crate::output::{self, Failure};
 
 #[derive(Debug, Args)]
@@ -65,8 +62,6 @@ enum Gone {
 
 /// So often a change is made anew because somebody else has changed the rules meanwhile.
 const TRIES: u32 = 10;
-/// A host that takes longer to say its labels is left out.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(3);
 
 const KNOWN: &str = "pinned-to=[!]HOST[?], pinned-to=[!]LABEL=VALUE[?], affinity=GROUP[@LABEL][?], \
     anti-affinity=GROUP[@LABEL][?], priority=NUMBER, max-share=SHARE, never-live, ignore";
@@ -247,25 +242,9 @@ fn changed(name: &str, rules: &Rules, deed: &Deed) -> Result<Rules, Failure> {
 
 /// Tells at once of what rules name and no host that is alive is or has.
 async fn warn(client: &Client, rules: &Rules) {
-    let Ok(hosts) = everybody(client.clone()).await else { return };
-    let ask = |(_, client): (HostId, Client)| async move {
-        let answer = tokio::time::timeout(ANSWER_TIME_MAX, client.status()).await;
-        answer.ok().and_then(Result::ok)
-    };
-    let mut named =
-        Named { hosts: hosts.iter().map(|(host, _)| host.clone()).collect(), ..Named::default() };
-    let Ok(statuses) = side_by_side(hosts, ask).await else { return };
-    for status in statuses.into_iter().flatten() {
-        named.add(&status.host, &status.labels);
-    }
-    for missing in named.missing(rules) {
-        let known = named.known(&missing);
-        let hint = match nearest(missing.name(), known.iter().copied()) {
-            Some(near) => format!("; did you mean `{near}`?"),
-            None if known.is_empty() => String::new(),
-            None => format!("; there are: {}", known.join(", ")),
-        };
-        anstream::eprintln!("warning: {missing}{hint}");
+    if let Ok((named, _)) = look_around(client).await {
+        let said = slips(&named, rules);
+        said.iter().for_each(|slip| crate::output::tell!("warning: {slip}"));
     }
 }
 

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use comfy_table::CellAlignment;
 use evenkeel_sim::plan::Plan;
 use evenkeel_sim::snapshot::Snapshot;
 use evenkeel_sim::{Hindrance, Staying};
 
-use crate::output::{percent, table as empty};
+use crate::output::{align, percent, table as empty};
 
 pub(super) fn table(snapshot: &Snapshot, plan: &Plan) -> String {
     let (hosts, machines) = (snapshot.hosts.len(), snapshot.vms.len());
@@ -138,14 +137,6 @@ fn moves(snapshot: &Snapshot, plan: &Plan) -> String {
     }
     align(&mut table, &[0, 4, 5, 6, 7, 8]);
     table.to_string()
-}
-
-fn align(table: &mut comfy_table::Table, columns: &[usize]) {
-    for &column in columns {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
 }
 
 fn size(bytes: f64) -> String {

@@ -205,7 +205,8 @@ impl Place {
     pub fn configure(&self, seeds: &[SocketAddr]) {
         let told = self.earlier || self.tables.contains("[operation]");
         let operation = if told { "" } else { "[operation]\nmode = 'automatic'\n" };
-        let declared = "[capacity]\ncpu_cores = 2.0\nmemory = '4GiB'\nio_per_s = '100MB'\n";
+        let declared = "[capacity]\ncpu_cores = 2.0\nmemory = '4GiB'\nio_per_s = '100MB'\n\
+                        background = false\n";
         self.write(&format!(
             "{}{}[libvirt]\nuri = '{uri}'\n{way}{declared}{operation}{}",
             self.base(seeds),

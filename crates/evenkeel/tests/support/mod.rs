@@ -57,7 +57,11 @@ impl Cluster {
     /// Brings up hosts, guests and agents; the agents' configuration ends with `extra`, such as a
     /// `[balance]` section.
     pub fn up(hosts: Vec<HostSpec>, guests: Vec<GuestSpec>, extra: &str) -> Self {
-        let agents = AgentsSpec { program: EVENKEEL.into(), extra_config: extra.to_owned() };
+        let agents = AgentsSpec {
+            program: EVENKEEL.into(),
+            extra_config: extra.to_owned(),
+            background: false,
+        };
         Self::try_up(hosts, guests, Some(agents)).unwrap_or_else(|error| panic!("{error}"))
     }
 

@@ -56,7 +56,7 @@ fn examine(
     needs: Requirements,
 ) -> Result<Vec<DiskPlace>, Unfit> {
     let (host, handoff) = (w.b.clone(), HandoffId(number));
-    let examination = Examination { handoff, machine: machine.clone(), needs };
+    let examination = Examination { handoff, machine: machine.clone(), name: None, needs };
     w.rig.submit(&host, Order::Examine(examination));
     w.until(&host, "the verdict on a machine", ANSWER_MAX, |event| match event {
         Event::Examined(id, verdict) if *id == handoff => Some(verdict.clone()),

@@ -133,6 +133,8 @@ pub(super) struct Machine {
     pub(super) fault: Option<Fault>,
     /// By how much its counters are wrong, per resource.
     pub(super) misread: Option<Resources>,
+    /// Whether somebody else than an agent has migrated it here.
+    pub(super) arrived: bool,
     /// Whether what runs it answers nothing.
     pub(super) hung: bool,
     used: Used,
@@ -155,6 +157,7 @@ impl Machine {
             job: None,
             fault: None,
             misread: None,
+            arrived: false,
             hung: false,
             used: Used::default(),
         }
@@ -205,7 +208,12 @@ impl Machine {
             dirty_bytes_per_s: Some(self.workload.dirty_bytes_per_s as u64),
             pressure: Pressure::default(),
         });
-        MachineSample { facts: Arc::clone(&self.facts), presence: self.seen(), counters }
+        MachineSample {
+            facts: Arc::clone(&self.facts),
+            presence: self.seen(),
+            arrived: self.arrived,
+            counters,
+        }
     }
 }
 

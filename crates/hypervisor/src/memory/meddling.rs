@@ -99,7 +99,8 @@ impl MemoryCloud {
         self.fail_job(from, machine);
         if let Some(left) = self.take(from, machine) {
             self.insert(to, Machine::new(left.facts, presence, left.workload));
-            self.edit(to, machine, |m| m.fault = left.fault);
+            let runs = presence == Presence::Running;
+            self.edit(to, machine, |m| (m.fault, m.arrived) = (left.fault, runs));
         }
         for host in [to, from] {
             self.tell(host, Event::ScheduleChanged(machine.clone()));

@@ -369,6 +369,7 @@ fn a_local_disk_travels_to_where_the_other_host_wants_it_and_takes_its_time() {
         let order = Examination {
             handoff: HandoffId(9),
             machine: machine_id("local"),
+            name: None,
             needs: needs.clone(),
         };
         let examine = |cloud: &mut MemoryCloud| {

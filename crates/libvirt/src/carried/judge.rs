@@ -63,6 +63,7 @@ pub(super) fn description(
     }
     let files = disks(&root, here)?;
     loader(&root)?;
+    interfaces(&root)?;
     here.may_have(&named, &files, &name, agreed)?;
     if numa_bytes(&root)? > agreed.memory_bytes {
         return Err("its NUMA nodes have more memory than was agreed on".to_owned());
@@ -164,6 +165,21 @@ fn numa_bytes(domain: &Node) -> Result<f64, String> {
         all += bytes.ok_or("it has a NUMA node with no amount of memory")?;
     }
     Ok(all)
+}
+
+/// An interface names what it is connected to by its type: what else it names is another host's.
+fn interfaces(domain: &Node) -> Result<(), String> {
+    let devices = domain.find("devices");
+    for interface in devices.iter().flat_map(|devices| devices.all("interface")) {
+        let network = interface.find("source").and_then(|source| source.attribute("network"));
+        if let Some(network) = network.filter(|_| interface.attribute("type") != Some("network")) {
+            return Err(format!(
+                "an interface of it is on network `{}`, and of another type than that",
+                clean(network)
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Firmware is only read.

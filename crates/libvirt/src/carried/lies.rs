@@ -189,3 +189,24 @@ fn a_cpu_is_written_anew_before_libvirt_reads_it() {
         assert!(cpu(text).is_err(), "{text}");
     }
 }
+
+#[test]
+fn an_interface_is_on_what_was_agreed_on_by_whatever_name() {
+    use evenkeel_core::model::Network;
+    let mut rig = Rig::new();
+    rig.agreed.needs.networks = Some(vec![Network::Virtual("lan".to_owned())]);
+    let interface = |kind: &str, source: &str| {
+        format!("<interface type='{kind}'><source {source}/></interface><panic")
+    };
+    for (kind, source, words) in [
+        ("bridge", "network='lan' bridge='br9'", "of another type"),
+        ("direct", "network='lan' dev='eth0'", "of another type"),
+        ("bridge", "bridge='br9'", "`br9`"),
+        ("network", "network='other'", "`other`"),
+    ] {
+        let why = rig.takes_with("<panic", &interface(kind, source)).expect_err(source);
+        assert!(why.contains(words), "{source}: {why}");
+    }
+    // libvirt passes over the bridge of another host.
+    rig.takes_with("<panic", &interface("network", "network='lan' bridge='br9'")).unwrap();
+}

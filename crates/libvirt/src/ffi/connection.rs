@@ -1,7 +1,7 @@
 //! Connections, and what is asked of a host.
 
 use std::collections::BTreeSet;
-use std::ffi::{CStr, CString, c_char, c_uint, c_ulong};
+use std::ffi::{CString, c_char, c_int, c_uint, c_ulong};
 use std::ptr::{self, NonNull};
 
 use super::{CallError, Domain, Params, check, sys, take_text, text};
@@ -61,6 +61,12 @@ impl Connection {
         }
     }
 
+    /// Whether it is still connected, without a round trip.
+    pub(crate) fn is_open(&self) -> bool {
+        // SAFETY: the connection is valid.
+        unsafe { sys::virConnectIsAlive(self.as_ptr()) == 1 }
+    }
+
     /// The hypervisor's version: 1,000,000 × major + 1,000 × minor + release.
     pub(crate) fn hypervisor_version(&self) -> Result<u64, CallError> {
         let mut version: c_ulong = 0;
@@ -110,11 +116,12 @@ impl Connection {
 
     /// Statistics of every domain, running or not, in one call: `each` gets its UUID, the id of its
     /// running (`None` if it does not run) and its figures. A domain whose QEMU is busy is not
-    /// waited for: what would need it is left out.
+    /// waited for: what would need it is left out. One whose QEMU hangs holds the call up until it has
+    /// been found to be busy.
     pub(crate) fn domain_stats(
         &self,
         groups: u32,
-        mut each: impl FnMut(String, Option<u32>, Params<'_>),
+        each: impl FnMut(String, Option<u32>, Params<'_>),
     ) -> Result<(), CallError> {
         let mut records: *mut sys::virDomainStatsRecordPtr = ptr::null_mut();
         let nowait: c_uint = sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT;
@@ -122,22 +129,40 @@ impl Connection {
         let count = check(unsafe {
             sys::virConnectGetAllDomainStats(self.as_ptr(), groups, &raw mut records, nowait)
         })?;
-        let records = Records(records);
-        for index in 0..count as usize {
-            // SAFETY: the list holds `count` pointers to records, which live until it is freed.
-            let record = unsafe { &**records.0.add(index) };
-            let Some(uuid) = super::domain::uuid(record.dom) else { continue };
-            let id = super::domain::running_id(record.dom);
-            // SAFETY: the record's parameters live as long as it does.
-            each(uuid, id, unsafe { Params::new(record.params, record.nparams) });
-        }
+        Records(records).each(count, each);
+        Ok(())
+    }
+
+    /// The same of one domain.
+    pub(crate) fn stats_of(
+        &self,
+        domain: &Domain,
+        groups: u32,
+        each: impl FnMut(String, Option<u32>, Params<'_>),
+    ) -> Result<(), CallError> {
+        let mut records: *mut sys::virDomainStatsRecordPtr = ptr::null_mut();
+        let nowait: c_uint = sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT;
+        let mut list = [domain.as_ptr(), ptr::null_mut()];
+        // SAFETY: the domain is valid, the list ends with a null, and the place for the answer is valid.
+        let count = check(unsafe {
+            sys::virDomainListGetStats(list.as_mut_ptr(), groups, &raw mut records, nowait)
+        })?;
+        Records(records).each(count, each);
         Ok(())
     }
 
     /// The UUIDs of the domains that the host starts when it boots.
     pub(crate) fn autostarted(&self) -> Result<BTreeSet<String>, CallError> {
+        self.listed(sys::VIR_CONNECT_LIST_DOMAINS_AUTOSTART)
+    }
+
+    /// The UUIDs of all domains.
+    pub(crate) fn all(&self) -> Result<BTreeSet<String>, CallError> {
+        self.listed(0)
+    }
+
+    fn listed(&self, wanted: c_uint) -> Result<BTreeSet<String>, CallError> {
         let mut domains: *mut sys::virDomainPtr = ptr::null_mut();
-        let wanted: c_uint = sys::VIR_CONNECT_LIST_DOMAINS_AUTOSTART;
         // SAFETY: the connection is valid, and so is the place for the list.
         let count = check(unsafe {
             sys::virConnectListAllDomains(self.as_ptr(), &raw mut domains, wanted)
@@ -268,30 +293,96 @@ impl Connection {
         Ok(described)
     }
 
-    /// The names of all active virtual networks.
-    pub(crate) fn active_networks(&self) -> Result<BTreeSet<String>, CallError> {
+    /// The descriptions of all active virtual networks.
+    pub(crate) fn active_networks(&self) -> Result<Vec<String>, CallError> {
         let mut networks: *mut sys::virNetworkPtr = ptr::null_mut();
         let active: c_uint = sys::VIR_CONNECT_LIST_NETWORKS_ACTIVE;
         // SAFETY: the connection is valid, and so is the place for the list.
         let count = check(unsafe {
             sys::virConnectListAllNetworks(self.as_ptr(), &raw mut networks, active)
         })?;
-        let mut names = BTreeSet::new();
+        let mut described = Vec::new();
         for index in 0..count as usize {
-            // SAFETY: the list holds `count` networks, each ours to free, once; the name belongs to
-            // the network.
+            // SAFETY: the list holds `count` networks, each ours to free, once; one that went away
+            // meanwhile has no description, which is no error.
             unsafe {
                 let network = *networks.add(index);
-                let name = sys::virNetworkGetName(network);
-                if !name.is_null() {
-                    names.insert(CStr::from_ptr(name).to_string_lossy().into_owned());
-                }
+                described.extend(take_text(sys::virNetworkGetXMLDesc(network, 0)));
                 sys::virNetworkFree(network);
             }
         }
         // SAFETY: allocated by libvirt for us, null at worst, and not used after.
         unsafe { super::free(networks.cast()) };
-        Ok(names)
+        Ok(described)
+    }
+
+    /// Whether libvirt knows a secret by its UUID.
+    pub(crate) fn has_secret(&self, uuid: &str) -> Result<bool, CallError> {
+        let uuid = text("the UUID of a secret", uuid)?;
+        // SAFETY: the connection and the text are valid.
+        Self::secret(unsafe { sys::virSecretLookupByUUIDString(self.as_ptr(), uuid.as_ptr()) })
+    }
+
+    /// Whether libvirt knows a secret for this use, of a type of `VIR_SECRET_USAGE_TYPE_*`.
+    pub(crate) fn has_secret_for(&self, usage: u32, name: &str) -> Result<bool, CallError> {
+        let name = text("what a secret is for", name)?;
+        let usage = usage as c_int;
+        // SAFETY: the connection and the text are valid.
+        Self::secret(unsafe { sys::virSecretLookupByUsage(self.as_ptr(), usage, name.as_ptr()) })
+    }
+
+    /// Whether there is one, of which a reference is given up.
+    fn secret(found: sys::virSecretPtr) -> Result<bool, CallError> {
+        if found.is_null() {
+            return match CallError::last() {
+                CallError { code: sys::VIR_ERR_NO_SECRET, .. } => Ok(false),
+                error => Err(error),
+            };
+        }
+        // SAFETY: our reference, not used after.
+        unsafe { sys::virSecretFree(found) };
+        Ok(true)
+    }
+
+    /// The UUID of the domain of a name, if there is one.
+    pub(crate) fn named(&self, name: &str) -> Result<Option<String>, CallError> {
+        let name = text("the name", name)?;
+        // SAFETY: the connection and the text are valid; the reference returned is ours.
+        let found =
+            unsafe { Domain::new(sys::virDomainLookupByName(self.as_ptr(), name.as_ptr())) };
+        match found {
+            Ok(domain) => Ok(domain.uuid()),
+            Err(CallError { code: sys::VIR_ERR_NO_DOMAIN, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes a volume; that there is none is a success.
+    pub(crate) fn delete_volume(&self, pool: &str, volume: &str) -> Result<(), CallError> {
+        let (pool, volume) = (text("the pool", pool)?, text("the volume", volume)?);
+        // SAFETY: the connection and the text are valid; the reference returned is ours.
+        let pool = unsafe { sys::virStoragePoolLookupByName(self.as_ptr(), pool.as_ptr()) };
+        if pool.is_null() {
+            return Err(CallError::last());
+        }
+        // SAFETY: the pool and the text are valid; a volume that is found is ours to free, and so is
+        // the pool.
+        unsafe {
+            let done = check(sys::virStoragePoolRefresh(pool, 0)).and_then(|_| {
+                let found = sys::virStorageVolLookupByName(pool, volume.as_ptr());
+                if found.is_null() {
+                    return match CallError::last() {
+                        CallError { code: sys::VIR_ERR_NO_STORAGE_VOL, .. } => Ok(0),
+                        error => Err(error),
+                    };
+                }
+                let deleted = check(sys::virStorageVolDelete(found, 0));
+                sys::virStorageVolFree(found);
+                deleted
+            });
+            sys::virStoragePoolFree(pool);
+            done.map(drop)
+        }
     }
 
     /// What is free in a storage pool, in bytes, and whether it has a volume of this name. Looks at
@@ -344,6 +435,20 @@ impl Drop for Connection {
 
 /// A list of statistics, freed when dropped, also when a closure that looks at it panics.
 struct Records(*mut sys::virDomainStatsRecordPtr);
+
+impl Records {
+    /// Shows each of `count` records.
+    fn each(&self, count: i32, mut each: impl FnMut(String, Option<u32>, Params<'_>)) {
+        for index in 0..count as usize {
+            // SAFETY: the list holds `count` pointers to records, which live until it is freed.
+            let record = unsafe { &**self.0.add(index) };
+            let Some(uuid) = super::domain::uuid(record.dom) else { continue };
+            let id = super::domain::running_id(record.dom);
+            // SAFETY: the record's parameters live as long as it does.
+            each(uuid, id, unsafe { Params::new(record.params, record.nparams) });
+        }
+    }
+}
 
 impl Drop for Records {
     fn drop(&mut self) {

@@ -140,6 +140,8 @@ pub(crate) struct MigrateCall {
     pub(crate) paused: bool,
     /// Disks that are copied along; all others are reached from there.
     pub(crate) disks: Vec<String>,
+    /// Whether blocks of zeros in them are not written out there, so that a thin disk stays thin.
+    pub(crate) detect_zeroes: bool,
 }
 
 impl Domain {
@@ -149,8 +151,25 @@ impl Domain {
         NonNull::new(domain).map(Self).ok_or_else(CallError::last)
     }
 
-    fn as_ptr(&self) -> sys::virDomainPtr {
+    pub(super) fn as_ptr(&self) -> sys::virDomainPtr {
         self.0.as_ptr()
+    }
+
+    /// Its UUID.
+    pub(crate) fn uuid(&self) -> Option<String> {
+        uuid(self.as_ptr())
+    }
+
+    /// How many snapshots libvirt keeps of it.
+    pub(crate) fn snapshots(&self) -> Result<u32, CallError> {
+        // SAFETY: the domain is valid.
+        count(check(unsafe { sys::virDomainSnapshotNum(self.as_ptr(), 0) }))
+    }
+
+    /// How many checkpoints libvirt keeps of it.
+    pub(crate) fn checkpoints(&self) -> Result<u32, CallError> {
+        // SAFETY: the domain is valid; without a place for a list they are only counted.
+        count(check(unsafe { sys::virDomainListAllCheckpoints(self.as_ptr(), ptr::null_mut(), 0) }))
     }
 
     pub(crate) fn state(&self) -> Result<State, CallError> {
@@ -357,6 +376,9 @@ impl Domain {
         for disk in &call.disks {
             let disk = text("a disk", disk)?;
             params.add_text(sys::VIR_MIGRATE_PARAM_MIGRATE_DISKS, &disk)?;
+            if call.detect_zeroes {
+                params.add_text(sys::VIR_MIGRATE_PARAM_MIGRATE_DISKS_DETECT_ZEROES, &disk)?;
+            }
         }
         if let Some(bandwidth) = call.bandwidth_mib_per_s {
             params.add_number(sys::VIR_MIGRATE_PARAM_BANDWIDTH, bandwidth)?;
@@ -393,6 +415,15 @@ impl Drop for Domain {
     fn drop(&mut self) {
         // SAFETY: gives up our reference, which is not used after.
         unsafe { sys::virDomainFree(self.as_ptr()) };
+    }
+}
+
+/// How many there are; none where libvirt knows no such thing.
+fn count(counted: Result<i32, CallError>) -> Result<u32, CallError> {
+    match counted {
+        Ok(count) => Ok(u32::try_from(count).unwrap_or(0)),
+        Err(CallError { code: sys::VIR_ERR_NO_SUPPORT, .. }) => Ok(0),
+        Err(error) => Err(error),
     }
 }
 

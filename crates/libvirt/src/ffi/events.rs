@@ -1,6 +1,6 @@
 //! What libvirt tells without being asked.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{c_char, c_int, c_ulonglong, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
@@ -17,6 +17,8 @@ pub(crate) enum News {
     DomainResumed(String),
     /// A job on a domain ended well.
     JobCompleted(String, Job),
+    /// A network or a storage pool was started, stopped, defined or changed.
+    AroundChanged,
     /// The connection is gone, for this reason.
     Closed(&'static str),
 }
@@ -61,6 +63,9 @@ unsafe extern "C" fn be_silent(_: *mut c_void, _: sys::virErrorPtr) {}
 pub(crate) struct Subscription {
     connection: Arc<Connection>,
     callbacks: Vec<c_int>,
+    /// Of networks and of storage pools, where the daemon has their drivers.
+    networks: Option<c_int>,
+    pools: Option<c_int>,
     closing: bool,
 }
 
@@ -72,10 +77,11 @@ impl Subscription {
         listener: impl Fn(News) + Send + Sync + 'static,
     ) -> Result<Self, CallError> {
         let listener: Arc<Listener> = Arc::new(listener);
-        let mut subscription = Self { connection, callbacks: Vec::new(), closing: false };
+        let mut subscription =
+            Self { connection, callbacks: Vec::new(), networks: None, pools: None, closing: false };
         subscription.watch_closing(&listener)?;
         type Any = unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *mut c_void);
-        // SAFETY (of the three transmutes): libvirt's API takes callbacks of every signature through
+        // SAFETY (of the transmutes): libvirt's API takes callbacks of every signature through
         // this one type and calls each as its event id says; the ids below belong to the functions.
         let (lifecycle, text, job) = unsafe {
             (
@@ -85,10 +91,23 @@ impl Subscription {
             )
         };
         // SAFETY: as above.
-        let metadata = unsafe { std::mem::transmute::<WithMetadata, Any>(on_metadata) };
+        let (metadata, disk, job_of_disk, size) = unsafe {
+            (
+                std::mem::transmute::<WithMetadata, Any>(on_metadata),
+                std::mem::transmute::<WithDisk, Any>(on_disk),
+                std::mem::transmute::<WithBlockJob, Any>(on_block_job),
+                std::mem::transmute::<WithSize, Any>(on_size),
+            )
+        };
+        // SAFETY: as above.
+        let tray = unsafe { std::mem::transmute::<WithTray, Any>(on_tray) };
         for (event, callback) in [
             (sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle),
             (sys::VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, metadata),
+            (sys::VIR_DOMAIN_EVENT_ID_DISK_CHANGE, disk),
+            (sys::VIR_DOMAIN_EVENT_ID_TRAY_CHANGE, tray),
+            (sys::VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, job_of_disk),
+            (sys::VIR_DOMAIN_EVENT_ID_MEMORY_DEVICE_SIZE_CHANGE, size),
             (sys::VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, text),
             (sys::VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, text),
             (sys::VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, job),
@@ -110,9 +129,54 @@ impl Subscription {
                 // SAFETY: libvirt did not take it, so it is freed here.
                 unsafe { release(opaque) };
             }
-            subscription.callbacks.push(returned?);
+            match returned {
+                // An older libvirt does not know every event.
+                Err(error) if event == sys::VIR_DOMAIN_EVENT_ID_MEMORY_DEVICE_SIZE_CHANGE => {
+                    tracing::debug!("sizes of memory devices are not told: {error}");
+                }
+                returned => subscription.callbacks.push(returned?),
+            }
         }
+        subscription.watch_around(&listener);
         Ok(subscription)
+    }
+
+    /// A daemon without drivers of networks and pools has none that could change.
+    fn watch_around(&mut self, listener: &Arc<Listener>) {
+        type Network = unsafe extern "C" fn(sys::virConnectPtr, sys::virNetworkPtr, *mut c_void);
+        type Pool = unsafe extern "C" fn(sys::virConnectPtr, sys::virStoragePoolPtr, *mut c_void);
+        let connection = self.connection.as_ptr();
+        let (of_networks, of_pools) = (leak(listener), leak(listener));
+        // SAFETY: as for domains: the ids belong to the functions, and what is passed along is freed by
+        // `release` when libvirt is done with it, or here if it was not taken.
+        unsafe {
+            let network = std::mem::transmute::<OfNetwork, Network>(on_network);
+            let pool = std::mem::transmute::<OfPool, Pool>(on_pool);
+            self.networks = check(sys::virConnectNetworkEventRegisterAny(
+                connection,
+                std::ptr::null_mut(),
+                sys::VIR_NETWORK_EVENT_ID_LIFECYCLE as c_int,
+                Some(network),
+                of_networks,
+                Some(release),
+            ))
+            .ok();
+            self.pools = check(sys::virConnectStoragePoolEventRegisterAny(
+                connection,
+                std::ptr::null_mut(),
+                sys::VIR_STORAGE_POOL_EVENT_ID_LIFECYCLE as c_int,
+                Some(pool),
+                of_pools,
+                Some(release),
+            ))
+            .ok();
+            if self.networks.is_none() {
+                release(of_networks);
+            }
+            if self.pools.is_none() {
+                release(of_pools);
+            }
+        }
     }
 
     fn watch_closing(&mut self, listener: &Arc<Listener>) -> Result<(), CallError> {
@@ -141,6 +205,14 @@ impl Drop for Subscription {
         for &callback in &self.callbacks {
             // SAFETY: registered on this connection and not deregistered before.
             unsafe { sys::virConnectDomainEventDeregisterAny(connection, callback) };
+        }
+        if let Some(callback) = self.networks {
+            // SAFETY: as above.
+            unsafe { sys::virConnectNetworkEventDeregisterAny(connection, callback) };
+        }
+        if let Some(callback) = self.pools {
+            // SAFETY: as above.
+            unsafe { sys::virConnectStoragePoolEventDeregisterAny(connection, callback) };
         }
         if self.closing {
             // SAFETY: as above.
@@ -183,6 +255,36 @@ type WithText =
     unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *const c_char, *mut c_void);
 type WithMetadata =
     unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, *const c_char, *mut c_void);
+type WithTray =
+    unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *const c_char, c_int, *mut c_void);
+type WithDisk = unsafe extern "C" fn(
+    sys::virConnectPtr,
+    sys::virDomainPtr,
+    *const c_char,
+    *const c_char,
+    *const c_char,
+    c_int,
+    *mut c_void,
+);
+type WithBlockJob = unsafe extern "C" fn(
+    sys::virConnectPtr,
+    sys::virDomainPtr,
+    *const c_char,
+    c_int,
+    c_int,
+    *mut c_void,
+);
+type WithSize = unsafe extern "C" fn(
+    sys::virConnectPtr,
+    sys::virDomainPtr,
+    *const c_char,
+    c_ulonglong,
+    *mut c_void,
+);
+type OfNetwork =
+    unsafe extern "C" fn(sys::virConnectPtr, sys::virNetworkPtr, c_int, c_int, *mut c_void);
+type OfPool =
+    unsafe extern "C" fn(sys::virConnectPtr, sys::virStoragePoolPtr, c_int, c_int, *mut c_void);
 type WithParams = unsafe extern "C" fn(
     sys::virConnectPtr,
     sys::virDomainPtr,
@@ -231,6 +333,75 @@ unsafe extern "C" fn on_metadata(
 ) {
     // SAFETY: as above.
     unsafe { tell(opaque, || changed(domain)) };
+}
+
+unsafe extern "C" fn on_tray(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    _alias: *const c_char,
+    _reason: c_int,
+    opaque: *mut c_void,
+) {
+    // SAFETY: as above.
+    unsafe { tell(opaque, || changed(domain)) };
+}
+
+unsafe extern "C" fn on_disk(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    _old: *const c_char,
+    _new: *const c_char,
+    _alias: *const c_char,
+    _reason: c_int,
+    opaque: *mut c_void,
+) {
+    // SAFETY: as above.
+    unsafe { tell(opaque, || changed(domain)) };
+}
+
+unsafe extern "C" fn on_block_job(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    _disk: *const c_char,
+    _kind: c_int,
+    _status: c_int,
+    opaque: *mut c_void,
+) {
+    // SAFETY: as above.
+    unsafe { tell(opaque, || changed(domain)) };
+}
+
+unsafe extern "C" fn on_size(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    _alias: *const c_char,
+    _size: c_ulonglong,
+    opaque: *mut c_void,
+) {
+    // SAFETY: as above.
+    unsafe { tell(opaque, || changed(domain)) };
+}
+
+unsafe extern "C" fn on_network(
+    _: sys::virConnectPtr,
+    _: sys::virNetworkPtr,
+    _event: c_int,
+    _detail: c_int,
+    opaque: *mut c_void,
+) {
+    // SAFETY: as above.
+    unsafe { tell(opaque, || Some(News::AroundChanged)) };
+}
+
+unsafe extern "C" fn on_pool(
+    _: sys::virConnectPtr,
+    _: sys::virStoragePoolPtr,
+    _event: c_int,
+    _detail: c_int,
+    opaque: *mut c_void,
+) {
+    // SAFETY: as above.
+    unsafe { tell(opaque, || Some(News::AroundChanged)) };
 }
 
 unsafe extern "C" fn on_job_completed(

@@ -54,6 +54,11 @@ impl CallError {
         Self { code: error.code as u32, origin: error.domain as u32, message }
     }
 
+    /// A connection that is gone.
+    pub(crate) fn lost(message: String) -> Self {
+        Self { code: sys::VIR_ERR_NO_CONNECT, origin: 0, message }
+    }
+
     fn nul(what: &str) -> Self {
         let message = format!("{what} holds a NUL character");
         Self { code: sys::VIR_ERR_INVALID_ARG, origin: 0, message }

@@ -4,7 +4,8 @@ use evenkeel_core::model::{CpuNeed, Entry, MachineFacts, MachineId, Requirements
 
 use super::host::fnv1a;
 use super::tree::Element;
-use super::{entry, needs};
+use super::{entry, fixtures, needs, network};
+use crate::locks::names_something;
 use crate::storage::Storage;
 
 /// A domain's description, understood.
@@ -20,6 +21,8 @@ pub(crate) struct Description {
     pub(crate) has_interfaces: bool,
     /// Whether it is a copy that waits to be claimed, if it is paused.
     pub(crate) held: bool,
+    /// Who else manages it, if anybody.
+    pub(crate) manager: Option<&'static str>,
 }
 
 /// Reads a domain's description. `cpu_signature` is that of the host, which a machine needs whose
@@ -50,11 +53,12 @@ pub(crate) fn describe(
         entry,
     };
     let devices = |name| domain.find("devices").into_iter().flat_map(move |all| all.all(name));
-    let has_disks = devices("disk").any(|disk| disk.find("source").is_some());
+    let has_disks = devices("disk").any(|disk| disk.find("source").is_some_and(names_something));
     let has_interfaces = devices("interface").next().is_some();
     let emulated = domain.attribute("type") == Some("qemu");
     let held = entry::is_held(&domain);
-    Ok(Description { facts, emulated, has_disks, has_interfaces, held })
+    let manager = fixtures::manager(&domain);
+    Ok(Description { facts, emulated, has_disks, has_interfaces, held, manager })
 }
 
 /// What it needs of a host.
@@ -66,7 +70,9 @@ fn requirements(
     cpu_signature: &str,
 ) -> Requirements {
     let of_type = |name| domain.find("os/type").and_then(|os| os.attribute(name));
-    let disks = storage.needs(domain);
+    let mut disks = storage.needs(domain);
+    disks.keeps.extend(fixtures::not_migratable(domain));
+    disks.files.extend(fixtures::files(domain));
     let devices = needs::passed_through(domain);
     let cpu = cpu_need(domain.find("cpu"), cpu_signature);
     // What is passed through or left to QEMU is described on no other host by the same words.
@@ -88,8 +94,21 @@ fn requirements(
         local_disks: some(disks.local),
         special: some(crate::carried::special(xml)),
         vcpus: domain.find("vcpu").and_then(|vcpu| vcpu.text.parse().ok()),
+        attachments: some(network::attachments(domain)),
+        host_uuid: None,
+        files: some(disks.files),
+        secrets: some(fixtures::secrets(domain)),
+        addresses: some(fixtures::addresses(domain)),
+        dedicated_cpus: some(fixtures::dedicated_cpus(domain)),
+        emulated_tpm: has_emulated_tpm(domain).then_some(true),
+        keeps: disks.keeps,
         cpu_definition: definition.map(Into::into),
     }
+}
+
+fn has_emulated_tpm(domain: &Element) -> bool {
+    let backends = needs::devices(domain, "tpm").filter_map(|tpm| tpm.find("backend"));
+    backends.into_iter().any(|backend| backend.attribute("type") == Some("emulator"))
 }
 
 fn some<T>(list: Vec<T>) -> Option<Vec<T>> {

@@ -9,6 +9,8 @@ use super::tree::{Element, XmlError};
 pub(crate) struct HostDescription {
     /// Its architecture.
     pub(crate) arch: String,
+    /// What libvirt calls it.
+    pub(crate) uuid: String,
     /// What its CPU is: equal texts, equal CPUs.
     pub(crate) cpu_signature: String,
     /// The types of domains that it runs, such as `kvm` and `qemu`.
@@ -44,7 +46,8 @@ impl HostDescription {
         let id = |element: &Element| element.attribute("id").and_then(|id| id.parse().ok());
         let cpus = cells().filter_map(|cell| cell.find("cpus")).flat_map(|cpus| cpus.all("cpu"));
         let (numa_nodes, cpus) = (cells().filter_map(id).collect(), cpus.filter_map(id).collect());
-        Ok(Self { cpu_signature, domain_types, machine_types, numa_nodes, cpus, arch })
+        let uuid = root.text_of("host/uuid").to_owned();
+        Ok(Self { uuid, cpu_signature, domain_types, machine_types, numa_nodes, cpus, arch })
     }
 }
 
@@ -55,6 +58,7 @@ fn machine_names(machine: &Element) -> impl Iterator<Item = String> {
 }
 
 /// Vendor, model, stepping and features: what a machine sees to which the CPU is passed through.
+/// Empty where libvirt describes nothing of it, as of many ARM processors: then no two are known to be alike.
 /// Microcode is left out, since it changes under running machines without their noticing.
 fn signature(cpu: &Element) -> String {
     let mut features: Vec<&str> =
@@ -65,6 +69,9 @@ fn signature(cpu: &Element) -> String {
         format!("{}-{}-{}", part("family"), part("model"), part("stepping"))
     });
     let (vendor, model) = (cpu.text_of("vendor"), cpu.text_of("model"));
+    if vendor.is_empty() && model.is_empty() && features.is_empty() && stepping.is_empty() {
+        return String::new();
+    }
     format!("{vendor} {model} {stepping} {:016x}", fnv1a(features.join(",").as_bytes()))
 }
 
@@ -83,6 +90,15 @@ pub(crate) fn usable_cpu_models(domain_capabilities: &str) -> Result<BTreeSet<St
     let models = custom.flat_map(|mode| mode.all("model"));
     let usable = models.filter(|model| model.attribute("usable") != Some("no"));
     Ok(usable.map(|model| model.text.clone()).collect())
+}
+
+/// Whether domains can have a TPM in software, from the same.
+pub(crate) fn emulates_tpm(domain_capabilities: &str) -> Option<bool> {
+    let root = Element::parse(domain_capabilities).ok()?;
+    let tpm = root.find("devices/tpm")?;
+    let mut backends = tpm.all("enum").filter(|e| e.attribute("name") == Some("backendModel"));
+    let has = backends.any(|backend| backend.all("value").any(|value| value.text == "emulator"));
+    Some(has && tpm.attribute("supported") != Some("no"))
 }
 
 #[cfg(test)]
@@ -116,6 +132,14 @@ mod tests {
         assert_eq!(host.cpu_signature, read("7", ["aes", "vmx"]).cpu_signature);
         assert_ne!(host.cpu_signature, read("4", ["aes", "vmx"]).cpu_signature);
         assert_ne!(host.cpu_signature, read("7", ["aes", "avx"]).cpu_signature);
+    }
+
+    #[test]
+    fn hosts_of_whose_cpus_nothing_is_told_are_not_alike() {
+        for cpu in ["<cpu><arch>aarch64</arch></cpu>", "<cpu/>", ""] {
+            let text = format!("<capabilities><host>{cpu}</host></capabilities>");
+            assert_eq!(HostDescription::read(&text).unwrap().cpu_signature, "", "{cpu}");
+        }
     }
 
     #[test]

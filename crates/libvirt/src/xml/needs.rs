@@ -11,17 +11,23 @@ const NUMBERS_MAX: u32 = 4096;
 pub(crate) fn networks(domain: &Element) -> Vec<Network> {
     let mut found = Vec::new();
     for interface in devices(domain, "interface") {
-        let source = |name| interface.find("source").and_then(|s| s.attribute(name));
-        let network = match interface.attribute("type") {
-            Some("network") => source("network").map(|name| Network::Virtual(name.to_owned())),
-            Some("bridge") => source("bridge").map(|name| Network::Interface(name.to_owned())),
-            Some("direct") => source("dev").map(|name| Network::Interface(name.to_owned())),
-            // Of these libvirt or QEMU makes what is needed, or a device of the host is.
-            _ => None,
-        };
-        found.extend(network.filter(|network| !found.contains(network)));
+        found.extend(network_of(interface).filter(|network| !found.contains(network)));
     }
     found
+}
+
+/// What an interface is connected to, if it is anything that has a name.
+pub(crate) fn network_of(interface: &Element) -> Option<Network> {
+    let source = |name| interface.find("source").and_then(|s| s.attribute(name));
+    // A network that is a bridge makes its interface one of that bridge as long as the machine runs.
+    let kind = source("network").map_or(interface.attribute("type"), |_| Some("network"));
+    match kind {
+        Some("network") => source("network").map(|name| Network::Virtual(name.to_owned())),
+        Some("bridge") => source("bridge").map(|name| Network::Interface(name.to_owned())),
+        Some("direct") => source("dev").map(|name| Network::Interface(name.to_owned())),
+        // Of these libvirt or QEMU makes what is needed, or a device of the host is.
+        _ => None,
+    }
 }
 
 /// Devices of its host that are passed through to it, in words.
@@ -134,7 +140,7 @@ pub(crate) fn host_cpus(domain: &Element) -> Vec<u32> {
     sorted(found)
 }
 
-fn sorted(mut numbers: Vec<u32>) -> Vec<u32> {
+pub(crate) fn sorted(mut numbers: Vec<u32>) -> Vec<u32> {
     numbers.sort_unstable();
     numbers.dedup();
     numbers.truncate(NUMBERS_MAX as usize);
@@ -142,7 +148,7 @@ fn sorted(mut numbers: Vec<u32>) -> Vec<u32> {
 }
 
 /// A set such as `0-3,^2,7`.
-fn numbers(set: &str) -> Vec<u32> {
+pub(crate) fn numbers(set: &str) -> Vec<u32> {
     let (mut found, mut without) = (Vec::new(), Vec::new());
     for part in set.split(',') {
         let part = part.trim();
@@ -203,6 +209,14 @@ mod tests {
                 vec![interface("eth1")],
             ),
             ("<interface type='bridge'/>", vec![]),
+            (
+                "<interface type='bridge'><source network='lan' portid='x' bridge='br0'/></interface>",
+                vec![network("lan")],
+            ),
+            (
+                "<interface type='direct'><source network='lan' dev='eth1'/></interface>",
+                vec![network("lan")],
+            ),
         ] {
             assert_eq!(networks(&with_devices(xml)), found, "{xml}");
         }

@@ -28,7 +28,7 @@ pub(crate) const SITUATIONS: &[Situation] = &[
     (Reason::Protocol, protocol, Told::Last),
     (Reason::StoreFailed, store_failed, Told::First),
     (Reason::MigrationFailed, migration_failed, Told::First),
-    (Reason::MigrationTooLong, migration_too_long, Told::First),
+    (Reason::MigrationTooLong, migration_too_long, Told::Among),
     (Reason::ReservationExpired, reservation_expired, Told::LastOfOther),
     (Reason::Ended, ended, Told::Last),
     (Reason::NeedsChanged, needs_changed, Told::First),

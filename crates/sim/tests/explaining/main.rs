@@ -49,6 +49,8 @@ const ELSEWHERE: &[(Reason, &str)] = &[
     (Reason::NoCpuFeature, "core/src/handoff/tests/examined.rs"),
     (Reason::FitUnknown, "core/src/handoff/tests/examined.rs"),
     (Reason::AlreadyHere, "core/src/handoff/tests/strangers.rs"),
+    (Reason::NoSecret, "libvirt/tests/refused.rs"),
+    (Reason::NoAddress, "libvirt/tests/refused.rs"),
 ];
 
 /// What `evenkeel explain vm` would say, with the last record that judged the machine.

@@ -39,7 +39,8 @@ fn examined(side: &mut Side, verdict: Result<Vec<DiskPlace>, Unfit>) -> Vec<Effe
 #[test]
 fn room_is_promised_only_after_the_hypervisor_has_examined_the_machine() {
     let (mut side, out) = asked();
-    let examination = Examination { handoff: ID, machine: machine(), needs: needs() };
+    let name = Some(side.handoff().name.clone());
+    let examination = Examination { handoff: ID, machine: machine(), name, needs: needs() };
     assert_eq!(orders(&out), [&Order::Examine(examination)]);
     assert!(said(&out).is_empty() && stored(&out).handoffs.is_empty(), "{out:?}");
     assert_eq!(side.host.holds.incoming.len(), 1, "the room is kept meanwhile");
@@ -52,6 +53,27 @@ fn room_is_promised_only_after_the_hypervisor_has_examined_the_machine() {
     };
     assert!(matches!(said(&out)[..], [ref pass] if promised(pass)), "{out:?}");
     assert_eq!(examined(&mut side, Ok(Vec::new())), [], "asked once, answered once");
+}
+
+#[test]
+fn what_was_agreed_on_outlives_a_restart_of_the_target() {
+    let (mut side, _) = asked();
+    let out = examined(&mut side, Ok(vec![place()]));
+    let records = stored(&out).handoffs;
+    let [record] = &records[..] else { panic!("{out:?}") };
+    let kept = serde_json::to_string(record).unwrap();
+    let again: Handoff = serde_json::from_str(&kept).unwrap();
+    // The words of its CPU were compared when it was asked for, and are not needed again.
+    let agreed = Requirements { cpu_definition: None, ..needs() };
+    assert_eq!((again.needs(), again.places()), (&agreed, &[place()][..]));
+    // A record of an earlier version says nothing of it: nothing is agreed on then, and what comes with
+    // more is refused in words.
+    let mut earlier: serde_json::Value = serde_json::from_str(&kept).unwrap();
+    for field in ["needs", "disks"] {
+        assert!(earlier.as_object_mut().unwrap().remove(field).is_some(), "{kept}");
+    }
+    let earlier: Handoff = serde_json::from_value(earlier).unwrap();
+    assert_eq!((earlier.needs(), earlier.places()), (&Requirements::default(), &[][..]));
 }
 
 #[test]

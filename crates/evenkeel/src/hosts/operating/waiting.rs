@@ -10,15 +10,21 @@ use crate::output::{Failure, to_do};
 use crate::progress::Progress;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// How long an agent that is started again is waited for.
+const RESTART_TIME_MAX: Duration = Duration::from_secs(120);
 
 /// Waits until a move is over, or somebody interrupts, which leaves it going on.
 pub(super) async fn for_end(
     client: &Client,
     mut status: MoveStatus,
 ) -> Result<MoveStatus, Failure> {
-    let mut progress = Progress::new();
+    let (mut progress, mut told) = (Progress::new(), None);
     while status.stage != MoveStage::Ended {
         progress.say(|| line(&status));
+        if status.reason != told {
+            told = status.reason;
+            say_why_it_waits(&status);
+        }
         tokio::select! {
             interrupt = tokio::signal::ctrl_c() => {
                 progress.end();
@@ -32,10 +38,50 @@ pub(super) async fn for_end(
             }
             () = tokio::time::sleep(LOOK_AGAIN) => {}
         }
-        status = client.directed(status.id).await?;
+        status = match client.directed(status.id).await {
+            Ok(newer) => newer,
+            Err(error) => {
+                progress.end();
+                return Err(after_restart(client, &status, &error.to_string()).await);
+            }
+        };
     }
     progress.end();
     if status.reason == Some(Reason::Moved) { Ok(status) } else { Err(failed(&status).into()) }
+}
+
+/// Tells once for what a move waits, also where nobody draws lines.
+fn say_why_it_waits(status: &MoveStatus) {
+    if let (MoveStage::Waiting, Some(why)) = (status.stage, status.reason) {
+        crate::output::tell!("machine `{}` waits: {why}: {}", status.name, why.meaning());
+    }
+}
+
+/// The agent does not answer for a move any more: it was started again, most likely, and what was under
+/// way goes on. Waits until it answers and nothing of the machine is under way, and tells where it is.
+async fn after_restart(client: &Client, status: &MoveStatus, why: &str) -> Failure {
+    let MoveStatus { name, machine, from, .. } = status;
+    crate::output::tell!("the agent of host `{from}` has lost sight of the move: {why}");
+    let end = tokio::time::Instant::now() + RESTART_TIME_MAX;
+    while tokio::time::Instant::now() < end {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        let Ok(now) = client.status().await else { continue };
+        if now.unknown.is_some() || now.handoffs.iter().any(|handoff| handoff.machine == *machine) {
+            continue;
+        }
+        let here = now.machines.iter().any(|m| m.id == *machine && m.presence.is_resident());
+        let place = if here {
+            format!("machine `{name}` is on host `{from}` as before")
+        } else {
+            format!("machine `{name}` has left host `{from}`")
+        };
+        return format!("the agent of host `{from}` was started again meanwhile: {place}").into();
+    }
+    format!(
+        "the agent of host `{from}` does not answer; the move of machine `{name}` may go on: \
+         `evenkeel status --host {from}` and `evenkeel history` tell when it does"
+    )
+    .into()
 }
 
 /// How far it is, on one line.
