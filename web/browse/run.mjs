@@ -99,7 +99,7 @@ async function pages(browser) {
     stranger: '#/machines/nobody',
     decisions: '#/decisions?tab=stayed',
     exchange: `#/decisions/${exchange}`,
-    plan: '#/plan',
+    inbox: '#/inbox',
   }
   for (const [name, hash] of Object.entries(views)) {
     await to(page, hash)

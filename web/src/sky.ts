@@ -284,7 +284,8 @@ function segmentsOf(g: CanvasRenderingContext2D, picture: Picture, place: Frame,
       below += segment.size
       const high = place.y(below)
       const tall = low - high
-      const between = tall > 3 ? 1 : tall > 1.2 ? 0.4 : 0
+      // Between thin bars' segments lines would be all that is seen.
+      const between = place.bar < 6 ? 0 : tall > 3 ? 1 : tall > 1.2 ? 0.4 : 0
       const name = segment.leaving ? '--new' : paint(segment.waiting, (k & 1) === 0)
       let path = paths.get(name)
       if (!path) paths.set(name, (path = []))
@@ -410,7 +411,7 @@ function feet(g: CanvasRenderingContext2D, picture: Picture, place: Frame, heigh
   g.textAlign = 'center'
   picture.bars.forEach((bar, i) => {
     g.fillStyle = colour(bar.silent ? '--dim' : '--ink')
-    const figure = bar.top === null ? '?' : `${(bar.top / 10).toFixed(0)} %`
+    const figure = bar.top !== null ? `${(bar.top / 10).toFixed(0)} %` : bar.silent ? '' : '?'
     const mark = `${MARKS[bar.state] ?? ''}${bar.silent ? ' ?' : ''}`
     const middle = place.left + (i + 0.5) * place.step
     const whole = `${bar.name}  ${figure}${mark}`

@@ -1,11 +1,12 @@
 import { useComputed } from '@preact/signals'
 import { Chart } from '../Chart'
+import { PauseAct } from '../acts'
 import { Legend, Skyline } from '../Skyline'
 import { Age, Clock, Code, type Column, Command, Table, Wrong, useAsked } from '../parts'
 import { chosen, clock, ends, many, outcome, score, seconds, share } from '../format'
-import { link, route, toHost, toMachine, turn } from '../route'
+import { route, toHost, toMachine, turn } from '../route'
 import { type Measure, MEASURES, type Sort, bars, order, top, unheard, usualSort } from '../sky'
-import { type Host, hosts, now, past, silent, summary } from '../store'
+import { type Host, hosts, me, now, past, silent, summary } from '../store'
 import type { Attention, History, Moving } from '../types'
 
 const NAMES: Record<Measure, string> = {
@@ -94,6 +95,7 @@ function Says() {
         · {modes.map(([mode, count]) => (modes.length > 1 ? `${count} ${mode}` : mode)).join(', ') || 'no mode known'}
         {versions.length > 1 && ` · ${versions.map(([version, count]) => `${count} of ${version}`).join(', ')}`}
       </p>
+      {!me.value?.recorded && <div class="steps"><PauseAct paused={said.pause !== null} /></div>}
       {said.pause && (
         <p>
           ‖ Paused until {clock(said.pause.until, now.value)} by {said.pause.by}
@@ -132,7 +134,7 @@ function NeedsYou({ items, more }: { items: Attention[]; more: number }) {
             </span>
             <span class="grow" />
             {item.kind === 'recommended' ? (
-              <a class="button" href={link(['plan'], { recommended: '1' })}>Look</a>
+              <a class="button" href="#/inbox">Look</a>
             ) : item.machine && item.host ? (
               <a href={toMachine(item.machine, item.host)}>Why?</a>
             ) : (
