@@ -4,16 +4,17 @@
 //
 // DIRECTORY holds small.rec and large.rec and gets the pictures. What must hold: axe finds nothing on
 // any page, light or dark; no page is wider than the screen at 320 px; nothing is asked of another
-// origin; no error in the console; a large cluster stays quick. Aims for times are printed beside what
-// was measured; this fails at five times the aim, because a machine that runs other things, too, is slow.
+// origin; no error in the console; a large cluster stays small in memory and on the page. Times are
+// printed beside their aims and fail nothing: on a machine that runs other things, too, they say little.
 import { spawn } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { createServer, request } from 'node:http'
 import { createInterface } from 'node:readline'
 import axe from 'axe-core'
 import { chromium } from 'playwright-core'
 
 const [program, dir] = process.argv.slice(2)
 const STREAM_S = Number(process.env.DESK_STREAM_S ?? 20)
-const SLACK = 5
 const failures = []
 const children = []
 const fail = (what) => {
@@ -29,8 +30,43 @@ async function serve(name, speed) {
     stdio: ['ignore', 'pipe', 'inherit'],
   })
   children.push(child)
-  for await (const line of createInterface({ input: child.stdout })) return { child, link: line.trim() }
+  for await (const line of createInterface({ input: child.stdout })) {
+    const link = line.trim()
+    // While the page is worked on, its files are taken from where it was built to.
+    const files = process.env.DESK_DIST
+    return { child, link: files ? await proxied(link, '/', files) : link }
+  }
   throw new Error(`${program} ui --replay ended before it printed a link`)
+}
+
+const TYPES = { html: 'text/html', js: 'text/javascript', css: 'text/css' }
+
+/** The same behind a proxy that puts it under a path; the page's files from a directory, if one is named. */
+async function proxied(link, path, files) {
+  const { host, hash } = new URL(link)
+  const [name, port] = host.split(':')
+  const proxy = createServer((asked, answer) => {
+    if (!asked.url.startsWith(path)) return answer.writeHead(404).end()
+    const url = `/${asked.url.slice(path.length)}`
+    const file = url === '/' ? 'index.html' : url.slice(1)
+    if (files && /^(index.html|app.js|app.css)$/.test(file)) {
+      const type = TYPES[file.split('.').pop()]
+      const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'"
+      answer.writeHead(200, { 'content-type': type, 'content-security-policy': policy })
+      return answer.end(readFileSync(`${files}/${file}`))
+    }
+    const headers = { ...asked.headers, host }
+    const passed = request({ host: name, port, path: url, method: asked.method, headers }, (told) => {
+      answer.writeHead(told.statusCode, told.headers)
+      told.pipe(answer)
+    })
+    passed.on('error', () => answer.destroy())
+    answer.on('close', () => passed.destroy())
+    asked.pipe(passed)
+  })
+  await new Promise((listening) => proxy.listen(0, '127.0.0.1', listening))
+  proxy.unref()
+  return `http://127.0.0.1:${proxy.address().port}${path}${hash}`
 }
 
 const args = [
@@ -99,7 +135,7 @@ async function pages(browser) {
     stranger: '#/machines/nobody',
     decisions: '#/decisions?tab=stayed',
     exchange: `#/decisions/${exchange}`,
-    plan: '#/plan',
+    inbox: '#/inbox',
   }
   for (const [name, hash] of Object.entries(views)) {
     await to(page, hash)
@@ -159,6 +195,17 @@ async function keyboard(page) {
   await page.keyboard.press('t')
 }
 
+/** A proxy may put the page under any path: nothing in it names the root. */
+async function underPath(browser) {
+  const { child, link } = await serve('small', 100)
+  const { context, page } = await open(browser, await proxied(link, '/x/y/'))
+  await page.waitForSelector('canvas')
+  await to(page, '#/hosts/kvm1')
+  check(page.url().includes('/x/y/#/hosts/kvm1'), 'the page works under the path of a proxy')
+  await context.close()
+  child.kill()
+}
+
 async function budgets(browser) {
   const { child, link } = await serve('large', 10)
   const { context, page } = await open(browser, link)
@@ -185,7 +232,8 @@ async function budgets(browser) {
   held(`500 hosts, 10,000 machines: "${before}"`)
   const aim = (what, value, most, unit) => {
     const text = `${what}: ${Math.round(value)} ${unit}, aim ${most} ${unit}${value > most ? ' MISSED' : ''}`
-    check(value <= most * (unit === 'ms' ? SLACK : 1), text)
+    if (unit === 'ms') console.error(`time    ${text}`)
+    else check(value <= most, text)
   }
   aim('first paint', paint, 1000, 'ms')
   aim(`longest task in ${STREAM_S} s of stream`, longest, 100, 'ms')
@@ -212,6 +260,7 @@ async function budgets(browser) {
 const browser = await chromium.launch({ executablePath: '/usr/bin/chromium', args })
 try {
   await pages(browser)
+  await underPath(browser)
   if (process.env.DESK_LARGE !== "0") await budgets(browser)
 } finally {
   children.forEach((child) => child.kill())

@@ -40,6 +40,7 @@ export function Skyline({ bars: all, measure, moves = [], ghost = null, label, t
     [all, wide.value],
   )
   const picture: Picture = useMemo(() => {
+    // Few arcs are found by name, and hosts are not looked through where there are none.
     const at = new Map(bars.map((bar, i) => [bar.name, i]))
     const arcs: Arc[] = moves.flatMap(({ name, from, to, done }) => {
       const [a, b] = [at.get(from), at.get(to)]

@@ -8,6 +8,7 @@ import { span, zone } from './format'
 import { Copy, told } from './parts'
 import { Cluster } from './pages/Cluster'
 import { Decisions, OneDecision } from './pages/Decisions'
+import { Inbox } from './pages/Inbox'
 import { HostPage } from './pages/HostPage'
 import { MachinePage } from './pages/MachinePage'
 import { go, link, parse, route, toHost, toMachine, turn } from './route'
@@ -20,6 +21,7 @@ function Page() {
   if (place === 'hosts' && thing) return <HostPage name={thing} key={thing} />
   if (place === 'machines' && thing) return <MachinePage name={thing} key={thing} />
   if (place === 'decisions') return thing ? <OneDecision exchange={thing} key={thing} /> : <Decisions />
+  if (place === 'inbox') return <Inbox />
   if (place) return <div class="say"><h1>There is no such page.</h1><p><a href="#/">Back to the cluster</a></p></div>
   return <Cluster />
 }
@@ -27,6 +29,7 @@ function Page() {
 const PLACES: [string, string][] = [
   ['', 'Cluster'],
   ['decisions', 'Decisions'],
+  ['inbox', 'Inbox'],
 ]
 
 function Header() {
@@ -154,6 +157,7 @@ const KEYS: [string, string][] = [
   ['/', 'find a host, a machine or a code'],
   ['c', 'the cluster'],
   ['e', 'decisions'],
+  ['i', 'the moves that wait for you'],
   ['1 to 5', 'load, CPU, memory, I/O, waiting'],
   ['t', 'picture or table'],
   ['← → ↑ ↓', 'in the picture: host, machine; Enter opens it'],
@@ -175,6 +179,7 @@ function Keys() {
       } else if (event.key === '?') dialog.current?.showModal()
       else if (event.key === 'c') go('#/')
       else if (event.key === 'e') go('#/decisions')
+      else if (event.key === 'i') go('#/inbox')
       else if (event.key === 'y') void navigator.clipboard?.writeText(location.href)
       else if (route.value.path.length) return
       else if (measure) turn({ by: measure === 'load' ? null : measure })

@@ -55,11 +55,22 @@ function segments(host: Host, measure: Measure): Segment[] {
   return brief.machines.map(segment).sort((a, b) => (b.size ?? -1) - (a.size ?? -1))
 }
 
+/** Hosts in order, without their bars. */
+export function order(hosts: Iterable<Host>, measure: Measure, sort: Sort): Host[] {
+  const name = (a: Host, b: Host) => byName(a.brief.host, b.brief.host)
+  const by: Record<Sort, (a: Host, b: Host) => number> = {
+    name,
+    load: (a, b) => (top(b, measure) ?? -1) - (top(a, measure) ?? -1) || name(a, b),
+    waiting: (a, b) => (b.brief.waiting ?? -1) - (a.brief.waiting ?? -1) || name(a, b),
+  }
+  return [...hosts].sort(by[sort])
+}
+
 const byName = new Intl.Collator('en', { numeric: true }).compare
 
 /** The bars of these hosts in order. Few hosts are found by name, many make a curve by load. */
 export function bars(hosts: Iterable<Host>, measure: Measure, sort: Sort): Bar[] {
-  const all = [...hosts].map((host): Bar => ({
+  return order(hosts, measure, sort).map((host): Bar => ({
     name: host.brief.host,
     top: top(host, measure),
     segments: segments(host, measure),
@@ -68,13 +79,6 @@ export function bars(hosts: Iterable<Host>, measure: Measure, sort: Sort): Bar[]
     limit: measure === 'load' ? host.brief.limit : null,
     hosts: 1,
   }))
-  const waits = new Map([...hosts].map((host) => [host.brief.host, host.brief.waiting ?? -1]))
-  const order: Record<Sort, (a: Bar, b: Bar) => number> = {
-    name: (a, b) => byName(a.name, b.name),
-    load: (a, b) => (b.top ?? -1) - (a.top ?? -1) || byName(a.name, b.name),
-    waiting: (a, b) => waits.get(b.name)! - waits.get(a.name)! || byName(a.name, b.name),
-  }
-  return all.sort(order[sort])
 }
 
 /** A host of which nothing is known but that it is there. */
@@ -280,7 +284,8 @@ function segmentsOf(g: CanvasRenderingContext2D, picture: Picture, place: Frame,
       below += segment.size
       const high = place.y(below)
       const tall = low - high
-      const between = tall > 3 ? 1 : tall > 1.2 ? 0.4 : 0
+      // Between thin bars' segments lines would be all that is seen.
+      const between = place.bar < 6 ? 0 : tall > 3 ? 1 : tall > 1.2 ? 0.4 : 0
       const name = segment.leaving ? '--new' : paint(segment.waiting, (k & 1) === 0)
       let path = paths.get(name)
       if (!path) paths.set(name, (path = []))
@@ -406,7 +411,7 @@ function feet(g: CanvasRenderingContext2D, picture: Picture, place: Frame, heigh
   g.textAlign = 'center'
   picture.bars.forEach((bar, i) => {
     g.fillStyle = colour(bar.silent ? '--dim' : '--ink')
-    const figure = bar.top === null ? '?' : `${(bar.top / 10).toFixed(0)} %`
+    const figure = bar.top !== null ? `${(bar.top / 10).toFixed(0)} %` : bar.silent ? '' : '?'
     const mark = `${MARKS[bar.state] ?? ''}${bar.silent ? ' ?' : ''}`
     const middle = place.left + (i + 0.5) * place.step
     const whole = `${bar.name}  ${figure}${mark}`

@@ -95,6 +95,7 @@ export interface Summary {
   modes: Record<string, number>
   versions: Record<string, number>
   attention: Attention[]
+  attention_more: number
 }
 export interface Update {
   format: string

@@ -150,7 +150,7 @@ fn unresolved(handoff: &Handoff) -> Alarm {
         name: name.clone(),
         peer: Some(peer.clone()),
         since: *since,
-        what: format!("the handoff of machine `{name}` with host `{peer}` is not settled"),
+        what: format!("handoff unresolved: machine `{name}`, with host `{peer}`"),
         remedy: format!("it waits for {}", handoff.waits_for()),
     }
 }

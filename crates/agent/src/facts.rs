@@ -12,7 +12,9 @@ use evenkeel_doctor::{
     AgentFacts, CapacityFacts, Facts, IdentityFacts, LibvirtFacts, MigrationFacts, Sharing,
     StorageFacts, StoreFacts, Version,
 };
-use evenkeel_libvirt::{Inspection, Sharing as Told, inspect, mounted_at, reaches, sharing};
+use evenkeel_libvirt::{
+    Inspection, Sharing as Told, inspect, memory_bytes, mounted_at, reaches, sharing,
+};
 use evenkeel_net::Identity;
 
 use crate::config::{CarrierKind, Config};
@@ -56,7 +58,14 @@ pub fn gather(config: &Config) -> Facts {
         }),
         capacity: CapacityFacts {
             // What the agent goes by.
-            memory: found.as_ref().map_or(0, |found| found.memory_bytes),
+            memory: found
+                .as_ref()
+                .map_or_else(
+                    // Of this host, where libvirt does not answer.
+                    |_| Some(memory_bytes(&config.libvirt.uri, u64::MAX)).filter(|b| *b < u64::MAX),
+                    |found| Some(found.memory_bytes),
+                )
+                .unwrap_or(0),
             declared: config.capacity.memory.map(|size| size.as_u64()),
             reserved: config.capacity.reserved_memory.map_or(0, |size| size.as_u64()),
         },
@@ -193,16 +202,25 @@ fn setting(text: &str, name: &str) -> Option<String> {
 }
 
 fn store(directory: &Path) -> StoreFacts {
-    let trial = directory.join(format!(".doctor-{}", std::process::id()));
-    let written = fs::write(&trial, b"").and_then(|()| fs::remove_file(&trial));
-    let room = rustix::fs::statvfs(directory).map_or(0, |room| {
+    // The agent, or systemd for it, makes the last part of the path.
+    let parent = directory.parent().filter(|parent| !directory.exists() && parent.is_dir());
+    let written = |at: &Path| {
+        let trial = at.join(format!(".doctor-{}", std::process::id()));
+        fs::write(&trial, b"").and_then(|()| fs::remove_file(&trial))
+    };
+    let fault = match parent {
+        Some(_) => None,
+        None => written(directory).err().map(|error| error.to_string()),
+    };
+    let there = parent.unwrap_or(directory);
+    let room = rustix::fs::statvfs(there).map_or(0, |room| {
         let block: u64 = room.f_frsize;
         room.f_bavail.saturating_mul(block)
     });
     StoreFacts {
         path: directory.display().to_string(),
-        fault: written.err().map(|error| error.to_string()),
-        file_system: mounted_at(directory).map_or_else(String::new, |(_, kind)| kind),
+        fault,
+        file_system: mounted_at(there).map_or_else(String::new, |(_, kind)| kind),
         free: room,
     }
 }
@@ -260,11 +278,12 @@ mod tests {
     }
 
     #[test]
-    fn a_state_directory_that_is_not_there_cannot_be_written() {
+    fn a_state_directory_is_there_or_can_be_made() {
         let directory = tempfile::tempdir().unwrap();
         let there = store(directory.path());
         assert_eq!((there.fault, fs::read_dir(&directory).unwrap().count()), (None, 0));
         assert!(there.free > 0 && !there.file_system.is_empty());
-        assert!(store(&directory.path().join("none")).fault.is_some());
+        assert!(store(&directory.path().join("none")).fault.is_none(), "the agent makes it");
+        assert!(store(&directory.path().join("none/none")).fault.is_some());
     }
 }

@@ -12,6 +12,7 @@ use evenkeel_core::handoff::Limits;
 use evenkeel_core::load::Metering;
 use evenkeel_core::model::PerResource;
 use evenkeel_core::restraint::{MOVES_KEPT_MAX, Restraint};
+use evenkeel_core::select::levelling::Levelling;
 use evenkeel_core::select::{Calm, MeanAware, Policy};
 use serde::{Deserialize, Deserializer};
 
@@ -116,6 +117,8 @@ impl CeilingsConfig {
 pub struct BalanceConfig {
     /// By which rule to select.
     pub policy: PolicyConfig,
+    /// How much is moved for how little, from 1 to 5.
+    pub aggressiveness: u8,
     /// Hosts that one with something to give asks at once.
     pub probes: usize,
     /// Mean time between two rounds.
@@ -138,10 +141,11 @@ pub struct BalanceConfig {
     /// Age at which a sample says nothing any more.
     #[serde(deserialize_with = "duration")]
     pub stale_after: Duration,
-    /// Differences up to this fraction of the pair's mean load are left alone.
-    pub dead_band: f64,
-    /// Differences up to this load are left alone.
-    pub difference_min: f64,
+    /// Differences up to this fraction of the pair's mean load are left alone; the default depends on
+    /// the policy.
+    pub dead_band: Option<f64>,
+    /// Differences up to this load are left alone; the default depends on the policy.
+    pub difference_min: Option<f64>,
     /// What a move must gain, as a fraction of the pair's mean load; the default depends on the
     /// policy.
     pub gain_min: Option<f64>,
@@ -158,6 +162,8 @@ pub struct BalanceConfig {
     /// How long a machine is left alone after a failed migration.
     #[serde(deserialize_with = "duration")]
     pub quarantine: Duration,
+    /// Most of an hour spent on giving machines, and on taking some, as a share.
+    pub moving_share_max: f64,
     /// Most machines given within an hour.
     pub given_per_hour_max: usize,
     /// Most machines taken within an hour.
@@ -194,6 +200,34 @@ pub struct BalanceConfig {
     pub starving: u8,
 }
 
+/// `aggressiveness` unless given.
+const AGGRESSIVENESS: u8 = 3;
+/// More than anything is worth.
+const NEVER: f64 = 1e12;
+
+/// What a move must be worth at a degree of aggressiveness; at the least nothing moves to level loads.
+const fn levelling(aggressiveness: u8) -> Levelling {
+    let kappa = match aggressiveness {
+        ..=1 => NEVER,
+        2 => 2.0 * Levelling::KAPPA,
+        3 => Levelling::KAPPA,
+        4 => Levelling::KAPPA / 3.0,
+        _ => Levelling::KAPPA / 27.0,
+    };
+    Levelling { kappa }
+}
+
+/// The same for the thresholds of half-difference, as a factor.
+const fn half(aggressiveness: u8) -> f64 {
+    match aggressiveness {
+        ..=1 => NEVER,
+        2 => 2.0,
+        3 => 1.0,
+        4 => 0.5,
+        _ => 0.0,
+    }
+}
+
 /// What a move must gain by half-difference.
 const HALF_DIFFERENCE_GAIN_MIN: f64 = 0.1;
 
@@ -203,6 +237,7 @@ impl Default for BalanceConfig {
         let (forecasting, restraint) = (core.metering.forecasting, core.restraint);
         Self {
             policy: PolicyConfig::default(),
+            aggressiveness: AGGRESSIVENESS,
             probes: MeanAware::at_work().probes,
             round: core.round,
             jitter: core.jitter,
@@ -212,14 +247,15 @@ impl Default for BalanceConfig {
             forecast_quantile: forecasting.quantile,
             warm_up: forecasting.warm_up,
             stale_after: core.metering.stale_after,
-            dead_band: core.calm.dead_band,
-            difference_min: core.calm.difference_min,
+            dead_band: None,
+            difference_min: None,
             gain_min: None,
             hold: restraint.hold,
             hold_of: restraint.hold_of,
             cool_down: restraint.cool_down,
             cool_down_max: restraint.cool_down_max,
             quarantine: restraint.quarantine,
+            moving_share_max: restraint.moving_share_max,
             given_per_hour_max: restraint.given_per_hour_max,
             taken_per_hour_max: restraint.taken_per_hour_max,
             return_time: restraint.return_time,
@@ -251,13 +287,16 @@ impl BalanceConfig {
     fn check_fractions(&self) -> Result<(), ValueError> {
         let fraction = |value: f64| value.is_finite() && (0.0..=10.0).contains(&value);
         let fractions = [
-            ("balance.dead_band", self.dead_band),
-            ("balance.difference_min", self.difference_min),
+            ("balance.dead_band", self.dead_band.unwrap_or_default()),
+            ("balance.difference_min", self.difference_min.unwrap_or_default()),
             ("balance.gain_min", self.gain_min.unwrap_or_default()),
         ];
         for (key, value) in fractions {
             check(fraction(value), key, &value, "a fraction, from 0 to 10")?;
         }
+        let share = self.moving_share_max;
+        let in_range = share > 0.0 && share <= 1.0;
+        check(in_range, "balance.moving_share_max", &share, "above 0 and at most 1")?;
         let jitter = self.jitter;
         check((0.0..1.0).contains(&jitter), "balance.jitter", &jitter, "at least 0 and below 1")?;
         if let SmoothingConfig::Fixed(weight) = self.smoothing {
@@ -301,6 +340,7 @@ impl BalanceConfig {
 
     fn check_counts(&self) -> Result<(), ValueError> {
         let counts = [
+            ("balance.aggressiveness", self.aggressiveness.into(), 1, 5, "from 1 to 5"),
             ("balance.handoffs_max", self.handoffs_max, 1, 64, "from 1 to 64"),
             ("balance.probes", self.probes, 1, 64, "from 1 to 64"),
             ("balance.starving", self.starving.into(), 0, 100, "from 0 to 100"),
@@ -337,6 +377,20 @@ impl BalanceConfig {
         check(link > 0, "balance.migration_link", &self.migration_link, "above 0")
     }
 
+    /// When a pair of hosts acts by half the difference, and over a ceiling.
+    fn calm(&self) -> Calm {
+        let default = Calm::default();
+        let (by_half, gain_min) = match self.policy {
+            PolicyConfig::HalfDifference => (half(self.aggressiveness), HALF_DIFFERENCE_GAIN_MIN),
+            PolicyConfig::MeanAware => (1.0, default.gain_min),
+        };
+        Calm {
+            dead_band: self.dead_band.unwrap_or(by_half * default.dead_band),
+            difference_min: self.difference_min.unwrap_or(by_half * default.difference_min),
+            gain_min: self.gain_min.unwrap_or(by_half * gain_min),
+        }
+    }
+
     /// How the core shall balance, with the ceilings that are its default.
     #[must_use]
     pub fn balancer(&self) -> balancer::Config {
@@ -347,10 +401,6 @@ impl BalanceConfig {
                 Policy::MeanAware(MeanAware { probes: self.probes, ..MeanAware::at_work() })
             }
         };
-        let gain_min = self.gain_min.unwrap_or(match self.policy {
-            PolicyConfig::HalfDifference => HALF_DIFFERENCE_GAIN_MIN,
-            PolicyConfig::MeanAware => default.calm.gain_min,
-        });
         let bandwidth_bytes_per_s = self.migration_bandwidth.map(|size| size.as_u64());
         let link = self.migration_link.as_u64().min(bandwidth_bytes_per_s.unwrap_or(u64::MAX));
         balancer::Config {
@@ -370,13 +420,20 @@ impl BalanceConfig {
                 },
                 ..default.metering
             },
-            calm: Calm { dead_band: self.dead_band, difference_min: self.difference_min, gain_min },
+            calm: self.calm(),
+            levelling: levelling(self.aggressiveness),
+            floor: Calm {
+                dead_band: self.dead_band.unwrap_or_default(),
+                difference_min: self.difference_min.unwrap_or_default(),
+                gain_min: self.gain_min.unwrap_or_default(),
+            },
             restraint: Restraint {
                 hold: self.hold,
                 hold_of: self.hold_of,
                 cool_down: self.cool_down,
                 cool_down_max: self.cool_down_max,
                 quarantine: self.quarantine,
+                moving_share_max: self.moving_share_max,
                 given_per_hour_max: self.given_per_hour_max,
                 taken_per_hour_max: self.taken_per_hour_max,
                 return_time: self.return_time,

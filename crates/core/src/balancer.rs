@@ -22,6 +22,7 @@ mod witnessing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::seq::index;
 use rand::{Rng, RngExt};
@@ -43,6 +44,7 @@ use crate::estimate::Averaging;
 use crate::exchange::Exchange;
 use crate::handoff::{Handoff, Handoffs, Offer, Recovered, Turn};
 use crate::host::Host;
+use crate::host::Taker;
 use crate::load::Machine;
 use crate::message::{Message, Talk};
 use crate::model::{
@@ -61,6 +63,9 @@ pub use directed::{Directed, Outcome, Stage};
 pub use recommending::Recommendation;
 pub use watching::{Leftover, Twin};
 
+/// Rounds in the time of one while nothing is known of the cluster.
+const LEARNING_ROUNDS: u32 = 10;
+
 /// One host's balancer.
 #[derive(Clone, Debug)]
 pub struct Balancer {
@@ -70,6 +75,10 @@ pub struct Balancer {
     members: Arc<[HostId]>,
     exchange: Option<Exchange>,
     survey: Option<Survey>,
+    /// The host that something is offered to because of it, as it said it stands.
+    pursued: Option<Taker>,
+    /// Surveys in a row in which this host asked for something and got nothing.
+    unfed: u32,
     /// Surveys in a row in which nothing was agreed on.
     unlucky: u32,
     /// How far this host was above its limit in the last of them.
@@ -116,6 +125,11 @@ impl Balancer {
         (host.mode, host.repair) = (config.commit, config.repair);
         host.control = Control { mode: config.mode, closed: false, pause: recovered.pause.clone() };
         host.copy_storage = config.copy_storage;
+        if matches!(config.policy, Policy::MeanAware(_)) && !config.tentative {
+            host.levelling = Some(config.levelling);
+            host.averaging = Averaging::hasty();
+        }
+        host.floor = config.floor;
         // Half-difference keeps to its rule, and in plans nobody waits for anything.
         let helps = matches!(config.policy, Policy::MeanAware(_)) && !config.tentative;
         host.starving = config.starving.filter(|_| helps);
@@ -126,6 +140,8 @@ impl Balancer {
             members: Arc::default(),
             exchange: None,
             survey: None,
+            pursued: None,
+            unfed: 0,
             unlucky: 0,
             unlucky_at: 0.0,
             silent_rounds: 0,
@@ -269,7 +285,11 @@ impl Balancer {
             Input::Revoked(host) => self.removed(&host, now, out),
             Input::Forget(host) => self.forget(&host, now, out),
             Input::ForgetPause => self.forget_pause(),
-            Input::ForgetMean => self.host.averaging = Averaging::default(),
+            Input::ForgetMean => {
+                let hasty = self.host.levelling(None).is_some();
+                let averaging = if hasty { Averaging::hasty() } else { Averaging::default() };
+                self.host.averaging = averaging;
+            }
             Input::Claim { machine, fenced } => {
                 self.hand(now, out, |handoffs, turn| handoffs.claim(&machine, &fenced, turn));
             }
@@ -298,7 +318,7 @@ impl Balancer {
         self.doubt_pause(now);
         out.push(Effect::SetTimer(Timer::Sample, now));
         // Anywhere in the first period: hosts that are started together do not act together.
-        let first = self.config.round.mul_f64(rng.random_range(0.0..1.0));
+        let first = self.between_rounds().mul_f64(rng.random_range(0.0..1.0));
         out.push(Effect::SetTimer(Timer::Round, now + first));
         // Entries that move before memory does are on one host for sure.
         if !self.config.tentative {
@@ -343,7 +363,7 @@ impl Balancer {
             }
             Timer::Round => {
                 let swing = self.config.jitter.clamp(0.0, 0.99);
-                let wait = self.config.round.mul_f64(1.0 + rng.random_range(-swing..=swing));
+                let wait = self.between_rounds().mul_f64(1.0 + rng.random_range(-swing..=swing));
                 out.push(Effect::SetTimer(Timer::Round, now + wait));
                 self.round(now, rng, out);
             }
@@ -384,6 +404,13 @@ impl Balancer {
                 self.hand(now, out, |handoffs, turn| handoffs.timer(id, turn));
             }
         }
+    }
+
+    /// Mean time between two rounds: while nothing is known of the cluster, rounds cost next to
+    /// nothing, and the sooner it is known the better.
+    fn between_rounds(&self) -> Duration {
+        let learning = self.host.levelling(None).is_some() && self.host.averaging.is_learning();
+        if learning { self.config.round / LEARNING_ROUNDS } else { self.config.round }
     }
 
     fn sample(&mut self, out: &mut Vec<Effect>) {

@@ -77,6 +77,9 @@ const STEADY_CHANGE: f64 = 0.006;
 const STEADY_COUNT: u32 = 3;
 /// Averagings after which an epoch counts even if it is not steady: enough for any cluster.
 const MATURE_AVERAGINGS: u32 = 24;
+/// The same at work, where a rough mean at once is better than a good one late: after ten averagings
+/// what is left of a difference is a thirtieth.
+const MATURE_AT_WORK: u32 = 10;
 /// Weight of the newest averaging in what is then believed.
 const TRACKING: f64 = 0.25;
 /// Own rounds after which averaging starts over.
@@ -99,6 +102,8 @@ pub struct Averaging {
     met_lately: bool,
     /// The last settled result, of this epoch or the one before.
     settled: Option<Settled>,
+    /// Whether a rough mean will do until there is a good one.
+    hasty: bool,
 }
 
 /// What is believed of the cluster.
@@ -113,6 +118,18 @@ struct Settled {
 }
 
 impl Averaging {
+    /// One for which a rough mean will do until there is a good one.
+    #[must_use]
+    pub fn hasty() -> Self {
+        Self { hasty: true, ..Self::default() }
+    }
+
+    /// Whether it knows nothing of the cluster yet.
+    #[must_use]
+    pub const fn is_learning(&self) -> bool {
+        self.settled.is_none()
+    }
+
     /// Takes in what this host itself has and uses now.
     pub fn follow(&mut self, stock: &Stock) {
         let (usage, capacity) = (stock.usage, stock.capacity);
@@ -261,7 +278,7 @@ impl Averaging {
         let now = Settled { shares, mix: next.usage, reach };
         if self.is_steady() {
             self.settled = Some(now);
-        } else if self.averagings >= MATURE_AVERAGINGS {
+        } else if self.averagings >= if self.hasty { MATURE_AT_WORK } else { MATURE_AVERAGINGS } {
             // Where loads change all the time nothing is ever steady: then the last few count.
             self.settled = Some(self.settled.map_or(now, |before| before.towards(&now)));
         }

@@ -32,7 +32,7 @@ use crate::control::{Authority, Autonomy};
 use crate::decision::{Decision, Judged, Reason, Role};
 use crate::host::{Host, Taker, Toward};
 use crate::load::Basis;
-use crate::message::{Candidate, Quote, Report, Talk};
+use crate::message::{Candidate, Quote, Report, Room, Talk};
 use crate::model::{Entry, ExchangeId, HostId, HostState, LastMove, MachineId, Time};
 use crate::restraint::unwilling;
 use crate::select::{Calm, Pair, Price, improves};
@@ -137,7 +137,21 @@ impl Exchange {
     pub fn open(id: ExchangeId, peer: HostId, host: &Host, own: Report, now: Time) -> (Self, Talk) {
         let mending = own.mends == Some(true);
         let exchange = Self { mending, ..Self::begin(id, peer, host.id().clone(), now) };
-        (exchange, Talk::Inquire(own))
+        (exchange, Talk::Inquire(own, None))
+    }
+
+    /// Opens a conversation with `peer`, from whom this host would take something because it is below
+    /// its fair share.
+    #[must_use]
+    pub fn ask(
+        id: ExchangeId,
+        peer: HostId,
+        host: &Host,
+        (own, room): (Report, Room),
+        now: Time,
+    ) -> (Self, Talk) {
+        let exchange = Self::begin(id, peer, host.id().clone(), now);
+        (exchange, Talk::Inquire(own, Some(Box::new(room))))
     }
 
     /// Opens a conversation with the host that a survey found best: with an offer, since it is known
@@ -182,7 +196,13 @@ impl Exchange {
 
     /// Answers the inquiry of `from`: with an offer if this host is the more loaded one.
     #[must_use]
-    pub fn answer(id: ExchangeId, from: &HostId, theirs: Report, host: &Host, now: Time) -> Answer {
+    pub fn answer(
+        id: ExchangeId,
+        from: &HostId,
+        (theirs, room): (Report, Option<Room>),
+        host: &Host,
+        now: Time,
+    ) -> Answer {
         let mut exchange = Self::begin(id, from.clone(), from.clone(), now);
         let own = match host.report(None, now) {
             Ok(own) => own,
@@ -206,7 +226,9 @@ impl Exchange {
             (Pair { donor: theirs.load, receiver: own.load }, Role::Receiver, own)
         };
         let known = Some((pair, role));
-        if !pair.exceeds(&host.calm) && emptied == [false, false] {
+        let by_loads = emptied == [false, false];
+        let lacking = room.filter(|_| gives && by_loads && host.levelling(None).is_some());
+        if lacking.is_none() && !pair.exceeds(&host.calm) && by_loads {
             let reason = Reason::WithinDeadBand;
             return exchange.decline(host, reason, String::new(), known, Some(own), now);
         }
@@ -218,7 +240,15 @@ impl Exchange {
         if role == Role::Receiver {
             return Answer::Say(Talk::Accept(own));
         }
-        match exchange.offer(host, own, theirs, now) {
+        if let Some(room) = lacking {
+            let lacking = Taker { peer: from.clone(), report: receiver, room };
+            if !host.has_something_for(&lacking, now) {
+                let reason = Reason::NotYet;
+                return exchange.decline(host, reason, String::new(), known, Some(own), now);
+            }
+            exchange.survey = Some(Box::new(Surveyed { room: lacking.room, value_max: 0 }));
+        }
+        match exchange.offer(host, own, receiver, now) {
             Step::Say(exchange, talk) => Answer::Engage(exchange, talk),
             Step::End(_, decision) => {
                 let talk = Talk::Decline {
@@ -264,8 +294,8 @@ impl Exchange {
     pub const fn has_answered(&self, talk: &Talk) -> bool {
         matches!(
             (&self.phase, talk),
-            (Phase::Offering { .. }, Talk::Inquire(_) | Talk::Accept(_))
-                | (Phase::Quoted { .. }, Talk::Inquire(_) | Talk::Offer { .. })
+            (Phase::Offering { .. }, Talk::Inquire(..) | Talk::Accept(_))
+                | (Phase::Quoted { .. }, Talk::Inquire(..) | Talk::Offer { .. })
         )
     }
 
@@ -485,7 +515,7 @@ impl Exchange {
         report: Option<Report>,
         now: Time,
     ) -> Answer {
-        let talk = Talk::Decline { reason, detail: detail.clone(), report };
+        let talk = Talk::Decline { reason: reason.told(), detail: detail.clone(), report };
         let mut decision = self.record(host, reason, detail, now);
         if let Some((pair, role)) = known {
             (decision.pair, decision.role) = (Some(pair), Some(role));
@@ -549,7 +579,7 @@ fn ordered(own: f64, theirs: f64) -> (Pair, Role) {
 
 const fn name_of(talk: &Talk) -> &'static str {
     match talk {
-        Talk::Inquire(_) => "Inquire",
+        Talk::Inquire(..) => "Inquire",
         Talk::Accept(_) => "Accept",
         Talk::Decline { .. } => "Decline",
         Talk::Offer { .. } => "Offer",

@@ -5,6 +5,7 @@ mod candidates;
 mod concluding;
 mod holds;
 mod judgement;
+mod levelling;
 mod neighbours;
 mod ruling;
 mod seats;
@@ -18,11 +19,13 @@ use crate::cost::{Costing, Experience};
 use crate::decision::{Reason, Role};
 use crate::estimate::{Averaging, Stock};
 use crate::flocks::Flocks;
+use crate::history::Track;
 use crate::load::{Machine, Metering, Unknown, View};
 use crate::message::{PROTOCOL, Probe, Report, Room};
 use crate::model::{Entry, HostId, HostProfile, HostState, MachineId, Resource, Resources, Time};
 use crate::port::{HostSample, Presence};
 use crate::restraint::{Past, Restraint};
+use crate::select::levelling::Levelling;
 use crate::select::mean_aware::{self, Choice, Side};
 use crate::select::{Calm, LOAD_EPSILON, emptying, mending, relief};
 
@@ -42,8 +45,14 @@ pub struct Host {
     pub view: View,
     /// What handoffs under way hold of it.
     pub holds: Holds,
-    /// When a difference is worth acting on.
+    /// When a difference is worth acting on, by half the difference and over a ceiling.
     pub calm: Calm,
+    /// How much a move must be worth, where it is judged by that.
+    pub levelling: Option<Levelling>,
+    /// What an operator wants to be left alone besides.
+    pub floor: Calm,
+    /// Its fair shares of the past.
+    pub shares: Track,
     /// What keeps it from acting.
     pub restraint: Restraint,
     /// How much of each resource may be in use.
@@ -84,6 +93,9 @@ impl Host {
             view: View::new(metering),
             holds: Holds::default(),
             calm: Calm::default(),
+            levelling: None,
+            floor: Calm::NONE,
+            shares: Track::default(),
             restraint: Restraint::default(),
             ceilings: Ceilings::default(),
             costing: Costing::default(),
@@ -223,7 +235,11 @@ impl Host {
                 machines: machines.map(|(_, usage)| usage).collect(),
             });
         }
-        self.past.sampled(self.is_overloaded(now) == Some(true));
+        self.note_share(now);
+        // Not worth the arithmetic where a single sample would do.
+        if self.levelling.is_none() || self.restraint.hold > 1 {
+            self.past.sampled(self.is_overloaded(now) == Some(true));
+        }
         let machines = self.view.machines();
         self.holds.busy.retain(|machine, _| machines.contains_key(machine));
         self.past.failures.retain(|machine| machines.contains_key(machine));
@@ -242,12 +258,14 @@ impl Host {
     }
 
     /// The load that it must not be above: its target and half the dead band, which a pair that
-    /// lies symmetrically about its target is apart. Of a resource, its ceiling, if not all hosts
+    /// lies symmetrically about its target is apart; where moves are judged by what they are worth,
+    /// there is none but what an operator has set. Of a resource, its ceiling, if not all hosts
     /// together are above it.
     #[must_use]
     pub fn limit(&self, measure: Measure) -> Option<f64> {
         let target = self.target(measure)?;
-        let band = self.calm.difference_min.max(self.calm.dead_band * target) / 2.0;
+        let calm = if self.levelling(measure).is_some() { &self.floor } else { &self.calm };
+        let band = calm.difference_min.max(calm.dead_band * target) / 2.0;
         // Where machines starve of it, what its ceiling allows is too much.
         let allowed = measure.filter(|resource| self.starves() != Some(*resource));
         Some(allowed.map_or(0.0, |resource| self.ceilings.0[resource]).max(target + band))
@@ -258,10 +276,11 @@ impl Host {
     #[must_use]
     pub fn choose(
         &self,
-        donor: &Side,
-        receiver: &Side,
-        value_max: i32,
-        mending: bool,
+        measure: Measure,
+        (donor, ids): (&Side, &[MachineId]),
+        (receiver, room): (&Side, &Room),
+        (value_max, mending): (i32, bool),
+        now: Time,
     ) -> Option<Choice> {
         let mean = f64::midpoint(donor.load, receiver.load).max(0.0);
         let gain_min = self.calm.gain_min * mean;
@@ -271,6 +290,8 @@ impl Host {
             emptying::choose(donor, receiver)
         } else if self.tentative {
             mean_aware::choose(donor, receiver, value_max, gain_min)
+        } else if let Some(levelling) = self.levelling(measure) {
+            self.level(levelling, (donor, ids), (receiver, room), now)
         } else {
             relief::choose(donor, receiver, gain_min)
         }
@@ -303,8 +324,14 @@ impl Host {
         }
         let above = |measure| self.excess(measure, now).map(|excess| excess > LOAD_EPSILON);
         let strained = self.starves().or(self.gauge(now)?.strained());
-        let sheds = strained.is_some() && above(strained)?;
-        let overloaded = above(None)?;
+        // Where all hosts together are short of it, there is nowhere to shed it to.
+        let is_short = |r: Resource| self.target(Some(r)).is_some_and(|t| t > self.ceilings.0[r]);
+        let is_short = self.levelling(None).is_some() && strained.is_some_and(is_short);
+        let sheds = strained.is_some() && !is_short && above(strained)?;
+        let overloaded = match self.levelling(None) {
+            Some(_) => self.has_something_to_level(now)?,
+            None => above(None)?,
+        };
         Some(match (sheds, overloaded) {
             (true, true) if self.tentative => Some(None),
             (true, _) => Some(strained),
@@ -327,7 +354,8 @@ impl Host {
         if self.state == HostState::Draining {
             return Ok(());
         }
-        if !self.past.has_held(&self.restraint) && self.starves().is_none() {
+        let holds = self.levelling.is_none() || self.restraint.hold > 1;
+        if holds && !self.past.has_held(&self.restraint) && self.starves().is_none() {
             return Err(Reason::Held);
         }
         self.may(Role::Donor, self.authority(), now)
@@ -402,8 +430,23 @@ impl Host {
             tenants: self.tenants(measure, peer, (probe.protocol, authority), now),
             gauge: self.gauge(now),
             labels: Some(self.profile.labels.clone()),
+            past: self.levelling(measure).map(|_| self.past(now)),
         });
         Ok((report, room.ok_or(Some(Reason::Learning))))
+    }
+
+    /// What it says when it asks for something.
+    #[must_use]
+    pub fn asks(&self, now: Time) -> Option<(Report, Room)> {
+        let nobody = Probe {
+            estimate: None,
+            giving: true,
+            measure: None,
+            protocol: Some(PROTOCOL),
+            authority: None,
+        };
+        let (report, room) = self.standing(self.id(), &nobody, now).ok()?;
+        Some((report, Room { tenants: Vec::new(), ..room.ok()? }))
     }
 
     /// Whether it takes machines on such a word.

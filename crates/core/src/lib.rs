@@ -23,6 +23,7 @@ pub mod failures;
 pub mod flocks;
 pub mod forecast;
 pub mod handoff;
+pub mod history;
 pub mod host;
 pub mod load;
 pub mod message;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::contention::{Contention, Meter, Waiting};
 use crate::forecast::{Forecast, Forecasting};
+use crate::history::History;
 use crate::model::{
     Entry, HostProfile, MachineFacts, MachineId, Provides, Resource, Resources, Time,
 };
@@ -28,6 +29,8 @@ pub struct Metering {
     /// CPU that a machine may be measured to use beyond its virtual CPUs, in cores of its host: the
     /// emulator's own threads, and the error of measuring.
     pub cpu_slack_cores: f64,
+    /// Whether it is kept what was used in the past.
+    pub keeps_history: bool,
 }
 
 impl Default for Metering {
@@ -36,6 +39,7 @@ impl Default for Metering {
             stale_after: Duration::from_secs(30),
             forecasting: Forecasting::default(),
             cpu_slack_cores: 1.0,
+            keeps_history: true,
         }
     }
 }
@@ -44,7 +48,7 @@ impl Metering {
     /// Believes every rate as it is measured, and keeps nothing of it.
     #[must_use]
     pub fn plain() -> Self {
-        Self { forecasting: Forecasting::NONE, ..Self::default() }
+        Self { forecasting: Forecasting::NONE, keeps_history: false, ..Self::default() }
     }
 }
 
@@ -135,6 +139,8 @@ struct Series {
     held: Option<Resources>,
     /// What it lost to others.
     meter: Meter,
+    /// What it used, wherever it was.
+    history: Arc<History>,
 }
 
 impl Series {
@@ -175,6 +181,9 @@ impl Series {
             memory_bytes: counters.memory_bytes as f64,
             io_bytes_per_s: (counters.io_bytes - earlier.io_bytes) as f64 / seconds,
         };
+        if metering.keeps_history {
+            Arc::make_mut(&mut self.history).observe(at, &newest);
+        }
         if self.fault.take().is_some() {
             // What it used before it fell silent is nearer than its first figure after that.
             self.believed = self.held.take().or(self.believed);
@@ -204,8 +213,9 @@ impl Series {
     }
 
     fn begin_anew(&mut self, fault: Implausible) {
-        let meter = std::mem::take(&mut self.meter);
-        *self = Self { fault: Some(fault), believed: self.believed, meter, ..Self::default() };
+        let (meter, history) = (std::mem::take(&mut self.meter), std::mem::take(&mut self.history));
+        let believed = self.believed;
+        *self = Self { fault: Some(fault), believed, meter, history, ..Self::default() };
     }
 
     /// Whether it has been seen for long enough to be believed.
@@ -246,6 +256,8 @@ pub struct Machine {
     pub contention: Contention,
     /// Since when the hypervisor has told nothing of it, if so.
     pub silent_since: Option<Time>,
+    /// What it used in the past, wherever it was then.
+    pub history: Arc<History>,
     usage: Result<Resources, Implausible>,
     stand_in: Option<Resources>,
 }
@@ -294,6 +306,8 @@ pub struct View {
     metering: Metering,
     provides: Provides,
     background: Resources,
+    /// What the host itself used in the past.
+    background_past: History,
     machines: BTreeMap<MachineId, Machine>,
     series: BTreeMap<MachineId, Series>,
     meter: Meter,
@@ -321,6 +335,7 @@ impl View {
             metering,
             provides: Provides::default(),
             background: Resources::ZERO,
+            background_past: History::default(),
             machines: BTreeMap::new(),
             series: BTreeMap::new(),
             meter: Meter::default(),
@@ -357,6 +372,9 @@ impl View {
             self.provides.clone_from(&sample.facts.provides);
         }
         self.background = sample.background.unwrap_or(Resources::ZERO);
+        if self.metering.keeps_history {
+            self.background_past.observe(sample.at, &self.background);
+        }
         self.meter.press(sample.at, sample.pressure);
         let runs = sample.machines.iter().any(|machine| machine.presence.is_resident());
         // Where nothing runs nobody waits.
@@ -372,7 +390,8 @@ impl View {
             } else {
                 // What came along with a machine counts until it has run here.
                 let believed = series.believed.filter(|_| series.last.is_none());
-                series = Series { believed, ..Series::default() };
+                let history = std::mem::take(&mut series.history);
+                series = Series { believed, history, ..Series::default() };
             }
             if let Some(own) = series.meter.waiting() {
                 waiting = Some(waiting.unwrap_or_default() + own);
@@ -402,6 +421,7 @@ impl View {
             dirty_bytes_per_s: sample.counters.and_then(|c| c.dirty_bytes_per_s).map(|d| d as f64),
             contention: series.meter.contention(series.meter.waiting()),
             silent_since: series.silent.map(|(since, _)| since),
+            history: Arc::clone(&series.history),
             usage: series.usage(how),
             stand_in: series.stand_in(sample.facts.memory_bytes),
             facts: sample.facts,
@@ -420,11 +440,18 @@ impl View {
         }
     }
 
-    /// Believes that an arriving machine uses `usage` until it has been measured here for some time.
-    pub fn believe(&mut self, machine: MachineId, usage: Resources) {
+    /// Believes that an arriving machine uses `usage` until it has been measured here for some time,
+    /// and that this is what it used before.
+    pub fn believe(&mut self, machine: MachineId, usage: Resources, past: Option<History>) {
         let forecast = Forecast::starting_at(usage);
-        let series = Series { forecast, believed: Some(usage), ..Series::default() };
+        let history = Arc::new(past.unwrap_or_default());
+        let series = Series { forecast, believed: Some(usage), history, ..Series::default() };
         self.series.insert(machine, series);
+    }
+
+    /// Adds to `sums` what the host itself used in these minutes, the latest first, at such prices.
+    pub fn add_background(&self, sums: &mut [f64], minutes: &[u32], rates: &Resources) {
+        self.background_past.add_priced(sums, minutes, rates);
     }
 
     /// Whether what it knows is of now: it has been measured, and since the schedule changed last.
@@ -625,7 +652,7 @@ mod tests {
     fn what_came_along_is_believed_until_it_is_measured() {
         let mut view = view_after(vec![]);
         let id = MachineId::new("a").unwrap();
-        view.believe(id, Resources { cpu_cores: 0.7, ..Resources::ZERO });
+        view.believe(id, Resources { cpu_cores: 0.7, ..Resources::ZERO }, None);
         view.observe(sample(0, &[("a", 1, used(0, 0))]), &host());
         assert!((usage(&view, 0).unwrap().cpu_cores - 0.7).abs() < 1e-9);
         view.observe(sample(1000, &[("a", 1, used(200, 0))]), &host());

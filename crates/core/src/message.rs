@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!  initiator                       peer
-//!     │ ── Inquire(report) ────────▶ │   who is the more loaded?
+//!     │ ── Inquire(report, room) ──▶ │   who is the more loaded? (with room: I lack something)
 //!     │ ◀──────── Accept(report) ─── │   the initiator: it goes on with an Offer
 //!     │ ◀──── Offer(candidates) ──── │   the peer: it offers at once
 //!     │ ◀────────────── Decline ──── │   neither, or not now
@@ -49,6 +49,7 @@ use minicbor::{Decode, Encode};
 use crate::control::PauseRegister;
 use crate::decision::Reason;
 use crate::flocks::Flock;
+use crate::history::History;
 use crate::model::{ClaimId, DiskPlace, Entry, ExchangeId, HostId, MachineId, Seat, Ticket};
 use crate::port::{Commit, HandoffId, MigrationStats};
 use crate::rules::Labels;
@@ -234,6 +235,9 @@ pub enum Pass {
         /// The CPU that it runs with, in its hypervisor's words; at most [`CPU_BYTES_MAX`].
         #[n(12)]
         cpu: Option<String>,
+        /// What it used in the past.
+        #[n(13)]
+        past: Option<Box<History>>,
     },
     /// Target: "It is kept; migrate to this address."
     #[n(1)]

@@ -23,6 +23,12 @@ macro_rules! reasons {
             /// All of them.
             pub const ALL: &'static [Self] = &[$(Self::$name),*];
 
+            /// It as another host is told of it, whose agent may be of an earlier version.
+            #[must_use]
+            pub fn told(self) -> Self {
+                if self == Self::NotYet { Self::GainSmall } else { self }
+            }
+
             /// The code: stable, upper case.
             #[must_use]
             pub const fn code(self) -> &'static str {
@@ -75,10 +81,11 @@ reasons! {
     #[cbor(28)] NoSpare = "NO_SPARE": "Once this host is empty, the rest could not do without another one of them.", "Add a host, free memory, or drain with `--force`.";
     #[cbor(85)] NoRoom = "NO_ROOM": "None of the hosts that this one asked takes machines now: each is cordoned, being emptied, busy, at its limit of moves, or does not know the cluster yet.", "Nothing, if it passes; otherwise see `evenkeel explain host` of the others.";
     // Verdicts on machines.
-    #[cbor(32)] Chosen = "CHOSEN": "It fits best: by half-difference, its load is nearest to half the difference.", "Nothing.";
+    #[cbor(32)] Chosen = "CHOSEN": "It fits best by the policy that decides: its load is nearest to what the pair is to exchange.", "Nothing.";
     #[cbor(33)] Farther = "FARTHER": "It would help, but another machine fits better.", "Nothing.";
     #[cbor(34)] NoImprovement = "NO_IMPROVEMENT": "Its load is zero, or so large that the two hosts would end no closer together.", "Nothing.";
     #[cbor(35)] GainSmall = "GAIN_SMALL": "Moving it would bring the two closer by too little.", "Nothing; a smaller `gain_min` moves for less.";
+    #[cbor(113)] NotYet = "NOT_YET": "Moving it would not have levelled enough yet to be worth what its migration costs.", "Nothing: while the difference lasts it counts for more. The detail says what it would level, for how long that is counted on and what it costs; a higher `aggressiveness` moves for less.";
     #[cbor(36)] NoMemory = "NO_MEMORY": "The other host has not enough free memory for it.", "Free memory there, lower `reserved_memory`, or let more be promised than there is: `memory` above 1 under `[ceilings]` there.";
     #[cbor(37)] NoCpuModel = "NO_CPU_MODEL": "The other host cannot run its CPU model or architecture.", "Define it with a CPU model that both hosts have; `evenkeel doctor --cluster` names one.";
     #[cbor(38)] NoStorage = "NO_STORAGE": "A disk of it is not within reach of the other host.", "Put its disks on shared storage and tell both agents its id under `[storage]`.";

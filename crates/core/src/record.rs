@@ -8,6 +8,7 @@ use crate::acquaintance::Acquaintances;
 use crate::agreement::Agreement;
 use crate::control::PauseRegister;
 use crate::decision::{Choice, Decision, Reason, Role};
+use crate::history::History;
 use crate::model::{
     DiskPlace, Entry, Epoch, Group, HostId, MachineId, Requirements, Resources, Ticket, Time,
 };
@@ -104,6 +105,9 @@ pub struct Handoff {
     pub from: Stamp,
     /// What it uses, for the target to believe until it has measured it.
     pub usage: Resources,
+    /// What it used before, for the target to go by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub past: Option<Box<History>>,
     /// What it will load the target.
     pub load: f64,
     /// Memory that it may come to occupy, in bytes.
@@ -231,6 +235,7 @@ impl Handoff {
             entry,
             from: Stamp::default(),
             usage: candidate.factors,
+            past: None,
             load: at_receiver,
             memory_bytes: candidate.memory_bytes,
             anti_affinity: candidate.anti_affinity,

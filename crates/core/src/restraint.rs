@@ -35,6 +35,9 @@ pub struct Restraint {
     /// that fails at different hosts is left alone, and a host at which different machines fail is left
     /// out. Doubles with every further failure: of a machine without end, of a host up to 16 times.
     pub quarantine: Duration,
+    /// Most of an hour that a host spends on giving machines, and on taking some, as a share: what
+    /// their migrations took, and ten times what they stood still.
+    pub moving_share_max: f64,
     /// Most machines that a host gives within an hour.
     pub given_per_hour_max: usize,
     /// Most machines that a host takes within an hour.
@@ -53,6 +56,7 @@ impl Restraint {
         cool_down: Duration::ZERO,
         cool_down_max: Duration::ZERO,
         quarantine: Duration::ZERO,
+        moving_share_max: f64::INFINITY,
         given_per_hour_max: usize::MAX,
         taken_per_hour_max: usize::MAX,
         return_time: Duration::ZERO,
@@ -63,13 +67,14 @@ impl Restraint {
 impl Default for Restraint {
     fn default() -> Self {
         Self {
-            hold: 2,
+            hold: 1,
             hold_of: 3,
             cool_down: Duration::from_secs(1800),
             cool_down_max: Duration::from_secs(4 * 3600),
             quarantine: Duration::from_secs(600),
-            given_per_hour_max: 30,
-            taken_per_hour_max: 30,
+            moving_share_max: 0.15,
+            given_per_hour_max: MOVES_KEPT_MAX,
+            taken_per_hour_max: MOVES_KEPT_MAX,
             return_time: Duration::from_secs(900),
             return_per_minute_max: 2,
         }
@@ -118,6 +123,13 @@ impl Restraint {
     }
 }
 
+/// A move, and what it took.
+#[derive(Clone, Copy, Debug)]
+struct Spent {
+    at: Time,
+    seconds: f64,
+}
+
 /// What a host remembers of its own moves and loads.
 #[derive(Clone, Debug, Default)]
 pub struct Past {
@@ -125,8 +137,8 @@ pub struct Past {
     above: u32,
     /// Migrations that failed.
     pub failures: Failures,
-    given: VecDeque<Time>,
-    taken: VecDeque<Time>,
+    given: VecDeque<Spent>,
+    taken: VecDeque<Spent>,
     /// When it took part again.
     returned: Option<Time>,
 }
@@ -152,12 +164,12 @@ impl Past {
     }
 
     /// A machine has moved.
-    pub fn moved(&mut self, role: Role, now: Time) {
+    pub fn moved(&mut self, role: Role, seconds: f64, now: Time) {
         let moves = match role {
             Role::Donor => &mut self.given,
             Role::Receiver => &mut self.taken,
         };
-        moves.push_back(now);
+        moves.push_back(Spent { at: now, seconds });
         if moves.len() > MOVES_KEPT_MAX {
             moves.pop_front();
         }
@@ -182,7 +194,7 @@ impl Past {
         if self.returned.is_none_or(|at| now.since(at) >= restraint.return_time) {
             return Ok(());
         }
-        let recent = self.taken.iter().rev().take_while(|at| now.since(**at) < MINUTE).count();
+        let recent = self.taken.iter().rev().take_while(|m| now.since(m.at) < MINUTE).count();
         let most = restraint.return_per_minute_max;
         if recent + coming >= most { Err(Reason::Returning) } else { Ok(()) }
     }
@@ -209,8 +221,10 @@ impl Past {
             Role::Donor => (&self.given, restraint.given_per_hour_max),
             Role::Receiver => (&self.taken, restraint.taken_per_hour_max),
         };
-        let recent = moves.iter().rev().take_while(|at| now.since(**at) < HOUR).count();
-        if recent >= most { Err(Reason::MoveLimit) } else { Ok(()) }
+        let recent = || moves.iter().rev().take_while(|m| now.since(m.at) < HOUR);
+        let spent: f64 = recent().map(|m| m.seconds).sum();
+        let is_spent = spent >= restraint.moving_share_max * HOUR.as_secs_f64();
+        if is_spent || recent().count() >= most { Err(Reason::MoveLimit) } else { Ok(()) }
     }
 }
 
@@ -325,10 +339,17 @@ mod tests {
     fn a_host_takes_part_in_so_many_moves_an_hour() {
         let calm = Restraint { given_per_hour_max: 2, ..Restraint::default() };
         let mut past = Past::default();
-        past.moved(Role::Donor, at(0));
-        past.moved(Role::Donor, at(30));
+        past.moved(Role::Donor, 1.0, at(0));
+        past.moved(Role::Donor, 1.0, at(30));
         assert_eq!(past.may(Role::Donor, &calm, at(59)), Err(Reason::MoveLimit));
         assert_eq!(past.may(Role::Receiver, &calm, at(59)), Ok(()));
         assert_eq!(past.may(Role::Donor, &calm, at(60)), Ok(()));
+        // Two that took 300 s each are too many, 200 small ones are not.
+        let calm = Restraint::default();
+        past.moved(Role::Donor, 300.0, at(61));
+        (0..200).for_each(|_| past.moved(Role::Donor, 1.0, at(62)));
+        assert_eq!(past.may(Role::Donor, &calm, at(63)), Ok(()));
+        past.moved(Role::Donor, 300.0, at(63));
+        assert_eq!(past.may(Role::Donor, &calm, at(64)), Err(Reason::MoveLimit));
     }
 }

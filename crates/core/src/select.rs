@@ -10,6 +10,7 @@
 //! lexicographic order with every move, whatever the prices: the rule always ends.
 
 pub mod emptying;
+pub mod levelling;
 pub mod mean_aware;
 pub mod mending;
 pub mod relief;

@@ -15,8 +15,8 @@ use crate::control::Authority;
 use crate::decision::{Judged, Reason};
 use crate::estimate::Estimate;
 use crate::host::{Host, Taker, Toward};
-use crate::message::{PROTOCOL, Probe, Standing, Talk};
-use crate::model::{ExchangeId, HostId, MachineId, Time};
+use crate::message::{PROTOCOL, Probe, Report, Standing, Talk};
+use crate::model::{ExchangeId, HostId, HostState, MachineId, Time};
 use crate::select::mean_aware::Score;
 
 /// One survey of one host.
@@ -24,11 +24,15 @@ use crate::select::mean_aware::Score;
 pub struct Survey {
     id: ExchangeId,
     giving: bool,
+    /// Whether it looks for somebody to take from.
+    asking: bool,
     measure: Measure,
     mending: bool,
     waiting: BTreeSet<HostId>,
     told: Option<(HostId, Estimate)>,
     answers: Vec<Taker>,
+    /// What those asked said of themselves who are not asked for room.
+    reports: Vec<(HostId, Report)>,
     refusals: Vec<(HostId, Reason)>,
     fresh_until: Time,
     /// How many of those asked have said anything.
@@ -51,11 +55,13 @@ impl Survey {
         let survey = Self {
             id,
             giving,
+            asking: false,
             measure,
             mending,
             waiting: peers.iter().cloned().collect(),
             told: peers.first().map(|peer| (peer.clone(), estimate)),
             answers: Vec::new(),
+            reports: Vec::new(),
             refusals: Vec::new(),
             fresh_until,
             heard: 0,
@@ -70,6 +76,33 @@ impl Survey {
             (peer.clone(), Talk::Probe(probe))
         });
         (survey, probes)
+    }
+
+    /// It, to look for somebody to take from.
+    #[must_use]
+    pub fn asking(self) -> Self {
+        Self { asking: true, ..self }
+    }
+
+    /// Whether it looks for somebody to take from.
+    #[must_use]
+    pub const fn is_asking(&self) -> bool {
+        self.asking
+    }
+
+    /// Takes out the most loaded of those that are more loaded than `load` and give by themselves.
+    pub fn fullest(&mut self, load: f64) -> Option<HostId> {
+        let gives = |r: &Report| r.load > load && r.state != HostState::Draining;
+        let open = self.reports.iter().enumerate().filter(|(_, (_, report))| gives(report));
+        // Of equal ones the first.
+        let best = open.rev().max_by(|a, b| a.1.1.load.total_cmp(&b.1.1.load));
+        let best = best.map(|(index, _)| index)?;
+        Some(self.reports.remove(best).0)
+    }
+
+    /// A host that has taken something counts on, as it stands now.
+    pub fn again(&mut self, answer: Taker) {
+        self.answers.push(answer);
     }
 
     /// Its id.
@@ -118,6 +151,9 @@ impl Survey {
             && peer == from
         {
             host.averaging.learn(*told, answer);
+        }
+        if self.asking {
+            self.reports.push((from.clone(), standing.report));
         }
         if let Some(room) = standing.room {
             self.answered = true;
@@ -207,7 +243,10 @@ impl Survey {
         for Taker { peer, report, room } in &self.answers {
             for judged in host.judge_with_room(self.measure, peer, report.load, room, now) {
                 let open = |judged: &Judged| {
-                    matches!(judged.verdict, Reason::GainSmall | Reason::NoImprovement)
+                    matches!(
+                        judged.verdict,
+                        Reason::GainSmall | Reason::NotYet | Reason::NoImprovement
+                    )
                 };
                 let known = nearest.get(&judged.machine);
                 if known.is_none_or(|known| open(&judged) && !open(known)) {
@@ -226,11 +265,12 @@ impl Survey {
         let mut best: Option<(usize, Score)> = None;
         for (index, answer) in self.answers.iter().enumerate() {
             let toward = Toward { mending: self.mending, ..answer.toward(host.authority()) };
-            let Some((donor, _)) = host.side(self.measure, &toward, &answer.room, now) else {
+            let Some((donor, ids)) = host.side(self.measure, &toward, &answer.room, now) else {
                 continue;
             };
             let receiver = host.side_of(self.measure, answer.report.load, &answer.room, now);
-            let choice = host.choose(&donor, &receiver, value_max, self.mending);
+            let (sides, how) = ((&receiver, &answer.room), (value_max, self.mending));
+            let choice = host.choose(self.measure, (&donor, &ids), sides, how, now);
             if let Some(choice) = choice
                 && !(self.fruitful && (choice.score.overfills || choice.score.swaps))
                 && best.is_none_or(|(_, score)| choice.score.rank() < score.rank())

@@ -16,6 +16,8 @@ use crate::cluster::{Cache, Known};
 
 /// How long a machine starves before it needs somebody, in milliseconds.
 const STARVES_MS: u64 = 120_000;
+/// Things of one kind that need somebody which are told.
+const OF_EACH_MAX: usize = 20;
 
 /// A cluster in short.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,8 +50,11 @@ pub struct Summary {
     pub modes: BTreeMap<Autonomy, usize>,
     /// How many agents are of which version.
     pub versions: BTreeMap<String, usize>,
-    /// What needs somebody, worst first.
+    /// What needs somebody, worst first; of each kind at most a few.
     pub attention: Vec<Attention>,
+    /// How many more of these there are.
+    #[serde(default)]
+    pub attention_more: usize,
 }
 
 /// Something that needs somebody.
@@ -115,7 +120,11 @@ impl Summary {
             modes: counted(briefs.iter().map(|brief| brief.mode)),
             versions: counted(briefs.iter().map(|brief| brief.version.clone())),
             attention: attention(cache, now),
+            attention_more: 0,
         };
+        let all = summary.attention.len();
+        summary.attention = few_of_each(std::mem::take(&mut summary.attention));
+        summary.attention_more = all - summary.attention.len();
         summary.sentence = sentence(&summary, &briefs, cache);
         summary
     }
@@ -125,6 +134,17 @@ impl Summary {
     pub fn needs_somebody(&self) -> bool {
         !self.attention.is_empty()
     }
+}
+
+/// The first few of each kind: thousands tell nobody more, and are sent to everybody who looks.
+fn few_of_each(all: Vec<Attention>) -> Vec<Attention> {
+    let mut told: BTreeMap<Kind, usize> = BTreeMap::new();
+    let mut is_told = |item: &Attention| {
+        let count = told.entry(item.kind).or_default();
+        *count += 1;
+        *count <= OF_EACH_MAX
+    };
+    all.into_iter().filter(|item| is_told(item)).collect()
 }
 
 fn counted<K: Ord>(all: impl Iterator<Item = K>) -> BTreeMap<K, usize> {
@@ -483,5 +503,14 @@ mod tests {
         content.machines[0].5 = Some(10);
         cache.hear(content, at(STARVES_MS + 1));
         assert!(!is_told(&cache, 10 * STARVES_MS));
+    }
+
+    #[test]
+    fn of_a_thousand_machines_that_starve_a_few_are_told_and_the_rest_is_counted() {
+        let mut full = brief("a", &[1; 1000]);
+        full.machines.iter_mut().for_each(|row| row.5 = Some(90));
+        let summary = of(vec![full], &["b"]);
+        assert_eq!(summary.attention.len(), 1 + OF_EACH_MAX);
+        assert_eq!(summary.attention_more, 1000 - OF_EACH_MAX);
     }
 }

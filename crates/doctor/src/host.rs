@@ -469,7 +469,7 @@ pub(crate) mod tests {
 
     #[test]
     fn every_ill_is_found_by_its_own_check_and_has_a_remedy() {
-        let cases: [(Spoil, Check, Level, &str); 23] = [
+        let cases: [(Spoil, Check, Level, &str); 28] = [
             (
                 |f| {
                     let since = f.at_ms - 300_000;
@@ -478,6 +478,44 @@ pub(crate) mod tests {
                 Check::Agent,
                 Level::Error,
                 "`h3` has not answered for 5 min",
+            ),
+            (
+                |f| {
+                    let alarm =
+                        ("machine `m` runs on host `h1` and on host `h2`", "virsh destroy m");
+                    let agent = f.agent.as_mut().unwrap();
+                    agent.alarms = vec![(alarm.0.to_owned(), alarm.1.to_owned())];
+                },
+                Check::Machines,
+                Level::Error,
+                "runs on host `h1` and on host `h2`",
+            ),
+            (
+                |f| f.agent.as_mut().unwrap().members.clear(),
+                Check::Agent,
+                Level::Warning,
+                "knows no other host",
+            ),
+            (
+                |f| {
+                    let nfs = f.storage.get_mut("nfs").unwrap();
+                    (nfs.sharing, nfs.file_system) = (Sharing::Local, "overlay".into());
+                },
+                Check::Storage,
+                Level::Error,
+                "libvirt takes for storage of this host alone",
+            ),
+            (
+                |f| f.storage.get_mut("nfs").unwrap().sharing = Sharing::Nothing,
+                Check::Storage,
+                Level::Error,
+                "is not mounted",
+            ),
+            (
+                |f| f.storage.get_mut("nfs").unwrap().sharing = Sharing::Silent,
+                Check::Storage,
+                Level::Error,
+                "does not answer",
             ),
             (|f| f.agent = None, Check::Agent, Level::Warning, "no agent"),
             (

@@ -4,9 +4,13 @@ use clap::{Command, CommandFactory};
 
 use crate::Cli;
 
+#[cfg(test)]
+#[path = "../tests/blocks/mod.rs"]
+mod blocks;
+
 /// Every command that is shown, by what an operator wants.
 const GROUPS: [(&str, &[&str]); 5] = [
-    ("See", &["status", "top", "explain", "history", "doctor"]),
+    ("See", &["status", "top", "ui", "explain", "history", "doctor"]),
     (
         "Decide",
         &[
@@ -49,6 +53,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::help::blocks;
+
+    /// Stands for a token on a page.
+    const TOKEN: &str = "ek1.x";
 
     /// The examples in the help of a command and of those below it.
     fn examples(command: &Command) -> Vec<String> {
@@ -73,6 +81,11 @@ mod tests {
         words
     }
 
+    /// Whether a word is not the shell's: what begins with that is no part of the command.
+    fn is_of_command(word: &String) -> bool {
+        !["|", ">", "#", "&&"].contains(&word.as_str())
+    }
+
     #[test]
     fn every_command_stands_in_one_group() {
         let grouped: Vec<_> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
@@ -92,11 +105,36 @@ mod tests {
             for example in examples {
                 // Behind the command stand what it does, and what the shell does with its output.
                 let typed = example.split("  ").next().unwrap_or_default();
-                let words = words(typed).into_iter().take_while(|word| word != "|" && word != ">");
+                let words = words(typed).into_iter().take_while(is_of_command);
                 let parsed = Cli::command().try_get_matches_from(words);
                 assert!(parsed.is_ok(), "`{example}`: {}", parsed.expect_err("not ok"));
             }
         }
+    }
+
+    #[test]
+    fn every_command_of_the_documentation_can_be_typed_as_it_stands() {
+        let mut typed = 0;
+        for block in blocks::pages().iter().flat_map(|page| blocks::of_page(page)) {
+            if block.not_run.is_some() || !block.info.starts_with("sh") {
+                continue;
+            }
+            for line in block.text.lines().filter(|line| line.trim().starts_with("evenkeel ")) {
+                let at = format!("{}:{}: `{line}`", block.page, block.line);
+                let bare: String = line.split('\'').step_by(2).collect();
+                assert!(
+                    !bare.contains('!'),
+                    "{at}: an interactive shell takes `!` for its history"
+                );
+                // Behind the command stand a remark, and what the shell does with its output.
+                let typed_line = line.replace('"', "'").replace("ek1.…", TOKEN);
+                let words = words(&typed_line).into_iter().take_while(is_of_command);
+                let parsed = Cli::command().try_get_matches_from(words);
+                assert!(parsed.is_ok(), "{at}: {}", parsed.expect_err("not ok"));
+                typed += 1;
+            }
+        }
+        assert!(typed > 30, "{typed} commands are found");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Write};
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
 use comfy_table::presets::{ASCII_BORDERS_ONLY_CONDENSED, UTF8_BORDERS_ONLY};
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{CellAlignment, ContentArrangement, Table};
 use evenkeel_core::decision::Reason;
 use evenkeel_core::printable::stands_alone;
 use serde::Serialize;
@@ -111,6 +111,15 @@ pub(crate) fn table(header: &[&str]) -> Table {
     }
     table.set_header(header.iter().copied());
     table
+}
+
+/// Numbers of these columns stand below each other.
+pub(crate) fn align(table: &mut Table, columns: &[usize]) {
+    for &column in columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
 }
 
 /// Narrower tables would have columns of single letters.

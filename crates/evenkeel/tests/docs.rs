@@ -1,9 +1,15 @@
-//! What `docs/claims.md` says is shown, is shown; and what `docs/security.md` says that nobody can, a test
-//! shows.
+//! What `docs/claims.md` says is shown, is shown; what `docs/security.md` says that nobody can, a test
+//! shows; every code block of the documentation is run or says why not; and every link leads somewhere.
+
+mod blocks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+
+use blocks::Block;
+use evenkeel_agent::Config;
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/claims.md");
 const SECURITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/security.md");
@@ -97,6 +103,130 @@ fn every_claim_is_done_somewhere_and_shown_on_real_machines_and_in_simulation() 
         }
     }
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), CLAIMS.collect::<Vec<_>>());
+}
+
+/// What of a block of commands a test other than this one checks: `evenkeel` itself parses its own
+/// (`cargo test -p evenkeel --bins help`).
+const CHECKED_ELSEWHERE: [&str; 1] = ["evenkeel"];
+
+fn commands(block: &Block) {
+    for line in block.text.lines().filter(|line| !line.trim_start().starts_with('#')) {
+        let at = || format!("{}:{}: `{line}`", block.page, block.line);
+        let words: Vec<_> = line.split_whitespace().take_while(|word| *word != "#").collect();
+        match words.as_slice() {
+            [] => {}
+            ["make", target, ..] => {
+                let makefile = fs::read_to_string(blocks::root().join("Makefile")).expect("there");
+                assert!(makefile.contains(&format!("\n{target}:")), "{}: no such target", at());
+            }
+            ["cargo", "test", "-p", name, "--test", test, ..] => {
+                let dir = name.strip_prefix("evenkeel-").unwrap_or("evenkeel");
+                let tests = blocks::root().join("crates").join(dir).join("tests");
+                let there = [format!("{test}.rs"), format!("{test}/main.rs")];
+                assert!(there.iter().any(|file| tests.join(file).exists()), "{}: no test", at());
+            }
+            [command, ..] => {
+                assert!(CHECKED_ELSEWHERE.contains(command), "{}: what runs it?", at())
+            }
+        }
+    }
+}
+
+/// A configuration, or a part of one.
+fn configuration(block: &Block) {
+    let text = if block.text.contains("listen = ") {
+        block.text.clone()
+    } else {
+        format!("listen = '192.0.2.1:7946'\n{}", block.text)
+    };
+    let at = format!("{}:{}", block.page, block.line);
+    Config::from_text(&text, Path::new(&at)).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// A scenario, which must run and keep every invariant.
+fn scenario(block: &Block) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("scenario.toml");
+    fs::write(&file, &block.text).expect("written");
+    let ran = Command::new(env!("CARGO_BIN_EXE_evenkeel")).arg("simulate").arg(&file).output();
+    let ran = ran.expect("it starts");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{}:{}: {said}", block.page, block.line);
+}
+
+#[test]
+fn every_code_block_is_run_or_says_why_it_is_not() {
+    let mut run = 0;
+    for block in blocks::pages().iter().flat_map(|page| blocks::of_page(page)) {
+        let at = format!("{}:{}", block.page, block.line);
+        if let Some(reason) = &block.not_run {
+            assert!(reason.len() > 10, "{at}: give a reason");
+            continue;
+        }
+        run += 1;
+        match block.info.as_str() {
+            "sh" => commands(&block),
+            "toml" => configuration(&block),
+            "toml scenario" => scenario(&block),
+            // `packages.rs` types all of them.
+            info if info.starts_with("sh run on ") && block.page == "docs/start.md" => {}
+            info => panic!("{at}: nothing runs a block of `{info}`, and it does not say why"),
+        }
+    }
+    assert!(run > 30, "{run} blocks are found");
+}
+
+#[test]
+fn the_example_of_a_configuration_is_one() {
+    let file = blocks::root().join("dist/agent.toml");
+    Config::load(&file).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// How GitHub and mdbook make an anchor of a heading.
+fn anchor(heading: &str) -> String {
+    let keep = |c: char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+    heading.trim().to_lowercase().chars().filter(|c| keep(*c)).collect::<String>().replace(' ', "-")
+}
+
+fn anchors(page: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(page).expect("a page");
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    headings.map(|line| anchor(line.trim_start_matches('#'))).collect()
+}
+
+/// The targets of the links of a page, code left out.
+fn links(page: &str) -> Vec<String> {
+    let text = fs::read_to_string(blocks::root().join(page)).expect("a page");
+    let parts = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+    parts.map(|(target, _)| target.to_owned()).filter(|t| !t.contains([' ', '`', '\n'])).collect()
+}
+
+#[test]
+fn every_link_of_the_documentation_leads_somewhere() {
+    let mut pages = blocks::pages();
+    pages.extend(["ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(str::to_owned));
+    let mut followed = 0;
+    for page in pages {
+        let path = blocks::root().join(&page);
+        for link in links(&page).into_iter().filter(|link| !link.contains("://")) {
+            let (file, fragment) =
+                link.split_once('#').map_or((&*link, None), |(f, a)| (f, Some(a)));
+            let target = if file.is_empty() {
+                path.clone()
+            } else {
+                path.parent().expect("in a directory").join(file)
+            };
+            assert!(target.exists(), "{page}: `{link}` leads nowhere");
+            if let Some(fragment) = fragment.filter(|_| target.extension() == Some("md".as_ref())) {
+                assert!(
+                    anchors(&target).contains(fragment),
+                    "{page}: `{link}` has no such heading"
+                );
+            }
+            followed += 1;
+        }
+    }
+    assert!(followed > 50, "{followed} links are found");
 }
 
 /// Whether a cell names a test that there is, or a command that runs some.

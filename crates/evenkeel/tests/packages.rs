@@ -4,9 +4,11 @@ mod blocks;
 mod hosts;
 mod skips;
 
+use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::Instant;
 
 use blocks::Block;
@@ -55,37 +57,136 @@ impl Typist<'_> {
             "every host" => vec![1, 2, 3],
             name => vec![name.strip_prefix("kvm").and_then(|n| n.parse().ok()).expect("a host")],
         };
-        let mut printed = String::new();
-        for number in numbers {
-            for line in block.text.lines() {
-                printed += &self.type_line(number, line);
-            }
-        }
-        printed
-    }
-
-    fn type_line(&mut self, number: usize, line: &str) -> String {
-        let began = Instant::now();
-        let typed = match &self.token {
-            Some(token) => line.replace("ek1.…", token),
-            None => line.to_owned(),
+        let text = match &self.token {
+            Some(token) => block.text.replace("ek1.…", token),
+            None => block.text.clone(),
         };
-        let noninteractive = format!("cd /root && DEBIAN_FRONTEND=noninteractive {typed}");
-        let output = self.hosts.host(number).run(&["bash", "-c", &noninteractive]);
-        let output = output.unwrap_or_else(|error| panic!("{error}"));
-        eprintln!("kvm{number}# {line}   ({:.1} s)", began.elapsed().as_secs_f64());
-        assert!(output.success, "{line}: {output:?}\n{}", self.hosts.journal(number));
-        let token = output.stdout.split_whitespace().rfind(|word| word.starts_with("ek1."));
+        // Hosts are typed on side by side, as somebody with several windows does.
+        let printed: String = thread::scope(|scope| {
+            let threads = numbers.into_iter().map(|number| {
+                let (hosts, text) = (self.hosts, &text);
+                scope.spawn(move || -> String {
+                    text.lines().map(|line| typed(hosts, number, line)).collect()
+                })
+            });
+            let all: Vec<_> = threads.collect();
+            all.into_iter().map(|one| one.join().expect("typed")).collect::<Vec<String>>().concat()
+        });
+        let token = printed.split_whitespace().rfind(|word| word.starts_with("ek1."));
         self.token = token.map(str::to_owned).or(self.token.take());
-        output.stdout
+        printed
     }
 }
 
-/// The blocks that are typed, each of which the page has once.
-fn block<'b>(blocks: &'b [Block], beginning: &str) -> &'b Block {
-    let found: Vec<_> = blocks.iter().filter(|block| block.text.starts_with(beginning)).collect();
-    assert_eq!(found.len(), 1, "{PAGE} has {} blocks that begin `{beginning}`", found.len());
-    found[0]
+/// Types a line on a host, where it must succeed.
+fn typed(hosts: &Hosts, number: usize, line: &str) -> String {
+    let began = Instant::now();
+    let noninteractive = format!("cd /root && DEBIAN_FRONTEND=noninteractive {line}");
+    let output = hosts.host(number).run(&["bash", "-c", &noninteractive]);
+    let output = output.unwrap_or_else(|error| panic!("{error}"));
+    eprintln!("kvm{number}# {line:.80}   ({:.1} s)", began.elapsed().as_secs_f64());
+    assert!(output.success, "{line}: {output:?}\n{}", hosts.journal(number));
+    output.stdout
+}
+
+/// The page, typed from its first block to its last.
+struct Page<'h> {
+    hosts: &'h Hosts,
+    typist: Typist<'h>,
+    left: VecDeque<Block>,
+}
+
+impl<'h> Page<'h> {
+    fn new(hosts: &'h Hosts) -> Self {
+        let blocks = blocks::of_page(PAGE).into_iter().filter(|b| b.info.starts_with("sh run"));
+        Self { hosts, typist: Typist { hosts, token: None }, left: blocks.collect() }
+    }
+
+    /// Types on until the block that begins so has been typed. Returns what was printed.
+    fn upto(&mut self, beginning: &str) -> String {
+        let mut printed = String::new();
+        while let Some(block) = self.left.pop_front() {
+            printed += &self.typist.type_block(&block);
+            if block.text.starts_with(beginning) {
+                return printed;
+            }
+        }
+        panic!("{PAGE} has no block more that begins `{beginning}`");
+    }
+
+    /// Installs, sets up, looks; the hosts decide and move nothing.
+    fn set_up(&mut self) {
+        let hosts = self.hosts;
+        let guests: Vec<_> = (1..=3)
+            .map(|number| {
+                let mut domain = Domain::new(&format!("web-{number}"), number);
+                domain.memory_mib = 96;
+                hosts.start(1, &domain)
+            })
+            .collect();
+        self.upto("apt-get install");
+        for number in 1..=3 {
+            let state = hosts.host(number).run(&["systemctl", "is-active", "evenkeel"]);
+            assert!(!state.expect("it runs").success, "installing has started the agent");
+        }
+        let said = self.upto("evenkeel init --yes");
+        assert!(said.contains("the agent runs"), "{said}");
+        let seen = self.upto("evenkeel status");
+        for name in ["kvm1", "kvm2", "kvm3", "mode: observe"] {
+            assert!(seen.contains(name), "{name} is not in {seen}");
+        }
+        for number in 1..=3 {
+            let text = hosts.host(number).read(CONFIG).expect("written") + TABLES;
+            hosts.host(number).write(CONFIG, &text).expect("written");
+            hosts.must(number, &["systemctl", "restart", "evenkeel"]);
+        }
+        for guest in &guests {
+            guest.burn(25).expect("it obeys");
+        }
+        hosts.until("a decision that would move a machine", || {
+            let said = hosts.evenkeel(1, &["history", "--format", "json"]).stdout;
+            if said.contains("OBSERVING") { Ok(()) } else { Err(said) }
+        });
+        self.upto("evenkeel history");
+        assert_eq!(running(hosts, 1).len(), 3, "it has only observed");
+    }
+
+    /// Acts, and is upgraded meanwhile, agent by agent.
+    fn act(&mut self, upgrade: &Path) {
+        let hosts = self.hosts;
+        self.upto("sed -i");
+        hosts.until("a machine on another host", || {
+            if running(hosts, 1).len() < 3 { Ok(()) } else { Err(hosts.journal(1)) }
+        });
+        for number in 1..=3 {
+            copy(hosts, number, upgrade);
+            hosts.must(number, &["dpkg", "-i", "/root/evenkeel_0.1.1_amd64.deb"]);
+            let state = hosts.must(number, &["systemctl", "is-active", "evenkeel"]);
+            assert_eq!(state.trim(), "active", "an upgrade starts what it has stopped");
+        }
+        everything_runs_once(hosts);
+        self.upto("evenkeel drain");
+        everything_runs_once(hosts);
+    }
+
+    /// Takes a host out, and the package off the others: machines run on.
+    fn end(mut self) {
+        let hosts = self.hosts;
+        self.upto("evenkeel leave");
+        assert!(self.left.is_empty(), "blocks that nothing has typed: {:?}", self.left);
+        everything_runs_once(hosts);
+        let there = running(hosts, 3);
+        for deed in ["--remove", "--purge"] {
+            hosts.must(1, &["env", "DEBIAN_FRONTEND=noninteractive", "dpkg", deed, "evenkeel"]);
+        }
+        hosts.must(1, &["test", "-e", "/etc/evenkeel/ca/ca.key"]);
+        let told = "echo evenkeel evenkeel/remove_state boolean true | debconf-set-selections && \
+                    DEBIAN_FRONTEND=noninteractive dpkg --purge evenkeel && \
+                    ! ls -d /etc/evenkeel /var/lib/evenkeel";
+        hosts.must(2, &["bash", "-c", told]);
+        everything_runs_once(hosts);
+        assert_eq!(running(hosts, 3), there, "nobody is left who would move them");
+    }
 }
 
 #[test]
@@ -99,88 +200,10 @@ fn the_page_of_the_first_ten_minutes_does_as_it_stands_what_it_says() {
         hosts.must(number, &["mkdir", "-p", "/srv/vm"]);
         hosts.must(number, &["mount", "--bind", "/srv/rig/images", "/srv/vm"]);
     }
-    let blocks: Vec<_> =
-        blocks::of_page(PAGE).into_iter().filter(|b| b.info.starts_with("sh run")).collect();
-    let mut typist = Typist { hosts: &hosts, token: None };
-    let mut next = blocks.iter();
-    let mut upto = |typist: &mut Typist<'_>, beginning: &str| {
-        let last = block(&blocks, beginning);
-        let mut printed = String::new();
-        for block in next.by_ref() {
-            printed += &typist.type_block(block);
-            if block == last {
-                return printed;
-            }
-        }
-        panic!("the block that begins `{beginning}` is typed already");
-    };
-
-    let guests: Vec<_> = (1..=3)
-        .map(|number| {
-            let mut domain = Domain::new(&format!("web-{number}"), number);
-            domain.memory_mib = 96;
-            hosts.start(1, &domain)
-        })
-        .collect();
-    upto(&mut typist, "apt-get install");
-    for number in 1..=3 {
-        let state =
-            hosts.host(number).run(&["systemctl", "is-active", "evenkeel"]).expect("it runs");
-        assert!(!state.success, "installing has started the agent: {state:?}");
-    }
-    let said = upto(&mut typist, "evenkeel init --yes");
-    assert!(said.contains("the agent runs"), "{said}");
-    let seen = upto(&mut typist, "evenkeel status");
-    for name in ["kvm1", "kvm2", "kvm3", "mode: observe"] {
-        assert!(seen.contains(name), "{name} is not in {seen}");
-    }
-    // As it says: it decides, and moves nothing.
-    for number in 1..=3 {
-        let text = hosts.host(number).read(CONFIG).expect("written") + TABLES;
-        hosts.host(number).write(CONFIG, &text).expect("written");
-        hosts.must(number, &["systemctl", "restart", "evenkeel"]);
-    }
-    for guest in &guests {
-        guest.burn(25).expect("it obeys");
-    }
-    hosts.until("a decision that would move a machine", || {
-        let said = hosts.evenkeel(1, &["history", "--format", "json"]).stdout;
-        if said.contains("OBSERVING") { Ok(()) } else { Err(said) }
-    });
-    upto(&mut typist, "evenkeel history");
-    assert_eq!(running(&hosts, 1).len(), 3, "it has only observed");
-
-    upto(&mut typist, "sed -i");
-    hosts.until("a machine on another host", || {
-        let here = running(&hosts, 1);
-        if here.len() < 3 { Ok(()) } else { Err(hosts.journal(1)) }
-    });
-    // Upgraded under load, agent by agent: every machine runs on, once.
-    for number in 1..=3 {
-        copy(&hosts, number, &new);
-        let words = ["dpkg", "-i", "/root/evenkeel_0.1.1_amd64.deb"];
-        hosts.must(number, &words);
-        assert_eq!(hosts.must(number, &["systemctl", "is-active", "evenkeel"]).trim(), "active");
-    }
-    everything_runs_once(&hosts);
-
-    upto(&mut typist, "evenkeel drain");
-    everything_runs_once(&hosts);
-    let there = running(&hosts, 3);
-    upto(&mut typist, "evenkeel leave");
-    assert_eq!(running(&hosts, 3), there, "machines stay");
-    // Removed and purged: machines run on, and keys and records stay unless somebody says otherwise.
-    let before = running(&hosts, 1);
-    let quietly = ["env", "DEBIAN_FRONTEND=noninteractive", "dpkg", "--remove", "evenkeel"];
-    hosts.must(1, &quietly);
-    hosts.must(1, &["env", "DEBIAN_FRONTEND=noninteractive", "dpkg", "--purge", "evenkeel"]);
-    assert_eq!(running(&hosts, 1), before, "machines stay");
-    hosts.must(1, &["test", "-e", "/etc/evenkeel/ca/ca.key"]);
-    let told = "echo evenkeel evenkeel/remove_state boolean true | debconf-set-selections && \
-                DEBIAN_FRONTEND=noninteractive dpkg --purge evenkeel && ! ls -d /etc/evenkeel \
-                /var/lib/evenkeel";
-    hosts.must(2, &["bash", "-c", told]);
-    assert_eq!(next.count(), 0, "blocks of the page that nothing has typed");
+    let mut page = Page::new(&hosts);
+    page.set_up();
+    page.act(&new);
+    page.end();
 }
 
 fn copy(hosts: &Hosts, number: usize, package: &Path) {

@@ -287,7 +287,7 @@ fn inquiry(id: u64) -> Vec<u8> {
     let (protocol, contention, mends, mode) = (None, None, None, None);
     let state = HostState::Active;
     let report = Report { load: 0.5, state, protocol, contention, mends, mode };
-    evenkeel_wire::encode(&Message::Exchange(ExchangeId(id), Talk::Inquire(report)))
+    evenkeel_wire::encode(&Message::Exchange(ExchangeId(id), Talk::Inquire(report, None)))
 }
 
 #[test]

@@ -121,7 +121,7 @@ impl Stage {
         }
         let answer = match message {
             Message::Exchange(id, Talk::Probe(_)) => Message::Exchange(id, standing()),
-            Message::Exchange(id, Talk::Inquire(_)) => {
+            Message::Exchange(id, Talk::Inquire(..)) => {
                 let (reason, detail) = (Reason::Busy, String::new());
                 Message::Exchange(id, Talk::Decline { reason, detail, report: None })
             }
@@ -241,6 +241,7 @@ fn times_accused(hosts: &Hosts) -> u64 {
 /// "All is well here, and there is room."
 fn standing() -> Talk {
     let room = Room {
+        past: None,
         target: 1.0,
         limit: 1.0,
         rates: Resources { cpu_cores: 1e-3, ..Resources::ZERO },

@@ -108,16 +108,69 @@ pub fn baseline_cpu(
     virt_type: &str,
     cpus: &[String],
 ) -> Result<(String, usize), String> {
-    let found = open(uri, false).and_then(|connection| connection.baseline_cpu(cpus, virt_type));
-    let found = found.map_err(|error| error.to_string())?;
+    let connection = open(uri, false).map_err(|error| error.to_string())?;
+    let mut cpus = cpus.to_vec();
+    let found = loop {
+        match connection.baseline_cpu(&cpus, virt_type) {
+            Ok(found) => break found,
+            // A newer libvirt names features that this one does not know: what all hosts can run is
+            // told without them.
+            Err(error) => {
+                let unknown = unknown_feature(&error.message);
+                let without = unknown.and_then(|name| without_feature(&cpus, &name));
+                cpus = without.ok_or_else(|| error.to_string())?;
+            }
+        }
+    };
     let cpu = Element::parse(&found).map_err(|error| error.to_string())?;
     let required = |feature: &&Element| feature.attribute("policy") != Some("disable");
     Ok((cpu.text_of("model").to_owned(), cpu.all("feature").filter(required).count()))
 }
 
+/// The feature that libvirt says it does not know: `unknown CPU feature: x`, `Unknown CPU feature x`.
+fn unknown_feature(message: &str) -> Option<String> {
+    let at = message.to_lowercase().find("unknown cpu feature")?;
+    let rest = message.get(at + "unknown cpu feature".len()..)?;
+    let name = rest.split([' ', ':', '\'', '"']).find(|part| !part.is_empty())?;
+    Some(name.to_owned())
+}
+
+/// These CPUs without a feature; nothing if none of them has it.
+fn without_feature(cpus: &[String], name: &str) -> Option<Vec<String>> {
+    let mut found = false;
+    let mut without = Vec::new();
+    for cpu in cpus {
+        let mut text = cpu.clone();
+        let root = Element::parse(cpu).ok()?;
+        let named = root.all("feature").filter(|feature| feature.attribute("name") == Some(name));
+        for feature in named.collect::<Vec<_>>().into_iter().rev() {
+            text.replace_range(feature.span.clone(), "");
+            found = true;
+        }
+        without.push(text);
+    }
+    found.then_some(without)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_feature_that_libvirt_does_not_know_is_left_out() {
+        for (message, name) in [
+            ("internal error: unknown CPU feature: vmx-new", Some("vmx-new")),
+            ("invalid argument: Unknown CPU feature 'x-y'", Some("x-y")),
+            ("something else", None),
+        ] {
+            assert_eq!(unknown_feature(message).as_deref(), name, "{message}");
+        }
+        let cpu = "<cpu><model>A</model><feature policy='require' name='x'/>\
+                   <feature policy='require' name='y'/></cpu>";
+        let without = without_feature(&[cpu.to_owned()], "x").unwrap();
+        assert_eq!(without, ["<cpu><model>A</model><feature policy='require' name='y'/></cpu>"]);
+        assert_eq!(without_feature(&without, "x"), None, "not for ever");
+    }
 
     #[test]
     fn the_hosts_own_model_is_taken_out_as_a_cpu() {

@@ -115,8 +115,8 @@ fn a_machine_whose_qemu_hangs_is_unknown_alone() {
     }
     // Orders about the one that hangs hold up none about the other.
     let entry = Entry { target_load: Some(0.25), ..Entry::default() };
-    host.hypervisor.submit(Order::WriteEntry(hung.clone(), entry.clone()));
-    host.hypervisor.submit(Order::WriteEntry(well.clone(), entry));
+    host.hypervisor.submit(Order::WriteEntry(hung.clone(), entry.clone().into()));
+    host.hypervisor.submit(Order::WriteEntry(well.clone(), entry.into()));
     host.until(|event| match event {
         Event::EntryWritten(machine, written) if machine == well => Some(written),
         _ => None,

@@ -330,6 +330,7 @@ fn lies(begun: u64, bound: u8) -> Vec<(HandoffId, Pass)> {
             autostart,
             ticket,
             cpu: None,
+            past: None,
         },
         Pass::Reserved {
             uri: String::new(),
@@ -623,6 +624,7 @@ fn take(node: &mut Node, me: usize, from: usize, id: HandoffId, pass: Pass) -> V
         commit: commit.unwrap_or(Commit::Fast),
         autostart: autostart.unwrap_or(false),
         ticket,
+        past: None,
     };
     agent.take(id, offer, "there".to_owned(), &mut turn);
     out

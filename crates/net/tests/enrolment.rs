@@ -273,3 +273,19 @@ proptest! {
         let _ = text.parse::<JoinToken>();
     }
 }
+
+#[test]
+fn a_clock_that_is_a_day_off_is_named_with_its_direction_before_anybody_is_asked() {
+    let dir = Dir::new();
+    let ca = ClusterCa::init(dir.path()).unwrap();
+    let seed = "127.0.0.1:7946".parse().unwrap();
+    let token = ca.mint_token(vec![seed], Duration::from_secs(3600)).unwrap();
+    // As it arrives on another host.
+    let token: JoinToken = token.to_text().parse().unwrap();
+    let (now, day) = (SystemTime::now(), Duration::from_secs(86_400));
+    token.is_timely(now).unwrap();
+    let ahead = token.is_timely(now + day).unwrap_err().to_string();
+    assert!(ahead.contains("expired, 23 h ago") && ahead.contains("timedatectl"), "{ahead}");
+    let behind = token.is_timely(now - day).unwrap_err().to_string();
+    assert!(behind.contains("1 d from now") && behind.contains("behind"), "{behind}");
+}

@@ -85,8 +85,8 @@ pub async fn install(
         }
     }
     let status = if managed {
-        service::start(&mut undo)?;
-        Some(await_agent(places, matches!(answers.way, Way::Join(_))).await?)
+        let started = start_agent(places, &answers, &mut undo).await;
+        Some(started.map_err(|error| named(error, &answers))?)
     } else {
         None
     };
@@ -101,6 +101,30 @@ pub async fn install(
         findings,
         token,
     })
+}
+
+async fn start_agent(
+    places: &Places,
+    answers: &Answers,
+    undo: &mut Undo,
+) -> Result<Status, SetupError> {
+    service::start(undo)?;
+    await_agent(places, matches!(answers.way, Way::Join(_))).await
+}
+
+/// A host that was let in and is not set up after all has used up its token and taken its name.
+fn named(error: SetupError, answers: &Answers) -> SetupError {
+    match (error, &answers.way) {
+        (SetupError::Service { why, journal }, Way::Join(_)) => {
+            let name = &answers.name;
+            let hint = format!(
+                "\nhint: nothing is left here, but the cluster has the name `{name}`: before you join again, run \
+                 `evenkeel cluster remove {name}` and `evenkeel cluster join-token` on the host that made it"
+            );
+            SetupError::Service { why, journal: journal + &hint }
+        }
+        (error, _) => error,
+    }
 }
 
 /// Gives the host a certificate: by a new authority, or by that of the cluster that it joins.

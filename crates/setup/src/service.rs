@@ -15,6 +15,11 @@ const UNIT_DIRS: [&str; 3] =
     ["/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system"];
 /// What this host adds to it.
 const DROP_IN: &str = "/etc/systemd/system/evenkeel.service.d/host.conf";
+/// What AppArmor lets QEMU do, and what this host adds to that. Later versions of libvirt include the
+/// package's own file besides.
+const APPARMOR: &str = "/etc/apparmor.d/abstractions/libvirt-qemu";
+const APPARMOR_LOCAL: &str = "/etc/apparmor.d/local/abstractions/libvirt-qemu";
+const APPARMOR_RULE: &str = "/run/evenkeel/handoffs/** rw,";
 /// Lines of the agent's log that are shown when it does not start.
 const LINES: &str = "12";
 
@@ -41,6 +46,7 @@ pub(crate) fn start(undo: &mut Undo) -> Result<(), SetupError> {
         fs::create_dir_all(&dir).attempt("make", &dir)?;
         fs::write(&path, text).attempt("write", &path)?;
     }
+    let_qemu_reach_sockets(undo)?;
     undo.act(|| {
         // What was enabled or started is not, and whatever else went wrong is said already.
         let _ = systemctl(&["disable", "--now", UNIT]);
@@ -49,6 +55,27 @@ pub(crate) fn start(undo: &mut Undo) -> Result<(), SetupError> {
     systemctl(&["daemon-reload"])?;
     systemctl(&["enable", UNIT])?;
     systemctl(&["restart", UNIT])
+}
+
+/// Where AppArmor confines QEMU and does not read the package's rule for it, adds that rule.
+fn let_qemu_reach_sockets(undo: &mut Undo) -> Result<(), SetupError> {
+    let path = Path::new(APPARMOR_LOCAL);
+    let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+    let (rules, own) = (read(Path::new(APPARMOR)), read(path));
+    if !rules.contains("local/abstractions/libvirt-qemu") || knows_rule(&rules, &own) {
+        return Ok(());
+    }
+    let dir = path.parent().unwrap_or(path);
+    undo.dir(dir);
+    undo.file(path);
+    undo.restore(path);
+    fs::create_dir_all(dir).attempt("make", dir)?;
+    fs::write(path, format!("{own}{APPARMOR_RULE}\n")).attempt("write", path)
+}
+
+/// Whether QEMU is let to the sockets of migrations already.
+fn knows_rule(rules: &str, own: &str) -> bool {
+    rules.contains("abstractions/libvirt-qemu.d") || own.contains(APPARMOR_RULE)
 }
 
 /// Stops the service; it is not started at boot either.
@@ -78,4 +105,17 @@ pub(crate) fn journal() -> String {
     let words = ["--unit", UNIT, "--no-pager", "--output", "cat", "--lines", LINES];
     let ran = Command::new("journalctl").args(words).output();
     ran.map(|ran| String::from_utf8_lossy(&ran.stdout).trim_end().to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rule_is_added_where_nothing_else_has_it() {
+        let old = "  #include <local/abstractions/libvirt-qemu>\n";
+        let new = "  include if exists <abstractions/libvirt-qemu.d>\n";
+        assert!(!knows_rule(old, "") && !knows_rule(old, "/srv/vm/** rw,\n"));
+        assert!(knows_rule(new, "") && knows_rule(old, "/run/evenkeel/handoffs/** rw,\n"));
+    }
 }

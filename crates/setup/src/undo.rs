@@ -15,6 +15,7 @@ enum Step {
     /// With what is in it, since it was not there before.
     Dir(PathBuf),
     Act(fn()),
+    Restore(PathBuf, Vec<u8>),
 }
 
 impl Undo {
@@ -44,6 +45,13 @@ impl Undo {
         self.steps.push(Step::Dir(path.to_owned()));
     }
 
+    /// A file is going to be changed that is there already.
+    pub fn restore(&mut self, path: &Path) {
+        if let Ok(before) = fs::read(path) {
+            self.steps.push(Step::Restore(path.to_owned(), before));
+        }
+    }
+
     /// Something is going to be done that this takes back.
     pub fn act(&mut self, back: fn()) {
         self.steps.push(Step::Act(back));
@@ -63,6 +71,7 @@ impl Drop for Undo {
                 Step::File(path) => drop(fs::remove_file(path)),
                 Step::Dir(path) => drop(fs::remove_dir_all(path)),
                 Step::Act(back) => back(),
+                Step::Restore(path, before) => drop(fs::write(path, before)),
             }
         }
     }
@@ -81,6 +90,7 @@ mod tests {
             undo.dir(&at("a/b/c"));
             fs::create_dir_all(at("a/b/c")).unwrap();
             undo.dir(&at("there"));
+            undo.restore(&at("there/old"));
             for file in ["a/b/new", "there/new", "there/old"] {
                 undo.file(&at(file));
                 fs::write(at(file), file).unwrap();
@@ -92,7 +102,8 @@ mod tests {
         fs::create_dir(at("there")).unwrap();
         fs::write(at("there/old"), "before").unwrap();
         make(false);
-        assert!(!at("a").exists() && !at("there/new").exists() && at("there/old").exists());
+        assert!(!at("a").exists() && !at("there/new").exists());
+        assert_eq!(fs::read_to_string(at("there/old")).unwrap(), "before");
         make(true);
         assert!(at("a/b/c").exists() && at("a/b/new").exists() && at("there/new").exists());
     }

@@ -6,6 +6,7 @@
 //! checked while it runs.
 
 pub mod bounds;
+pub mod foresee;
 pub mod generate;
 pub mod plan;
 pub mod ruled;

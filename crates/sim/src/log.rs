@@ -87,7 +87,7 @@ impl fmt::Display for Brief<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Message::Exchange(id, talk) => match talk {
-                Talk::Inquire(report) => write!(f, "{id} inquire {:.4}", report.load),
+                Talk::Inquire(report, _) => write!(f, "{id} inquire {:.4}", report.load),
                 Talk::Accept(report) => write!(f, "{id} accept {:.4}", report.load),
                 Talk::Decline { reason, .. } => write!(f, "{id} decline {reason}"),
                 Talk::Offer { candidates, .. } => write!(f, "{id} offer {}", candidates.len()),

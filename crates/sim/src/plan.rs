@@ -56,6 +56,9 @@ pub struct Plan {
     pub format: &'static str,
     /// The seed that reproduces it.
     pub seed: u64,
+    /// When the last move has ended, in seconds, where this is what agents would do; `None` where it is
+    /// how well the cluster could be levelled.
+    pub ends_s: Option<f64>,
     /// The cluster as it is.
     pub before: Balance,
     /// The cluster after all moves.
@@ -132,8 +135,22 @@ pub struct Move {
     pub bytes_predicted: f64,
     /// How long it will take.
     pub seconds_predicted: f64,
+    /// When it has ended, in seconds, where that is foreseen.
+    pub ends_s: Option<f64>,
     /// Why: always `LOAD` so far.
     pub reason: &'static str,
+}
+
+/// A step of a plan.
+pub(crate) struct Step {
+    /// Which of the snapshot's machines.
+    pub(crate) vm: usize,
+    /// From where.
+    pub(crate) from: HostId,
+    /// Where to.
+    pub(crate) to: HostId,
+    /// When it has ended, where that is foreseen.
+    pub(crate) ends_s: Option<f64>,
 }
 
 /// A machine that stays, and why.
@@ -186,10 +203,15 @@ pub fn plan_watched(
     let staying = staying(&cluster, snapshot, &ends);
     let before = balance(snapshot, &homes);
     let hindrances = if ordered.steps.is_empty() {
-        hindrances(&cluster, snapshot, &before, options)
+        hindrances(&cluster, snapshot, &before, options.band)
     } else {
         Vec::new()
     };
+    let step = |&vm: &usize| {
+        let (from, to) = (homes[vm].clone(), targets[vm].clone());
+        Step { vm, from, to, ends_s: None }
+    };
+    let steps: Vec<_> = ordered.steps.iter().map(step).collect();
     let mut kept = kept(snapshot);
     let stays =
         |&vm: &usize| Kept { vm: snapshot.vms[vm].id.clone(), reason: Reason::NoImprovement };
@@ -197,9 +219,10 @@ pub fn plan_watched(
     Ok(Plan {
         format: FORMAT,
         seed: options.seed,
+        ends_s: None,
         before,
         after: balance(snapshot, &ends),
-        moves: moves(snapshot, &targets, &ordered.steps, options),
+        moves: moves(snapshot, &steps, options.policy == Policy::HalfDifference),
         kept,
         staying,
         hindrances,
@@ -233,7 +256,7 @@ pub struct Trace {
 }
 
 /// The snapshot by ids: that its order in the file changes nothing holds to the last bit of a sum.
-fn sorted(snapshot: &Snapshot) -> Snapshot {
+pub(crate) fn sorted(snapshot: &Snapshot) -> Snapshot {
     let mut snapshot = snapshot.clone();
     snapshot.hosts.sort_by(|a, b| a.id.cmp(&b.id));
     snapshot.vms.sort_by(|a, b| a.id.cmp(&b.id));
@@ -337,7 +360,7 @@ fn price(vm: &SnapshotMachine, home: &HostProfile, there: &HostProfile) -> f64 {
     there.price(&vm.factors(home))
 }
 
-fn balance(snapshot: &Snapshot, places: &[HostId]) -> Balance {
+pub(crate) fn balance(snapshot: &Snapshot, places: &[HostId]) -> Balance {
     let profiles = profiles(snapshot);
     let mut used: BTreeMap<&HostId, Resources> =
         profiles.iter().map(|(id, (_, background))| (*id, *background)).collect();
@@ -370,7 +393,7 @@ fn balance(snapshot: &Snapshot, places: &[HostId]) -> Balance {
     Balance { mean, max, max_over_mean, cv, hosts }
 }
 
-fn moves(snapshot: &Snapshot, targets: &[HostId], steps: &[usize], options: &Options) -> Vec<Move> {
+pub(crate) fn moves(snapshot: &Snapshot, steps: &[Step], by_half: bool) -> Vec<Move> {
     let profiles = profiles(snapshot);
     let homes: Vec<_> = snapshot.vms.iter().map(|vm| vm.host.clone()).collect();
     let before = balance(snapshot, &homes).hosts;
@@ -393,37 +416,40 @@ fn moves(snapshot: &Snapshot, targets: &[HostId], steps: &[usize], options: &Opt
             .sum::<f64>()
     };
     let mut moves = Vec::with_capacity(steps.len());
-    for (index, &step) in steps.iter().enumerate() {
-        let (vm, to) = (&snapshot.vms[step], &targets[step]);
-        let (source, target) = (&profiles[&vm.host].0, &profiles[to].0);
-        let (at_source, at_target) = (price(vm, source, source), price(vm, source, target));
-        let (from_load, to_load) = (loads[&vm.host], loads[to]);
-        let wanted_load = match options.policy {
-            Policy::HalfDifference => (from_load - to_load) / 2.0,
-            Policy::MeanAware(_) if emptied(&vm.host) => fair(target) - to_load,
-            Policy::MeanAware(_) => (from_load - fair(source)).min(fair(target) - to_load),
+    for (index, step) in steps.iter().enumerate() {
+        let (vm, from, to) = (&snapshot.vms[step.vm], &step.from, &step.to);
+        let (home, source, target) = (&profiles[&vm.host].0, &profiles[from].0, &profiles[to].0);
+        let (at_source, at_target) = (price(vm, home, source), price(vm, home, target));
+        let (from_load, to_load) = (loads[from], loads[to]);
+        let wanted_load = if by_half {
+            (from_load - to_load) / 2.0
+        } else if emptied(from) {
+            fair(target) - to_load
+        } else {
+            (from_load - fair(source)).min(fair(target) - to_load)
         };
         let cost = order::predict(vm);
         moves.push(Move {
             seq: index as u64 + 1,
             vm: vm.id.clone(),
-            from: vm.host.clone(),
+            from: from.clone(),
             to: to.clone(),
             load_at_source: at_source,
             load_at_target: at_target,
             wanted_load,
             bytes_predicted: cost.bytes,
             seconds_predicted: cost.seconds,
+            ends_s: step.ends_s,
             reason: "LOAD",
         });
-        loads.entry(vm.host.clone()).and_modify(|load| *load -= at_source);
+        loads.entry(from.clone()).and_modify(|load| *load -= at_source);
         loads.entry(to.clone()).and_modify(|load| *load += at_target);
     }
     moves
 }
 
 /// Machines that are left, in the end, on hosts that are to be emptied.
-fn staying(cluster: &Cluster, snapshot: &Snapshot, ends: &[HostId]) -> Vec<Staying> {
+pub(crate) fn staying(cluster: &Cluster, snapshot: &Snapshot, ends: &[HostId]) -> Vec<Staying> {
     let emptied = |host: &HostId| {
         snapshot.hosts.iter().any(|h| h.id == *host && h.state == HostState::Draining)
     };
@@ -432,22 +458,22 @@ fn staying(cluster: &Cluster, snapshot: &Snapshot, ends: &[HostId]) -> Vec<Stayi
 }
 
 /// What keeps the machines of the most loaded host, if it is further above the mean than it may be.
-fn hindrances(
+pub(crate) fn hindrances(
     cluster: &Cluster,
     snapshot: &Snapshot,
     before: &Balance,
-    options: &Options,
+    band: f64,
 ) -> Vec<Hindrance> {
     let stays = |host: &&HostLoad| {
         snapshot.hosts.iter().any(|h| h.id == host.id && h.state != HostState::Draining)
     };
     let most = before.hosts.iter().filter(stays).max_by(|a, b| a.load.total_cmp(&b.load));
-    let above = most.filter(|host| host.load > before.mean * (1.0 + options.band));
+    let above = most.filter(|host| host.load > before.mean * (1.0 + band));
     above.map_or_else(Vec::new, |host| Settled(cluster).hindrances(&host.id))
 }
 
 /// Machines that rules keep where they are.
-fn kept(snapshot: &Snapshot) -> Vec<Kept> {
+pub(crate) fn kept(snapshot: &Snapshot) -> Vec<Kept> {
     let mut groups: BTreeMap<(&HostId, &Group), u32> = BTreeMap::new();
     for vm in &snapshot.vms {
         for group in BTreeSet::from_iter(&vm.rules.affinity) {

@@ -75,8 +75,8 @@ fn form(path: &Path, why: impl Into<String>) -> TraceError {
 
 /// One metric of Bitbrains, a row of `ticks` for every machine: little-endian, missing values are all
 /// ones and read as the last one before.
-fn matrix(dir: &Path, name: &str, bytes_each: usize) -> Result<Vec<f64>, TraceError> {
-    let plain = dir.join(format!("2013-8.{name}.uint{}.le", bytes_each * 8));
+fn matrix(dir: &Path, month: &str, name: &str, bytes_each: usize) -> Result<Vec<f64>, TraceError> {
+    let plain = dir.join(format!("{month}.{name}.uint{}.le", bytes_each * 8));
     let mut packed = plain.clone().into_os_string();
     packed.push(".zst");
     let bytes = if plain.exists() { read(&plain)? } else { read(Path::new(&packed))? };
@@ -92,19 +92,73 @@ fn matrix(dir: &Path, name: &str, bytes_each: usize) -> Result<Vec<f64>, TraceEr
     Ok(bytes.chunks_exact(bytes_each).map(value).collect())
 }
 
-/// Bitbrains GWA-T-12 "rnd", August 2013, as one file a metric (`2013-8.METRIC.uintN.le`, also with
-/// `.zst`): CPU in cores of 2.6 GHz, memory used, disk and network together.
+/// What the file beside the metrics of Bitbrains says of them: `MONTH.json`.
+#[derive(serde::Deserialize)]
+struct Month {
+    month: String,
+    ticks: usize,
+    tick_seconds: u64,
+}
+
+/// The month that is in a directory: as its `MONTH.json` says, or by the names of its files a whole
+/// month in ticks of five minutes. Of several the first.
+fn month_in(dir: &Path) -> Result<Month, TraceError> {
+    let failed = |source| TraceError::Read { path: dir.to_owned(), source };
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        names.extend(entry.map_err(failed)?.file_name().into_string());
+    }
+    names.sort();
+    if let Some(name) = names.iter().find(|name| name.ends_with(".json")) {
+        let path = dir.join(name);
+        let text = read(&path)?;
+        return serde_json::from_slice(&text).map_err(|why| form(&path, why.to_string()));
+    }
+    let metric = names.iter().find_map(|name| name.split_once(".cpu_permille."));
+    let Some((month, _)) = metric else {
+        return Err(form(dir, "it has no file `MONTH.cpu_permille.uint16.le`, also with `.zst`"));
+    };
+    let days = days_of(month).ok_or_else(|| {
+        form(
+            dir,
+            format!("`{month}` is no month like `2013-8`, and no `{month}.json` says its ticks"),
+        )
+    })?;
+    let ticks = days * (86_400 / TICK.as_secs() as usize);
+    Ok(Month { month: month.to_owned(), ticks, tick_seconds: TICK.as_secs() })
+}
+
+/// The days of a month like `2013-8`.
+fn days_of(month: &str) -> Option<usize> {
+    let (year, month) = month.split_once('-')?;
+    let (year, month): (u32, u32) = (year.parse().ok()?, month.parse().ok()?);
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    Some(match month {
+        2 => 28 + usize::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => return None,
+    })
+}
+
+/// A month of Bitbrains GWA-T-12 "rnd" as one file a metric (`MONTH.METRIC.uintN.le`, also with
+/// `.zst`): CPU in cores of 2.6 GHz, memory used, disk and network together. How many ticks of which
+/// length it has, `MONTH.json` says.
 ///
 /// # Errors
 /// When a file is missing or not of that form.
-pub fn bitbrains(dir: &Path, ticks: usize) -> Result<Trace, TraceError> {
-    let month = 8640;
-    let (cpu, cap) = (matrix(dir, "cpu_permille", 2)?, matrix(dir, "cpu_cap_mhz", 4)?);
-    let (memory, disk) = (matrix(dir, "mem_mib", 4)?, matrix(dir, "disk_kbps", 4)?);
-    let net = matrix(dir, "net_kbps", 4)?;
+pub fn bitbrains(dir: &Path, ticks: impl Fn(Duration) -> usize) -> Result<Trace, TraceError> {
+    let of = month_in(dir)?;
+    let (name, month) = (of.month.as_str(), of.ticks);
+    let tick = Duration::from_secs(of.tick_seconds);
+    let ticks = ticks(tick);
+    let (cpu, cap) = (matrix(dir, name, "cpu_permille", 2)?, matrix(dir, name, "cpu_cap_mhz", 4)?);
+    let (memory, disk) = (matrix(dir, name, "mem_mib", 4)?, matrix(dir, name, "disk_kbps", 4)?);
+    let net = matrix(dir, name, "net_kbps", 4)?;
     let values = cpu.len();
-    if values == 0 || values % month != 0 {
-        let why = format!("{values} values of `cpu_permille` are no month of {month} ticks");
+    if values == 0 || month == 0 || values % month != 0 || of.tick_seconds == 0 {
+        let why =
+            format!("{values} values of `cpu_permille` are no machines of {month} ticks each");
         return Err(form(dir, why));
     }
     for (name, len) in [("cap", cap.len()), ("mem", memory.len()), ("disk", disk.len())] {
@@ -118,7 +172,7 @@ pub fn bitbrains(dir: &Path, ticks: usize) -> Result<Trace, TraceError> {
         io_bytes_per_s: (disk[at] + net.get(at).copied().unwrap_or(0.0)) * 1000.0,
     };
     let machine = |vm: usize| (0..ticks.min(month)).map(|t| usage(vm * month + t)).collect();
-    Ok(Trace { tick: TICK, machines: (0..values / month).map(machine).collect() })
+    Ok(Trace { tick, machines: (0..values / month).map(machine).collect() })
 }
 
 /// A day of PlanetLab, `DATE.NxT.u8`: a byte of percent for each of T ticks of N machines. A machine
@@ -203,6 +257,42 @@ fn csv_line(line: &str) -> Option<(String, u64, Resources)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_month_has_as_many_ticks_as_its_files_say() {
+        let dir = std::env::temp_dir().join(format!("evenkeel-month-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a directory");
+        let write = |name: &str, bytes: Vec<u8>| {
+            std::fs::write(dir.join(name), bytes).expect("a file");
+        };
+        // Two machines, three ticks of a minute.
+        let wide = |of: &str, value: u32| {
+            write(&format!("2013-9.{of}.uint32.le"), value.to_le_bytes().repeat(6));
+        };
+        write(
+            "2013-9.cpu_permille.uint16.le",
+            [500u16, 500, 500, 250, 250, 250].map(u16::to_le_bytes).concat(),
+        );
+        for (metric, value) in
+            [("cpu_cap_mhz", 2600), ("mem_mib", 1), ("disk_kbps", 1), ("net_kbps", 1)]
+        {
+            wide(metric, value);
+        }
+        let error = bitbrains(&dir, |_| 9).expect_err("no month of 30 days").to_string();
+        assert!(error.contains("8640 ticks"), "{error}");
+        write("2013-9.json", br#"{"month": "2013-9", "ticks": 3, "tick_seconds": 60}"#.to_vec());
+        let trace = bitbrains(&dir, |_| 9).expect("a trace");
+        assert_eq!(
+            (trace.tick, trace.machines.len(), trace.ticks()),
+            (Duration::from_secs(60), 2, 3)
+        );
+        assert_eq!(trace.machines[1][2].cpu_cores, 0.25);
+        std::fs::remove_dir_all(&dir).expect("it is there");
+        assert_eq!(
+            ["2013-2", "2012-2", "2013-9", "2013-8"].map(days_of),
+            [28, 29, 30, 31].map(Some)
+        );
+    }
 
     #[test]
     fn a_machine_uses_what_its_last_line_says() {

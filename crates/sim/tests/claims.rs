@@ -64,7 +64,7 @@ fn the_host_is_chosen_before_the_machine() {
     let mut offers = 0;
     for line in cluster.log() {
         match &line.what {
-            What::Said(to, Message::Exchange(id, Talk::Inquire(_))) => {
+            What::Said(to, Message::Exchange(id, Talk::Inquire(..))) => {
                 inquired.insert(*id, (line.host.clone(), to.clone()));
             }
             What::Said(to, Message::Exchange(id, Talk::Offer { .. })) => {

@@ -235,7 +235,7 @@ type Kind = fn(&Message) -> bool;
 
 /// Every kind of message that makes up a successful exchange and handoff.
 const KINDS: [(&str, Kind); 9] = [
-    ("inquire", |m| matches!(m, Message::Exchange(_, Talk::Inquire(_)))),
+    ("inquire", |m| matches!(m, Message::Exchange(_, Talk::Inquire(..)))),
     ("accept", |m| matches!(m, Message::Exchange(_, Talk::Accept(_)))),
     ("offer", |m| matches!(m, Message::Exchange(_, Talk::Offer { .. }))),
     ("quotes", |m| matches!(m, Message::Exchange(_, Talk::Quotes { .. }))),

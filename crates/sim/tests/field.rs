@@ -11,7 +11,7 @@ use evenkeel_core::balancer::Config;
 use evenkeel_core::decision::{Decision, Reason, Role};
 use evenkeel_core::effect::{Input, MoveOrder};
 use evenkeel_core::model::{HostId, HostState, MachineFacts, MoveId};
-use evenkeel_core::port::{Failure, FailureKind};
+use evenkeel_core::port::{Failure, FailureKind, Presence};
 use evenkeel_core::restraint::Restraint;
 use evenkeel_hypervisor::memory::{Aftermath, Fault, Workload};
 use evenkeel_sim::plan::{Options, plan};
@@ -205,6 +205,66 @@ fn an_order_to_any_host_ends_with_the_hypervisors_words_where_all_fail() {
 /// A machine that nobody moves.
 fn staying(name: &str) -> MachineFacts {
     with_rules(name, evenkeel_core::model::Rules { ignore: true, ..Default::default() })
+}
+
+#[test]
+fn a_guest_that_hangs_stays_alone_and_its_host_is_levelled_and_drained() {
+    for seed in seeds() {
+        let (mut cluster, mut rng) = lopsided(seed);
+        cluster.run_until(at(30));
+        let hung = machine_id(&format!("v{:03}", 3 * rng.random_range(0..12)));
+        cluster.cloud_mut().hang(&hung, true).unwrap();
+        cluster.run_until(at(3600));
+        let (host, _) = cluster.cloud().locate(&hung).unwrap();
+        let host = host.clone();
+        assert!(excess(&cluster, &[]) < 0.06, "seed {seed}: {:?}", loads(&cluster));
+        cluster.input(&host, Input::SetState(HostState::Draining));
+        cluster.run_while(at(4200), |c| count(c, &host) > 1);
+        let left: Vec<_> = cluster.cloud().machines_on(&host).map(|(m, _)| m.id.clone()).collect();
+        assert_eq!(left, [hung.clone()], "seed {seed}");
+        let drain = cluster.balancer(&host).unwrap().drain(cluster.now()).unwrap();
+        let said: Vec<_> = drain.staying.iter().map(|l| (&l.machine, l.reason)).collect();
+        assert_eq!(said, [(&hung, Reason::UnknownLoad)], "seed {seed}");
+        // It answers again, and goes as well.
+        cluster.cloud_mut().hang(&hung, false).unwrap();
+        cluster.run_while(at(4800), |c| count(c, &host) > 0);
+        assert_eq!(count(&cluster, &host), 0, "seed {seed}");
+        assert_sound(&mut cluster);
+    }
+}
+
+#[test]
+fn machines_on_a_file_server_that_is_gone_stay_and_all_others_are_levelled() {
+    for seed in seeds() {
+        let (mut cluster, mut rng) = lopsided(seed);
+        cluster.run_until(at(30));
+        let on_it: Vec<_> = (0..36)
+            .filter(|_| rng.random_bool(0.25))
+            .map(|index| machine_id(&format!("v{index:03}")))
+            .collect();
+        for machine in &on_it {
+            cluster.cloud_mut().hang(machine, true).unwrap();
+        }
+        let before: Vec<_> =
+            on_it.iter().map(|m| cluster.cloud().locate(m).unwrap().0.clone()).collect();
+        cluster.run_until(at(3600));
+        // Those that were on their way when it went may have arrived.
+        let moved = on_it.iter().zip(&before);
+        let moved = moved.filter(|(m, host)| cluster.cloud().locate(m).unwrap().0 != *host).count();
+        assert!(moved <= 4, "seed {seed}: {moved} of {} moved", on_it.len());
+        assert!(on_it.iter().all(|m| cluster.cloud().locate(m).unwrap().1 == Presence::Running));
+        // What hangs stays where it is, and may be more than its host's share by itself.
+        let mean = loads(&cluster).iter().sum::<f64>() / 8.0;
+        for host in cluster.hosts().cloned().collect::<Vec<_>>() {
+            let own = cluster.balancer(&host).unwrap().host();
+            let machines = || own.view.machines().iter();
+            let sound = machines().filter(|(id, _)| !on_it.contains(id));
+            let sound = sound.filter_map(|(_, m)| Some(own.profile.price(&m.measured().ok()?)));
+            let (load, sound) = (own.load(cluster.now()).unwrap(), sound.sum::<f64>());
+            assert!(load < mean + 0.08 || sound < 0.06, "seed {seed}: {host} {load} {sound}");
+        }
+        assert_sound(&mut cluster);
+    }
 }
 
 /// Two hosts, or three, and machines that take longer over the link than a migration may.

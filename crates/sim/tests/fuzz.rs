@@ -109,7 +109,7 @@ fn talk() -> impl Strategy<Value = Talk> {
     let candidates = prop::collection::vec(candidate(), 0..5);
     let verdicts = prop::collection::vec(reason(), 0..5);
     prop_oneof![
-        report().prop_map(Talk::Inquire),
+        report().prop_map(|report| Talk::Inquire(report, None)),
         report().prop_map(Talk::Accept),
         (reason(), prop::option::of(report())).prop_map(|(reason, report)| Talk::Decline {
             reason,
@@ -152,6 +152,7 @@ fn pass() -> impl Strategy<Value = Pass> {
                 autostart: Some(true),
                 ticket: Some(Ticket { life: exchange % 2, number: exchange }),
                 cpu: None,
+                past: None,
             }
         }),
         (prop::option::of(Just(2)), prop::option::of(any_machine())).prop_map(

@@ -87,6 +87,8 @@ const RETURNING: &str = "generate.hosts = 3\nbalance.round = '5s'\nbalance.cool_
 /// A key, another value than its default, and what makes its occasion.
 const KEYS: &[(&str, &str, &str)] = &[
     ("balance.policy", "'half-difference'", ""),
+    ("balance.aggressiveness", "5", ""),
+    ("balance.moving_share_max", "0.0001", ""),
     ("balance.probes", "2", ""),
     ("balance.round", "'20s'", ""),
     ("balance.jitter", "0.1", ""),

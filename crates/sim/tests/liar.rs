@@ -132,7 +132,7 @@ impl Honest {
             ..Candidate::new(machine.clone(), "lie")
         };
         let say = |talk| Message::Exchange(exchange, talk);
-        let accepted = self.hear(say(Talk::Inquire(report)));
+        let accepted = self.hear(say(Talk::Inquire(report, None)));
         assert!(matches!(accepted, Some(Message::Exchange(_, Talk::Accept(_)))), "{accepted:?}");
         let candidates = vec![candidate];
         let offer = Talk::Offer { report, candidates, gauge: None, measure: None, authority: None };
@@ -148,6 +148,7 @@ impl Honest {
             autostart: None,
             ticket: None,
             cpu: None,
+            past: None,
         };
         match self.hear(Message::Handoff(handoff, reserve)) {
             Some(Message::Handoff(_, pass)) => pass,
@@ -236,6 +237,7 @@ fn a_peer_cannot_reserve_what_it_did_not_offer_or_what_was_refused() {
         autostart: None,
         ticket: None,
         cpu: None,
+        past: None,
     };
     let answer = host.hear(Message::Handoff(HandoffId(99), reserve));
     assert!(matches!(answer, Some(Message::Handoff(_, Pass::Refused { .. }))), "{answer:?}");

@@ -127,6 +127,33 @@ fn what_is_approved_is_judged_anew_and_does_not_move_if_it_no_longer_helps() {
 }
 
 #[test]
+fn a_repair_that_is_approved_is_made_whatever_it_does_to_the_loads() {
+    for config in with_mode(Autonomy::Approve) {
+        let calm = Calm { gain_min: 0.5, difference_min: 0.5, dead_band: 0.5 };
+        let mut cluster = cluster(3, 2, &Config { calm, ..config });
+        let elsewhere = Rules { pinned_to: vec![host_id(1).into()], ..Rules::default() };
+        // Both hosts are loaded alike: by loads alone nothing would be worth a move.
+        for (host, name, rules) in
+            [(0, "astray", elsewhere), (0, "a", Rules::default()), (1, "b", Rules::default())]
+        {
+            let facts = with_rules(name, rules);
+            cluster.place(&host_id(host), facts, work(1.0, 2.0, 0.0)).unwrap();
+        }
+        cluster.keep_records();
+        cluster.start();
+        let open = |c: &Cluster| c.balancer(&host_id(0))?.recommendations().next().map(|r| r.id);
+        cluster.run_while(at(10 * MINUTE), |c| open(c).is_none());
+        let id = open(&cluster).expect("the repair is recommended");
+        cluster.input(&host_id(0), Input::Approve(id));
+        let end = cluster.now() + Duration::from_secs(60);
+        cluster.run_while(end, |c| outcome(c, 0, id.0).is_none());
+        assert_eq!(outcome(&cluster, 0, id.0).unwrap().ending, Reason::Moved);
+        assert_eq!(home(&cluster, "astray"), host_id(1));
+        assert_sound(&mut cluster);
+    }
+}
+
+#[test]
 fn a_recommendation_expires_and_one_that_was_skipped_is_not_found_again_before() {
     let [_, config] = with_mode(Autonomy::Approve);
     let config = Config { recommendation_time: Duration::from_secs(300), ..config };

@@ -4,6 +4,7 @@ use evenkeel_core::ceiling::Gauge;
 use evenkeel_core::control::{PAUSE_WORDS_BYTES_MAX, Pause};
 use evenkeel_core::cost::Prediction;
 use evenkeel_core::estimate::Estimate;
+use evenkeel_core::history::Track;
 use evenkeel_core::message::{
     CPU_BYTES_MAX, Candidate, FLOCKS_MAX, HOSTS_MAX, Message, OFFER_MAX, Pass, Quote, RUNNING_MAX,
     Report, Room, Talk, Watch, Witness,
@@ -63,7 +64,11 @@ fn check_witness(witness: &Witness) -> Result<(), WireError> {
 
 fn check_talk(talk: &Talk) -> Result<(), WireError> {
     match talk {
-        Talk::Inquire(report) | Talk::Accept(report) => check_report(report),
+        Talk::Inquire(report, room) => {
+            check_report(report)?;
+            room.as_ref().map_or(Ok(()), |room| check_room(room))
+        }
+        Talk::Accept(report) => check_report(report),
         Talk::Decline { detail, report, .. } => {
             text(detail, "a detail")?;
             report.as_ref().map_or(Ok(()), check_report)
@@ -106,7 +111,8 @@ fn check_talk(talk: &Talk) -> Result<(), WireError> {
 
 fn check_pass(pass: &Pass) -> Result<(), WireError> {
     match pass {
-        Pass::Reserve { entry, verdicts, cpu, .. } => {
+        Pass::Reserve { entry, verdicts, cpu, past, .. } => {
+            within(past.as_ref().is_none_or(|past| past.is_sound()), "what a machine used")?;
             within(verdicts.len() <= OFFER_MAX, "the number of verdicts")?;
             let short = cpu.as_ref().is_none_or(|cpu| cpu.len() <= CPU_BYTES_MAX);
             within(short, "the description of a CPU")?;
@@ -164,6 +170,7 @@ fn check_room(room: &Room) -> Result<(), WireError> {
     within(plausible(&room.rates), "a price per unit")?;
     within(amount(room.free_memory_bytes), "a host's free memory")?;
     room.gauge.as_ref().map_or(Ok(()), check_gauge)?;
+    within(room.past.as_ref().is_none_or(Track::is_sound), "what a host was loaded with")?;
     if let Some(labels) = &room.labels {
         within(labels.len() <= LIST_MAX, "the number of labels")?;
         labels.iter().flat_map(|(a, b)| [a, b]).try_for_each(|of| text(of, "a label"))?;

@@ -5,6 +5,7 @@ use evenkeel_core::cost::Prediction;
 use evenkeel_core::decision::Reason;
 use evenkeel_core::estimate::Estimate;
 use evenkeel_core::flocks::Flock;
+use evenkeel_core::history::{History, Track};
 use evenkeel_core::load::Basis;
 use evenkeel_core::message::{Answer, Appraise, Ask, Probe, Standing, Tenant, Verdict};
 use evenkeel_core::message::{
@@ -21,6 +22,15 @@ use evenkeel_core::witness::Seat;
 use proptest::prelude::*;
 
 use super::*;
+
+fn history() -> History {
+    let mut history = History::default();
+    let used = Resources { cpu_cores: 0.5, memory_bytes: 1e9, io_bytes_per_s: 0.0 };
+    for minute in 0..3 {
+        history.observe(Time::from_unix_ms(minute * 60_000), &used);
+    }
+    history.told()
+}
 
 fn report(load: f64) -> Report {
     let mode = Some(Autonomy::Approve);
@@ -89,7 +99,7 @@ fn appraisal(quotes: usize) -> Appraisal {
 
 fn messages() -> Vec<Message> {
     let talks = [
-        Talk::Inquire(report(0.5)),
+        Talk::Inquire(report(0.5), None),
         Talk::Accept(report(0.0)),
         Talk::Decline { reason: Reason::Busy, detail: "ü".to_owned(), report: Some(report(1.0)) },
         offer(report(0.9), vec![candidate(); 3]),
@@ -120,6 +130,7 @@ fn messages() -> Vec<Message> {
                 tenants: vec![Tenant { candidate: candidate(), origin: None }],
                 gauge: Some(gauge()),
                 labels: Some([("rack".to_owned(), "r7".to_owned())].into()),
+                past: Some(Track::of([(7, 0.5), (8, 0.25)])),
             }),
             refusal: Some(Reason::Busy),
         }),
@@ -141,6 +152,7 @@ fn messages() -> Vec<Message> {
             autostart: Some(true),
             ticket: Some(Ticket { life: u64::MAX, number: 1 }),
             cpu: Some("<cpu/>".to_owned()),
+            past: Some(Box::new(history())),
         },
         Pass::Reserved {
             uri: "qemu+unix:///session".to_owned(),
@@ -235,7 +247,7 @@ fn a_field_that_a_later_version_adds_is_skipped() {
     }
     e.f64(7.0).unwrap();
     let known = Report { protocol: None, contention: None, mends: None, mode: None, ..report(0.5) };
-    let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(known));
+    let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(known, None));
     assert_eq!(decode(&frame), Ok(inquiry));
 }
 
@@ -251,7 +263,7 @@ fn an_inquiry_of_an_agent_that_says_no_protocol_is_understood() {
     e.array(2).unwrap().f64(0.5).unwrap().encode(HostState::Active).unwrap();
     let report =
         Report { protocol: None, contention: None, mends: None, mode: None, ..report(0.5) };
-    let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(report));
+    let inquiry = Message::Exchange(ExchangeId(5), Talk::Inquire(report, None));
     assert_eq!(decode(&frame), Ok(inquiry));
 }
 
@@ -296,7 +308,7 @@ fn a_kind_of_message_that_a_later_version_adds_is_refused_and_no_more() {
 #[test]
 fn numbers_out_of_range_are_refused() {
     for bad in [f64::NAN, f64::INFINITY, -0.1, 1e9] {
-        let inquiry = Message::Exchange(ExchangeId(1), Talk::Inquire(report(bad)));
+        let inquiry = Message::Exchange(ExchangeId(1), Talk::Inquire(report(bad), None));
         assert_eq!(decode(&encode(&inquiry)), Err(WireError::OutOfRange("a load")));
         let offer = offer(report(0.1), vec![Candidate { at_donor: bad, ..candidate() }]);
         let offer = Message::Exchange(ExchangeId(1), offer);

@@ -1,11 +1,12 @@
 import { useComputed } from '@preact/signals'
 import { Chart } from '../Chart'
+import { PauseAct } from '../acts'
 import { Legend, Skyline } from '../Skyline'
 import { Age, Clock, Code, type Column, Command, Table, Wrong, useAsked } from '../parts'
 import { chosen, clock, ends, many, outcome, score, seconds, share } from '../format'
-import { link, route, toHost, toMachine, turn } from '../route'
-import { type Measure, MEASURES, type Sort, bars, top, unheard, usualSort } from '../sky'
-import { type Host, hosts, now, past, silent, summary } from '../store'
+import { route, toHost, toMachine, turn } from '../route'
+import { type Measure, MEASURES, type Sort, bars, order, top, unheard, usualSort } from '../sky'
+import { type Host, hosts, me, now, past, silent, summary } from '../store'
 import type { Attention, History, Moving } from '../types'
 
 const NAMES: Record<Measure, string> = {
@@ -25,7 +26,7 @@ export function Cluster() {
   return (
     <>
       <Says />
-      <NeedsYou items={said.attention} />
+      <NeedsYou items={said.attention} more={said.attention_more} />
       <section class="card" aria-labelledby="hosts">
         <div class="tools">
           <h2 id="hosts">Hosts</h2>
@@ -94,6 +95,7 @@ function Says() {
         · {modes.map(([mode, count]) => (modes.length > 1 ? `${count} ${mode}` : mode)).join(', ') || 'no mode known'}
         {versions.length > 1 && ` · ${versions.map(([version, count]) => `${count} of ${version}`).join(', ')}`}
       </p>
+      {!me.value?.recorded && <div class="steps"><PauseAct paused={said.pause !== null} /></div>}
       {said.pause && (
         <p>
           ‖ Paused until {clock(said.pause.until, now.value)} by {said.pause.by}
@@ -114,7 +116,7 @@ const MARKS: Record<Attention['kind'], string> = {
   recommended: '→',
 }
 
-function NeedsYou({ items }: { items: Attention[] }) {
+function NeedsYou({ items, more }: { items: Attention[]; more: number }) {
   const all = route.value.query.get('needs') === 'all'
   if (!items.length) return null
   const shown = all ? items : items.slice(0, SHOWN)
@@ -132,7 +134,7 @@ function NeedsYou({ items }: { items: Attention[] }) {
             </span>
             <span class="grow" />
             {item.kind === 'recommended' ? (
-              <a class="button" href={link(['plan'], { recommended: '1' })}>Look</a>
+              <a class="button" href="#/inbox">Look</a>
             ) : item.machine && item.host ? (
               <a href={toMachine(item.machine, item.host)}>Why?</a>
             ) : (
@@ -144,7 +146,7 @@ function NeedsYou({ items }: { items: Attention[] }) {
       </ul>
       {items.length > SHOWN && (
         <button type="button" class="quiet" onClick={() => turn({ needs: all ? null : 'all' })}>
-          {all ? 'Less' : `and ${items.length - SHOWN} more, with what to do`}
+          {all ? (more ? `Less (${more.toLocaleString('en')} more are not listed)` : 'Less') : `and ${(items.length - SHOWN + more).toLocaleString('en')} more, with what to do`}
         </button>
       )}
       {items.length <= SHOWN && !all && (
@@ -183,8 +185,7 @@ const MODES: Record<string, string> = { cordoned: '⊘ cordoned', draining: '⇣
 
 function Hosts({ measure, most }: { measure: Measure; most?: number }) {
   const sort = (route.value.query.get('sort') as Sort) || (most ? 'load' : usualSort(hosts.value.size))
-  const order = bars(hosts.value.values(), measure, sort)
-  const rows = order.flatMap((bar) => hosts.value.get(bar.name) ?? []).slice(0, most)
+  const rows = order(hosts.value.values(), measure, sort).slice(0, most)
   const narrow = most !== undefined
   const columns: Column<Host>[] = [
         {

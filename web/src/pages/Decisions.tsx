@@ -179,8 +179,8 @@ export function OneDecision({ exchange }: { exchange: string }) {
               none="No machine was judged."
               columns={[
                 { name: 'machine', cell: (judged) => <a href={toMachine(judged.name)}>{judged.name}</a> },
-                { name: 'loads giver', figure: true, cell: (judged) => load(judged.at_donor) },
-                { name: 'loads taker', figure: true, cell: (judged) => load(judged.at_receiver) },
+                { name: 'loads giver', figure: true, wide: true, cell: (judged) => load(judged.at_donor) },
+                { name: 'loads taker', figure: true, wide: true, cell: (judged) => load(judged.at_receiver) },
                 { name: 'verdict', cell: (judged) => <><Code code={judged.verdict} /> {judged.detail}</> },
               ]}
             />

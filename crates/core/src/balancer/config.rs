@@ -10,6 +10,7 @@ use crate::cost::Costing;
 use crate::handoff::{Limits, Mode};
 use crate::load::Metering;
 use crate::restraint::Restraint;
+use crate::select::levelling::Levelling;
 use crate::select::{Calm, MeanAware, Policy};
 
 /// How a host balances.
@@ -24,8 +25,12 @@ pub struct Config {
     pub sample: Duration,
     /// How samples become rates.
     pub metering: Metering,
-    /// When a difference is worth acting on.
+    /// When a difference is worth acting on, by half the difference and over a ceiling.
     pub calm: Calm,
+    /// How much a move must be worth, where the mean is known and memory moves.
+    pub levelling: Levelling,
+    /// What an operator wants to be left alone besides, there.
+    pub floor: Calm,
     /// What keeps a host from acting, although it could.
     pub restraint: Restraint,
     /// How much of each resource of a host may be in use.
@@ -64,6 +69,8 @@ impl Default for Config {
             sample: Duration::from_secs(5),
             metering: Metering::default(),
             calm: Calm::default(),
+            levelling: Levelling::default(),
+            floor: Calm::NONE,
             restraint: Restraint::default(),
             ceilings: Ceilings::default(),
             costing: Costing::default(),

@@ -34,7 +34,7 @@ impl Balancer {
             Why::new(prospect.verdict, About::Peer(prospect.peer.clone()), detail)
         });
         let certain = self.of_drain(id, now).into_iter().chain(self.of_machine(id, now));
-        let certain = certain.chain(self.of_host(now));
+        let certain = certain.chain(self.not_yet(id, now)).chain(self.of_host(now));
         let reasons = distinct(certain.chain(guessed));
         Some(MachineExplained {
             machine: id.clone(),
@@ -138,6 +138,24 @@ impl Balancer {
             (false, detail) => format!("{}: {detail}", counts.join(", ")),
         };
         Some(Why::new(staying.reason, about, detail))
+    }
+
+    /// What a move of a machine would be worth, where it does not pay yet: to the host heard of where
+    /// it would be worth most, or at most.
+    fn not_yet(&self, id: &MachineId, now: Time) -> Option<Why> {
+        let host = &self.host;
+        host.levelling(None).filter(|_| host.state == HostState::Active)?;
+        let others = Toward::of(host.id());
+        host.candidate(None, id, &others, now)?;
+        let with = |(_, heard): (&HostId, &Heard)| {
+            let room = heard.room.as_ref().filter(|_| heard.measure.is_none())?;
+            host.worth_with(id, heard.report.load, room, now)
+        };
+        let best = self.heard().filter_map(with).max_by(|a, b| a.net().total_cmp(&b.net()));
+        let worth = best.or_else(|| host.worth_at_most(id, now))?;
+        let span_s = 60.0 * f64::from(host.known_minutes(now));
+        let unpaid = worth.net() < 0.0 && worth.gain > 0.0;
+        unpaid.then(|| Why::new(Reason::NotYet, About::Machine, worth.words(span_s)))
     }
 
     /// The figures behind a reason that keeps a machine.

@@ -48,7 +48,7 @@ impl Others {
     /// Another host has said something, which is of `asked` if it was asked for that.
     pub(super) fn hear(&mut self, from: &HostId, talk: &Talk, asked: Measure, now: Time) {
         let (report, measure, room) = match talk {
-            Talk::Inquire(report) | Talk::Accept(report) => (report, None, None),
+            Talk::Inquire(report, _) | Talk::Accept(report) => (report, None, None),
             Talk::Decline { report: Some(report), .. } => (report, None, None),
             Talk::Offer { report, measure, .. } => (report, *measure, None),
             Talk::Standing(standing) => {

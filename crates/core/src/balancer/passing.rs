@@ -32,6 +32,7 @@ impl Balancer {
             autostart,
             ticket,
             cpu,
+            past,
         } = pass
         else {
             if matches!(pass, Pass::Cancel { .. }) {
@@ -57,13 +58,14 @@ impl Balancer {
                 format!("its epoch {} is more than all moves there can have been", entry.epoch);
             return out.push(refused_for(Reason::EntryInvalid, &detail));
         }
-        let offer = |mut agreement: Agreement| {
+        let offer = move |mut agreement: Agreement| {
             agreement.candidate.needs.cpu_definition = cpu.map(Into::into);
             Offer {
                 agreement,
                 commit: commit.unwrap_or(Commit::Fast),
                 autostart: autostart.unwrap_or(false),
                 ticket,
+                past,
             }
         };
         if let Some(owed) = self.owed.take_if(|owed| owed.is(exchange, from, &machine)) {
@@ -82,7 +84,12 @@ impl Balancer {
         };
         let pressing = quoted.is_pressing();
         match quoted.reserve(&machine, entry, verdicts, in_return.as_ref(), &self.host, now) {
-            Ok(agreement) => self.admit(key, offer(*agreement), pressing, now, rng, out),
+            Ok(agreement) => {
+                if let Some(survey) = self.survey.as_mut().filter(|survey| survey.is_asking()) {
+                    survey.fruitful = true;
+                }
+                self.admit(key, offer(*agreement), pressing, now, rng, out);
+            }
             Err(record) => {
                 out.push(refused_for(record.ending, &record.detail));
                 out.push(Effect::Record(*record));

@@ -130,7 +130,7 @@ impl Balancer {
     ) {
         let authority = match talk {
             Talk::Probe(probe) if probe.giving => probe.authority.unwrap_or_default(),
-            Talk::Inquire(report) => report.authority(),
+            Talk::Inquire(report, _) => report.authority(),
             Talk::Offer { report, authority, .. } => {
                 authority.unwrap_or_else(|| report.authority())
             }

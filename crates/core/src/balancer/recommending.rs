@@ -46,6 +46,8 @@ pub struct Recommendation {
     pub since: Time,
     /// When it expires.
     pub until: Time,
+    /// Whether it is to mend a rule.
+    pub mends: bool,
     /// Whether it only says what would be done.
     pub observed: bool,
     /// Whether an operator does not want it.
@@ -98,6 +100,7 @@ impl Balancer {
             let price = chosen.and_then(|c| c.at_donor.zip(c.at_receiver));
             self.hold(Recommendation {
                 id: MoveId(exchange.0),
+                mends: candidate.mends.is_some(),
                 machine: candidate.machine,
                 name: candidate.name,
                 to: peer,
@@ -163,11 +166,14 @@ impl Balancer {
     /// An operator approves: what was recommended is judged anew, and moves if it still helps.
     pub(super) fn approve(&mut self, id: MoveId, now: Time) {
         let Ok(found) = self.can_approve(id) else { return };
-        let Recommendation { machine, to, measure, in_return, .. } = found.clone();
+        let Recommendation { machine, to, measure, in_return, mends, .. } = found.clone();
+        // A rule that is broken still is to be mended whatever the loads say.
+        let told = mends && self.host.misplaced(now).contains_key(&machine);
+        let authority = if told { Authority::Told } else { Authority::Ordered };
         self.recommendations.0.retain(|r| r.id != id);
         self.note_held();
         let order = MoveOrder { id, machine, to: Some(to) };
-        self.begin_directed(order, Authority::Ordered, (measure, in_return), now);
+        self.begin_directed(order, authority, (measure, in_return), now);
     }
 }
 

@@ -1,12 +1,14 @@
 //! How a host that knows the mean looks for somebody to give to, and keeps what swaps promise.
 
+use std::time::Duration;
+
 use rand::Rng;
 
 use super::Balancer;
 use crate::ceiling::Measure;
 use crate::decision::{Decision, Reason, Role};
 use crate::effect::{Effect, Timer};
-use crate::exchange::Exchange;
+use crate::exchange::{Agreement, Exchange};
 use crate::message::{Message, Probe, Standing, Talk};
 use crate::model::{ExchangeId, HostId, Time};
 use crate::select::mean_aware::is_trifle;
@@ -15,6 +17,8 @@ use crate::survey::Survey;
 
 /// A change of a host's excess by more than this part of it is worth a new search.
 const NEWS: f64 = 0.25;
+/// A host that has just moved something asks again after so long.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Rounds for which a host that was full is taken to be so still.
 const FULL_ROUNDS: u32 = 6;
 /// Hosts are drawn for so many to be asked, so that there is a choice.
@@ -56,13 +60,14 @@ impl Balancer {
             out.push(Effect::Record(self.lonely(id, reason, String::new(), now)));
         }
         let giving = mending || wants && held_back.is_none();
-        if !giving && !learning && !is_turn {
+        let asking = !giving && self.wants_to_take(policy, is_turn, now);
+        if !giving && !asking && !learning && !is_turn {
             return;
         }
         self.silent_rounds = 0;
-        let count = if giving { policy.probes.max(1) } else { 1 };
+        let count = if giving || asking { policy.probes.max(1) } else { 1 };
         let mut peers = self.draw(if giving { DRAWN_PER_ASKED * count } else { count }, rng);
-        if let Some(target) = self.host.target(None).filter(|_| measure.is_none()) {
+        if let Some(target) = self.host.target(None).filter(|_| measure.is_none() && !asking) {
             let span = self.config.round * FULL_ROUNDS;
             peers = self.crowded.pick(peers, count, target, span, now);
         }
@@ -78,7 +83,56 @@ impl Balancer {
         out.extend(probes.map(|(to, talk)| Effect::Send(to, Message::Exchange(id, talk))));
         let limit = now + self.config.limits.reply_time_max.min(self.config.round / 2);
         out.push(Effect::SetTimer(Timer::Exchange(id), limit));
+        self.survey = Some(if asking { survey.asking() } else { survey });
+    }
+
+    /// Whether this host should ask others for something, because it is far below its fair share.
+    fn wants_to_take(&self, policy: &MeanAware, is_turn: bool, now: Time) -> bool {
+        let hopeful = is_turn || self.unfed < policy.surveys_max();
+        hopeful && !self.stopping && !self.is_busy() && self.may_ask(now)
+    }
+
+    /// Whether it lacks something and may take it.
+    fn may_ask(&self, now: Time) -> bool {
+        let takes = self.host.takes(self.host.authority(), now).is_ok();
+        let observes = self.host.authority() < crate::control::Authority::Automatic;
+        takes && !observes && self.host.lacks(now) == Some(true)
+    }
+
+    /// Goes on with a survey for somebody to take from: asks the most loaded of those that are left.
+    fn beg(&mut self, mut survey: Survey, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
+        let standing = self.host.asks(now).filter(|_| survey.is_fresh(now) && self.may_ask(now));
+        let best = standing.and_then(|(own, room)| {
+            let peer = survey.fullest(own.load)?;
+            Some((peer, own, room))
+        });
+        let Some((peer, own, room)) = best else {
+            if survey.fruitful {
+                self.unfed = 0;
+                out.push(Effect::SetTimer(Timer::Round, now + AGAIN));
+            } else {
+                self.unfed = self.unfed.saturating_add(1);
+                let record = self.lonely(survey.id(), Reason::NoCandidate, String::new(), now);
+                out.push(Effect::Record(record));
+            }
+            return;
+        };
         self.survey = Some(survey);
+        let id = ExchangeId(rng.next_u64());
+        let (exchange, inquiry) = Exchange::ask(id, peer, &self.host, (own, room), now);
+        self.say(exchange, inquiry, now, out);
+    }
+
+    /// A host has agreed to take a machine: it counts on, as it stands then.
+    pub(super) fn count_on(&mut self, agreement: &Agreement) {
+        let Some(mut answer) = self.pursued.take_if(|a| a.peer == agreement.peer) else { return };
+        if agreement.in_return.is_some() || agreement.decision.measure.is_some() {
+            return;
+        }
+        self.host.with(&mut answer, &agreement.candidate.machine, agreement.at_receiver);
+        if let Some(survey) = &mut self.survey {
+            survey.again(answer);
+        }
     }
 
     /// Whether so many surveys were in vain that no more is to be expected of another one.
@@ -114,6 +168,9 @@ impl Balancer {
         let Policy::MeanAware(policy) = self.config.policy else { return };
         while self.survey.as_ref().is_some_and(Survey::is_ready) && !self.is_busy() {
             let Some(mut survey) = self.survey.take() else { return };
+            if survey.is_asking() && !self.stopping {
+                return self.beg(survey, now, rng, out);
+            }
             match self.host.is_overloaded(now) {
                 _ if survey.is_mending() && survey.is_fresh(now) && !self.stopping => {
                     if !self.host.mends(now) {
@@ -130,7 +187,12 @@ impl Balancer {
                     let record = self.lonely(survey.id(), ending, String::new(), now);
                     return out.push(Effect::Record(record));
                 }
-                _ if !survey.is_fresh(now) || self.stopping => return,
+                _ if !survey.is_fresh(now) || self.stopping => {
+                    if survey.fruitful && self.host.levelling(None).is_some() {
+                        out.push(Effect::SetTimer(Timer::Round, now + AGAIN));
+                    }
+                    return;
+                }
                 // Known again with the next sample.
                 None => return self.survey = Some(survey),
                 Some(false) => {
@@ -155,6 +217,9 @@ impl Balancer {
                     self.unlucky = self.unlucky.saturating_add(1);
                     self.unlucky_at = self.host.excess(survey.measure(), now).unwrap_or(0.0);
                 }
+                if survey.fruitful && self.host.levelling(survey.measure()).is_some() {
+                    out.push(Effect::SetTimer(Timer::Round, now + AGAIN));
+                }
                 if !survey.fruitful {
                     let refused = survey.refused_for();
                     out.push(Effect::Record(match refused {
@@ -166,6 +231,7 @@ impl Balancer {
             };
             let (measure, mending) = (survey.measure(), survey.is_mending());
             self.survey = Some(survey);
+            self.pursued = self.host.levelling(measure).map(|_| best.clone());
             let (id, peer) = (ExchangeId(rng.next_u64()), best.peer.clone());
             let step = Exchange::propose(id, best, (measure, mending), value_max, &self.host, now);
             self.step(step, &peer, id, now, rng, out);

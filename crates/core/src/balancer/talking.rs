@@ -71,22 +71,25 @@ impl Balancer {
         let refuse = |reason| Talk::Decline { reason, detail: String::new(), report: None };
         let reply = |talk| Effect::Send(from.clone(), Message::Exchange(id, talk));
         match talk {
-            Talk::Inquire(_) | Talk::Offer { .. } | Talk::Probe(_) | Talk::Appraise(_)
+            Talk::Inquire(..) | Talk::Offer { .. } | Talk::Probe(_) | Talk::Appraise(_)
                 if self.stopping =>
             {
                 out.push(reply(refuse(Reason::Stopping)));
             }
-            Talk::Inquire(_) | Talk::Offer { .. } if self.is_busy() => {
+            Talk::Inquire(..) | Talk::Offer { .. } if self.is_busy() => {
                 out.push(reply(refuse(Reason::Busy)));
             }
-            Talk::Inquire(theirs) => match Exchange::answer(id, from, theirs, &self.host, now) {
-                Answer::Say(talk) => out.push(reply(talk)),
-                Answer::Engage(exchange, talk) => self.say(exchange, talk, now, out),
-                Answer::Decline(talk, record) => {
-                    out.push(reply(talk));
-                    out.push(Effect::Record(record));
+            Talk::Inquire(theirs, room) => {
+                let room = room.map(|room| *room);
+                match Exchange::answer(id, from, (theirs, room), &self.host, now) {
+                    Answer::Say(talk) => out.push(reply(talk)),
+                    Answer::Engage(exchange, talk) => self.say(exchange, talk, now, out),
+                    Answer::Decline(talk, record) => {
+                        out.push(reply(talk));
+                        out.push(Effect::Record(record));
+                    }
                 }
-            },
+            }
             Talk::Offer { report, candidates, measure, gauge, authority } => {
                 let offered = Offered { report, candidates, measure, gauge, authority };
                 let step = Exchange::take_offer(id, from, offered, &self.host, now);
@@ -127,6 +130,7 @@ impl Balancer {
                 }
                 let handoff = self.draw_handoff(rng);
                 self.directed.agreed(id, handoff);
+                self.count_on(&agreement);
                 if let Some(survey) = &mut self.survey {
                     survey.fruitful = true;
                 }

@@ -71,6 +71,7 @@ impl Exchange {
             None => Reason::NoCandidate,
             Some(_) => Reason::Moved,
         };
+        verdicts.iter_mut().for_each(|verdict| *verdict = verdict.told());
         self.phase = Phase::Offering { own, judged, candidates };
         let mut decision = self.record(host, ending, String::new(), now);
         decision.pair = Some(pair);

@@ -36,18 +36,20 @@ impl Surveyed {
         for (piece, place) in donor.pieces.iter_mut().zip(&places) {
             match place.map(|index| prices[index]) {
                 Some(Ok(price)) => piece.at_receiver = price.at_receiver,
-                // Not offered or refused.
-                _ => piece.movable = false,
+                // There were too many to offer: it goes another time.
+                None => piece.withheld = true,
+                Some(Err(_)) => piece.movable = false,
             }
         }
         let mut receiver = host.side_of(measure, pair.receiver, &self.room, now);
         // The quotes have told where there is room.
         receiver.free_memory_bytes = f64::INFINITY;
-        let choice = host.choose(&donor, &receiver, self.value_max, toward.mending);
+        let how = (self.value_max, toward.mending);
+        let choice = host.choose(measure, (&donor, &ids), (&receiver, &self.room), how, now);
         let Some(choice) = choice else {
             let open = verdicts.iter_mut().zip(candidates);
             for (verdict, candidate) in open.filter(|(v, _)| **v == Reason::Farther) {
-                *verdict = host.unworthy(&donor, &receiver, &ids, &candidate.machine);
+                *verdict = host.unworthy(measure, &donor, &receiver, &ids, &candidate.machine);
             }
             return (verdicts, None);
         };

@@ -4,6 +4,7 @@ use super::turn::Turn;
 use super::{Handoffs, source, starting, target};
 use crate::agreement::Agreement;
 use crate::decision::Role;
+use crate::history::History;
 use crate::message::Pass;
 use crate::model::Ticket;
 use crate::port::{Commit, HandoffId};
@@ -20,6 +21,8 @@ pub struct Offer {
     pub autostart: bool,
     /// The source's number for it; `None` from a source of an earlier version.
     pub ticket: Option<Ticket>,
+    /// What the machine used in the past.
+    pub past: Option<Box<History>>,
 }
 
 impl Handoffs {
@@ -85,6 +88,7 @@ impl Handoffs {
             autostart: Some(handoff.autostart),
             ticket: handoff.ticket,
             cpu: handoff.needs.cpu_definition.as_deref().map(str::to_owned),
+            past: turn.host.history_of(&handoff.machine),
         };
         turn.send(&handoff, pass);
         // Where witnesses are asked, the target has as long for them.
@@ -101,6 +105,7 @@ impl Handoffs {
         handoff.commit = offer.commit;
         handoff.autostart = offer.autostart;
         handoff.ticket = offer.ticket;
+        handoff.past = offer.past;
         handoff.boot.clone_from(&self.boot);
         handoff.uri = uri;
         turn.host.holds.take_up(&handoff);

@@ -340,7 +340,8 @@ fn arrived(h: &mut Handoff, turn: &mut Turn<'_>) -> Next {
     if h.steps.unanswered && h.attempts < UNANSWERED_MAX {
         return Next::Stay;
     }
-    turn.host.view.believe(h.machine.clone(), h.usage);
+    let past = h.past.take().map(|past| *past);
+    turn.host.view.believe(h.machine.clone(), h.usage, past);
     turn.host.averaging.arrived(&h.usage);
     Next::Done(Reason::Moved)
 }

@@ -195,7 +195,7 @@ fn reserved(commit: Commit, autostart: bool) -> Side {
     let mut side = Side::new("target");
     let agreement = agreement(&side.host);
     let ticket = Some(Ticket { life: LIFE, number: 1 });
-    let offer = Offer { agreement, commit, autostart, ticket };
+    let offer = Offer { agreement, commit, autostart, ticket, past: None };
     side.act(|handoffs, turn| handoffs.take(ID, offer, "qemu:///target".to_owned(), turn));
     assert_eq!(said(&side.saw(Sight::default())), [&reserved_by_peer()]);
     assert_eq!(side.phase(), Some(Phase::Reserved));

@@ -139,7 +139,7 @@ impl Host {
 
     /// What moving a machine is predicted to cost, if that is worth it. While only entries move, it
     /// costs nothing.
-    fn affordable(
+    pub(super) fn affordable(
         &self,
         machine: &Machine,
         entry: &Entry,
@@ -230,7 +230,9 @@ impl Host {
                 at_home: origin.is_none(),
                 homeward: origin == Some(toward.peer),
                 movable: room.gauge.as_ref().is_none_or(admits),
+                withheld: false,
                 seconds: cost.map_or(0.0, |cost| cost.seconds),
+                effort: cost.map_or(0.0, |cost| self.effort_of(&cost, self.price(None, &factors))),
                 priority: entry.rules.priority,
                 starving: self.is_starving(id),
             });
@@ -253,7 +255,11 @@ impl Host {
             at_home: tenant.origin.is_none(),
             homeward: tenant.origin.as_ref() == Some(self.id()),
             movable: self.can_take(&tenant.candidate, own.as_ref(), (None, pressing), now).is_ok(),
+            withheld: false,
             seconds: tenant.candidate.cost.map_or(0.0, |cost| cost.seconds),
+            effort: tenant.candidate.cost.map_or(0.0, |cost| {
+                self.effort_of(&cost, self.price(None, &tenant.candidate.factors))
+            }),
             priority: 0,
             starving: false,
         };
@@ -351,7 +357,7 @@ impl Host {
     }
 
     /// Whether a machine of this host may go there at all; its entry if so.
-    fn may_leave<'m>(
+    pub(super) fn may_leave<'m>(
         &self,
         id: &MachineId,
         machine: &'m Machine,

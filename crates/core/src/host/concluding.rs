@@ -5,7 +5,7 @@ use crate::cost::{Prediction, Weight};
 use crate::decision::{Reason, Role};
 use crate::failures::LeftOut;
 use crate::model::{HostId, MachineId, Time};
-use crate::port::FailureKind;
+use crate::port::{FailureKind, MigrationStats};
 use crate::record::Handoff;
 
 /// A migration that has sent less than this has not begun, in bytes.
@@ -32,7 +32,8 @@ impl Host {
                     Role::Donor => failures.gave(machine, peer),
                     Role::Receiver => failures.took(machine),
                 }
-                self.past.moved(role, now);
+                let seconds = handoff.decision.stats.as_ref().map_or(0.0, spent_s);
+                self.past.moved(role, seconds, now);
                 self.learn(handoff, now);
             }
             (Role::Donor, Reason::MigrationFailed | Reason::FitUnknown)
@@ -129,6 +130,11 @@ impl Host {
     pub fn left_out(&self, now: Time) -> impl Iterator<Item = LeftOut> {
         self.past.failures.left_out(&self.profile.id, now)
     }
+}
+
+/// What a migration counts for where moves are limited, in seconds: a standstill weighs ten times.
+fn spent_s(stats: &MigrationStats) -> f64 {
+    (stats.elapsed_ms + 10 * stats.downtime_ms) as f64 / 1e3
 }
 
 /// Whether anything worth speaking of has gone over the link.

@@ -28,7 +28,8 @@ impl Host {
         let pair = Pair { donor: donor.load, receiver: load };
         let (mut judged, _) = self.candidates(measure, &toward, &pair, now);
         let own = self.gauge(now);
-        let chosen = self.choose(&donor, &receiver, 0, false).map(|choice| ids[choice.go].clone());
+        let chosen = self.choose(measure, (&donor, &ids), (&receiver, room), (0, false), now);
+        let chosen = chosen.map(|choice| ids[choice.go].clone());
         for judged in &mut judged {
             let known = self.view.machines().get(&judged.machine).zip(judged.factors);
             let Some((machine, factors)) = known else { continue };
@@ -47,7 +48,7 @@ impl Host {
                 Ok(()) => match &chosen {
                     Some(id) if *id == judged.machine => Reason::Chosen,
                     Some(_) => Reason::Farther,
-                    None => self.unworthy(&donor, &receiver, &ids, &judged.machine),
+                    None => self.unworthy(measure, &donor, &receiver, &ids, &judged.machine),
                 },
             };
         }
@@ -57,6 +58,7 @@ impl Host {
     /// Why none of the machines that may go is chosen: of one of them.
     pub(crate) fn unworthy(
         &self,
+        measure: Measure,
         donor: &Side,
         receiver: &Side,
         ids: &[MachineId],
@@ -68,7 +70,11 @@ impl Host {
             let alone = Side { pieces: vec![piece], ..*donor };
             relief::choose(&alone, receiver, 0.0).is_some()
         });
-        if small { Reason::GainSmall } else { Reason::NoImprovement }
+        match (small, self.levelling(measure).is_some()) {
+            (false, _) => Reason::NoImprovement,
+            (true, true) => Reason::NotYet,
+            (true, false) => Reason::GainSmall,
+        }
     }
 
     /// Every machine judged against a host that said its load: by half-difference, as if it priced

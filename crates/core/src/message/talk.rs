@@ -7,6 +7,7 @@ use crate::control::{Authority, Autonomy};
 use crate::cost::Prediction;
 use crate::decision::Reason;
 use crate::estimate::Estimate;
+use crate::history::Track;
 use crate::load::Basis;
 use crate::model::{Group, HostId, HostState, MachineId, Requirements, Resources, Rules};
 use crate::rules::{Labels, Tie};
@@ -53,7 +54,12 @@ impl Report {
 pub enum Talk {
     /// "This is my load. What is yours?"
     #[n(0)]
-    Inquire(#[n(0)] Report),
+    Inquire(
+        #[n(0)] Report,
+        /// What it could take, where it asks because it is below its fair share.
+        #[n(1)]
+        Option<Box<Room>>,
+    ),
     /// "Mine is lower: offer me something." A statement, not a promise.
     #[n(1)]
     Accept(#[n(0)] Report),
@@ -221,6 +227,10 @@ pub struct Room {
     /// Its labels.
     #[n(6)]
     pub labels: Option<Labels>,
+    /// What it would have been loaded with in the past, with the machines that it has now; `None` from
+    /// a host of an earlier version, and where loads are not what is compared.
+    #[n(7)]
+    pub past: Option<Track>,
 }
 
 /// A machine of a host that has room, which could go to the surveyor in return for another.

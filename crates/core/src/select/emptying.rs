@@ -20,7 +20,8 @@ pub(super) fn fits<'a>(
     receiver: &'a Side,
 ) -> impl Iterator<Item = Choice> + use<'a> {
     let pieces = donor.pieces.iter().enumerate();
-    let fits = pieces.filter(|(_, p)| p.movable && p.memory_bytes <= receiver.free_memory_bytes);
+    let fits = pieces
+        .filter(|(_, p)| p.movable && !p.withheld && p.memory_bytes <= receiver.free_memory_bytes);
     fits.map(|(go, piece)| {
         let load = receiver.load + piece.at_receiver;
         let apart = (load - receiver.target).abs();

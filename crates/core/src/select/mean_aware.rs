@@ -45,8 +45,12 @@ pub struct Piece {
     pub homeward: bool,
     /// Whether it may move to the other host of the pair.
     pub movable: bool,
+    /// Whether it is not on offer just now, though it may move some other time.
+    pub withheld: bool,
     /// How long its migration is predicted to take.
     pub seconds: f64,
+    /// What moving it costs in all, in seconds; see [`super::levelling::effort`].
+    pub effort: f64,
     /// Higher is helped first and moved last.
     pub priority: i32,
     /// Whether it goes first, because it starves where it is.
@@ -192,7 +196,8 @@ pub fn choose(donor: &Side, receiver: &Side, value_max: i32, gain_min: f64) -> O
         receivers: Stack::new(&receiver.pieces, |p| p.at_receiver),
     };
     let (mut best, saved) = (None, question.bounds(0.0, 0.0, None, None));
-    for (go, piece) in donor.pieces.iter().enumerate().filter(|(_, p)| p.movable) {
+    let open = |p: &Piece| p.movable && !p.withheld;
+    for (go, piece) in donor.pieces.iter().enumerate().filter(|(_, p)| open(p)) {
         if piece.memory_bytes > receiver.free_memory_bytes {
             continue;
         }
@@ -318,7 +323,9 @@ mod tests {
             at_home: true,
             homeward: false,
             movable: true,
+            withheld: false,
             seconds: 0.0,
+            effort: 0.0,
             priority: 0,
             starving: false,
         }
@@ -386,7 +393,7 @@ mod tests {
             at_donor in 0.0..0.5f64, at_receiver in 0.0..0.5f64, memory_bytes in 0.0..60.0f64,
             at_home in any::<bool>(), homeward in any::<bool>(), movable in any::<bool>(),
         ) -> Piece {
-            Piece { at_donor, at_receiver, memory_bytes, at_home, homeward: homeward && !at_home, movable, seconds: 0.0, priority: 0, starving: false }
+            Piece { at_donor, at_receiver, memory_bytes, at_home, homeward: homeward && !at_home, movable, withheld: false, seconds: 0.0, effort: 0.0, priority: 0, starving: false }
         }
     }
 

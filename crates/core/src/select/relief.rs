@@ -33,7 +33,7 @@ pub fn choose(donor: &Side, receiver: &Side, gain_min: f64) -> Option<Choice> {
     }
     let pair = Pair { donor: donor.load, receiver: receiver.load };
     let mut best: Option<Choice> = None;
-    for (go, piece) in donor.pieces.iter().enumerate().filter(|(_, p)| p.movable) {
+    for (go, piece) in donor.pieces.iter().enumerate().filter(|(_, p)| p.movable && !p.withheld) {
         if piece.memory_bytes > receiver.free_memory_bytes {
             continue;
         }
@@ -84,7 +84,9 @@ mod tests {
             at_home: true,
             homeward: false,
             movable: true,
+            withheld: false,
             seconds: 1.0,
+            effort: 0.0,
             priority: 0,
             starving: false,
         }

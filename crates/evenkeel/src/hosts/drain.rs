@@ -253,5 +253,6 @@ fn places(placement: &Placement) -> String {
             ),
         ]);
     }
+    output::align(&mut table, &[1, 2, 3]);
     table.to_string()
 }

@@ -235,6 +235,7 @@ fn listed(all: &[RecommendationStatus]) -> String {
             clock_time(one.until),
         ]);
     }
+    output::align(&mut table, &[6]);
     table.to_string()
 }
 

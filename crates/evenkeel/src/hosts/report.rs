@@ -1,6 +1,5 @@
 //! Tables for people.
 
-use comfy_table::CellAlignment;
 use evenkeel_agent::Status;
 use evenkeel_agent::status::{Alarm, AlarmCode, OperationStatus};
 use evenkeel_core::control::Autonomy;
@@ -9,7 +8,7 @@ use evenkeel_core::failures::LeftOut;
 use evenkeel_core::load::Basis;
 use evenkeel_core::model::{HostId, Time};
 
-use crate::output::{percent, table};
+use crate::output::{align, percent, table};
 use evenkeel_desk::history::Entry;
 
 const UNKNOWN: &str = "?";
@@ -99,11 +98,7 @@ pub(super) fn status(status: &Status) -> String {
             score(m.contention_score),
         ]);
     }
-    for column in [2, 4, 5, 6, 7] {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    align(&mut table, &[2, 4, 5, 6, 7]);
     format!("{text}\n{table}")
 }
 
@@ -220,6 +215,7 @@ pub(super) fn history(entries: &[Entry]) -> String {
             ending(record, other.as_ref()),
         ]);
     }
+    align(&mut table, &[4]);
     table.to_string()
 }
 

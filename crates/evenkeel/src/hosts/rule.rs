@@ -244,7 +244,7 @@ fn changed(name: &str, rules: &Rules, deed: &Deed) -> Result<Rules, Failure> {
 async fn warn(client: &Client, rules: &Rules) {
     if let Ok((named, _)) = look_around(client).await {
         let said = slips(&named, rules);
-        said.iter().for_each(|slip| anstream::eprintln!("warning: {slip}"));
+        said.iter().for_each(|slip| crate::output::tell!("warning: {slip}"));
     }
 }
 

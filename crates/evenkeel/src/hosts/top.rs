@@ -10,7 +10,7 @@ use evenkeel_core::model::HostId;
 
 use super::everybody::{everybody, side_by_side};
 use super::report::score;
-use crate::output::{Failure, percent, table};
+use crate::output::{Failure, align, percent, table};
 
 /// A host that takes longer to answer is shown as one that does not.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(3);
@@ -104,6 +104,7 @@ fn render(seen: &[Seen]) -> String {
             )
         }));
     }
+    align(&mut hosts, &[2, 3, 4, 5, 6, 7]);
     let scores = seen.iter().filter_map(|(_, status)| status.as_ref()?.contention_score);
     let scores: Vec<_> = scores.map(f64::from).collect();
     let mean = scores.iter().sum::<f64>() / scores.len().max(1) as f64;

@@ -70,8 +70,8 @@ pub(super) async fn run(args: UiArgs) -> Result<(), Failure> {
         .await
         .map_err(|e| format!("cannot listen on {address}: {e}; choose another --port"))?;
     let door = Door::new(listener.local_addr()?.port());
-    anstream::println!("{}", door.link());
-    anstream::eprintln!(
+    crate::output::say!("{}", door.link())?;
+    crate::output::tell!(
         "hint: open this link in a browser on this computer; it lets in once. Ctrl-C ends the page."
     );
     let again = door.clone();
@@ -88,7 +88,7 @@ pub(super) async fn run(args: UiArgs) -> Result<(), Failure> {
 async fn tell_links(door: Door) {
     loop {
         door.followed().await;
-        anstream::eprintln!("for another browser: {}", door.link());
+        crate::output::tell!("for another browser: {}", door.link());
     }
 }
 
@@ -100,7 +100,7 @@ fn replayed(file: &Path, speed: f64) -> Result<axum::Router, Failure> {
     let read = recording::read(BufReader::new(opened));
     let (head, lines) = read.map_err(|e| unusable(e.to_string()))?;
     let player = Player::start(lines, speed).map_err(unusable)?;
-    anstream::eprintln!("{} ({:.0} s at this speed)", head.about, player.length().as_secs_f64());
+    crate::output::tell!("{} ({:.0} s at this speed)", head.about, player.length().as_secs_f64());
     let me = Me { name: "a recording".to_owned(), role: Role::Read, recorded: true };
     // Nobody is kept from anything by being asked in vain.
     let pace = Pace {

@@ -4,19 +4,22 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use comfy_table::CellAlignment;
 use evenkeel_sim::plan::Plan;
 use evenkeel_sim::snapshot::Snapshot;
 use evenkeel_sim::{Hindrance, Staying};
 
-use crate::output::{percent, table as empty};
+use crate::output::{align, percent, table as empty};
 
 pub(super) fn table(snapshot: &Snapshot, plan: &Plan) -> String {
     let (hosts, machines) = (snapshot.hosts.len(), snapshot.vms.len());
     let mut text = format!("{hosts} hosts, {machines} machines, seed {}\n", plan.seed);
+    text += &foreseen(plan);
     text += &summary(plan);
     if plan.moves.is_empty() {
-        text += "\nnothing would move: no move would level the hosts further";
+        text += match plan.ends_s {
+            None => "\nnothing would move: no move would level the hosts further",
+            Some(_) => "\nnothing would move: no move would level enough to be worth its price",
+        };
         text += &hindrances(plan);
     } else {
         text += &format!("\n{}", moves(snapshot, plan));
@@ -78,6 +81,33 @@ fn staying(snapshot: &Snapshot, plan: &Plan) -> String {
     text
 }
 
+/// What it is a plan of, in a line.
+fn foreseen(plan: &Plan) -> String {
+    let moves = match plan.moves.len() {
+        1 => "1 move".to_owned(),
+        moves => format!("{moves} moves"),
+    };
+    match plan.ends_s {
+        None => format!("what would be possible: {moves}\n"),
+        Some(_) if plan.moves.is_empty() => {
+            "what agents would do: nothing; `--ideal` shows what would be possible\n".to_owned()
+        }
+        Some(ends) => format!(
+            "what agents would do: {moves} in about {}; `--ideal` shows what would be possible\n",
+            about(ends)
+        ),
+    }
+}
+
+/// A time in words, not more exact than it can be foreseen.
+fn about(seconds: f64) -> String {
+    match seconds {
+        ..90.0 => format!("{:.0} seconds", (seconds / 10.0).ceil() * 10.0),
+        ..5400.0 => format!("{:.0} minutes", (seconds / 60.0).ceil()),
+        _ => format!("{:.1} hours", seconds / 3600.0),
+    }
+}
+
 fn summary(plan: &Plan) -> String {
     let mut table = empty(&["", "before", "after", "bound"]);
     let (before, after, bounds) = (&plan.before, &plan.after, &plan.bounds);
@@ -120,6 +150,7 @@ fn moves(snapshot: &Snapshot, plan: &Plan) -> String {
         "wanted",
         "to send",
         "takes",
+        "done after",
         "reason",
     ]);
     for m in &plan.moves {
@@ -133,19 +164,12 @@ fn moves(snapshot: &Snapshot, plan: &Plan) -> String {
             percent(m.wanted_load),
             size(m.bytes_predicted),
             seconds(m.seconds_predicted),
+            m.ends_s.map(seconds).unwrap_or_default(),
             format!("{:?}", m.reason).trim_matches('"').to_owned(),
         ]);
     }
-    align(&mut table, &[0, 4, 5, 6, 7, 8]);
+    align(&mut table, &[0, 4, 5, 6, 7, 8, 9]);
     table.to_string()
-}
-
-fn align(table: &mut comfy_table::Table, columns: &[usize]) {
-    for &column in columns {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
 }
 
 fn size(bytes: f64) -> String {

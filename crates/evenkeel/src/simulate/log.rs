@@ -25,13 +25,15 @@ pub(super) struct Recording {
     pub(super) seed: Option<u64>,
     /// Instead of the trace that the scenario names.
     pub(super) trace: Option<PathBuf>,
+    /// Instead of the scenario's own.
+    pub(super) aggressiveness: Option<u8>,
 }
 
 impl Recording {
     /// A scenario in a file.
     pub(super) fn of_scenario(
         file: &Path,
-        seed: Option<u64>,
+        (seed, aggressiveness): (Option<u64>, Option<u8>),
         trace: Option<&Path>,
     ) -> Result<Self, Failure> {
         let named = file.display();
@@ -47,7 +49,7 @@ impl Recording {
             path.canonicalize().map_err(|e| format!("cannot read the trace `{named}`: {e}"))
         };
         let trace = trace.map(found).transpose()?;
-        Ok(Self { scenario, directory, seed, trace })
+        Ok(Self { scenario, directory, seed, trace, aggressiveness })
     }
 
     /// What the head of a log says, and the rest of it.
@@ -57,8 +59,13 @@ impl Recording {
         let named = file.display();
         let opened = File::open(file).map_err(|e| format!("cannot read the log `{named}`: {e}"))?;
         let mut lines = BufReader::new(opened).lines();
-        let mut recording =
-            Self { scenario: String::new(), directory: PathBuf::new(), seed: None, trace: None };
+        let mut recording = Self {
+            scenario: String::new(),
+            directory: PathBuf::new(),
+            seed: None,
+            trace: None,
+            aggressiveness: None,
+        };
         if lines.next().transpose()?.as_deref() != Some(FORMAT) {
             return Err(format!("`{named}` is no log: its first line is not `{FORMAT}`").into());
         }
@@ -71,6 +78,9 @@ impl Recording {
                 recording.directory = PathBuf::from(directory);
             } else if let Some(seed) = line.strip_prefix("# seed ") {
                 recording.seed = Some(seed.parse().map_err(|_| format!("`{seed}` is no seed"))?);
+            } else if let Some(degree) = line.strip_prefix("# aggressiveness ") {
+                let degree = degree.parse().map_err(|_| format!("`{degree}` is no aggressiveness"));
+                recording.aggressiveness = Some(degree?);
             } else if let Some(trace) = line.strip_prefix("# trace ") {
                 recording.trace = Some(PathBuf::from(trace));
             } else if line == "#" {
@@ -86,6 +96,9 @@ impl Recording {
         writeln!(to, "{FORMAT}\n# directory {}", self.directory.display())?;
         if let Some(seed) = self.seed {
             writeln!(to, "# seed {seed}")?;
+        }
+        if let Some(degree) = self.aggressiveness {
+            writeln!(to, "# aggressiveness {degree}")?;
         }
         if let Some(trace) = &self.trace {
             writeln!(to, "# trace {}", trace.display())?;

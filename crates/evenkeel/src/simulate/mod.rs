@@ -37,6 +37,10 @@ pub(crate) struct SimulateArgs {
     /// What reproduces the run exactly, instead of the scenario's own
     #[arg(long, value_name = "N", conflicts_with = "replay")]
     seed: Option<u64>,
+    /// How much is moved for how little, from 1 to 5, instead of what the scenario says
+    #[arg(long, value_name = "N", conflicts_with = "replay",
+        value_parser = clap::value_parser!(u8).range(1..=5))]
+    aggressiveness: Option<u8>,
     /// The trace to run, instead of the one that the scenario names
     #[arg(long, value_name = "PATH", conflicts_with = "replay")]
     trace: Option<PathBuf>,
@@ -62,7 +66,8 @@ pub(crate) fn run(args: &SimulateArgs) -> Result<(), Failure> {
         return replay(file);
     }
     let file = args.scenario.as_deref().unwrap_or(Path::new("-"));
-    let recording = Recording::of_scenario(file, args.seed, args.trace.as_deref())?;
+    let recording =
+        Recording::of_scenario(file, (args.seed, args.aggressiveness), args.trace.as_deref())?;
     let simulation = recording.simulation()?;
     let mut recorder =
         args.log.as_deref().map(|log| Recorder::create(log, &recording)).transpose()?;
@@ -143,6 +148,9 @@ impl Recording {
         if let Some(path) = &self.trace {
             let trace = scenario.trace.as_mut().ok_or("the scenario has no `trace` to replace")?;
             trace.path.clone_from(path);
+        }
+        if let Some(degree) = self.aggressiveness {
+            scenario.balance.aggressiveness = degree;
         }
         let seed = self.seed.unwrap_or(scenario.seed);
         Ok(Simulation::new(scenario, &self.directory, seed).map_err(|why| refused(&why))?)

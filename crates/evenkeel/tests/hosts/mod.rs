@@ -120,8 +120,10 @@ impl Hosts {
             host.write(path, content).unwrap_or_else(|error| panic!("{error}"));
         };
         write("/etc/systemd/system/evenkeel.service", UNIT);
+        // For agents of an earlier version, which do not look where `cluster init` has put it.
+        let authority = if number == 1 { "ca_dir = '/etc/evenkeel/ca'\n" } else { "" };
         let config = format!(
-            "host = 'kvm{number}'\nlisten = '{}:7946'\n\
+            "host = 'kvm{number}'\nlisten = '{}:7946'\n{authority}\
              seeds = ['10.77.0.1:7946', '10.77.0.2:7946', '10.77.0.3:7946']\n\
              [api]\nmembers = 'operate'\n\
              [storage]\n'/srv/rig/images' = 'images'\n{tables}",

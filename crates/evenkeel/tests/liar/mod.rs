@@ -179,6 +179,7 @@ impl Liar {
             autostart: None,
             ticket: None,
             cpu: None,
+            past: None,
         };
         self.say(to, &Message::Handoff(handoff, reserve));
         let answer = self.await_from(to, |message| match message {

@@ -14,8 +14,10 @@
 pub mod records;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::Write as FmtWrite;
 use std::future::Future;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -96,6 +98,16 @@ impl Cluster {
     /// Runs what a client does to its end.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.runtime.block_on(future)
+    }
+
+    /// What a host's agent says to a monitoring system.
+    pub fn metrics(&self, host: &str) -> String {
+        let mut stream = UnixStream::connect(self.lab().agent_socket(host)).expect("an agent");
+        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
     }
 
     /// What the agents say of themselves, those that answer.

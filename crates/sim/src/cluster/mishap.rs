@@ -193,6 +193,20 @@ impl Cluster {
         facts.entry.as_ref().ok().cloned()
     }
 
+    /// Whether a host takes part, as an operator has said last.
+    #[must_use]
+    pub fn state_of(&self, host: &HostId) -> Option<HostState> {
+        Some(self.agents[*self.by_id.get(host)?].spec.state)
+    }
+
+    /// How many virtual CPUs a machine is said to have.
+    #[must_use]
+    pub fn vcpus_of(&self, machine: &MachineId) -> Option<u32> {
+        let (home, _) = self.cloud.locate(machine)?;
+        let mut here = self.cloud.machines_on(home);
+        here.find(|(facts, _)| facts.id == *machine).map(|(facts, _)| facts.vcpus)
+    }
+
     /// Notes in the log that something was done to a host from outside.
     pub fn note_mishap(&mut self, host: &HostId, what: &str) {
         if let Some(&index) = self.by_id.get(host) {

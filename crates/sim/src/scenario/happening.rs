@@ -107,7 +107,8 @@ pub struct Happening {
     /// Again and again after this time, until the end.
     #[serde(default, deserialize_with = "duration_or_none")]
     pub every: Option<Duration>,
-    /// After how long it ends, where it does; otherwise with the scenario's duration.
+    /// After how long it ends; otherwise it goes on, and what goes wrong ends with the scenario's
+    /// duration.
     #[serde(default, deserialize_with = "duration_or_none")]
     pub lasts: Option<Duration>,
     /// What.
@@ -341,6 +342,16 @@ impl Deed {
             | Self::Move { to: host, .. } => vec![host],
             Self::Partition { hosts, .. } => hosts.iter().collect(),
             _ => Vec::new(),
+        }
+    }
+
+    /// Why it cannot end, if so.
+    pub(super) const fn has_no_end(&self) -> Option<&'static str> {
+        match self {
+            Self::Stop { .. } => Some("a machine that has ended does not come back"),
+            Self::Move { .. } => Some("a machine that was moved does not go back by itself"),
+            Self::FailNextMigration { .. } => Some("it is over with the next migration"),
+            _ => None,
         }
     }
 

@@ -221,6 +221,14 @@ pub enum ScenarioError {
         /// Which.
         name: String,
     },
+    /// A key that has no effect here.
+    #[error("`{key}` has no effect here: {why}")]
+    Idle {
+        /// The key.
+        key: &'static str,
+        /// Why it has none.
+        why: &'static str,
+    },
     /// A bound on a figure that no report has.
     #[error("`expect.{key}`: {why}")]
     Expect {
@@ -251,6 +259,14 @@ impl Scenario {
         Ok(scenario)
     }
 
+    /// The hosts and machines that it writes out, as a snapshot.
+    ///
+    /// # Errors
+    /// When an id is none.
+    pub fn written_out(&self) -> Result<crate::snapshot::Snapshot, ScenarioError> {
+        source::written_out(self)
+    }
+
     fn check(&self) -> Result<(), ScenarioError> {
         let sources = usize::from(self.generate.is_some())
             + usize::from(self.snapshot.is_some())
@@ -266,6 +282,7 @@ impl Scenario {
             ("duration", self.duration, Duration::from_secs(1)),
             ("measure", self.measure, Duration::from_secs(1)),
             ("load.every", self.load.every, Duration::from_secs(1)),
+            ("load.drift_time", self.load.drift_time, Duration::from_secs(1)),
             ("faults.lasts", self.faults.lasts, Duration::from_secs(1)),
             ("heal", self.heal, Duration::ZERO),
             ("warm_up", self.warm_up, Duration::ZERO),
@@ -280,6 +297,7 @@ impl Scenario {
             ("network.duplication", self.network.duplication),
             ("load.flicker", self.load.flicker),
             ("load.day", self.load.day),
+            ("load.drift", self.load.drift),
         ] {
             check((0.0..=1.0).contains(&share), key, &share, "a share, from 0 to 1")?;
         }
@@ -294,7 +312,32 @@ impl Scenario {
             let sane = (0.0..=3600.0).contains(&rate);
             check(sane, "faults", &rate, "a number an hour, from 0 to 3600")?;
         }
+        self.check_effects()?;
         expect::check(&self.expect)
+    }
+
+    /// What is given and could have no effect is a mistake.
+    fn check_effects(&self) -> Result<(), ScenarioError> {
+        let refuse = |key: &'static str, why: &'static str| ScenarioError::Idle { key, why };
+        if self.trace.is_some() && self.load != Load::default() {
+            return Err(refuse("load", "what machines want is told by `trace`"));
+        }
+        let foca = self.membership.kind == Some(MembershipKind::Foca);
+        if foca && self.membership.detection != MembershipTable::default().detection {
+            return Err(refuse("membership.detection", "only the oracle tells after a time"));
+        }
+        if let Some(made_up) = &self.generate
+            && made_up.group > 0
+            && made_up.racks == 0
+        {
+            return Err(refuse("generate.group", "groups keep apart across `racks`"));
+        }
+        for happening in self.event.iter().filter(|happening| happening.lasts.is_some()) {
+            if let Some(why) = happening.deed.has_no_end() {
+                return Err(refuse("event.lasts", why));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -54,6 +54,9 @@ pub struct Report {
     pub first_migration_s: Option<f64>,
     /// When the last one ended.
     pub last_migration_s: Option<f64>,
+    /// When 19 parts of 20 of what the deviation of loads fell by in all were done for good, since the
+    /// beginning.
+    pub levelled_s: Option<f64>,
     /// Machines that came back within an hour to a host that they had left.
     pub returns: u64,
     /// How often one machine moved at most.

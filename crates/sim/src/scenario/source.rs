@@ -210,17 +210,24 @@ pub struct Load {
     pub flicker: f64,
     /// By how much they go up and down with the time of the day, each machine by its own clock.
     pub day: f64,
+    /// By how much they drift, as a share: the standard deviation of what is forgotten within
+    /// `drift_time`.
+    pub drift: f64,
+    /// How long a drift is remembered.
+    #[serde(deserialize_with = "duration")]
+    pub drift_time: Duration,
 }
 
 impl Default for Load {
     fn default() -> Self {
-        Self { every: Duration::from_secs(300), flicker: 0.0, day: 0.0 }
+        let (every, drift_time) = (Duration::from_secs(300), Duration::from_secs(3600));
+        Self { every, flicker: 0.0, day: 0.0, drift: 0.0, drift_time }
     }
 }
 
 impl Load {
     const fn changes(&self) -> bool {
-        self.flicker > 0.0 || self.day > 0.0
+        self.flicker > 0.0 || self.day > 0.0 || self.drift > 0.0
     }
 }
 
@@ -237,6 +244,8 @@ pub(super) struct Demand {
     /// In the order of the snapshot's machines.
     base: Vec<Workload>,
     phases: Vec<f64>,
+    /// How far each machine has drifted, in standard deviations.
+    drifts: Vec<f64>,
     trace: Option<(Trace, f64)>,
     load: Load,
     rng: ChaCha8Rng,
@@ -290,7 +299,7 @@ const fn bytes(size: ByteSize) -> f64 {
     size.as_u64() as f64
 }
 
-fn written_out(scenario: &Scenario) -> Result<Snapshot, ScenarioError> {
+pub(super) fn written_out(scenario: &Scenario) -> Result<Snapshot, ScenarioError> {
     let mut snapshot =
         Snapshot { format: FORMAT.to_owned(), taken_at: None, hosts: Vec::new(), vms: Vec::new() };
     for table in &scenario.hosts {
@@ -359,7 +368,7 @@ impl TraceTable {
         let ticks_in = |tick: Duration| (span / tick.as_secs_f64().max(1.0)).ceil() as usize;
         let mut trace = match self.kind {
             TraceKind::Bitbrains => {
-                traces::bitbrains(&path, ticks_in(self.tick.unwrap_or(traces::TICK)))?
+                traces::bitbrains(&path, |tick| ticks_in(self.tick.unwrap_or(tick)))?
             }
             TraceKind::Planetlab => traces::planetlab(&path)?,
             TraceKind::Csv => traces::csv(&path)?,
@@ -420,12 +429,19 @@ impl TraceTable {
     }
 }
 
+/// A draw from the standard normal distribution (Box and Muller).
+fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    let radius = (-2.0 * rng.random_range(f64::MIN_POSITIVE..1.0f64).ln()).sqrt();
+    radius * rng.random_range(0.0..std::f64::consts::TAU).cos()
+}
+
 impl Demand {
     fn new(base: Vec<Workload>, trace: Option<(Trace, f64)>, load: &Load, seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(1);
         let phases = base.iter().map(|_| rng.random_range(0.0..std::f64::consts::TAU)).collect();
-        Self { base, phases, trace, load: load.clone(), rng }
+        let drifts = vec![0.0; base.len()];
+        Self { base, phases, drifts, trace, load: load.clone(), rng }
     }
 
     /// How long a tick lasts; `None` where loads stay as they are.
@@ -457,17 +473,24 @@ impl Demand {
             };
             return trace.machines.iter().map(|usage| workload(wants(usage))).collect();
         }
-        let Load { every, flicker, day } = self.load;
+        let Load { every, flicker, day, drift, drift_time } = self.load;
+        if drift > 0.0 {
+            let kept = (-every.as_secs_f64() / drift_time.as_secs_f64()).exp();
+            let fresh = (1.0 - kept * kept).sqrt();
+            for drifted in &mut self.drifts {
+                *drifted = *drifted * kept + fresh * normal(&mut self.rng);
+            }
+        }
         let angle = (every * tick as u32).as_secs_f64() / 86_400.0 * std::f64::consts::TAU;
         let rng = &mut self.rng;
-        let shaped = |(base, phase): (&Workload, &f64)| {
-            let swing = 1.0 + day * (angle + phase).sin();
+        let shaped = |((base, phase), drifted): ((&Workload, &f64), &f64)| {
+            let swing = (1.0 + day * (angle + phase).sin()) * (drift * drifted).exp();
             let noise = 1.0 + flicker * rng.random_range(-1.0..=1.0);
             let mut workload = *base;
             workload.wants.cpu_cores *= swing * noise;
             workload.wants.io_bytes_per_s *= swing * noise;
             workload
         };
-        self.base.iter().zip(&self.phases).map(shaped).collect()
+        self.base.iter().zip(&self.phases).zip(&self.drifts).map(shaped).collect()
     }
 }

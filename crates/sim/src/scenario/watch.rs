@@ -22,6 +22,8 @@ pub(super) struct Watch {
     before: Tally,
     scoring: Option<Time>,
     cvs: Vec<f64>,
+    /// When each of them was seen.
+    seen: Vec<Time>,
     maxima: Vec<f64>,
     overloaded: Duration,
     overloaded_cpu: Duration,
@@ -73,8 +75,17 @@ impl Watch {
         if self.scoring.is_some() && mean > 0.0 {
             let variance = loads.iter().map(|load| (load - mean).powi(2)).sum::<f64>() / count;
             self.cvs.push(variance.sqrt() / mean);
+            self.seen.push(cluster.now());
             self.maxima.push(loads.into_iter().fold(0.0, f64::max) / mean);
         }
+    }
+
+    /// When 19 parts of 20 of what the deviation fell by were done for good.
+    fn levelled(&self) -> Option<Time> {
+        let (first, end) = (self.cvs.first()?, self.cvs.last()?);
+        let most = end + (first - end).max(0.0) / 20.0;
+        let above = self.cvs.iter().rposition(|cv| *cv > most + 1e-9);
+        above.map_or(self.seen.first(), |index| self.seen.get(index + 1)).copied()
     }
 
     /// Sees machines that have come to another host.
@@ -137,6 +148,7 @@ impl Watch {
             migrated_bytes: now.migrated_bytes - before.migrated_bytes,
             first_migration_s: seconds(self.first_move),
             last_migration_s: seconds(self.last_move),
+            levelled_s: seconds(self.levelled()),
             returns: self.returns,
             most_moves_of_a_machine: self.moves.values().copied().max().unwrap_or(0),
             downtime_s: (now.downtime_ms - before.downtime_ms) as f64 / 1e3,

@@ -83,7 +83,7 @@ fn talks(cluster: &Cluster, host: &HostId) -> bool {
 fn asked(cluster: &Cluster) -> Option<evenkeel_core::model::ExchangeId> {
     let said = cluster.log().iter().filter(|line| line.host == host_id(0));
     let inquiry = |what: &What| match what {
-        What::Said(_, Message::Exchange(id, Talk::Inquire(_))) => Some(*id),
+        What::Said(_, Message::Exchange(id, Talk::Inquire(..))) => Some(*id),
         _ => None,
     };
     said.filter_map(|line| inquiry(&line.what)).next_back()

@@ -26,7 +26,7 @@ fn asked() -> (Side, Vec<Effect>) {
     let mut agreement = agreement(&side.host);
     agreement.candidate.needs = needs();
     let ticket = Some(Ticket { life: LIFE, number: 1 });
-    let offer = Offer { agreement, commit: Commit::Strict, autostart: false, ticket };
+    let offer = Offer { agreement, commit: Commit::Strict, autostart: false, ticket, past: None };
     side.act(|handoffs, turn| handoffs.take(ID, offer, "qemu:///t".to_owned(), turn));
     let out = side.saw(Sight::default());
     (side, out)

@@ -152,8 +152,13 @@ fn no_room_is_promised_for_a_machine_that_the_hypervisor_knows() {
     for seen in [Defined, Incoming, Held, Paused, Stranded, Leaving, Running] {
         let mut side = Side::new("target");
         let agreement = agreement(&side.host);
-        let offer =
-            Offer { agreement, commit: Commit::Strict, autostart: false, ticket: Some(TICKET) };
+        let offer = Offer {
+            agreement,
+            commit: Commit::Strict,
+            autostart: false,
+            ticket: Some(TICKET),
+            past: None,
+        };
         let out = side.act(|h, turn| h.take(ID, offer, "qemu:///target".to_owned(), turn));
         assert!(looks(&out) && said(&out).is_empty(), "{out:?}");
         let out = side.saw(Sight::new(seen, Stamp::default()));
@@ -207,7 +212,8 @@ fn a_handoff_of_one_id_does_not_replace_that_of_another_host() {
     let mut agreement = agreement(&side.host);
     agreement.peer = stranger();
     agreement.candidate.machine = MachineId::new("other").unwrap();
-    let offer = Offer { agreement, commit: Commit::Strict, autostart: false, ticket: None };
+    let offer =
+        Offer { agreement, commit: Commit::Strict, autostart: false, ticket: None, past: None };
     assert!(side.handoffs.refusal(ID, &offer.agreement.candidate.machine).is_some());
     // Nor would it if it were not refused.
     side.act(|h, turn| h.take(ID, offer, "qemu:///x".to_owned(), turn));

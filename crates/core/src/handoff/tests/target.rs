@@ -195,7 +195,7 @@ fn reserved_with_a_seat() -> Side {
     let mut agreement = agreement(&side.host);
     agreement.entry.rules.anti_affinity = vec!["web@rack".parse().unwrap()];
     let (commit, uri) = (Commit::Strict, "qemu:///target".to_owned());
-    let offer = Offer { agreement, commit, autostart: false, ticket: Some(TICKET) };
+    let offer = Offer { agreement, commit, autostart: false, ticket: Some(TICKET), past: None };
     side.act(|handoffs, turn| handoffs.take(ID, offer, uri, turn));
     side.saw(Sight::default());
     side

@@ -53,7 +53,7 @@ pub(super) async fn for_end(
 /// Tells once for what a move waits, also where nobody draws lines.
 fn say_why_it_waits(status: &MoveStatus) {
     if let (MoveStage::Waiting, Some(why)) = (status.stage, status.reason) {
-        anstream::eprintln!("machine `{}` waits: {why}: {}", status.name, why.meaning());
+        crate::output::tell!("machine `{}` waits: {why}: {}", status.name, why.meaning());
     }
 }
 
@@ -61,7 +61,7 @@ fn say_why_it_waits(status: &MoveStatus) {
 /// way goes on. Waits until it answers and nothing of the machine is under way, and tells where it is.
 async fn after_restart(client: &Client, status: &MoveStatus, why: &str) -> Failure {
     let MoveStatus { name, machine, from, .. } = status;
-    anstream::eprintln!("the agent of host `{from}` has lost sight of the move: {why}");
+    crate::output::tell!("the agent of host `{from}` has lost sight of the move: {why}");
     let end = tokio::time::Instant::now() + RESTART_TIME_MAX;
     while tokio::time::Instant::now() < end {
         tokio::time::sleep(LOOK_AGAIN).await;

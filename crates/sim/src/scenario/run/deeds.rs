@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use evenkeel_core::effect::Input;
-use evenkeel_core::model::{Entry, HostId, MachineId};
+use evenkeel_core::model::{Entry, HostId, HostState, MachineId, Resources, Rules};
 use evenkeel_core::port::{Failure, FailureKind};
 use evenkeel_hypervisor::memory::{Aftermath, Fault};
 use rand::RngExt;
@@ -11,7 +11,7 @@ use rand::RngExt;
 use super::{Item, Simulation};
 use crate::network::Partition;
 use crate::scenario::ScenarioError;
-use crate::scenario::happening::{Deed, Kind};
+use crate::scenario::happening::{Deed, Kind, Wants};
 
 /// How long a write takes to a slow store.
 const SLOW_WRITE: Duration = Duration::from_secs(2);
@@ -29,6 +29,11 @@ pub(super) enum Undo {
     Calm,
     Migrates(MachineId),
     Reads(MachineId),
+    State(HostId, HostState),
+    Clock(HostId),
+    Wants(MachineId, Resources),
+    Rules(MachineId, Rules),
+    Vcpus(MachineId, u32),
 }
 
 impl Undo {
@@ -94,7 +99,9 @@ impl Simulation {
         if let Some(host) = here.or_else(|| self.names.0.first().cloned()) {
             self.cluster.note_mishap(&host, &format!("{deed:?}"));
         }
-        if let Some(undo) = self.act(deed)? {
+        // What somebody has changed stays as it is unless it is said to end.
+        let before = lasts.and_then(|_| self.before(deed));
+        if let Some(undo) = self.act(deed)?.or(before) {
             let key = self.deeds_done;
             self.undos.insert(key, undo);
             if let Some(lasts) = lasts {
@@ -103,6 +110,25 @@ impl Simulation {
         }
         self.deeds_done += 1;
         Ok(())
+    }
+
+    /// How it was before something is changed that has a value.
+    fn before(&self, deed: &Deed) -> Option<Undo> {
+        let place = |machine| self.names.1.iter().position(|name| name == machine);
+        Some(match deed {
+            Deed::State { host, .. } => Undo::State(host.clone(), self.cluster.state_of(host)?),
+            Deed::Clock { host, .. } => Undo::Clock(host.clone()),
+            Deed::Load { machine, .. } => {
+                Undo::Wants(machine.clone(), self.demand.base(place(machine)?).wants)
+            }
+            Deed::Rules { machine, .. } => {
+                Undo::Rules(machine.clone(), self.cluster.entry_of(machine)?.rules)
+            }
+            Deed::Vcpus { machine, .. } => {
+                Undo::Vcpus(machine.clone(), self.cluster.vcpus_of(machine)?)
+            }
+            _ => return None,
+        })
     }
 
     fn act(&mut self, deed: &Deed) -> Result<Option<Undo>, ScenarioError> {
@@ -244,6 +270,26 @@ impl Simulation {
                     cluster.cloud_mut().misread(&machine, None)?;
                 }
             }
+            Undo::State(host, state) => cluster.input(&host, Input::SetState(state)),
+            Undo::Clock(host) => {
+                cluster.kill(&host);
+                cluster.set_wall_clock(&host, 0);
+                self.undo(Undo::Start(host))?;
+            }
+            Undo::Wants(machine, wants) => {
+                let amounts = Wants {
+                    cpu_cores: Some(wants.cpu_cores),
+                    memory_bytes: Some(wants.memory_bytes),
+                    io_bytes_per_s: Some(wants.io_bytes_per_s),
+                };
+                self.act(&Deed::Load { machine, wants: amounts })?;
+            }
+            Undo::Rules(machine, rules) => {
+                if let Some(entry) = cluster.entry_of(&machine) {
+                    cluster.cloud_mut().edit_entry(&machine, Ok(Entry { rules, ..entry }))?;
+                }
+            }
+            Undo::Vcpus(machine, vcpus) => _ = self.act(&Deed::Vcpus { machine, vcpus })?,
         }
         Ok(())
     }
