@@ -168,7 +168,8 @@ impl Hosts {
         // A machine is not given before its host knows it; `migrate` says so and changes nothing.
         self.until("a machine that its agent knows", || {
             let moved = self.evenkeel(from, &["migrate", machine, &target]);
-            let early = ["no machine", "UNKNOWN", "only a running machine"];
+            // Nor where a host is too busy to answer: nothing has begun then.
+            let early = ["no machine", "UNKNOWN", "only a running", "no other host has answered"];
             let unknown = early.iter().any(|words| moved.stderr.contains(words));
             if unknown { Err(format!("{moved:?}")) } else { Ok(moved) }
         })
