@@ -38,7 +38,7 @@ impl Host {
     /// now do not count.
     fn remaining(&self, giving: bool) -> impl Iterator<Item = (&MachineId, &Machine)> {
         let machines = self.view.machines().iter();
-        machines.filter(move |(id, m)| !self.holds.outgoing.contains(*id) && !(giving && m.is_new))
+        machines.filter(move |(id, m)| !(self.holds.outgoing.contains(*id) || giving && m.is_new))
     }
 
     /// Since when it is known what its machines used: of the one that is known for longest. Of a host

@@ -298,7 +298,7 @@ mod tests {
     /// far below, by turns more and less by `noise`.
     fn still(minutes: u32, above: f64, noise: f64) -> (Ages, Vec<f64>, Vec<f64>) {
         let ages = Ages::since(0, Time::from_unix_ms(u64::from(minutes) * 60_000));
-        let sway = |i: usize| if i % 2 == 0 { noise } else { -noise };
+        let sway = |i: usize| if i.is_multiple_of(2) { noise } else { -noise };
         let x: Vec<f64> = (0..ages.weights.len()).map(|i| above + sway(i)).collect();
         let y = x.iter().map(|x| -x).collect();
         (ages, x, y)
