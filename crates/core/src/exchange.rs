@@ -233,7 +233,10 @@ impl Exchange {
             return exchange.decline(host, reason, String::new(), known, Some(own), now);
         }
         exchange.authority = if gives { own.authority() } else { theirs.authority() };
-        let limit = || host.may(role, exchange.authority, now).err();
+        let limit = || match lacking {
+            Some(_) => host.may_give(now).err(),
+            None => host.may(role, exchange.authority, now).err(),
+        };
         if let Some(reason) = refusing(&receiver, exchange.authority).or_else(limit) {
             return exchange.decline(host, reason, String::new(), known, Some(own), now);
         }
@@ -555,7 +558,7 @@ pub(crate) fn entry_there(
         last_move: (!home).then(|| LastMove {
             at: now,
             from: from.clone(),
-            moves: Some(host.restraint.moves_with(entry.last_move.as_ref(), now)),
+            moves: Some(host.moves_with(entry.last_move.as_ref(), now)),
             cost_percent: percent(host.correction(&candidate.machine, entry)),
             others: None,
         }),

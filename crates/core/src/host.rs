@@ -22,7 +22,9 @@ use crate::flocks::Flocks;
 use crate::history::Track;
 use crate::load::{Machine, Metering, Unknown, View};
 use crate::message::{PROTOCOL, Probe, Report, Room};
-use crate::model::{Entry, HostId, HostProfile, HostState, MachineId, Resource, Resources, Time};
+use crate::model::{
+    Entry, HostId, HostProfile, HostState, LastMove, MachineId, Resource, Resources, Time,
+};
 use crate::port::{HostSample, Presence};
 use crate::restraint::{Past, Restraint};
 use crate::select::levelling::Levelling;
@@ -283,7 +285,9 @@ impl Host {
         now: Time,
     ) -> Option<Choice> {
         let mean = f64::midpoint(donor.load, receiver.load).max(0.0);
-        let gain_min = self.calm.gain_min * mean;
+        // A machine that starves is worth helping for less.
+        let helps = self.levelling.is_some() && measure.is_some() && measure == self.starves();
+        let gain_min = self.calm.gain_min * if helps { 0.4 * mean } else { mean };
         if mending {
             mending::choose(donor, receiver)
         } else if self.state == HostState::Draining {
@@ -447,6 +451,14 @@ impl Host {
         };
         let (report, room) = self.standing(self.id(), &nobody, now).ok()?;
         Some((report, Room { tenants: Vec::new(), ..room.ok()? }))
+    }
+
+    /// Moves in close succession that count once a machine of this host moves: an operator's emptying
+    /// a host is no unrest of the machine.
+    #[must_use]
+    pub fn moves_with(&self, last: Option<&LastMove>, now: Time) -> u32 {
+        let moves = self.restraint.moves_with(last, now);
+        if self.state == HostState::Draining { moves.saturating_sub(1).max(1) } else { moves }
     }
 
     /// Whether it takes machines on such a word.

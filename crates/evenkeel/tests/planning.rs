@@ -130,7 +130,7 @@ fn a_plan_that_moves_nothing_says_what_keeps_the_machines() {
 #[test]
 fn a_plan_levels_the_hosts_by_steps_that_each_find_room() {
     for (file, worst_over_bound) in [(UNIFORM, 1.05), (MIXED, 1.2)] {
-        let plan = json(&evenkeel(&["plan", file, "--seed", "3", "--format", "json"]));
+        let plan = json(&evenkeel(&["plan", "--ideal", file, "--seed", "3", "--format", "json"]));
         assert_eq!((&plan["format"], &plan["seed"]), (&json!("evenkeel.plan/v1"), &json!(3)));
         let snapshot = read(file);
         let mut places: BTreeMap<&str, &str> = BTreeMap::new();
@@ -179,7 +179,8 @@ fn a_plan_levels_the_hosts_by_steps_that_each_find_room() {
 #[test]
 fn the_same_seed_makes_the_same_plan_and_another_policy_another() {
     let plan = |more: &[&str]| {
-        let mut plan = json(&evenkeel(&[&["plan", UNIFORM, "--format", "json"], more].concat()));
+        let mut plan =
+            json(&evenkeel(&[&["plan", "--ideal", UNIFORM, "--format", "json"], more].concat()));
         plan.as_object_mut().expect("an object").remove("elapsed_ms");
         plan
     };
@@ -187,6 +188,22 @@ fn the_same_seed_makes_the_same_plan_and_another_policy_another() {
     let (aware, half) = (plan(&[]), plan(&["--policy", "half-difference"]));
     let count = |plan: &Value| list(&plan["moves"]).len();
     assert!(count(&aware) < count(&half), "{} and {} moves", count(&aware), count(&half));
+}
+
+/// Without `--ideal` it is told what agents would do, and when; they leave what is not worth its price.
+#[test]
+fn a_plan_tells_what_agents_would_do_and_when() {
+    let plan =
+        |more: &[&str]| json(&evenkeel(&[&["plan", UNIFORM, "--format", "json"], more].concat()));
+    let (agents, nothing, ideal) =
+        (plan(&[]), plan(&["--aggressiveness", "1"]), plan(&["--ideal"]));
+    let ends = number(&agents["ends_s"]);
+    let times: Vec<_> = list(&agents["moves"]).iter().map(|m| number(&m["ends_s"])).collect();
+    assert!(times.is_sorted() && times.last() == Some(&ends), "{times:?}, {ends}");
+    assert!(number(&agents["after"]["max_over_mean"]) < number(&agents["before"]["max_over_mean"]));
+    assert_eq!((list(&nothing["moves"]).len(), &ideal["ends_s"]), (0, &Value::Null));
+    let table = evenkeel(&["plan", UNIFORM]);
+    assert!(table.done().contains("what agents would do: "), "{}", table.done());
 }
 
 #[test]
@@ -336,7 +353,7 @@ fn libvirt_hosts_without_agents_are_planned_for_and_nothing_is_changed() {
     let source = |host: &str| format!("{host}={}", cluster.lab().uri(host).expect("a URI"));
     let (h1, h2) = (source("h1"), source("h2"));
 
-    let plan = evenkeel(&["plan", "-c", &h1, "-c", &h2, "--format", "json"]);
+    let plan = evenkeel(&["plan", "--ideal", "-c", &h1, "-c", &h2, "--format", "json"]);
     for part in ["2 hosts over libvirt, read-only", "host h1: 4 machines", "host h2: 0 machines"] {
         assert!(plan.stderr.contains(part), "`{}` does not say `{part}`", plan.stderr);
     }

@@ -50,12 +50,12 @@ message_burst = 10
 "#;
 
 /// Machines that move again and again.
-const EAGER: &str = "balance.cool_down = '30s'\nbalance.dead_band = 0.0\nbalance.gain_min = 0.0\n\
+const EAGER: &str = "balance.cool_down = '30s'\nbalance.aggressiveness = 5\nbalance.gain_min = 0.0\n\
                      balance.difference_min = 0.0\nbalance.hold = 1\nbalance.warm_up = 1\n\
                      balance.payback = '8h'";
 
 /// The same on slow disks.
-const SLOW: &str = "balance.cool_down = '30s'\nbalance.dead_band = 0.0\nbalance.gain_min = 0.0\n\
+const SLOW: &str = "balance.round = '4s'\nbalance.cool_down = '30s'\nbalance.aggressiveness = 5\nbalance.gain_min = 0.0\n\
                     balance.difference_min = 0.0\nbalance.hold = 1\nbalance.warm_up = 1\n\
                     balance.payback = '8h'\nfaults.store_slow = 900\nfaults.store_full = 0";
 
@@ -66,7 +66,7 @@ const SLOWER: &str = "balance.cool_down = '30s'\nbalance.dead_band = 0.0\nbalanc
                       faults.lasts = '5m'\nfaults.hypervisor_restart = 0";
 
 /// The same below low ceilings.
-const TIGHT: &str = "balance.cool_down = '30s'\nbalance.dead_band = 0.0\nbalance.gain_min = 0.0\n\
+const TIGHT: &str = "balance.cool_down = '30s'\nbalance.aggressiveness = 5\nbalance.gain_min = 0.0\n\
                      balance.difference_min = 0.0\nbalance.hold = 1\nbalance.payback = '8h'\n\
                      ceilings.cpu = 0.25";
 
@@ -79,7 +79,7 @@ const RESTLESS: &str = "load.every = '10s'\nbalance.hold = 3\nbalance.smoothing 
 
 /// A host that is emptied and comes back, among machines that move again and again.
 const RETURNING: &str = "generate.hosts = 3\nbalance.round = '5s'\nbalance.cool_down = '30s'\n\
-                         balance.dead_band = 0.0\nbalance.gain_min = 0.0\nbalance.hold = 1\n\
+                         balance.aggressiveness = 5\nbalance.hold = 1\n\
                          balance.difference_min = 0.0\nbalance.warm_up = 1\nbalance.payback = '8h'\n\
                          event = [{ at = '5m', do = { state = { host = 'n001', state = 'draining' } } },\n\
                          { at = '15m', do = { state = { host = 'n001', state = 'active' } } }]";

@@ -199,7 +199,12 @@ impl Host {
         let kappa = self.levelling(None)?.kappa;
         let (_, factors) = machine.factors(&self.profile).ok()?;
         let load = self.price(None, &factors);
-        let (a, _) = self.track(machine, ages, &self.rates(None), (load, load));
+        let (mut a, _) = self.track(machine, ages, &self.rates(None), (load, load));
+        // What is larger than that may go to one that is further below, or in return for another.
+        let part = weighing.above_now() / load;
+        if part < 1.0 {
+            a.iter_mut().for_each(|load| *load *= part);
+        }
         Some(weighing.worth(&a, &a, self.effort(machine, now)?, kappa))
     }
 

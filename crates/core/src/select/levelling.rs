@@ -68,7 +68,7 @@ const STILL_S: f64 = 3.0 * HORIZON_S;
 const STEADY_HALF_LIFE_S: f64 = 2.0 * 3600.0;
 /// Of a pair that is so far apart, in mean loads, half of what is levelled counts, and ever less of one
 /// that is nearer to level: the last little costs as many moves as all before it.
-const NEAR: f64 = 0.10;
+const NEAR: f64 = 0.12;
 /// What has lasted for longer than this, in seconds, will last for as long again, and then some.
 const LASTING_S: f64 = 12.0 * 3600.0;
 /// A pair whose mean load is below this is idle: what is levelled there is worth ever less.
@@ -184,6 +184,12 @@ impl<'a> Weighing<'a> {
         let (apart, near) = (apart.max(0.0), NEAR * scale);
         let counts = apart * apart / (apart * apart + near * near);
         Self { ages, x, y, scale, doubt, before, counts, horizon_s }
+    }
+
+    /// How far the donor is above its fair share now.
+    #[must_use]
+    pub fn above_now(&self) -> f64 {
+        self.x.first().copied().unwrap_or_default().max(0.0)
     }
 
     /// What a move would have levelled, of loads `a` on the one and `b` on the other host over time.

@@ -24,6 +24,7 @@ pub(crate) const SITUATIONS: &[Situation] = &[
     (Reason::Chosen, chosen, Told::Among),
     (Reason::Farther, farther, Told::First),
     (Reason::NoImprovement, no_improvement, Told::First),
+    (Reason::NotYet, not_yet, Told::First),
     (Reason::GainSmall, gain_small, Told::First),
     (Reason::NoMemory, no_memory, Told::First),
     (Reason::NotRunning, not_running, Told::First),
@@ -107,6 +108,10 @@ fn farther() -> Cluster {
 
 fn no_improvement() -> Cluster {
     Stage::new().edit(|s| s.others.clear()).minute()
+}
+
+fn not_yet() -> Cluster {
+    Stage::mean_aware().configured(|c| c.levelling.kappa = 1e4).minute()
 }
 
 fn gain_small() -> Cluster {
@@ -269,11 +274,15 @@ fn no_peer() -> Cluster {
 }
 
 fn learning() -> Cluster {
-    after(Stage::mean_aware().start(), 8)
+    // The other host takes nothing, and what was known of the cluster is forgotten.
+    let stage = Stage::mean_aware().edit(|s| s.there.state = HostState::Cordoned);
+    let mut cluster = stage.minute();
+    cluster.input(&host_id(0), Input::ForgetMean);
+    after(cluster, 0)
 }
 
 fn within_dead_band() -> Cluster {
-    let stage = Stage::mean_aware().configured(|c| c.calm.dead_band = 0.5);
+    let stage = Stage::mean_aware().configured(|c| c.floor.dead_band = 0.5);
     stage.edit(|s| s.others.push((1, 7.0, staying("there")))).minute()
 }
 
