@@ -132,6 +132,10 @@ impl Orders {
 }
 
 /// Has something done, or gives it back where too much waits.
+#[expect(
+    clippy::result_large_err,
+    reason = "what is given back is what came, and is not boxed for the rare case"
+)]
 pub(crate) fn push(shared: &Arc<Shared>, task: Task) -> Result<(), Task> {
     let mut waiting = lock(&shared.orders.waiting);
     if waiting.queue.len() >= TASKS_MAX {

@@ -353,7 +353,9 @@ impl Knowledge {
         keeps.extend((read.snapshots > 0).then_some(Missing::Snapshots(read.snapshots)));
         let lost = read.checkpoints > 0 && !self.config.lose_checkpoints;
         keeps.extend(lost.then_some(Missing::Checkpoints(read.checkpoints)));
-        keeps.extend(needs.attachments.iter().flatten().filter_map(|a| a.keeps()));
+        keeps.extend(
+            needs.attachments.iter().flatten().filter_map(evenkeel_core::model::Attachment::keeps),
+        );
         needs.keeps = keeps;
     }
 

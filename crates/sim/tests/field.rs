@@ -221,7 +221,7 @@ fn a_guest_that_hangs_stays_alone_and_its_host_is_levelled_and_drained() {
         cluster.input(&host, Input::SetState(HostState::Draining));
         cluster.run_while(at(4200), |c| count(c, &host) > 1);
         let left: Vec<_> = cluster.cloud().machines_on(&host).map(|(m, _)| m.id.clone()).collect();
-        assert_eq!(left, [hung.clone()], "seed {seed}");
+        assert_eq!(left, std::slice::from_ref(&hung), "seed {seed}");
         let drain = cluster.balancer(&host).unwrap().drain(cluster.now()).unwrap();
         let said: Vec<_> = drain.staying.iter().map(|l| (&l.machine, l.reason)).collect();
         assert_eq!(said, [(&hung, Reason::UnknownLoad)], "seed {seed}");
@@ -328,7 +328,11 @@ fn one_host_with_a_slow_link_does_not_stand_for_all() {
         hosts.add_host(spec).unwrap();
         let (mut cluster, _) = furnished(hosts, seed);
         cluster.run_until(at(3 * 3600));
-        assert!(excess(&cluster, &[slow.clone()]) < 0.06, "seed {seed}: {:?}", loads(&cluster));
+        assert!(
+            excess(&cluster, std::slice::from_ref(&slow)) < 0.06,
+            "seed {seed}: {:?}",
+            loads(&cluster)
+        );
         // Each of the seven others learns it by one try at most.
         assert!(too_long(&cluster) <= 7, "seed {seed}: {}", too_long(&cluster));
         assert_sound(&mut cluster);
@@ -387,7 +391,7 @@ fn vm(
     host: &str,
     gib: f64,
     promised: f64,
-    rules: serde_json::Value,
+    rules: &serde_json::Value,
 ) -> serde_json::Value {
     serde_json::json!({ "id": id, "host": host, "vcpus": 4, "memory_bytes": promised * GIB,
         "usage": { "cpu_cores": 1.5, "memory_bytes": gib * GIB, "io_bytes_per_s": 0.0 },
@@ -400,14 +404,14 @@ fn a_plan_lists_what_stays_on_a_host_that_is_to_be_emptied_each_with_its_reason(
     let together = || serde_json::json!({ "affinity": ["app"] });
     let none = || serde_json::json!({});
     let vms = [
-        vm("etcd-1", "k1", 4.0, 4.0, apart()),
-        vm("etcd-2", "k2", 4.0, 4.0, apart()),
-        vm("etcd-3", "k3", 4.0, 4.0, apart()),
-        vm("db", "k1", 20.0, 20.0, together()),
-        vm("cache", "k1", 20.0, 20.0, together()),
-        vm("huge", "k1", 62.0, 62.0, none()),
-        vm("pinned", "k1", 1.0, 1.0, serde_json::json!({ "pinned_to": ["k1"] })),
-        vm("free", "k1", 4.0, 4.0, none()),
+        vm("etcd-1", "k1", 4.0, 4.0, &apart()),
+        vm("etcd-2", "k2", 4.0, 4.0, &apart()),
+        vm("etcd-3", "k3", 4.0, 4.0, &apart()),
+        vm("db", "k1", 20.0, 20.0, &together()),
+        vm("cache", "k1", 20.0, 20.0, &together()),
+        vm("huge", "k1", 62.0, 62.0, &none()),
+        vm("pinned", "k1", 1.0, 1.0, &serde_json::json!({ "pinned_to": ["k1"] })),
+        vm("free", "k1", 4.0, 4.0, &none()),
     ];
     let hosts = [("k1", "draining"), ("k2", "active"), ("k3", "active")];
     let plan = plan(&snapshot(&hosts, &vms), &Options::default()).unwrap();
@@ -436,7 +440,7 @@ fn a_plan_that_moves_nothing_says_what_keeps_the_machines_of_the_most_loaded_hos
     let mut vms = Vec::new();
     for (host, number) in [("k1", 10), ("k2", 10), ("k3", 10)] {
         for index in 0..number {
-            let mut vm = vm(&format!("{host}-m{index}"), host, 2.5, 8.0, serde_json::json!({}));
+            let mut vm = vm(&format!("{host}-m{index}"), host, 2.5, 8.0, &serde_json::json!({}));
             vm["usage"]["cpu_cores"] = if host == "k1" { 1.5.into() } else { 0.2.into() };
             vms.push(vm);
         }

@@ -286,7 +286,7 @@ fn what_witnesses_are_asked_and_answer_is_less_than_150_bytes() {
 fn a_frame_that_is_nested_as_deep_as_it_is_long_is_an_error() {
     // In the place of a message, and of a field that this version does not know and skips.
     let deep = [vec![0x81; FRAME_BYTES_MAX - 64], vec![0]].concat();
-    let maps = [vec![0xa1, 0].repeat((FRAME_BYTES_MAX - 64) / 2), vec![0]].concat();
+    let maps = [[0xa1, 0].repeat((FRAME_BYTES_MAX - 64) / 2), vec![0]].concat();
     let endless = vec![0x9f; FRAME_BYTES_MAX - 64];
     for nested in [deep, maps, endless] {
         for start in [&[0x82, 1][..], &[0x82, 1, 0x82, 0], &[0x82, 1, 0x82, 0, 0x99, 0x40, 0]] {

@@ -62,7 +62,7 @@ fn copies(cookie: &Node, agreed: &Agreed) -> Result<(), String> {
         let told =
             told.filter(|disk| Some(disk.name.as_str()) == name).map(|disk| disk.bytes).next();
         let fits = size.and_then(|size| size.parse::<u64>().ok()).zip(told);
-        if !is_agreed || !fits.is_some_and(|(size, told)| size <= told) {
+        if !is_agreed || fits.is_none_or(|(size, told)| size > told) {
             return Err(format!(
                 "it copies a disk `{}` of {} bytes, and {} were agreed on",
                 clean(name.unwrap_or_default()),
