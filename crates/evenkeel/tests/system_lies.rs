@@ -5,6 +5,8 @@
 //! process was started, and the member is named. With `EVENKEEL_BEFORE`, the program of an earlier version,
 //! these tests show what that let through: see `scripts/lies-before`.
 
+#![expect(clippy::print_stdout, reason = "the cases are what `--nocapture` shows")]
+
 mod hosts;
 mod liar;
 mod skips;

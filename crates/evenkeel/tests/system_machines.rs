@@ -1,6 +1,8 @@
 //! What ordinary machines have: each of it is moved through the agents between hosts as they are installed,
 //! or refused with a reason and a remedy.
 
+#![expect(clippy::print_stdout, reason = "the cases are what `--nocapture` shows")]
+
 mod hosts;
 mod skips;
 
@@ -218,8 +220,9 @@ impl Kind {
             None => {
                 hosts.runs_only_on(&name, 2);
                 let there = virsh(2, &["dumpxml", &name])?;
-                for kept in self.keeps.iter().filter(|kept| !there.contains(**kept)) {
-                    return Err(format!("`{kept}` was lost: {there}"));
+                let lost = self.keeps.iter().find(|kept| !there.contains(**kept));
+                if let Some(lost) = lost {
+                    return Err(format!("`{lost}` was lost: {there}"));
                 }
             }
             Some((code, words)) => {

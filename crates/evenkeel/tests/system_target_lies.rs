@@ -4,6 +4,8 @@
 //! Behind the member is its real libvirt: what it says is the truth up to the lie. Whatever it is, the
 //! machine runs on where it is, and nothing is opened or sent elsewhere.
 
+#![expect(clippy::print_stdout, reason = "the cases are what `--nocapture` shows")]
+
 mod hosts;
 mod liar;
 mod skips;

@@ -161,7 +161,7 @@ fn what_libvirt_keeps_of_a_machine_keeps_it() {
     for (host, expected) in [(&mut h1, Some(Reason::Checkpoints)), (&mut gives_up, None)] {
         let facts = host.facts("snap");
         let by_libvirt =
-            facts.needs.keeps.iter().map(|missing| missing.reason()).collect::<Vec<_>>();
+            facts.needs.keeps.iter().map(evenkeel_core::model::Missing::reason).collect::<Vec<_>>();
         assert_eq!(by_libvirt.first().copied(), expected, "{:?}", facts.needs.keeps);
     }
     virsh(&uri, &["checkpoint-delete", "snap", "cp1"]);

@@ -166,6 +166,7 @@ impl Liar {
 
     /// Has a host keep room for a machine, on the word of an operator that there is not. Returns the
     /// handoff, or why there is none.
+    #[expect(clippy::result_large_err, reason = "a test has time")]
     pub fn reserve(&self, to: usize, machine: &Machine) -> Result<HandoffId, Pass> {
         let handoff = HandoffId(self.fresh());
         let exchange = self.offer(to, machine)?;
@@ -190,6 +191,7 @@ impl Liar {
     }
 
     /// Offers a machine until it is priced. Returns the exchange, or why it is not taken.
+    #[expect(clippy::result_large_err, reason = "a test has time")]
     fn offer(&self, to: usize, machine: &Machine) -> Result<ExchangeId, Pass> {
         let deadline = Instant::now() + LIMIT;
         loop {
