@@ -82,8 +82,8 @@ mod tests {
     }
 
     /// Whether a word is not the shell's: what begins with that is no part of the command.
-    fn is_of_command(word: &String) -> bool {
-        !["|", ">", "#", "&&"].contains(&word.as_str())
+    fn is_of_command(word: &str) -> bool {
+        !["|", ">", "#", "&&"].contains(&word)
     }
 
     #[test]
@@ -105,7 +105,7 @@ mod tests {
             for example in examples {
                 // Behind the command stand what it does, and what the shell does with its output.
                 let typed = example.split("  ").next().unwrap_or_default();
-                let words = words(typed).into_iter().take_while(is_of_command);
+                let words = words(typed).into_iter().take_while(|word| is_of_command(word));
                 let parsed = Cli::command().try_get_matches_from(words);
                 assert!(parsed.is_ok(), "`{example}`: {}", parsed.expect_err("not ok"));
             }
@@ -128,7 +128,7 @@ mod tests {
                 );
                 // Behind the command stand a remark, and what the shell does with its output.
                 let typed_line = line.replace('"', "'").replace("ek1.…", TOKEN);
-                let words = words(&typed_line).into_iter().take_while(is_of_command);
+                let words = words(&typed_line).into_iter().take_while(|word| is_of_command(word));
                 let parsed = Cli::command().try_get_matches_from(words);
                 assert!(parsed.is_ok(), "{at}: {}", parsed.expect_err("not ok"));
                 typed += 1;

@@ -126,7 +126,7 @@ fn commands(block: &Block) {
                 assert!(there.iter().any(|file| tests.join(file).exists()), "{}: no test", at());
             }
             [command, ..] => {
-                assert!(CHECKED_ELSEWHERE.contains(command), "{}: what runs it?", at())
+                assert!(CHECKED_ELSEWHERE.contains(command), "{}: what runs it?", at());
             }
         }
     }

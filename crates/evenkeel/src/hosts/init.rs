@@ -296,7 +296,7 @@ fn summary(installed: &Installed) -> serde_json::Value {
         "members": installed.status.as_ref().map(|status| &status.members),
         "machines": installed.status.as_ref().map(|status| status.machines.len()),
         "findings": installed.findings,
-        "join": installed.token.as_ref().map(|token| joining(token)),
+        "join": installed.token.as_ref().map(joining),
     })
 }
 
@@ -335,7 +335,7 @@ fn report(places: &Places, installed: &Installed, pools: &[String]) -> String {
         }
         None => {
             text += "to let a further host in, on the host that made the cluster: \
-                         evenkeel cluster join-token"
+                     evenkeel cluster join-token";
         }
     }
     text
