@@ -335,7 +335,7 @@ fn report(places: &Places, installed: &Installed, pools: &[String]) -> String {
         }
         None => {
             text += "to let a further host in, on the host that made the cluster: \
-                         evenkeel cluster join-token";
+                     evenkeel cluster join-token";
         }
     }
     text
