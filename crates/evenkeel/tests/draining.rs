@@ -123,7 +123,7 @@ fn a_host_is_emptied_from_another_one_under_load_and_says_what_keeps_it() {
         &[
             "host `h1` is not empty yet: 3 machines are left",
             "`large` stays: NO_MEMORY (refused: NO_MEMORY by 2)",
-            "Remove `ignore` from its schedule entry.",
+            "`evenkeel rule MACHINE remove ignore`",
             "it goes on trying; `evenkeel uncordon h1` ends that",
         ],
     );

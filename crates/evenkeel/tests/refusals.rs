@@ -133,7 +133,7 @@ fn an_agent_that_cannot_write_its_state_is_refused_and_goes_on_with_it_when_it_c
     let before = std::fs::read(&file).expect("a store");
     place.refusal_beside(&state).refused(1, &[&named, "Read-only file system", remedy]);
     // The file alone.
-    place.refusal_beside(&file).refused(1, &[&named, "readonly database", remedy]);
+    place.refusal_beside(&file).refused(1, &[&named, "Read-only file system", remedy]);
     assert!(std::fs::read(&file).expect("a store") == before, "a store that was not to be written");
     assert!(!place.socket.exists(), "a refused agent leaves its socket behind");
     assert_eq!(place.start(&[]).stop(), Some(0));

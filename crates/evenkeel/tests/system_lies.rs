@@ -14,6 +14,8 @@ mod skips;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use evenkeel_core::message::{Message, Pass};
 use evenkeel_core::port::HandoffId;
@@ -25,6 +27,8 @@ use liar::{Channel, Liar, Machine};
 /// Who is lied to, and who lies.
 const TARGET: usize = 2;
 const SOURCE: usize = 3;
+/// How long libvirt may take to clear up.
+const CLEARS_UP: Duration = Duration::from_secs(10);
 const BYSTANDER: &str = "bystander";
 /// A machine that is nobody's business but its host's.
 const BYSTANDER_XML: &str = "<domain type='qemu'><name>bystander</name>\
@@ -93,11 +97,24 @@ impl Stage {
         self.liar.cancel(TARGET, handoff, machine);
     }
 
+    /// What libvirt has that it had not. It clears up after a connection only once that has ended.
+    fn left_over(&self) -> Vec<String> {
+        let limit = Instant::now() + CLEARS_UP;
+        loop {
+            let all = self.hosts.virsh(TARGET, &["list", "--all", "--name"]);
+            let names = all.lines().map(str::trim).filter(|name| !name.is_empty());
+            let others: Vec<_> =
+                names.filter(|name| *name != BYSTANDER).map(str::to_owned).collect();
+            if others.is_empty() || Instant::now() >= limit {
+                return others;
+            }
+            sleep(Duration::from_millis(100));
+        }
+    }
+
     /// Whether libvirt has what it had, and the member was named again.
     fn judge(&mut self, name: &str) {
-        let all = self.hosts.virsh(TARGET, &["list", "--all", "--name"]);
-        let others: Vec<_> = all.lines().map(str::trim).filter(|n| !n.is_empty()).collect();
-        for other in others.iter().filter(|other| **other != BYSTANDER) {
+        for other in self.left_over() {
             self.harm.push(format!("{name}: libvirt has `{other}`"));
         }
         let (accused, why) = accused(&self.hosts, TARGET, SOURCE);

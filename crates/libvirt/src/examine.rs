@@ -21,7 +21,7 @@ use crate::answer::lock;
 use crate::failure::classify;
 use crate::ffi::{CallError, Connection};
 use crate::locks::Mounts;
-use crate::promises::{Place, device_of, is_there};
+use crate::promises::{Place, device_of, free_bytes, is_there};
 use crate::surroundings::Surroundings;
 
 /// Most files that are looked at for one machine.
@@ -226,6 +226,8 @@ fn places(
         }
         let device = device_of(directory);
         let left = free.entry(device).or_insert_with(|| {
+            // libvirt counts what file systems keep back for root, too.
+            let available = available.min(free_bytes(directory));
             available.saturating_sub(shared.promises.outstanding(device, &examination.machine))
         });
         let Some(rest) = left.checked_sub(*bytes) else {

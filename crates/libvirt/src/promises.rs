@@ -48,6 +48,12 @@ pub(crate) fn device_of(directory: &Path) -> Option<u64> {
     std::fs::metadata(directory).ok().map(|found| found.dev())
 }
 
+/// What whoever is not root may still write there, in bytes; no limit where that is not told.
+pub(crate) fn free_bytes(directory: &Path) -> u64 {
+    let told = rustix::fs::statvfs(directory);
+    told.map_or(u64::MAX, |told| told.f_bavail.saturating_mul(told.f_frsize))
+}
+
 /// What a file takes of its file system.
 fn taken(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |found| found.blocks().saturating_mul(512))

@@ -165,9 +165,9 @@ fn what_libvirt_keeps_of_a_machine_keeps_it() {
         assert_eq!(by_libvirt.first().copied(), expected, "{:?}", facts.needs.keeps);
     }
     virsh(&uri, &["checkpoint-delete", "snap", "cp1"]);
-    virsh(&uri, &["snapshot-create-as", "web", "s1"]);
+    virsh(&uri, &["snapshot-create-as", "snap", "s1"]);
     let mut anew = Host::new(&lab, "h1", |_| {});
-    assert_eq!(kept(&anew.facts("web")), Some(Reason::Snapshots));
+    assert_eq!(kept(&anew.facts("snap")), Some(Reason::Snapshots));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What a host lacks for a machine, or what keeps a machine on its host: in words, with its reason.
 
-use super::{Network, Secret};
+use super::{Attachment, Network, NetworkFacts, Secret};
 use crate::reason::Reason;
 
 /// What a host lacks for a machine: the first thing that is missing, by name.
@@ -207,5 +207,31 @@ impl Missing {
             Self::NotMigratable(_) => Reason::NotMigratable,
             Self::UnsafeStorage { .. } => Reason::UnsafeStorage,
         }
+    }
+}
+
+impl Attachment {
+    /// Whether an interface so attached finds the same on a host where its network is as in `there`.
+    ///
+    /// # Errors
+    /// What it would not find.
+    pub fn fits(&self, there: &NetworkFacts) -> Result<(), Missing> {
+        let network = || self.network.clone();
+        let differs = |how| Missing::OtherNetwork { network: network(), how };
+        self.link.connects_to(&there.link).map_err(differs)?;
+        self.link.leads_to(&there.link).map_err(differs)?;
+        match &self.portgroup {
+            Some(group) if !there.portgroups.contains(group) => {
+                Err(Missing::Portgroup { network: network(), group: group.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What keeps a machine so attached on its host, wherever it would go.
+    #[must_use]
+    pub fn keeps(&self) -> Option<Missing> {
+        let alone = self.link.island && self.link.segment.is_none();
+        alone.then(|| Missing::Island(self.network.clone()))
     }
 }

@@ -11,6 +11,7 @@ mod role;
 mod rules;
 mod schedule;
 mod seat;
+mod secret;
 mod time;
 
 pub use autonomy::{Autonomy, NoMode};
@@ -21,7 +22,7 @@ pub use ids::{
 };
 pub use missing::Missing;
 pub use needs::{
-    CpuNeed, DiskPlace, FileUse, HostFile, HugePages, LocalDisk, Provides, Requirements, Secret,
+    CpuNeed, DiskPlace, FileUse, HostFile, HugePages, LocalDisk, Provides, Requirements,
 };
 pub use network::{Attachment, LINUX_BRIDGE, Link, NO_BRIDGE, Network, NetworkFacts};
 pub use resources::{PerResource, Resource, Resources, Weights, WeightsError};
@@ -29,4 +30,5 @@ pub use role::Role;
 pub use rules::{Group, Hosts, NAMES_MAX, PRIORITY_MAX, Place, RuleError, Rules, check_label};
 pub use schedule::{Entry, LastMove, Locks, MachineFacts, TARGET_LOAD_MAX};
 pub use seat::{Labels, Seat};
+pub use secret::Secret;
 pub use time::{CLOCK_AHEAD_MAX, Time};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use super::{Attachment, Missing, Network, NetworkFacts};
+use super::{Attachment, Missing, Network, NetworkFacts, Secret};
 
 /// The virtual CPU that a machine was defined with.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
@@ -157,27 +157,6 @@ pub enum FileUse {
     /// It is made where it is not there. Its directory must be, and a file that is there must be as large.
     #[n(2)]
     Made,
-}
-
-/// A secret, as its hypervisor knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Secret {
-    /// By its UUID.
-    #[n(0)]
-    Uuid(#[n(0)] String),
-    /// By what it is for: a type such as `ceph`, and a name.
-    #[n(1)]
-    Usage(#[n(0)] String, #[n(1)] String),
-}
-
-impl std::fmt::Display for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Uuid(uuid) => write!(f, "with the UUID `{uuid}`"),
-            Self::Usage(kind, name) => write!(f, "`{name}` for `{kind}`"),
-        }
-    }
 }
 
 /// A disk that only one host reaches.

@@ -5,8 +5,6 @@ use std::collections::BTreeSet;
 use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use super::Missing;
-
 /// What a network interface is connected to on its host.
 #[derive(
     Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize,
@@ -89,7 +87,7 @@ pub struct NetworkFacts {
 impl Link {
     /// Whether a machine keeps what it talks to when it moves from a host where the network is so to
     /// one where it is as `there`.
-    fn leads_to(&self, there: &Self) -> Result<(), String> {
+    pub(super) fn leads_to(&self, there: &Self) -> Result<(), String> {
         match (&self.segment, &there.segment) {
             (Some(here), Some(there)) if here == there => return Ok(()),
             (Some(here), Some(there)) => {
@@ -108,7 +106,7 @@ impl Link {
     }
 
     /// Whether an interface that is connected by this switch can be connected by the other one.
-    fn connects_to(&self, there: &Self) -> Result<(), String> {
+    pub(super) fn connects_to(&self, there: &Self) -> Result<(), String> {
         let (Some(here), Some(there)) = (&self.switch, &there.switch) else { return Ok(()) };
         let plain = |switch: &str| matches!(switch, LINUX_BRIDGE | NO_BRIDGE);
         // A bridge of Open vSwitch is to the kernel an interface like any other.
@@ -116,32 +114,6 @@ impl Link {
             return Ok(());
         }
         Err(format!("is of kind `{here}` here and `{there}` there"))
-    }
-}
-
-impl Attachment {
-    /// Whether an interface so attached finds the same on a host where its network is as in `there`.
-    ///
-    /// # Errors
-    /// What it would not find.
-    pub fn fits(&self, there: &NetworkFacts) -> Result<(), Missing> {
-        let network = || self.network.clone();
-        let differs = |how| Missing::OtherNetwork { network: network(), how };
-        self.link.connects_to(&there.link).map_err(differs)?;
-        self.link.leads_to(&there.link).map_err(differs)?;
-        match &self.portgroup {
-            Some(group) if !there.portgroups.contains(group) => {
-                Err(Missing::Portgroup { network: network(), group: group.clone() })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// What keeps a machine so attached on its host, wherever it would go.
-    #[must_use]
-    pub fn keeps(&self) -> Option<Missing> {
-        let alone = self.link.island && self.link.segment.is_none();
-        alone.then(|| Missing::Island(self.network.clone()))
     }
 }
 

@@ -66,6 +66,11 @@ impl<'a> Watch<'a> {
         panic!("host `{host}` did not tell {what} within {limit:?}; it told {heard:?}")
     }
 
+    /// Forgets what a host has told so far and nobody waited for.
+    pub(super) fn forget(&mut self, host: &HostId) {
+        self.heard.remove(host);
+    }
+
     /// Everything that a host has told and tells until it is quiet for `span`, less what was
     /// waited for.
     pub(super) fn rest(&mut self, host: &HostId, span: Duration) -> Vec<Event> {
