@@ -55,7 +55,7 @@ const EAGER: &str = "balance.cool_down = '30s'\nbalance.aggressiveness = 5\nbala
                      balance.payback = '8h'";
 
 /// The same on slow disks.
-const SLOW: &str = "balance.round = '4s'\nbalance.cool_down = '30s'\nbalance.aggressiveness = 5\nbalance.gain_min = 0.0\n\
+const SLOW: &str = "balance.policy = 'half-difference'\nbalance.round = '4s'\nbalance.cool_down = '30s'\nbalance.aggressiveness = 5\nbalance.gain_min = 0.0\n\
                     balance.difference_min = 0.0\nbalance.hold = 1\nbalance.warm_up = 1\n\
                     balance.payback = '8h'\nfaults.store_slow = 900\nfaults.store_full = 0";
 
@@ -78,7 +78,7 @@ const RESTLESS: &str = "load.every = '10s'\nbalance.hold = 3\nbalance.smoothing 
                         balance.dead_band = 0.05\nbalance.gain_min = 0.05";
 
 /// A host that is emptied and comes back, among machines that move again and again.
-const RETURNING: &str = "generate.hosts = 3\nbalance.round = '5s'\nbalance.cool_down = '30s'\n\
+const RETURNING: &str = "balance.policy = 'half-difference'\ngenerate.hosts = 3\nbalance.round = '5s'\nbalance.cool_down = '30s'\n\
                          balance.aggressiveness = 5\nbalance.hold = 1\n\
                          balance.difference_min = 0.0\nbalance.warm_up = 1\nbalance.payback = '8h'\n\
                          event = [{ at = '5m', do = { state = { host = 'n001', state = 'draining' } } },\n\

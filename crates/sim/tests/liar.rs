@@ -129,7 +129,7 @@ impl Honest {
             factors: Resources { cpu_cores: 1e-6, ..Resources::ZERO },
             at_donor: 999.0,
             memory_bytes: memory_gib * GIB,
-            ..Candidate::new(machine.clone(), "lie")
+            ..Candidate::new(machine.clone(), &format!("lie{number}"))
         };
         let say = |talk| Message::Exchange(exchange, talk);
         let accepted = self.hear(say(Talk::Inquire(report, None)));

@@ -30,7 +30,7 @@ fn a_judge_that_is_blind_to_a_kind_of_rule_is_caught() {
     for (blind, named) in
         [(Blind::Apart, "anti-affinity"), (Blind::Together, "affinity"), (Blind::Places, "a place")]
     {
-        let ruled = Ruled { blind: Some(blind), ..ruled(16, 96, Policy::default()) };
+        let ruled = Ruled { blind: Some(blind), ..ruled(16, 96, Policy::HalfDifference) };
         let tally = ruled.run(1).unwrap();
         assert!(tally.violations.iter().any(|v| v.starts_with(named)), "{blind:?}: {tally:?}");
     }
