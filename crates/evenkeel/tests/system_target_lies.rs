@@ -91,7 +91,7 @@ impl Stage {
     fn attempt(&self, name: &str, lie: &Lie) -> (Vec<String>, evenkeel_rig::Output) {
         thread::scope(|scope| {
             let (hosts, mut wrong) = (&self.hosts, Vec::new());
-            let moving = scope.spawn(move || hosts.evenkeel(SOURCE, &["migrate", MACHINE, "kvm3"]));
+            let moving = scope.spawn(move || hosts.try_migrate(MACHINE, SOURCE, 3));
             while !moving.is_finished() {
                 self.serve(lie, scope);
             }

@@ -169,7 +169,8 @@ impl Hosts {
         self.until("a machine that its agent knows", || {
             let moved = self.evenkeel(from, &["migrate", machine, &target]);
             // Nor where a host is too busy to answer: nothing has begun then.
-            let early = ["no machine", "UNKNOWN", "only a running", "no other host has answered"];
+            let early =
+                ["has no machine", "UNKNOWN", "only a running", "no other host has answered"];
             let unknown = early.iter().any(|words| moved.stderr.contains(words));
             if unknown { Err(format!("{moved:?}")) } else { Ok(moved) }
         })
