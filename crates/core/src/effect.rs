@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
+use crate::acquaintance::Acquaintance;
 use crate::appraisal::{Answer, Wish, WishId};
 use crate::control::{Pause, PauseRegister};
 use crate::decision::Decision;
-use crate::handoff::Handoff;
 use crate::message::Message;
 use crate::model::{ClaimId, ExchangeId, HostId, HostState, MachineId, MoveId, Time};
 use crate::port::{Event, HandoffId, HandoffKey, Order};
-use crate::witness::Acquaintance;
+use crate::record::Handoff;
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]

@@ -16,24 +16,26 @@
 //! phase has the same limit of time, and every way out of it ends in a [`Decision`].
 
 mod choosing;
+mod order;
 mod ordered;
 mod record;
 mod surveyed;
+mod verdicts;
 
 pub use ordered::Ordered;
-use record::{apply, judged};
 use surveyed::Surveyed;
+use verdicts::{apply, judged};
 
+pub use crate::agreement::Agreement;
 use crate::ceiling::{Gauge, Measure};
 use crate::control::{Authority, Autonomy};
 use crate::decision::{Decision, Judged, Reason, Role};
-use crate::host::{Host, Toward};
+use crate::host::{Host, Taker, Toward};
 use crate::load::Basis;
 use crate::message::{Candidate, Quote, Report, Talk};
 use crate::model::{Entry, ExchangeId, HostId, HostState, LastMove, MachineId, Time};
 use crate::restraint::unwilling;
 use crate::select::{Calm, Pair, Price, improves};
-use crate::survey::Answer as Answered;
 
 /// One conversation with one other host.
 #[derive(Clone, Debug)]
@@ -86,27 +88,6 @@ impl Offered {
         let emptied = self.report.state == HostState::Draining;
         (self.gauge.as_ref(), emptied, self.authority())
     }
-}
-
-/// What both hosts agreed on: the machine to hand over.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Agreement {
-    /// The exchange.
-    pub exchange: ExchangeId,
-    /// The other host.
-    pub peer: HostId,
-    /// The machine and what it needs, as offered.
-    pub candidate: Candidate,
-    /// What it will load the receiver.
-    pub at_receiver: f64,
-    /// Its schedule entry, as it will read on the receiver.
-    pub entry: Entry,
-    /// The donor's verdict on each candidate offered.
-    pub verdicts: Vec<Reason>,
-    /// The record of the exchange so far; the handoff will close it.
-    pub decision: Decision,
-    /// What goes the other way once this has arrived, if anything.
-    pub in_return: Option<Candidate>,
 }
 
 /// What comes of something heard.
@@ -164,13 +145,13 @@ impl Exchange {
     #[must_use]
     pub fn propose(
         id: ExchangeId,
-        to: Answered,
+        to: Taker,
         (measure, mending): (Measure, bool),
         value_max: i32,
         host: &Host,
         now: Time,
     ) -> Step {
-        let Answered { peer, report, room } = to;
+        let Taker { peer, report, room } = to;
         let survey = Some(Box::new(Surveyed { room, value_max }));
         let authority = host.authority();
         let begun = Self::begin(id, peer, host.id().clone(), now);

@@ -26,22 +26,25 @@
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `record` | what is durable |
-//! | `commit` | which commit point a machine is moved by |
+//! | `limits`, `turn` | limits of time and attempts; what a handoff acts on |
 //! | `begin` | how a handoff begins, or is taken up after a restart |
 //! | `source`, `target` | the two sides: what a handoff does next |
+//! | `release` | the commit point, and what follows from it |
 //! | `cancelling` | a source whose machine stays |
 //! | `starting` | a machine whose host has booted without it |
 //! | `operator` | what an operator says of it |
 //! | `state` | what tells two states of it apart, for model checking |
-//! | `strangers` | questions about handoffs of which no record tells |
-//! | `turn` | what they act on |
+//! | `question`, `strangers` | questions about handoffs of which no record tells |
+//!
+//! What is durable of a handoff is in [`record`](crate::record), and by which commit point a machine is
+//! moved in [`commit`](crate::commit): both are below everything here.
 
 mod begin;
 mod cancelling;
-mod commit;
+mod limits;
 mod operator;
-mod record;
+mod question;
+mod release;
 mod source;
 mod starting;
 mod state;
@@ -50,7 +53,6 @@ mod target;
 mod turn;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use crate::decision::{Reason, Role};
 use crate::effect::Effect;
@@ -58,61 +60,14 @@ use crate::message::Pass;
 use crate::model::{DiskPlace, HostId, MachineId, Ticket};
 use crate::port::{Failure, HandoffId, HandoffKey, LookId, MigrationStats, Order, Sight, Unfit};
 
+pub use crate::commit::Mode;
+pub use crate::record::{Handoff, Mark, MarkKind, Phase, Recovered, Terms};
 pub use begin::Offer;
-pub use commit::Mode;
-pub use record::{Handoff, Mark, MarkKind, Phase, Recovered, Terms};
-use strangers::Strangers;
+use limits::ENGAGED_ATTEMPTS_MAX;
+pub use limits::Limits;
+use question::Strangers;
+use turn::Next;
 pub use turn::Turn;
-
-/// Limits of time for handoffs.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Limits {
-    /// How long a peer may take to answer.
-    pub reply_time_max: Duration,
-    /// How long room is kept before the target looks whether anything arrives.
-    pub reservation_time: Duration,
-    /// How long a migration may last before it is aborted.
-    pub migration_time_max: Duration,
-    /// How long a machine that a migration left paused on its source waits for the target's answer,
-    /// where the target cannot let it run without the source's word.
-    pub doubt_time_max: Duration,
-    /// Most that a migration may send, in bytes per second.
-    pub bandwidth_bytes_per_s: Option<u64>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            reply_time_max: Duration::from_secs(5),
-            reservation_time: Duration::from_secs(30),
-            migration_time_max: Duration::from_secs(600),
-            doubt_time_max: Duration::from_secs(60),
-            bandwidth_bytes_per_s: None,
-        }
-    }
-}
-
-/// First wait before a message is repeated or a look taken again; doubled up to [`RETRY_MAX`].
-const RETRY_MIN: Duration = Duration::from_millis(500);
-/// Longest wait between two attempts.
-const RETRY_MAX: Duration = Duration::from_secs(60);
-/// A handoff that has been looked after so often in one phase holds nothing else up.
-const ENGAGED_ATTEMPTS_MAX: u32 = 8;
-
-fn backoff(attempts: u32) -> Duration {
-    RETRY_MIN.saturating_mul(1 << attempts.min(10)).min(RETRY_MAX)
-}
-
-/// What comes of an input for the handoff that it was for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    /// It goes on.
-    Stay,
-    /// It is over: the machine is the target's.
-    Done(Reason),
-    /// It is over: the machine is the source's.
-    Cancelled(Reason),
-}
 
 /// The handoffs of one host that are under way.
 #[derive(Clone, Debug, Default)]

@@ -2,32 +2,32 @@
 
 mod appraising;
 mod candidates;
+mod holds;
 mod judgement;
 mod ruling;
 mod seats;
+mod taker;
 mod unfit;
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use crate::ceiling::{Ceilings, Gauge, Measure};
+use crate::commit::Mode;
 use crate::control::{Authority, Autonomy, Control};
 use crate::cost::{Costing, Experience};
 use crate::decision::{Reason, Role};
 use crate::estimate::{Averaging, Stock};
 use crate::flocks::Flocks;
-use crate::handoff::{Handoff, Mode};
 use crate::load::{Machine, Metering, Unknown, View};
 use crate::message::{PROTOCOL, Probe, Report, Room};
-use crate::model::{
-    Entry, HostId, HostProfile, HostState, MachineId, Resource, Resources, Rules, Seat, Time,
-};
-use crate::port::{HandoffKey, HostSample, Presence};
+use crate::model::{Entry, HostId, HostProfile, HostState, MachineId, Resource, Resources, Time};
+use crate::port::{HostSample, Presence};
+use crate::record::Handoff;
 use crate::restraint::{Past, Restraint};
 use crate::select::mean_aware::{self, Choice, Side};
 use crate::select::{Calm, LOAD_EPSILON, emptying, mending, relief};
 
+pub use holds::{Holds, Incoming, Landed, Taken};
 pub use ruling::{Misplaced, Toward};
-pub use seats::{Landed, Taken};
+pub use taker::Taker;
 pub use unfit::Unfit;
 
 /// A host: what it has, what it knows of itself, and what its handoffs hold.
@@ -71,38 +71,6 @@ pub struct Host {
     pub unfit: Unfit,
     /// From which score on a machine starves, if any is to be helped first.
     pub starving: Option<u8>,
-}
-
-/// What handoffs under way hold of a host.
-#[derive(Clone, Debug, Default)]
-pub struct Holds {
-    /// Room kept for machines on their way here.
-    pub incoming: BTreeMap<HandoffKey, Incoming>,
-    /// Machines on their way out.
-    pub outgoing: BTreeSet<MachineId>,
-    /// Machines that stay, which is not settled with the other host yet.
-    pub settling: BTreeSet<MachineId>,
-    /// Machines that were seen running on another host, too.
-    pub doubled: BTreeSet<MachineId>,
-    /// Machines that this host would move, and why it does not.
-    pub recommended: BTreeMap<MachineId, Reason>,
-    /// Machines that have arrived and were not measured since.
-    pub landed: BTreeMap<MachineId, Landed>,
-    /// Seats that other hosts have said to have.
-    pub taken: BTreeMap<Seat, Taken>,
-}
-
-/// Room kept for a machine on its way here.
-#[derive(Clone, Debug)]
-pub struct Incoming {
-    /// The machine.
-    pub machine: MachineId,
-    /// Memory that it may come to occupy, in bytes.
-    pub memory_bytes: f64,
-    /// What it uses.
-    pub usage: Resources,
-    /// Its rules.
-    pub rules: Rules,
 }
 
 impl Host {

@@ -4,10 +4,13 @@
 //! randomness and measurements come in as arguments, and what shall happen goes out as data. The
 //! agent and the simulator are two thin drivers of this one crate. See `ARCHITECTURE.md`.
 
+pub mod acquaintance;
 pub mod advantage;
+pub mod agreement;
 pub mod appraisal;
 pub mod balancer;
 pub mod ceiling;
+pub mod commit;
 pub mod contention;
 pub mod control;
 pub mod cost;
@@ -26,6 +29,7 @@ pub mod model;
 pub mod port;
 pub mod printable;
 pub mod reason;
+pub mod record;
 pub mod restraint;
 pub mod rules;
 pub mod select;

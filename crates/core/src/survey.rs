@@ -14,8 +14,8 @@ use crate::ceiling::Measure;
 use crate::control::Authority;
 use crate::decision::{Judged, Reason};
 use crate::estimate::Estimate;
-use crate::host::{Host, Toward};
-use crate::message::{PROTOCOL, Probe, Report, Room, Standing, Talk};
+use crate::host::{Host, Taker, Toward};
+use crate::message::{PROTOCOL, Probe, Standing, Talk};
 use crate::model::{ExchangeId, HostId, MachineId, Time};
 use crate::select::mean_aware::Score;
 
@@ -28,7 +28,7 @@ pub struct Survey {
     mending: bool,
     waiting: BTreeSet<HostId>,
     told: Option<(HostId, Estimate)>,
-    answers: Vec<Answer>,
+    answers: Vec<Taker>,
     refusals: Vec<(HostId, Reason)>,
     fresh_until: Time,
     /// How many of those asked have said anything.
@@ -37,31 +37,6 @@ pub struct Survey {
     pub answered: bool,
     /// Whether something was agreed on because of it.
     pub fruitful: bool,
-}
-
-/// A host that could take something.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
-    /// Who.
-    pub peer: HostId,
-    /// Its load and state.
-    pub report: Report,
-    /// What it could take.
-    pub room: Room,
-}
-
-impl Answer {
-    /// It, as one whom a machine may be given to on such a word.
-    #[must_use]
-    pub const fn toward(&self, authority: Authority) -> Toward<'_> {
-        Toward {
-            peer: &self.peer,
-            protocol: self.report.protocol,
-            labels: self.room.labels.as_ref(),
-            mending: false,
-            authority,
-        }
-    }
 }
 
 impl Survey {
@@ -146,7 +121,7 @@ impl Survey {
         }
         if let Some(room) = standing.room {
             self.answered = true;
-            self.answers.push(Answer { peer: from.clone(), report: standing.report, room });
+            self.answers.push(Taker { peer: from.clone(), report: standing.report, room });
         } else if let Some(reason) = standing.refusal {
             self.refusals.push((from.clone(), reason));
         }
@@ -203,7 +178,7 @@ impl Survey {
         host: &Host,
         (machine, authority): (&MachineId, Authority),
         now: Time,
-    ) -> Option<Answer> {
+    ) -> Option<Taker> {
         let mut best: Option<(usize, (bool, f64))> = None;
         let mut index = 0;
         while let Some(answer) = self.answers.get(index) {
@@ -229,7 +204,7 @@ impl Survey {
     #[must_use]
     pub fn verdicts(&self, host: &Host, now: Time) -> Vec<Judged> {
         let mut nearest: BTreeMap<MachineId, Judged> = BTreeMap::new();
-        for Answer { peer, report, room } in &self.answers {
+        for Taker { peer, report, room } in &self.answers {
             for judged in host.judge_with_room(self.measure, peer, report.load, room, now) {
                 let open = |judged: &Judged| {
                     matches!(judged.verdict, Reason::GainSmall | Reason::NoImprovement)
@@ -247,7 +222,7 @@ impl Survey {
     /// moves than it saves. Of equally good ones the first to answer is taken. What is left of a
     /// survey that was fruitful already is only good for what fits without further ado: the next
     /// survey may find better.
-    pub fn best(&mut self, host: &Host, value_max: i32, now: Time) -> Option<Answer> {
+    pub fn best(&mut self, host: &Host, value_max: i32, now: Time) -> Option<Taker> {
         let mut best: Option<(usize, Score)> = None;
         for (index, answer) in self.answers.iter().enumerate() {
             let toward = Toward { mending: self.mending, ..answer.toward(host.authority()) };

@@ -12,9 +12,10 @@
 //! A promise is no more than that. If it is not kept (an agent dies, room is gone), every machine is
 //! still on exactly one host, and the pair is a pair like any other.
 
+use crate::agreement::Agreement;
 use crate::control::Authority;
 use crate::decision::{Decision, Judged, Reason, Role};
-use crate::exchange::{Agreement, entry_there};
+use crate::exchange::entry_there;
 use crate::host::Host;
 use crate::message::Candidate;
 use crate::model::{Entry, ExchangeId, HostId, MachineId, Time};

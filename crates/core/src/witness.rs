@@ -54,12 +54,10 @@
 //! **Progress.** Two claimants that see each other's flags both refuse. Their donors try again at
 //! rounds that are drawn at random.
 
-mod known;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-pub use known::{Acquaintance, Acquaintances};
+pub use crate::acquaintance::{Acquaintance, Acquaintances};
 
 use crate::decision::Reason;
 use crate::effect::Effect;
@@ -68,7 +66,7 @@ pub use crate::model::Seat;
 use crate::model::{ClaimId, Group, HandoffKey, HostId, MachineId};
 use crate::rules::Labels;
 
-use known::Known;
+use crate::acquaintance::Known;
 
 /// What a host holds at the moment, as far as it counts.
 #[derive(Clone, Debug)]

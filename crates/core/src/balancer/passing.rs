@@ -3,10 +3,10 @@
 use rand::Rng;
 
 use super::Balancer;
+use crate::agreement::Agreement;
 use crate::decision::Choice;
 use crate::decision::Reason;
 use crate::effect::Effect;
-use crate::exchange::Agreement;
 use crate::handoff::{Offer, Terms};
 use crate::message::{Message, Pass};
 use crate::model::{Entry, HostId, MachineId, Time};

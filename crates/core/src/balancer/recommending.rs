@@ -8,12 +8,12 @@
 use std::time::Duration;
 
 use super::Balancer;
+use crate::agreement::Agreement;
 use crate::ceiling::Measure;
 use crate::control::Authority;
 use crate::cost::Prediction;
 use crate::decision::Reason;
 use crate::effect::{Effect, MoveOrder};
-use crate::exchange::Agreement;
 use crate::message::{Candidate, Message, Talk};
 use crate::model::{HostId, MachineId, MoveId, Time};
 use crate::select::{Pair, Price};

@@ -55,7 +55,7 @@ impl Balancer {
         let claim = ClaimId(rng.next_u64());
         let limit = now + self.config.limits.reply_time_max;
         out.push(Effect::SetTimer(Timer::Witness(claim), limit));
-        let here = self.host.here(&self.handoffs);
+        let here = self.host.here(self.handoffs.iter());
         let wanted = Claim { handoff: key, machine, seats, pressing };
         let outcome = self.witnesses.claim(claim, wanted, &here, out);
         self.concluded(outcome, now, out);
@@ -64,7 +64,7 @@ impl Balancer {
     /// Tells of this host those that do not know it yet.
     pub(super) fn introduce(&mut self, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
         let claim = ClaimId(rng.next_u64());
-        let here = self.host.here(&self.handoffs);
+        let here = self.host.here(self.handoffs.iter());
         if self.witnesses.introduce(claim, &here, out) {
             let limit = now + self.config.limits.reply_time_max;
             out.push(Effect::SetTimer(Timer::Witness(claim), limit));
@@ -92,11 +92,11 @@ impl Balancer {
             Witness::Ask(Ask { labels, .. }) | Witness::Answer(Answer { labels, .. })
                 if !self.may_relabel(from, &labels, now) => {}
             Witness::Ask(ask) => {
-                let here = self.host.here(&self.handoffs);
+                let here = self.host.here(self.handoffs.iter());
                 self.witnesses.asked(from, id, ask, &here, out);
             }
             Witness::Answer(answer) => {
-                let here = self.host.here(&self.handoffs);
+                let here = self.host.here(self.handoffs.iter());
                 let outcome = self.witnesses.answered(from, id, answer, &here, out);
                 self.concluded(outcome, now, out);
             }

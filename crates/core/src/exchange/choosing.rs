@@ -1,6 +1,6 @@
 //! The donor's choice, with both prices.
 
-use super::{Agreement, Exchange, Phase, Step, entry_there, record};
+use super::{Agreement, Exchange, Phase, Step, entry_there, verdicts};
 use crate::control::Authority;
 use crate::decision::{Judged, Reason};
 use crate::host::Host;
@@ -62,7 +62,7 @@ impl Exchange {
         judged.extend(
             in_return
                 .as_ref()
-                .map(|(back, at_donor)| record::judged(back, Some(*at_donor), Reason::Returned)),
+                .map(|(back, at_donor)| verdicts::judged(back, Some(*at_donor), Reason::Returned)),
         );
         let by_loads = !emptied && !self.mending;
         let by_difference = by_loads && self.survey.is_none() && self.ordered.is_none();

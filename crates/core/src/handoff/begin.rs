@@ -1,14 +1,13 @@
 //! How handoffs begin: by an agreement, or by what the store holds.
 
-use super::record::{Handoff, Phase, Recovered, Terms};
 use super::turn::Turn;
 use super::{Handoffs, source, starting, target};
+use crate::agreement::Agreement;
 use crate::decision::Role;
-use crate::exchange::Agreement;
-use crate::host::{Host, Incoming};
 use crate::message::Pass;
 use crate::model::Ticket;
 use crate::port::{Commit, HandoffId};
+use crate::record::{Handoff, Phase, Recovered, Terms};
 
 /// What a target was asked to keep room for.
 #[derive(Clone, Debug)]
@@ -55,7 +54,7 @@ impl Handoffs {
                 }
             }
             self.looks = turn.looks;
-            hold(turn.host, &handoff);
+            turn.host.holds.take_up(&handoff);
             self.live.insert(handoff.key(), handoff);
         }
     }
@@ -74,7 +73,7 @@ impl Handoffs {
         handoff.persistent = terms.persistent;
         handoff.ticket = Some(self.ticket);
         handoff.boot.clone_from(&self.boot);
-        hold(turn.host, &handoff);
+        turn.host.holds.take_up(&handoff);
         let pass = Pass::Reserve {
             exchange,
             machine: handoff.machine.clone(),
@@ -103,7 +102,7 @@ impl Handoffs {
         handoff.ticket = offer.ticket;
         handoff.boot.clone_from(&self.boot);
         handoff.uri = uri;
-        hold(turn.host, &handoff);
+        turn.host.holds.take_up(&handoff);
         turn.wake(id, self.limits.reservation_time);
         if turn.host.tentative {
             // A plan passes entries on and starts nothing: there is nothing to look for.
@@ -114,27 +113,5 @@ impl Handoffs {
             self.looks = turn.looks;
         }
         self.live.insert(handoff.key(), handoff);
-    }
-}
-
-/// Marks what a handoff holds of this host.
-pub(super) fn hold(host: &mut Host, handoff: &Handoff) {
-    match (handoff.role, handoff.phase) {
-        (Role::Donor, Phase::Released) => {}
-        (Role::Donor, Phase::Cancelling) => {
-            host.holds.settling.insert(handoff.machine.clone());
-        }
-        (Role::Donor, _) => {
-            host.holds.outgoing.insert(handoff.machine.clone());
-        }
-        (Role::Receiver, _) => {
-            let incoming = Incoming {
-                machine: handoff.machine.clone(),
-                memory_bytes: handoff.memory_bytes,
-                usage: handoff.usage,
-                rules: handoff.entry.rules.clone(),
-            };
-            host.holds.incoming.insert(handoff.key(), incoming);
-        }
     }
 }

@@ -1,14 +1,14 @@
 //! A source whose machine stays: it has said so durably, and sees to it that nothing is left of the
 //! handoff.
 
-use super::record::{Handoff, Phase};
-use super::source::release;
+use super::limits::RETRY_MIN;
+use super::release::release;
 use super::starting;
-use super::turn::Turn;
-use super::{Next, RETRY_MIN};
+use super::turn::{Next, Turn};
 use crate::decision::Reason;
 use crate::message::Pass;
 use crate::port::{Failure, Presence, Sight};
+use crate::record::{Handoff, Phase};
 
 /// So often a cancellation is told to a target that does not answer. After that the handoff ends:
 /// whatever the target holds cannot run without this host's word, and it asks for that.

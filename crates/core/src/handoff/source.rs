@@ -12,28 +12,23 @@
 //! that the target holds it and what ran it here has ended; the hypervisor's own word then comes after
 //! `Released`, and nothing is `Done` before.
 
-use std::time::Duration;
-
 use super::cancelling::{
     cancel, cancel_after, cancel_before, cancelled_if_settled, looked_while_cancelling,
     tell_cancelled,
 };
-use super::record::{Handoff, Phase, Steps};
-use super::turn::Turn;
-use super::{Limits, Next, RETRY_MAX, RETRY_MIN, backoff};
+use super::limits::{AUTOSTARTS_MAX, Limits, RETRY_MAX, RETRY_MIN, STORE_RETRY, backoff};
+use super::release::{answered_at_last, no_leftover, release, release_if_parted, tell_released};
+use super::turn::{Next, Turn};
 use crate::decision::Reason;
 use crate::message::Pass;
 use crate::port::{
     Commit, Failure, FailureKind, Migration, MigrationStats, ORDER_TIME_MAX, Order, Presence, Sight,
 };
+use crate::record::{Handoff, Phase, Steps};
 
 /// So often a machine in doubt must have been seen not running before it counts as staying, where
 /// the target is of an earlier version and cannot be asked.
 const LOOKS_NOT_RUNNING: u32 = 2;
-/// How long a store that could not be written is left alone.
-pub(super) const STORE_RETRY: Duration = Duration::from_secs(5);
-/// So often it is tried to have a machine started at boot again.
-pub(super) const AUTOSTARTS_MAX: u32 = 8;
 
 /// The target said something.
 pub(super) fn hear(h: &mut Handoff, pass: Pass, limits: &Limits, turn: &mut Turn<'_>) -> Next {
@@ -140,19 +135,6 @@ pub(super) fn emulator_gone(h: &mut Handoff, turn: &mut Turn<'_>) {
         h.steps.gone = true;
         release_if_parted(h, turn);
     }
-}
-
-/// The target holds it, and nothing here can let it run any more: it need not stand still until the
-/// hypervisor has cleared up and answered. What that leaves is a leftover until it says that there is
-/// none, also to an agent that is started again meanwhile.
-fn release_if_parted(h: &mut Handoff, turn: &mut Turn<'_>) {
-    if h.commit != Commit::Strict || !h.steps.held || !h.steps.gone {
-        return;
-    }
-    h.leftover = true;
-    turn.enter(h, Phase::Released, RETRY_MIN);
-    h.steps.unanswered = true;
-    tell_released(h, turn);
 }
 
 /// The hypervisor is done with the migration.
@@ -298,53 +280,6 @@ fn answered(h: &mut Handoff, answer: &Pass, turn: &mut Turn<'_>) {
         // a pause.
         _ => {}
     }
-}
-
-/// **The commit point.** The machine is the target's from here on.
-pub(super) fn release(h: &mut Handoff, leftover: bool, turn: &mut Turn<'_>) {
-    h.leftover = leftover;
-    turn.enter(h, Phase::Released, RETRY_MIN);
-    forget(h, turn);
-    tell_released(h, turn);
-}
-
-/// It is no part of this host's load any more.
-fn forget(h: &Handoff, turn: &mut Turn<'_>) {
-    turn.host.view.outdate();
-    turn.host.holds.outgoing.remove(&h.machine);
-    turn.host.holds.settling.remove(&h.machine);
-    turn.host.averaging.left(&h.usage);
-    turn.order(Order::Sample);
-}
-
-/// The migration of a machine that was released before is over, or should have been long ago.
-fn answered_at_last(h: &mut Handoff, turn: &mut Turn<'_>) {
-    if std::mem::take(&mut h.steps.unanswered) {
-        forget(h, turn);
-    }
-}
-
-/// Tells the target that the machine is its own, once nothing is left of it here that could be let run.
-fn tell_released(h: &Handoff, turn: &mut Turn<'_>) {
-    if h.leftover && !h.steps.unanswered {
-        turn.discard(h, h.from);
-    } else {
-        turn.send(h, released(h));
-    }
-}
-
-fn released(h: &Handoff) -> Pass {
-    Pass::Released {
-        machine: h.machine.clone(),
-        stats: h.decision.stats.unwrap_or_default(),
-        autostart: Some(h.autostart),
-        unanswered: h.steps.unanswered.then_some(true),
-    }
-}
-
-fn no_leftover(h: &mut Handoff, turn: &mut Turn<'_>) {
-    h.leftover = false;
-    tell_released(h, turn);
 }
 
 /// The hypervisor has destroyed what was left here, or not.

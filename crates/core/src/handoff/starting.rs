@@ -5,11 +5,10 @@
 //! machine is, and that nothing runs it elsewhere, that host does what it would have done when it
 //! booted: it starts the machine, once. A machine that then does not start stays off, as after any boot.
 
-use super::record::{Handoff, Phase};
-use super::source::AUTOSTARTS_MAX;
+use super::limits::AUTOSTARTS_MAX;
 use super::turn::Turn;
-use crate::decision::Role;
 use crate::port::{Failure, FailureKind};
+use crate::record::Handoff;
 
 /// Whether this host, in this boot, has booted without the machine because of this handoff.
 pub(super) fn has_missed_boot(h: &Handoff, boot: &str) -> bool {
@@ -17,15 +16,6 @@ pub(super) fn has_missed_boot(h: &Handoff, boot: &str) -> bool {
     // What was armed again in an earlier boot was started at this one, whatever became of it since.
     let armed = h.rearmed.as_deref().is_some_and(|rearmed| rearmed != boot);
     h.autostart && told && h.boot != boot && !armed
-}
-
-impl Handoff {
-    /// Whether a source whose machine stays may not start it before the target has said that it has
-    /// nothing.
-    pub(super) fn waits_to_start(&self) -> bool {
-        let waits = self.role == Role::Donor && self.phase == Phase::Cancelling;
-        waits && self.missed && !self.steps.settled && !self.steps.acknowledged
-    }
 }
 
 /// Source: starts a machine that was seen to be off here, once the target has said that it has

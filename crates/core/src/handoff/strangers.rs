@@ -5,49 +5,19 @@
 //! that the copy here came from, by the copy's own entry, and nothing that this host has claimed is
 //! destroyed on anybody's word.
 
-use std::collections::BTreeMap;
-
-use super::begin::hold;
-use super::record::{Handoff, MarkKind, Phase};
+use super::Handoffs;
+use super::limits::RETRY_MIN;
+use super::question::{Question, Stranger};
 use super::turn::Turn;
-use super::{Handoffs, RETRY_MIN};
+use crate::agreement::Agreement;
 use crate::decision::{Decision, Reason, Role};
-use crate::exchange::Agreement;
 use crate::message::{Candidate, Pass};
 use crate::model::{Entry, ExchangeId, HandoffKey, HostId, MachineId, Ticket, Time};
 use crate::port::{Commit, Failure, LookId, MigrationStats, Presence, Sight};
+use crate::record::{Handoff, MarkKind, Phase};
 
 /// Most questions that wait for a look; whoever asked a further one asks again.
 const STRANGERS_MAX: usize = 64;
-
-/// Whoever waits for a look, by handoff.
-pub(super) type Strangers = BTreeMap<HandoffKey, Stranger>;
-
-/// Somebody who asks, and what.
-#[derive(Clone, Debug)]
-pub(super) struct Stranger {
-    pub(super) machine: MachineId,
-    /// The look that answers it.
-    pub(super) look: LookId,
-    pub(super) question: Question,
-}
-
-/// What a stranger wants.
-#[derive(Clone, Debug, Hash)]
-pub(super) enum Question {
-    /// The source: "It is yours."
-    Released { stats: MigrationStats, autostart: bool },
-    /// The source: "It stays; destroy what has arrived."
-    Cancelled,
-    /// The same, and it has been ordered.
-    Discarding,
-    /// The source: "What do you hold of it?"
-    Where,
-    /// The target: "It is here, complete and paused. Is it released?"
-    Holding,
-    /// The target: "I keep room for it. Is it coming?"
-    Reserved,
-}
 
 impl Handoffs {
     /// The other host speaks of a handoff that is not under way here.
@@ -262,7 +232,7 @@ impl Handoffs {
         handoff.decision.stats = Some(stats);
         handoff.autostart = autostart;
         handoff.boot.clone_from(&self.boot);
-        hold(turn.host, &handoff);
+        turn.host.holds.take_up(&handoff);
         turn.enter(&mut handoff, Phase::Claimed, RETRY_MIN);
         turn.resume(&handoff, sight.stamp);
         self.live.insert(handoff.key(), handoff);

@@ -13,17 +13,16 @@
 
 use std::time::Duration;
 
-use super::record::{Handoff, Phase};
-use super::source::{AUTOSTARTS_MAX, STORE_RETRY};
+use super::limits::{AUTOSTARTS_MAX, Limits, RETRY_MIN, STORE_RETRY, backoff};
 use super::starting;
-use super::turn::Turn;
-use super::{Limits, Next, RETRY_MIN, backoff};
+use super::turn::{Next, Turn};
 use crate::decision::Reason;
 use crate::message::{PROTOCOL, Pass};
 use crate::model::DiskPlace;
 use crate::port::{
     Commit, Examination, Failure, FailureKind, Order, Presence, Sight, Stamp, Unfit,
 };
+use crate::record::{Handoff, Phase};
 
 /// What is said of a machine that is off when it was to be let run.
 const ENDED_HERE: &str = "it ended after this host had taken it over";

@@ -5,9 +5,11 @@ mod starting;
 mod strangers;
 mod target;
 
+use std::time::Duration;
+
 use super::*;
+use crate::agreement::Agreement;
 use crate::decision::{Choice, Decision};
-use crate::exchange::Agreement;
 use crate::host::Host;
 use crate::load::Metering;
 use crate::message::{Candidate, Message, PROTOCOL};

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::record::{Handoff, Phase, Steps};
-use crate::decision::Role;
+use crate::decision::{Reason, Role};
 use crate::effect::{Effect, Timer};
 use crate::host::Host;
 use crate::message::{Message, Pass};
 use crate::model::{HostId, MachineId, Time};
 use crate::port::{HandoffId, LookId, Order, Stamp};
+use crate::record::{Handoff, Phase, Steps};
 
 /// What a handoff acts on, for the length of one input.
 pub struct Turn<'a> {
@@ -101,4 +101,15 @@ impl Turn<'_> {
     pub(super) fn wake(&mut self, id: HandoffId, after: Duration) {
         self.out.push(Effect::SetTimer(Timer::Handoff(id), self.now + after));
     }
+}
+
+/// What comes of an input for the handoff that it was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It goes on.
+    Stay,
+    /// It is over: the machine is the target's.
+    Done(Reason),
+    /// It is over: the machine is the source's.
+    Cancelled(Reason),
 }

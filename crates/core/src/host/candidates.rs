@@ -2,7 +2,7 @@
 //! price.
 
 use super::ruling::{is_hard, judges_rules};
-use super::{Host, Toward};
+use super::{Host, Taker, Toward};
 use crate::advantage::priced;
 use crate::ceiling::{Gauge, Measure};
 use crate::control::{Authority, Autonomy};
@@ -16,7 +16,6 @@ use crate::model::{
 use crate::port::Presence;
 use crate::select::mean_aware::{Piece, Side};
 use crate::select::{LOAD_EPSILON, Pair, rounded};
-use crate::survey::Answer;
 
 impl Host {
     /// Its machines that could go to `peer` in return for another.
@@ -324,18 +323,18 @@ impl Host {
         &self,
         measure: Measure,
         machine: &MachineId,
-        (answer, authority): (&Answer, Authority),
+        (taker, authority): (&Taker, Authority),
         now: Time,
     ) -> Result<(f64, bool), Refusal> {
-        let candidate = self.offerable(measure, machine, &answer.toward(authority), now)?;
-        if candidate.memory_bytes > answer.room.free_memory_bytes {
+        let candidate = self.offerable(measure, machine, &taker.toward(authority), now)?;
+        if candidate.memory_bytes > taker.room.free_memory_bytes {
             return Err(Reason::NoMemory.into());
         }
         let (factors, margin) = (&candidate.factors, candidate.margin.unwrap_or_default());
         let own = self.gauge(now);
-        let within = answer.room.gauge.as_ref();
+        let within = taker.room.gauge.as_ref();
         let within = within.is_none_or(|g| g.admits(factors, &margin, own.as_ref()).is_ok());
-        Ok((answer.report.load + priced(factors, &answer.room.rates), within))
+        Ok((taker.report.load + priced(factors, &taker.room.rates), within))
     }
 
     /// Whether a machine of this host may go there at all; its entry if so.

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::acquaintance::Acquaintances;
+use crate::agreement::Agreement;
 use crate::control::PauseRegister;
 use crate::decision::{Choice, Decision, Reason, Role};
-use crate::exchange::Agreement;
 use crate::model::{
     DiskPlace, Entry, Epoch, Group, HostId, MachineId, Requirements, Resources, Ticket, Time,
 };
 use crate::port::{Commit, HandoffId, HandoffKey, LookId, Presence, Stamp};
-use crate::witness::Acquaintances;
 
 /// How far a handoff is. Every phase but [`Phase::Offered`] is durable before anything is said or
 /// ordered that depends on it.
@@ -299,7 +299,7 @@ impl Handoff {
     }
 
     /// Whether it ends by itself soon unless something fails.
-    pub(super) const fn is_brisk(&self) -> bool {
+    pub(crate) const fn is_brisk(&self) -> bool {
         self.phase.is_brisk() || self.steps.unanswered
     }
 
@@ -351,6 +351,13 @@ impl Handoff {
             Phase::Discarding => "the hypervisor to destroy what has arrived".to_owned(),
             Phase::Done | Phase::Cancelled => "nothing".to_owned(),
         }
+    }
+
+    /// Whether a source whose machine stays may not start it before the target has said that it has
+    /// nothing.
+    pub(crate) fn waits_to_start(&self) -> bool {
+        let waits = self.role == Role::Donor && self.phase == Phase::Cancelling;
+        waits && self.missed && !self.steps.settled && !self.steps.acknowledged
     }
 
     /// Source: whether the target holds the machine's memory, the machine is off here, and nothing tells

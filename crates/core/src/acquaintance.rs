@@ -73,9 +73,9 @@ fn union(all: &mut Arc<[HostId]>, more: &Arc<[HostId]>) {
 
 /// Whom a host knows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Known {
-    pub(super) me: HostId,
-    pub(super) labels: Labels,
+pub(crate) struct Known {
+    pub(crate) me: HostId,
+    pub(crate) labels: Labels,
     durable: Acquaintances,
     /// Members as they were told last.
     live: Arc<[HostId]>,
@@ -84,12 +84,12 @@ pub(super) struct Known {
 }
 
 impl Known {
-    pub(super) fn new(me: HostId, labels: Labels, durable: Acquaintances) -> Self {
+    pub(crate) fn new(me: HostId, labels: Labels, durable: Acquaintances) -> Self {
         Self { me, labels, durable, live: Arc::default(), unkept: BTreeSet::new() }
     }
 
     /// All hosts that were ever heard of and not removed, this one among them.
-    pub(super) fn hosts(&self) -> impl Iterator<Item = &HostId> {
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &HostId> {
         let Acquaintances { members, met } = &self.durable;
         let is_member = |host: &HostId| members.binary_search(host).is_ok();
         let own = !is_member(&self.me) && !met.contains_key(&self.me);
@@ -99,35 +99,35 @@ impl Known {
     }
 
     /// The same for whoever has the same set.
-    pub(super) fn digest(&self) -> u64 {
+    pub(crate) fn digest(&self) -> u64 {
         self.hosts().fold(0, |sum, host| sum.wrapping_add(hash(host.as_str())))
     }
 
     /// Whether an operator has removed it, and it is gone.
-    pub(super) fn is_removed(&self, host: &HostId) -> bool {
+    pub(crate) fn is_removed(&self, host: &HostId) -> bool {
         let removed = self.durable.met.get(host).is_some_and(|a| a.removed);
         removed && self.live.binary_search(host).is_err()
     }
 
-    pub(super) fn removed(&self) -> Vec<HostId> {
+    pub(crate) fn removed(&self) -> Vec<HostId> {
         let removed = self.durable.met.values().filter(|a| a.removed);
         removed.map(|a| a.host.clone()).collect()
     }
 
     /// Whether it has not told this host that it knows it with its labels.
-    pub(super) fn is_stranger(&self, host: &HostId) -> bool {
+    pub(crate) fn is_stranger(&self, host: &HostId) -> bool {
         let told = self.durable.met.get(host).and_then(|a| a.told);
         told != Some(digest(&self.labels))
     }
 
     /// Whether it has the same value of a label as one of these seats, or may have.
-    pub(super) fn may_be_at(&self, host: &HostId, seats: &[Seat]) -> bool {
+    pub(crate) fn may_be_at(&self, host: &HostId, seats: &[Seat]) -> bool {
         let labels = self.durable.met.get(host).and_then(|a| a.labels.as_ref());
         labels.is_none_or(|labels| seats.iter().any(|seat| seat.is_on(labels)))
     }
 
     /// Members are these now. One that was removed and is back is known again.
-    pub(super) fn meet(&mut self, members: &Arc<[HostId]>) -> Vec<Acquaintance> {
+    pub(crate) fn meet(&mut self, members: &Arc<[HostId]>) -> Vec<Acquaintance> {
         self.durable.meet(members);
         let before = std::mem::replace(&mut self.live, Arc::clone(members));
         let gone = self.durable.met.values().filter(|a| a.removed).map(|a| a.host.clone());
@@ -143,7 +143,7 @@ impl Known {
 
     /// A host has told its labels, and perhaps that it knows this one's. Answers what there is to be
     /// written down.
-    pub(super) fn heard(
+    pub(crate) fn heard(
         &mut self,
         from: &HostId,
         labels: Labels,
@@ -158,7 +158,7 @@ impl Known {
     }
 
     /// Another host has told whom it knows. Answers what there is to be written down.
-    pub(super) fn told_of(&mut self, hosts: Vec<HostId>) -> Vec<Acquaintance> {
+    pub(crate) fn told_of(&mut self, hosts: Vec<HostId>) -> Vec<Acquaintance> {
         let mut news = Vec::new();
         for host in hosts {
             let known = self.durable.members.binary_search(&host).is_ok()
@@ -171,7 +171,7 @@ impl Known {
     }
 
     /// Forgets a host once it is no member, until it is one anew.
-    pub(super) fn remove(&mut self, host: &HostId) -> Option<Acquaintance> {
+    pub(crate) fn remove(&mut self, host: &HostId) -> Option<Acquaintance> {
         let known = self.durable.met.get(host);
         if *host == self.me || known.is_some_and(|a| a.removed) {
             return None;
@@ -180,7 +180,7 @@ impl Known {
     }
 
     /// Knows nothing of a name any more.
-    pub(super) fn forget(&mut self, host: &HostId) {
+    pub(crate) fn forget(&mut self, host: &HostId) {
         if self.durable.met.contains_key(host) {
             Arc::make_mut(&mut self.durable.met).remove(host);
         }
@@ -192,7 +192,7 @@ impl Known {
     }
 
     /// The labels that a host has told.
-    pub(super) fn labels_of(&self, host: &HostId) -> Option<&Labels> {
+    pub(crate) fn labels_of(&self, host: &HostId) -> Option<&Labels> {
         self.durable.met.get(host)?.labels.as_ref()
     }
 
@@ -203,12 +203,12 @@ impl Known {
     }
 
     /// Something could not be written down, and with it whatever was to be after that.
-    pub(super) fn not_kept(&mut self) {
+    pub(crate) fn not_kept(&mut self) {
         self.unkept = self.durable.met.keys().cloned().collect();
     }
 
     /// What is to be written down again.
-    pub(super) fn retry(&mut self) -> Vec<Acquaintance> {
+    pub(crate) fn retry(&mut self) -> Vec<Acquaintance> {
         let unkept = std::mem::take(&mut self.unkept);
         unkept.iter().filter_map(|host| self.durable.met.get(host).cloned()).collect()
     }
