@@ -179,6 +179,8 @@ impl Node {
 
 fn append(open: &mut [Node], text: &str) -> Result<Option<Node>, String> {
     match open.last_mut().map(|node| &mut node.content) {
+        // An empty CDATA section is no text at all, as it reads when it is written anew.
+        Some(_) if text.is_empty() => {}
         Some(content) => match content.last_mut() {
             Some(Content::Text(before)) => before.push_str(text),
             _ => content.push(Content::Text(text.to_owned())),
@@ -246,6 +248,8 @@ mod tests {
             "<a x=\"1 &amp; &quot;2&quot;\">t &lt;&lt;b/&gt;A<p:c xmlns:p=\"u\"/></a>"
         );
         assert_eq!(Node::parse(&written), Ok(root));
+        let empty = Node::parse("<r><![CDATA[]]></r>");
+        assert_eq!(empty, Node::parse("<r/>"), "an empty section is no text");
     }
 
     proptest! {
