@@ -43,7 +43,9 @@ fn await_verdict(cluster: &Cluster, guest: &str, code: &str, host: &str) {
 fn operators_are_told_why_machines_stay_and_what_was_decided() {
     let names = ["goes", "pinned", "ignored", "paused"];
     let guests = names.map(|name| idle(name, "h1")).to_vec();
-    let config = balance(ROUND, &CALM).replace("cool_down = '2s'", "cool_down = '1h'");
+    // Nothing moves before its entry is written: machines are known late.
+    let late = balance(ROUND, &CALM).replace("warm_up = 1", "warm_up = 20");
+    let config = late.replace("cool_down = '2s'", "cool_down = '1h'");
     let cluster = Cluster::up(cpu_hosts(2), guests, &config);
     let enter = |guest: &str, entry: &str| {
         let edit = ["metadata", guest, ENTRY, "--key", "evenkeel", "--set", entry];
