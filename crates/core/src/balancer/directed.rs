@@ -440,12 +440,17 @@ impl Balancer {
         let directed = &mut self.directed.open[index];
         directed.refusals = all;
         let (machine, authority) = (directed.machine.clone(), directed.authority);
+        let known = self.host.view.machines().get(&machine);
+        let judged = known.map(|known| self.host.judged(None, &machine, known));
+        // What keeps it here is known in more words than a reason.
+        let detail = match &judged {
+            Some(judged) if detail.is_empty() && judged.verdict == ending => judged.detail.clone(),
+            _ => detail,
+        };
+        let judged = judged.map(|judged| Judged { verdict: ending, ..judged });
         let outcome =
             Outcome { at: now, ending, detail: detail.clone(), peer: named.clone(), stats: None };
         self.directed.end(index, outcome);
-        let known = self.host.view.machines().get(&machine);
-        let judged = known.map(|known| self.host.judged(None, &machine, known));
-        let judged = judged.map(|judged| Judged { verdict: ending, ..judged });
         let lonely = self.lonely(survey.id(), ending, detail, now);
         let candidates = judged.into_iter().collect();
         out.push(Effect::Record(Decision { peer: named, candidates, authority, ..lonely }));
