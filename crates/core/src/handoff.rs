@@ -26,7 +26,7 @@
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `limits`, `turn` | limits of time and attempts; what a handoff acts on |
+//! | `limits`, `turn` | limits of time and attempts; what a handoff does with its turn |
 //! | `begin` | how a handoff begins, or is taken up after a restart |
 //! | `source`, `target` | the two sides: what a handoff does next |
 //! | `release` | the commit point, and what follows from it |
@@ -64,12 +64,12 @@ use crate::port::{
 
 pub use crate::commit::Mode;
 pub use crate::record::{Handoff, Mark, MarkKind, Phase, Recovered, Terms};
+pub use crate::turn::Turn;
 pub use begin::Offer;
 use limits::ENGAGED_ATTEMPTS_MAX;
 pub use limits::Limits;
 use question::Strangers;
 use turn::Next;
-pub use turn::Turn;
 
 /// The handoffs of one host that are under way.
 #[derive(Clone, Debug, Default)]
@@ -84,8 +84,6 @@ pub struct Handoffs {
     ticket: Ticket,
     boot: String,
     strangers: Strangers,
-    /// The look that was ordered last.
-    looks: LookId,
     limits: Limits,
     /// The one that ended last, and how.
     last: Option<(HandoffId, Reason)>,
@@ -175,13 +173,6 @@ impl Handoffs {
         self.has_known(id)
     }
 
-    /// Looks for a machine on behalf of somebody else.
-    pub(crate) fn look(&mut self, machine: &MachineId, turn: &mut Turn<'_>) -> LookId {
-        turn.looks = self.looks;
-        self.looks = turn.look_for(machine);
-        self.looks
-    }
-
     /// The other host said something about a handoff.
     pub fn hear(&mut self, id: HandoffId, from: &HostId, pass: Pass, turn: &mut Turn<'_>) {
         if let Pass::Where { machine } = pass {
@@ -201,11 +192,9 @@ impl Handoffs {
     /// attempt.
     pub fn look_again(&mut self, turn: &mut Turn<'_>) {
         let unclear = |p| !matches!(p, Phase::Offered | Phase::Armed | Phase::Transferring);
-        turn.looks = self.looks;
         for handoff in self.live.values_mut().filter(|h| unclear(h.phase)) {
             turn.look(handoff);
         }
-        self.looks = turn.looks;
     }
 
     /// A handoff's timer is due.
@@ -384,10 +373,8 @@ impl Handoffs {
         act: impl FnOnce(&mut Handoff, &Limits, &mut Turn<'_>) -> Next,
     ) {
         let Some(mut handoff) = self.live.remove(key) else { return };
-        turn.looks = self.looks;
         turn.spared = self.claimed(&handoff.machine).map(|mark| mark.handoff);
         let next = act(&mut handoff, &self.limits, turn);
-        self.looks = turn.looks;
         match next {
             Next::Stay => {
                 self.live.insert(handoff.key(), handoff);

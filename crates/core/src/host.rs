@@ -133,6 +133,14 @@ impl Host {
         self.view.observe(sample, &self.profile);
     }
 
+    /// Takes part from now on, or not. A host that comes back is filled gently.
+    pub fn take_part(&mut self, state: HostState, now: Time) {
+        if self.state != HostState::Active && state == HostState::Active {
+            self.past.returned(now);
+        }
+        self.state = state;
+    }
+
     /// Its load: what its machines and it itself use, with machines on their way counted where they
     /// are going.
     ///

@@ -38,4 +38,5 @@ pub mod rules;
 pub mod select;
 pub mod survey;
 pub mod swap;
+pub mod turn;
 pub mod witness;

@@ -176,25 +176,14 @@ fn definer(
     Some(at)
 }
 
-/// The one type whose state and methods are spread over a room of files, which count as one.
-const SPREAD: &str = "balancer";
-
-fn room(mut module: Module) -> Module {
-    if module.first().is_some_and(|first| first == SPREAD) {
-        module.truncate(1);
-    }
-    module
-}
-
 /// Which modules each one names something of.
 fn needs() -> BTreeMap<Module, BTreeSet<Module>> {
     let sources = sources();
     let mut needs: BTreeMap<Module, BTreeSet<Module>> = BTreeMap::new();
     for (module, source) in &sources {
         let found = source.paths.iter().filter_map(|path| definer(&sources, module, path, 8));
-        let own = room(module.clone());
-        let others: Vec<_> = found.map(room).filter(|o| *o != own && !o.is_empty()).collect();
-        needs.entry(own).or_default().extend(others);
+        let others: Vec<_> = found.filter(|other| other != module && !other.is_empty()).collect();
+        needs.entry(module.clone()).or_default().extend(others);
     }
     needs
 }

@@ -1,6 +1,7 @@
 //! One host: an agent that runs the real code, its store, its hypervisor.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use evenkeel_core::model::{
     HandoffId, HandoffKey, HostId, HostProfile, MachineId, Resources, Time,
 };
 use evenkeel_core::port::{Failure, FailureKind, LookId, MigrationStats, Sight};
+use rand::TryRng;
 
 use crate::hypervisor::{Copy, Job, Stage};
 
@@ -75,6 +77,8 @@ pub(crate) enum Input {
 pub struct Node {
     /// Its agent, if it runs.
     pub agent: Option<Handoffs>,
+    /// The look that its agent ordered last.
+    pub looks: LookId,
     /// What is durable.
     pub disk: Recovered,
     /// The copy of the machine here, if there is one.
@@ -112,6 +116,25 @@ pub(crate) fn facade(me: usize) -> Host {
     Host::new(profile, Metering::default())
 }
 
+/// Handoffs leave nothing to chance. What did would have courses that are not checked here.
+pub(crate) struct NoChance;
+
+impl TryRng for NoChance {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        unreachable!("a handoff has left something to chance")
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        unreachable!("a handoff has left something to chance")
+    }
+
+    fn try_fill_bytes(&mut self, _: &mut [u8]) -> Result<(), Infallible> {
+        unreachable!("a handoff has left something to chance")
+    }
+}
+
 impl Hash for Node {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (&self.agent, &self.disk, self.copy, self.job).hash(state);
@@ -146,6 +169,7 @@ impl Node {
     pub(crate) fn new(me: usize, copy: Option<Copy>) -> Self {
         let mut node = Self {
             agent: None,
+            looks: LookId::default(),
             disk: Recovered::default(),
             copy,
             job: None,
@@ -166,6 +190,7 @@ impl Node {
         self.disk.reopen(u64::from(self.starts));
         self.disk.boot = self.boots.to_string();
         self.agent = Some(Handoffs::new(Limits::default()));
+        self.looks = LookId::default();
     }
 
     /// Ends the agent, and with it all that was not durable.
@@ -214,7 +239,8 @@ impl Node {
         };
         let mut facade = facade(me);
         let now = now.unwrap_or(Time::from_unix_ms(0));
-        let mut turn = Turn::new(&mut facade, now, &mut out);
+        let (looks, mut chance) = (&mut self.looks, NoChance);
+        let mut turn = Turn::new(&mut facade, looks, now, &mut chance, &mut out);
         let turn = &mut turn;
         match input {
             Input::Hear(from, id, pass) => agent.hear(id, &host(from), pass, turn),

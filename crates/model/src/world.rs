@@ -13,7 +13,7 @@ use evenkeel_core::port::{Commit, MigrationStats, Presence, Stamp};
 use stateright::{Model, Property};
 
 use crate::hypervisor::{Copy, Step, boot, power_cut};
-use crate::node::{Answer, Input, Letter, Node, facade, host, index, machine};
+use crate::node::{Answer, Input, Letter, NoChance, Node, facade, host, index, machine};
 
 /// How often each thing may happen in one course of events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -589,9 +589,11 @@ impl World {
         let agreement = agreement(from, to, copy.stamp.epoch.next());
         let mut effects = Vec::new();
         let mut facade = facade(from);
-        let mut turn = Turn::new(&mut facade, Time::from_unix_ms(0), &mut effects);
-        if let Some(agent) = &mut state.nodes[from].agent {
-            agent.give(HandoffId(state.begun), agreement, terms, &mut turn);
+        let (id, node) = (HandoffId(state.begun), &mut state.nodes[from]);
+        let (now, mut chance) = (Time::from_unix_ms(0), NoChance);
+        let mut turn = Turn::new(&mut facade, &mut node.looks, now, &mut chance, &mut effects);
+        if let Some(agent) = &mut node.agent {
+            agent.give(id, agreement, terms, &mut turn);
         }
         self.carry_out(state, from, effects, Cut::Never);
     }
@@ -610,7 +612,8 @@ fn take(node: &mut Node, me: usize, from: usize, id: HandoffId, pass: Pass) -> V
     let mut out = Vec::new();
     let Pass::Reserve { entry, commit, autostart, ticket, .. } = pass else { return out };
     let mut facade = facade(me);
-    let mut turn = Turn::new(&mut facade, Time::from_unix_ms(0), &mut out);
+    let (now, mut chance) = (Time::from_unix_ms(0), NoChance);
+    let mut turn = Turn::new(&mut facade, &mut node.looks, now, &mut chance, &mut out);
     let Some(agent) = node.agent.as_mut() else { return out };
     if let Some((reason, _)) = agent.refusal(id, &machine()) {
         turn.out.push(Effect::Send(

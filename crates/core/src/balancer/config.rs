@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::recommending::RECOMMENDATION_TIME;
 use crate::ceiling::Ceilings;
 use crate::contention::STARVING;
 use crate::control::Autonomy;
@@ -12,6 +11,9 @@ use crate::load::Metering;
 use crate::restraint::Restraint;
 use crate::select::levelling::Levelling;
 use crate::select::{Calm, MeanAware, Policy};
+
+/// How long a recommendation holds unless told otherwise.
+const RECOMMENDATION_TIME: Duration = Duration::from_secs(3600);
 
 /// How a host balances.
 #[derive(Clone, Debug, PartialEq)]

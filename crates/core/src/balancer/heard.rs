@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::Balancer;
+use super::members::Members;
 use crate::ceiling::Measure;
+use crate::host::Host;
 use crate::message::{Report, Room, Talk};
 use crate::model::{HostId, Time};
 
@@ -72,18 +73,25 @@ impl Others {
     }
 }
 
-impl Balancer {
-    /// What each live member last said of itself, as far as this host has heard anything.
-    pub fn heard(&self) -> impl Iterator<Item = (&HostId, &Heard)> {
-        self.others.0.iter().filter(|(host, _)| self.members.binary_search(host).is_ok())
+impl Others {
+    /// What each live member last said of itself.
+    pub(super) fn of<'o>(
+        &'o self,
+        members: &'o Members,
+    ) -> impl Iterator<Item = (&'o HostId, &'o Heard)> {
+        self.0.iter().filter(|(host, _)| members.has(host))
     }
 
     /// How much of what is wanted in the cluster is not to be had, as far as this host has heard;
     /// `None` while nobody's score is known.
-    #[must_use]
-    pub fn cluster_contention(&self, now: Time) -> Option<ClusterContention> {
-        let own = self.host.view.contention().score().map(|score| (self.host.id(), score));
-        let fresh = self.heard().filter(|(_, heard)| now.since(heard.at) <= CONTENTION_AGE_MAX);
+    pub(super) fn contention(
+        &self,
+        host: &Host,
+        members: &Members,
+        now: Time,
+    ) -> Option<ClusterContention> {
+        let own = host.view.contention().score().map(|score| (host.id(), score));
+        let fresh = self.of(members).filter(|(_, heard)| now.since(heard.at) <= CONTENTION_AGE_MAX);
         let others = fresh.filter_map(|(host, heard)| Some((host, heard.report.contention?)));
         let scores: Vec<_> = own.into_iter().chain(others).collect();
         let (worst, worst_score) = scores.iter().max_by_key(|(_, score)| *score)?;

@@ -1,6 +1,5 @@
 //! How handoffs begin: by an agreement, or by what the store holds.
 
-use super::turn::Turn;
 use super::{Handoffs, source, starting, target};
 use crate::agreement::Agreement;
 use crate::decision::Role;
@@ -9,6 +8,7 @@ use crate::message::Pass;
 use crate::model::Ticket;
 use crate::port::{Commit, HandoffId};
 use crate::record::{Handoff, Phase, Recovered, Terms};
+use crate::turn::Turn;
 
 /// What a target was asked to keep room for.
 #[derive(Clone, Debug)]
@@ -47,7 +47,6 @@ impl Handoffs {
             };
             (handoff.look, handoff.steps) = Default::default();
             handoff.missed = starting::has_missed_boot(&handoff, &self.boot);
-            turn.looks = self.looks;
             match handoff.role {
                 Role::Donor => source::recover(&mut handoff, turn),
                 Role::Receiver => {
@@ -56,7 +55,6 @@ impl Handoffs {
                     target::recover(&handoff, turn);
                 }
             }
-            self.looks = turn.looks;
             turn.host.holds.take_up(&handoff);
             self.live.insert(handoff.key(), handoff);
         }
@@ -115,9 +113,7 @@ impl Handoffs {
             // A plan passes entries on and starts nothing: there is nothing to look for.
             target::nothing_is_here(&mut handoff, turn);
         } else {
-            turn.looks = self.looks;
             turn.look(&mut handoff);
-            self.looks = turn.looks;
         }
         self.live.insert(handoff.key(), handoff);
     }

@@ -4,11 +4,12 @@
 use super::limits::RETRY_MIN;
 use super::release::release;
 use super::starting;
-use super::turn::{Next, Turn};
+use super::turn::Next;
 use crate::decision::Reason;
 use crate::message::Pass;
 use crate::port::{Failure, Presence, Sight};
 use crate::record::{Handoff, Phase};
+use crate::turn::Turn;
 
 /// So often a cancellation is told to a target that does not answer. After that the handoff ends:
 /// whatever the target holds cannot run without this host's word, and it asks for that.

@@ -1,12 +1,12 @@
 //! What an operator says of handoffs under way.
 
-use super::turn::Turn;
 use super::{Handoffs, Next, cancelling, source, target};
 use crate::decision::{Reason, Role};
 use crate::message::Pass;
 use crate::model::{HostId, MachineId};
 use crate::port::Presence;
 use crate::record::{Handoff, Phase};
+use crate::turn::Turn;
 
 impl Handoffs {
     /// Aborts what can be aborted, because the agent must stop now.

@@ -1,10 +1,10 @@
 //! What a source does when it releases a machine: the commit point, and what follows from it.
 
 use super::limits::RETRY_MIN;
-use super::turn::Turn;
 use crate::message::Pass;
 use crate::port::{Commit, Order};
 use crate::record::{Handoff, Phase};
+use crate::turn::Turn;
 
 /// The target holds it, and nothing here can let it run any more: it need not stand still until the
 /// hypervisor has cleared up and answered. What that leaves is a leftover until it says that there is

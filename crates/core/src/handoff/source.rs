@@ -18,13 +18,14 @@ use super::cancelling::{
 };
 use super::limits::{AUTOSTARTS_MAX, Limits, RETRY_MAX, RETRY_MIN, STORE_RETRY, backoff};
 use super::release::{answered_at_last, no_leftover, release, release_if_parted, tell_released};
-use super::turn::{Next, Turn};
+use super::turn::Next;
 use crate::decision::Reason;
 use crate::message::Pass;
 use crate::port::{
     Commit, Failure, FailureKind, Migration, MigrationStats, ORDER_TIME_MAX, Order, Presence, Sight,
 };
 use crate::record::{Handoff, Phase, Steps};
+use crate::turn::Turn;
 
 /// So often a machine in doubt must have been seen not running before it counts as staying, where
 /// the target is of an earlier version and cannot be asked.

@@ -6,9 +6,9 @@
 //! booted: it starts the machine, once. A machine that then does not start stays off, as after any boot.
 
 use super::limits::AUTOSTARTS_MAX;
-use super::turn::Turn;
 use crate::port::{Failure, FailureKind};
 use crate::record::Handoff;
+use crate::turn::Turn;
 
 /// Whether this host, in this boot, has booted without the machine because of this handoff.
 pub(super) fn has_missed_boot(h: &Handoff, boot: &str) -> bool {

@@ -8,13 +8,13 @@
 use super::Handoffs;
 use super::limits::RETRY_MIN;
 use super::question::{Question, Stranger};
-use super::turn::Turn;
 use crate::agreement::Agreement;
 use crate::decision::{Decision, Reason, Role};
 use crate::message::{Candidate, Pass};
 use crate::model::{Entry, ExchangeId, HandoffKey, HostId, MachineId, Ticket, Time};
 use crate::port::{Commit, Failure, LookId, MigrationStats, Presence, Sight};
 use crate::record::{Handoff, MarkKind, Phase};
+use crate::turn::Turn;
 
 /// Most questions that wait for a look; whoever asked a further one asks again.
 const STRANGERS_MAX: usize = 64;
@@ -66,9 +66,7 @@ impl Handoffs {
     ) {
         if self.strangers.len() < STRANGERS_MAX || self.strangers.contains_key(&key) {
             // What the last sample saw may be older than the machine's arrival.
-            turn.looks = self.looks;
             let look = turn.look_for(&machine);
-            self.looks = look;
             self.strangers.insert(key, Stranger { machine, look, question });
         }
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::limits::{AUTOSTARTS_MAX, Limits, RETRY_MIN, STORE_RETRY, backoff};
 use super::starting;
-use super::turn::{Next, Turn};
+use super::turn::Next;
 use crate::decision::Reason;
 use crate::message::{PROTOCOL, Pass};
 use crate::model::DiskPlace;
@@ -23,6 +23,7 @@ use crate::port::{
     Commit, Examination, Failure, FailureKind, Order, Presence, Sight, Stamp, Unfit,
 };
 use crate::record::{Handoff, Phase};
+use crate::turn::Turn;
 
 /// What is said of a machine that is off when it was to be let run.
 const ENDED_HERE: &str = "it ended after this host had taken it over";

@@ -7,6 +7,9 @@ mod target;
 
 use std::time::Duration;
 
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
 use super::*;
 use crate::agreement::Agreement;
 use crate::decision::{Choice, Decision};
@@ -32,6 +35,7 @@ fn host_id(name: &str) -> HostId {
 struct Side {
     host: Host,
     handoffs: Handoffs,
+    looks: LookId,
     now: Time,
 }
 
@@ -43,12 +47,14 @@ impl Side {
         let mut handoffs = Handoffs::new(Limits::default());
         handoffs.ticket.life = LIFE;
         "boot 1".clone_into(&mut handoffs.boot);
-        Self { host, handoffs, now: Time::from_unix_ms(1_000_000) }
+        Self { host, handoffs, looks: LookId(0), now: Time::from_unix_ms(1_000_000) }
     }
 
     fn act(&mut self, action: impl FnOnce(&mut Handoffs, &mut Turn<'_>)) -> Vec<Effect> {
         let mut out = Vec::new();
-        let mut turn = Turn::new(&mut self.host, self.now, &mut out);
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let (host, looks) = (&mut self.host, &mut self.looks);
+        let mut turn = Turn::new(host, looks, self.now, &mut rng, &mut out);
         action(&mut self.handoffs, &mut turn);
         out
     }
@@ -67,7 +73,7 @@ impl Side {
     }
 
     fn saw(&mut self, sight: Sight) -> Vec<Effect> {
-        self.act(|handoffs, turn| handoffs.looked(&machine(), handoffs.looks, &Ok(sight), turn))
+        self.act(|handoffs, turn| handoffs.looked(&machine(), *turn.looks, &Ok(sight), turn))
     }
 
     fn done(&mut self, done: Done, result: &Result<(), Failure>) -> Vec<Effect> {

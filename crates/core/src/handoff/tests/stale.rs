@@ -103,7 +103,7 @@ fn what_ran_at_the_target_by_the_hypervisors_commit_point_is_not_called_missing_
     for (commit, answer) in [(Commit::Fast, Pass::Claimed), (Commit::Strict, Pass::Missing)] {
         let mut side = reserved(commit, false);
         side.hear(find());
-        let look = side.handoffs.looks;
+        let look = side.looks;
         let from = Some(host_id("source"));
         let sight = Sight { from, ..Sight::new(Presence::Defined, there()) };
         let out = side.act(|handoffs, turn| {

@@ -70,7 +70,7 @@ fn nothing_that_a_third_host_says_of_a_handoff_changes_anything() {
                 // A look that was ordered for the stranger tells nothing to anybody else.
                 let stamp = if number < 5 { there() } else { here() };
                 let from = Some(host_id("source"));
-                let look = side.handoffs.looks;
+                let look = side.looks;
                 let sight = Sight { from, ..Sight::new(seen, stamp) };
                 let mine = side.handoffs.iter().next().is_some_and(|h| h.look == look);
                 if !mine && !looks(&out) {

@@ -99,7 +99,7 @@ fn a_target_that_has_forgotten_looks_before_it_answers() {
     side.hear(released());
     let silent = Failure::new(FailureKind::Unreachable, "gone");
     let out =
-        side.act(|handoffs, turn| handoffs.looked(&machine(), handoffs.looks, &Err(silent), turn));
+        side.act(|handoffs, turn| handoffs.looked(&machine(), *turn.looks, &Err(silent), turn));
     assert!(said(&out).is_empty());
     assert!(looks(&side.hear(released())), "the next question is looked after again");
 }
@@ -180,7 +180,7 @@ fn what_was_seen_before_a_question_is_no_answer_to_it() {
     for question in [Pass::Where { machine: machine() }, released()] {
         let mut side = reserved(Commit::Strict, false);
         side.timer();
-        let before = side.handoffs.looks;
+        let before = side.looks;
         side.hear(question.clone());
         let nothing = Ok(Sight::default());
         let out = side.act(|h, turn| h.looked(&machine(), before, &nothing, turn));

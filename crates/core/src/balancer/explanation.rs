@@ -1,13 +1,15 @@
 //! What a balancer would say if it were asked now why nothing moves.
 
-use super::{Balancer, Heard};
+use super::drain::Draining;
+use super::heard::{Heard, Others};
+use super::scene::Scene;
 use crate::control::Pause;
 use crate::decision::{Judged, Reason, Refusal, Role};
 use crate::explain::{
     About, HostExplained, MachineBrief, MachineExplained, PeerBrief, Prospect, Why, distinct,
 };
 use crate::handoff::Handoff;
-use crate::host::Toward;
+use crate::host::{Host, Toward};
 use crate::load::Implausible;
 use crate::model::{HostId, HostState, MachineId, Time};
 use crate::select::{Pair, Policy};
@@ -15,20 +17,28 @@ use crate::select::{Pair, Policy};
 /// Stands for hosts of which nothing has been heard.
 const NOBODY: &str = "-";
 
-impl Balancer {
+/// All that an explanation is made of.
+#[derive(Debug)]
+pub(super) struct Explainer<'a> {
+    pub(super) host: &'a Host,
+    pub(super) scene: &'a Scene,
+    pub(super) others: &'a Others,
+    pub(super) draining: Option<&'a Draining>,
+}
+
+impl Explainer<'_> {
     /// Why a machine of this host is where it is; `None` if it has none of that id.
-    #[must_use]
-    pub fn explain(&self, id: &MachineId, now: Time) -> Option<MachineExplained> {
-        let host = &self.host;
+    pub(super) fn machine(&self, id: &MachineId, now: Time) -> Option<MachineExplained> {
+        let host = self.host;
         let machine = host.view.machines().get(id)?;
-        let prospects: Vec<_> =
-            self.heard().filter_map(|peer| self.prospect(peer, id, now)).collect();
+        let prospects: Vec<_> = self
+            .others
+            .of(&self.scene.members)
+            .filter_map(|peer| self.prospect(peer, id, now))
+            .collect();
         let known = machine.factors(&host.profile).ok();
-        let cost = self
-            .members
-            .iter()
-            .find(|m| *m != host.id())
-            .and_then(|peer| host.candidate(None, id, &Toward::of(peer), now)?.cost);
+        let anybody = self.scene.members.others(host.id()).next();
+        let cost = anybody.and_then(|peer| host.candidate(None, id, &Toward::of(peer), now)?.cost);
         let guessed = prospects.iter().map(|prospect| {
             let detail = format!("its load is {}", percent(prospect.load));
             Why::new(prospect.verdict, About::Peer(prospect.peer.clone()), detail)
@@ -56,11 +66,10 @@ impl Balancer {
     }
 
     /// Why this host does not give.
-    #[must_use]
-    pub fn explain_host(&self, now: Time) -> HostExplained {
-        let host = &self.host;
+    pub(super) fn host(&self, now: Time) -> HostExplained {
+        let host = self.host;
         let brief = |id: &MachineId| {
-            let explained = self.explain(id, now)?;
+            let explained = self.machine(id, now)?;
             let why = explained.reasons.into_iter().next();
             Some(MachineBrief {
                 name: explained.name,
@@ -85,19 +94,18 @@ impl Balancer {
             limit: host.limit(None),
             reasons: self.of_host(now),
             machines: host.view.machines().keys().filter_map(brief).collect(),
-            peers: self.heard().map(peer).collect(),
+            peers: self.others.of(&self.scene.members).map(peer).collect(),
             record: None,
         }
     }
 
     /// What keeps a machine, whichever host it were to go to.
     fn of_machine(&self, id: &MachineId, now: Time) -> Vec<Why> {
-        let others = self.members.iter().filter(|m| *m != self.host.id());
         // Nobody is left to go to; what keeps the machine itself does so all the same.
         let nobody = HostId::new(NOBODY).ok();
-        let peers: Vec<_> = match self.members.is_empty() {
+        let peers: Vec<_> = match self.scene.members.all().is_empty() {
             true => nobody.iter().collect(),
-            false => others.collect(),
+            false => self.scene.members.others(self.host.id()).collect(),
         };
         let mut reasons: Vec<Why> = Vec::new();
         // A machine that makes no sense is new as long as it does not, which is not what keeps it.
@@ -127,8 +135,12 @@ impl Balancer {
 
     /// Why a machine stays although its host is being emptied, by the hosts asked last.
     fn of_drain(&self, id: &MachineId, now: Time) -> Option<Why> {
-        let staying =
-            self.drain(now)?.staying.into_iter().find(|lacking| lacking.machine == *id)?;
+        let staying = self
+            .draining?
+            .progress(self.host, self.scene, now)
+            .staying
+            .into_iter()
+            .find(|lacking| lacking.machine == *id)?;
         let counts = staying.refusals.iter().map(|(code, hosts)| format!("{code} by {hosts}"));
         let counts: Vec<_> = counts.collect();
         let about = if counts.is_empty() { About::Machine } else { About::Host };
@@ -143,7 +155,7 @@ impl Balancer {
     /// What a move of a machine would be worth, where it does not pay yet: to the host heard of where
     /// it would be worth most, or at most.
     fn not_yet(&self, id: &MachineId, now: Time) -> Option<Why> {
-        let host = &self.host;
+        let host = self.host;
         host.levelling(None).filter(|_| host.state == HostState::Active)?;
         let others = Toward::of(host.id());
         host.candidate(None, id, &others, now)?;
@@ -151,7 +163,11 @@ impl Balancer {
             let room = heard.room.as_ref().filter(|_| heard.measure.is_none())?;
             host.worth_with(id, heard.report.load, room, now)
         };
-        let best = self.heard().filter_map(with).max_by(|a, b| a.net().total_cmp(&b.net()));
+        let best = self
+            .others
+            .of(&self.scene.members)
+            .filter_map(with)
+            .max_by(|a, b| a.net().total_cmp(&b.net()));
         let worth = best.or_else(|| host.worth_at_most(id, now))?;
         let span_s = 60.0 * f64::from(host.known_minutes(now));
         let unpaid = worth.net() < 0.0 && worth.gain > 0.0;
@@ -176,7 +192,7 @@ impl Balancer {
                 })
             }
             Reason::UnderWay => {
-                let moving = self.handoffs.iter().find(|h| h.machine == *id);
+                let moving = self.scene.handoffs.iter().find(|h| h.machine == *id);
                 moving.map(Handoff::waits_for).unwrap_or_default()
             }
             _ => String::new(),
@@ -185,16 +201,16 @@ impl Balancer {
 
     /// What keeps this host, whatever machine it were.
     fn of_host(&self, now: Time) -> Vec<Why> {
-        let host = &self.host;
+        let host = self.host;
         let about = |code, detail: String| Why::new(code, About::Host, detail);
-        if self.stopping {
+        if self.scene.stopping {
             return vec![about(Reason::Stopping, String::new())];
         }
         let load = match host.load(now) {
             Ok(load) => load,
             Err(unknown) => return vec![about(Reason::UnknownLoad, unknown.to_string())],
         };
-        if !self.members.iter().any(|m| m != host.id()) {
+        if self.scene.members.others(host.id()).next().is_none() {
             return vec![about(Reason::NoPeer, String::new())];
         }
         if let Err(code) = host.control.permits(Role::Donor, host.authority(), now) {
@@ -203,7 +219,7 @@ impl Balancer {
             return vec![about(code, pause.map(words).unwrap_or_default())];
         }
         let limited = host.may(Role::Donor, host.authority(), now).err();
-        if self.config.policy == Policy::HalfDifference {
+        if self.scene.config.policy == Policy::HalfDifference {
             return limited.map(|code| about(code, String::new())).into_iter().collect();
         }
         let Some((target, limit)) = host.target(None).zip(host.limit(None)) else {
@@ -254,7 +270,7 @@ impl Balancer {
         now: Time,
     ) -> Option<Judged> {
         let load = heard.report.load;
-        let judged = match (&heard.room, self.config.policy) {
+        let judged = match (&heard.room, self.scene.config.policy) {
             (Some(room), Policy::MeanAware(_)) => {
                 self.host.judge_with_room(heard.measure, peer, load, room, now)
             }

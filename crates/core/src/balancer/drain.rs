@@ -8,27 +8,26 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::Balancer;
-use super::wishes::Purpose;
+use super::scene::{Opening, Scene};
 use crate::appraisal::{Appraiser, Appraising, Lacking, Refusals};
-use crate::effect::{Effect, Timer};
+use crate::effect::Timer;
 use crate::exchange::Exchange;
 use crate::host::{Host, Toward};
 use crate::load::Machine;
 use crate::message::{Candidate, Report};
-use crate::model::{ExchangeId, HostId, HostState, Time};
+use crate::model::{ExchangeId, HostId, Time};
+use crate::turn::Turn;
 
 /// Hosts asked at once.
 const ASKED: usize = 12;
 /// The first wait before others are asked, when nobody had room. It doubles up to a round.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// A host that is being emptied.
+/// What a host knows that is being emptied.
 #[derive(Clone, Debug)]
-pub(super) struct Emptying {
+pub(super) struct Draining {
     since: Time,
     /// What it had to give then.
     machines: usize,
@@ -70,8 +69,8 @@ fn bytes_of(machine: &Machine) -> f64 {
     machine.measured().map_or(machine.facts.memory_bytes, |usage| usage.memory_bytes)
 }
 
-impl Emptying {
-    fn begin(host: &Host, now: Time) -> Self {
+impl Draining {
+    pub(super) fn begin(host: &Host, now: Time) -> Self {
         Self {
             since: now,
             machines: host.occupants().count(),
@@ -103,114 +102,91 @@ impl Emptying {
         }
         None
     }
-}
 
-impl Balancer {
-    /// Whether this host empties itself: while only entries move, the policy does that in its rounds.
-    pub(super) fn is_emptying(&self) -> bool {
-        self.host.state == HostState::Draining && !self.config.tentative
+    /// Offers the next machine to the host that ends least loaded with it, while answers are fresh.
+    pub(super) fn offer(&mut self, turn: &mut Turn<'_>) -> Option<Opening> {
+        if turn.now >= self.fresh_until {
+            return None;
+        }
+        let (peer, report) = self.receiver(turn.host, turn.now)?;
+        self.spent.insert(peer.clone());
+        self.fruitless = 0;
+        let id = ExchangeId(turn.rng.next_u64());
+        let step = Exchange::give(id, peer.clone(), report, turn.host, turn.now);
+        Some(Opening { id, peer, step })
     }
 
-    /// Goes on emptying this host, if it is to be emptied and is free to.
-    pub(super) fn empty(&mut self, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
-        if !self.is_emptying() {
-            self.emptying = None;
-            return;
+    /// Whom to ask next for room, and for which machines.
+    pub(super) fn ask(
+        &mut self,
+        scene: &Scene,
+        turn: &mut Turn<'_>,
+    ) -> Option<(Vec<HostId>, Vec<Candidate>)> {
+        if turn.now < self.next {
+            return None;
         }
-        // Before the first sample it is not known what there is.
-        if self.stopping || self.host.report(None, now).is_err() {
-            return;
-        }
-        let mut emptying = self.emptying.take().unwrap_or_else(|| Emptying::begin(&self.host, now));
-        while !self.is_busy()
-            && now < emptying.fresh_until
-            && let Some((peer, report)) = emptying.receiver(&self.host, now)
-        {
-            emptying.spent.insert(peer.clone());
-            emptying.fruitless = 0;
-            let id = ExchangeId(rng.next_u64());
-            let step = Exchange::give(id, peer.clone(), report, &self.host, now);
-            self.step(step, &peer, id, now, rng, out);
-        }
-        let asking = self.appraising.iter().any(|(purpose, _)| matches!(purpose, Purpose::Empty));
-        if !self.is_busy() && !asking && now >= emptying.next {
-            let peers = self.draw(ASKED, rng);
-            let (candidates, _) = self.host.to_give(&peers, now);
-            emptying.fruitless = emptying.fruitless.saturating_add(1);
-            let wait = RETRY.saturating_mul(1 << (emptying.fruitless - 1).min(10));
-            emptying.next = now + wait.min(self.config.round);
-            out.push(Effect::SetTimer(Timer::Empty, emptying.next));
-            self.emptying = Some(emptying);
-            return self.ask(
-                Purpose::Empty,
-                candidates,
-                &peers,
-                HostState::Draining,
-                now,
-                rng,
-                out,
-            );
-        }
-        self.emptying = Some(emptying);
+        let peers = scene.draw(ASKED, turn);
+        let (candidates, _) = turn.host.to_give(&peers, turn.now);
+        self.fruitless = self.fruitless.saturating_add(1);
+        let wait = RETRY.saturating_mul(1 << (self.fruitless - 1).min(10));
+        self.next = turn.now + wait.min(scene.config.round);
+        turn.set_timer(Timer::Empty, self.next);
+        Some((peers, candidates))
     }
 
     /// Others have said what they could take.
-    pub(super) fn found(&mut self, asked: Appraising, now: Time) {
-        let Some(emptying) = &mut self.emptying else { return };
-        emptying.candidates = asked.candidates;
-        emptying.answers = asked.answers;
-        emptying.spent.clear();
-        emptying.fresh_until = now + self.config.round;
-        if emptying.receiver(&self.host, now).is_some() {
+    pub(super) fn hear(&mut self, asked: Appraising, scene: &Scene, turn: &Turn<'_>) {
+        self.candidates = asked.candidates;
+        self.answers = asked.answers;
+        self.spent.clear();
+        self.fresh_until = turn.now + scene.config.round;
+        if self.receiver(turn.host, turn.now).is_some() {
             // When these have been offered something, others are asked at once.
-            emptying.next = now;
+            self.next = turn.now;
         }
     }
 
-    /// How far this host is, if it is being emptied.
-    #[must_use]
-    pub fn drain(&self, now: Time) -> Option<Drain> {
-        let emptying = self.emptying.as_ref()?;
-        let staying = self.staying(emptying, now);
-        let bytes_left: f64 = self.host.occupants().map(|(_, machine)| bytes_of(machine)).sum();
+    /// How far the host is.
+    pub(super) fn progress(&self, host: &Host, scene: &Scene, now: Time) -> Drain {
+        let staying = self.staying(host, scene, now);
+        let bytes_left: f64 = host.occupants().map(|(_, machine)| bytes_of(machine)).sum();
         let bound: f64 = staying
             .iter()
-            .filter_map(|lacking| self.host.view.machines().get(&lacking.machine))
+            .filter_map(|lacking| host.view.machines().get(&lacking.machine))
             .map(bytes_of)
             .sum();
-        let (gone, took) = (emptying.bytes - bytes_left, now.since(emptying.since).as_secs_f64());
-        let link = self.host.experience.link_bytes_per_s(now);
+        let (gone, took) = (self.bytes - bytes_left, now.since(self.since).as_secs_f64());
+        let link = host.experience.link_bytes_per_s(now);
         let rate = if gone > 0.0 && took > 0.0 { gone / took } else { link };
         let seconds = (bytes_left - bound).max(0.0) / rate;
-        Some(Drain {
-            since: emptying.since,
-            machines: emptying.machines,
-            bytes: emptying.bytes,
-            machines_left: self.host.occupants().count(),
+        Drain {
+            since: self.since,
+            machines: self.machines,
+            bytes: self.bytes,
+            machines_left: host.occupants().count(),
             bytes_left,
             seconds_left: Some(seconds).filter(|s| s.is_finite() && (*s > 0.0 || bound <= 0.0)),
             staying,
-        })
+        }
     }
 
     /// What does not leave, by what the hosts have said that were asked last.
-    fn staying(&self, emptying: &Emptying, now: Time) -> Vec<Lacking> {
-        let known: Vec<_> = emptying.answers.iter().map(|a| a.host.clone()).collect();
-        let peers = if known.is_empty() { self.members() } else { &known[..] };
-        let (_, bound) = self.host.to_give(peers, now);
+    fn staying(&self, host: &Host, scene: &Scene, now: Time) -> Vec<Lacking> {
+        let known: Vec<_> = self.answers.iter().map(|a| a.host.clone()).collect();
+        let peers = if known.is_empty() { scene.members.all() } else { &known[..] };
+        let (_, bound) = host.to_give(peers, now);
         let bound = bound.iter().map(|(_, machine, refusal)| Lacking::bound(machine, refusal));
         let mut staying: Vec<_> = bound.collect();
-        for (index, candidate) in emptying.candidates.iter().enumerate() {
-            let is_here = self.host.view.machines().contains_key(&candidate.machine);
+        for (index, candidate) in self.candidates.iter().enumerate() {
+            let is_here = host.view.machines().contains_key(&candidate.machine);
             let is_bound = staying.iter().any(|lacking| lacking.machine == candidate.machine);
-            if !is_here || is_bound || self.handoffs.moves(&candidate.machine) {
+            if !is_here || is_bound || scene.handoffs.moves(&candidate.machine) {
                 continue;
             }
             let mut refusals = Refusals::default();
-            let said =
-                emptying.answers.iter().filter_map(|host| host.takes(index, candidate).err());
+            let said = self.answers.iter().filter_map(|host| host.takes(index, candidate).err());
             said.for_each(|refusal| refusals.count(refusal));
-            if refusals.len() == emptying.answers.len() {
+            if refusals.len() == self.answers.len() {
                 staying.push(refusals.of(candidate));
             }
         }

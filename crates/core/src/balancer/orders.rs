@@ -12,18 +12,20 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use rand::{Rng, RngExt};
+use rand::RngExt;
 
-use super::Balancer;
+use super::scene::{Opening, Scene};
 use crate::ceiling::Measure;
 use crate::control::Authority;
 use crate::decision::{Decision, Judged, Reason};
-use crate::effect::{Effect, MoveOrder, Timer};
+use crate::effect::{MoveOrder, Timer};
 use crate::exchange::{Exchange, Ordered};
-use crate::message::{Candidate, Message, Talk};
+use crate::host::Host;
+use crate::message::{Candidate, Talk};
 use crate::model::{ExchangeId, HostId, MachineId, MoveId, Time};
 use crate::port::{HandoffId, MigrationStats, Presence};
 use crate::survey::Survey;
+use crate::turn::Turn;
 
 /// Most directed moves that wait or are under way at once, and most that have ended and are kept.
 const MOVES_MAX: usize = 64;
@@ -113,14 +115,14 @@ pub struct Outcome {
 
 /// The directed moves of one host.
 #[derive(Clone, Debug, Default)]
-pub(super) struct DirectedMoves {
+pub(super) struct Orders {
     /// In the order in which they were ordered.
     open: Vec<Directed>,
     /// The newest last.
     ended: VecDeque<Directed>,
 }
 
-impl DirectedMoves {
+impl Orders {
     /// Whether one is about to be settled with another host.
     pub(super) fn is_looking(&self) -> bool {
         self.open.iter().any(|m| matches!(m.stage, Stage::Looking(_)))
@@ -131,15 +133,22 @@ impl DirectedMoves {
         self.open.iter().any(|m| matches!(m.stage, Stage::Waiting { .. }))
     }
 
-    pub(super) fn survey(&mut self, id: ExchangeId) -> Option<&mut Survey> {
+    fn survey(&mut self, id: ExchangeId) -> Option<&mut Survey> {
         self.open.iter_mut().find_map(|m| match &mut m.stage {
             Stage::Looking(survey) if survey.id() == id => Some(survey),
             _ => None,
         })
     }
 
+    /// The timer of an exchange is due: whoever has not answered its survey does not.
+    pub(super) fn timer(&mut self, id: ExchangeId) {
+        if let Some(survey) = self.survey(id) {
+            survey.close();
+        }
+    }
+
     /// Another host cannot be reached.
-    pub(super) fn missed(&mut self, host: &HostId) {
+    pub(super) fn miss(&mut self, host: &HostId) {
         for directed in &mut self.open {
             if let Stage::Looking(survey) = &mut directed.stage {
                 survey.miss(host);
@@ -165,42 +174,50 @@ impl DirectedMoves {
         }
         self.ended.push_back(ended);
     }
-}
 
-impl Balancer {
-    /// Moves that operators have ordered: those under way, and the newest that have ended.
-    pub fn directed(&self) -> impl Iterator<Item = &Directed> {
-        self.directed.open.iter().chain(&self.directed.ended)
+    /// Those under way, and the newest that have ended.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Directed> {
+        self.open.iter().chain(&self.ended)
     }
 
-    /// Whether a machine of this host could be ordered to another, or anywhere, as far as this host
-    /// knows by itself.
+    /// Whether none is under way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Whether a machine of a host could be ordered to another, or anywhere, as far as this host knows
+    /// by itself.
     ///
     /// # Errors
-    /// Why not, in words; nothing changes then.
-    pub fn can_migrate(&self, machine: &MachineId, to: Option<&HostId>) -> Result<(), String> {
-        let host = self.host.id();
-        let known = self.host.view.machines().get(machine);
+    /// Why not, in words.
+    pub(super) fn can_begin(
+        &self,
+        machine: &MachineId,
+        to: Option<&HostId>,
+        scene: &Scene,
+        own: &Host,
+    ) -> Result<(), String> {
+        let host = own.id();
+        let known = own.view.machines().get(machine);
         let known = known.ok_or_else(|| format!("host `{host}` has no machine `{machine}`"))?;
         let name = &known.facts.name;
         let stays = |why: String| Err(format!("{why}: machine `{name}` stays on `{host}`"));
-        if self.stopping {
+        if scene.stopping {
             return stays(format!("the agent of `{host}` is stopping"));
         }
         if to == Some(host) {
             return Err(format!("machine `{name}` is on host `{host}` already"));
         }
-        if let Some(to) = to.filter(|to| !self.members.contains(to)) {
-            let others: Vec<_> =
-                self.members.iter().filter(|m| *m != host).map(HostId::as_str).collect();
+        if let Some(to) = to.filter(|to| !scene.members.has(to)) {
+            let others: Vec<_> = scene.members.others(host).map(HostId::as_str).collect();
             let alive = others.join(", ");
             return stays(format!("no live host is called `{to}` (alive are: {alive})"));
         }
-        if !self.members.iter().any(|member| member != host) {
+        if scene.members.others(host).next().is_none() {
             return stays("no other host of the cluster is alive".to_owned());
         }
-        let ordered = self.directed.open.iter().any(|m| m.machine == *machine);
-        if ordered || self.handoffs.moves(machine) {
+        let ordered = self.open.iter().any(|m| m.machine == *machine);
+        if ordered || scene.handoffs.moves(machine) {
             return Err(format!(
                 "machine `{name}` is being moved already; `evenkeel status` says where to"
             ));
@@ -208,37 +225,37 @@ impl Balancer {
         if known.presence != Presence::Running {
             return stays("only a running machine is moved live".to_owned());
         }
-        if self.directed.open.len() >= MOVES_MAX {
+        if self.open.len() >= MOVES_MAX {
             return stays(format!("{MOVES_MAX} ordered moves wait already"));
         }
         Ok(())
     }
 
-    /// Lets a directed move wait for its turn. One that cannot be is none: see
-    /// [`Self::can_migrate`].
-    pub(super) fn begin_directed(
+    /// Lets a directed move wait for its turn. One that cannot be is none: see [`Self::can_begin`].
+    pub(super) fn begin(
         &mut self,
         order: MoveOrder,
         authority: Authority,
         (measure, in_return): (Measure, Option<Candidate>),
-        now: Time,
+        scene: &Scene,
+        turn: &Turn<'_>,
     ) {
         let MoveOrder { id, machine, to } = order;
-        if self.can_migrate(&machine, to.as_ref()).is_err() {
+        if self.can_begin(&machine, to.as_ref(), scene, turn.host).is_err() {
             return;
         }
-        let known = self.host.view.machines().get(&machine);
+        let known = turn.host.view.machines().get(&machine);
         let name = known.map_or_else(String::new, |m| m.facts.name.to_string());
-        let from = self.host.id().clone();
-        self.directed.open.push(Directed {
+        let from = turn.host.id().clone();
+        self.open.push(Directed {
             id,
             machine,
             name,
             from,
             to,
             authority,
-            ordered: now,
-            stage: Stage::Waiting { at: now, why: None },
+            ordered: turn.now,
+            stage: Stage::Waiting { at: turn.now, why: None },
             refusals: Vec::new(),
             failed: Vec::new(),
             measure,
@@ -246,37 +263,9 @@ impl Balancer {
         });
     }
 
-    /// Goes on with directed moves: takes note of what was recorded since `first`, and begins the
-    /// next if this host is free for it.
-    pub(super) fn direct(
-        &mut self,
-        mut first: usize,
-        now: Time,
-        rng: &mut impl Rng,
-        out: &mut Vec<Effect>,
-    ) {
-        loop {
-            if self.directed.open.is_empty() {
-                return;
-            }
-            let mut records = Vec::new();
-            for effect in &out[first.min(out.len())..] {
-                if let Effect::Record(decision) = effect {
-                    records.push(decision.clone());
-                }
-            }
-            first = out.len();
-            records.iter().for_each(|decision| self.note(decision, now, rng, out));
-            self.settle_directed(now);
-            let Some(index) = self.next_directed(now).filter(|_| !self.is_engaged()) else {
-                return;
-            };
-            self.pursue_directed(index, now, rng, out);
-        }
-    }
-
-    fn next_directed(&self, now: Time) -> Option<usize> {
-        self.directed.open.iter().position(|directed| match &directed.stage {
+    /// The next that is to be gone on with.
+    pub(super) fn next(&self, now: Time) -> Option<usize> {
+        self.open.iter().position(|directed| match &directed.stage {
             Stage::Waiting { at, .. } => *at <= now,
             Stage::Looking(survey) => survey.is_ready(),
             _ => false,
@@ -284,35 +273,36 @@ impl Balancer {
     }
 
     /// Ends what has waited for too long, or will not be heard of any more.
-    fn settle_directed(&mut self, now: Time) {
-        for index in (0..self.directed.open.len()).rev() {
-            let directed = &self.directed.open[index];
+    pub(super) fn settle(&mut self, scene: &Scene, now: Time) {
+        for index in (0..self.open.len()).rev() {
+            let directed = &self.open[index];
             let (ending, peer) = match &directed.stage {
-                Stage::Waiting { .. } | Stage::Looking(_) if self.stopping => {
+                Stage::Waiting { .. } | Stage::Looking(_) if scene.stopping => {
                     (Reason::Stopping, None)
                 }
                 Stage::Waiting { why, .. } if now.since(directed.ordered) > patience(*why) => {
                     (why.unwrap_or(Reason::Busy), directed.to.clone())
                 }
-                Stage::Moving { handoff, peer } if !self.handoffs.is_live(*handoff) => {
+                Stage::Moving { handoff, peer } if !scene.handoffs.is_live(*handoff) => {
                     (Reason::Ended, Some(peer.clone()))
                 }
                 _ => continue,
             };
             let detail = String::new();
-            self.directed.end(index, Outcome { at: now, ending, detail, peer, stats: None });
+            self.end(index, Outcome { at: now, ending, detail, peer, stats: None });
         }
     }
 
     /// Takes note of a record, if it is of a directed move.
-    fn note(&mut self, decision: &Decision, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
+    pub(super) fn note(&mut self, decision: &Decision, turn: &mut Turn<'_>) {
         let is_of = |directed: &Directed| match &directed.stage {
             Stage::Asking { exchange, .. } => *exchange == decision.exchange,
             Stage::Moving { handoff, .. } => Some(*handoff) == decision.handoff,
             _ => false,
         };
-        let Some(index) = self.directed.open.iter().position(is_of) else { return };
-        let directed = &mut self.directed.open[index];
+        let Some(index) = self.open.iter().position(is_of) else { return };
+        let now = turn.now;
+        let directed = &mut self.open[index];
         let verdict = decision.candidates.iter().find(|c| c.machine == directed.machine);
         let reason = match (decision.ending, verdict) {
             (Reason::NoCandidate, Some(judged)) => judged.verdict,
@@ -337,7 +327,7 @@ impl Balancer {
                 return;
             }
             if is_transient(reason) {
-                return self.try_later(index, reason, now, rng, out);
+                return self.try_later(index, reason, turn);
             }
         }
         let Decision { detail, peer, stats, .. } = decision.clone();
@@ -346,102 +336,75 @@ impl Balancer {
             Some(judged) if detail.is_empty() => judged.detail.clone(),
             _ => detail,
         };
-        self.directed.end(index, Outcome { at: now, ending: reason, detail, peer, stats });
+        self.end(index, Outcome { at: now, ending: reason, detail, peer, stats });
     }
 
     /// Tries again in a while. Two hosts that are after each other do not meet for ever.
-    fn try_later(
-        &mut self,
-        index: usize,
-        why: Reason,
-        now: Time,
-        rng: &mut impl Rng,
-        out: &mut Vec<Effect>,
-    ) {
-        let at = now + RETRY.mul_f64(rng.random_range(0.5..1.5));
-        self.directed.open[index].stage = Stage::Waiting { at, why: Some(why) };
-        out.push(Effect::SetTimer(Timer::Directed, at));
+    fn try_later(&mut self, index: usize, why: Reason, turn: &mut Turn<'_>) {
+        let at = turn.now + RETRY.mul_f64(turn.rng.random_range(0.5..1.5));
+        self.open[index].stage = Stage::Waiting { at, why: Some(why) };
+        turn.set_timer(Timer::Directed, at);
     }
 
     /// Looks for somebody to take a machine, or asks who was named or found.
-    fn pursue_directed(
+    pub(super) fn pursue(
         &mut self,
         index: usize,
-        now: Time,
-        rng: &mut impl Rng,
-        out: &mut Vec<Effect>,
-    ) {
-        let directed = &mut self.directed.open[index];
+        scene: &Scene,
+        turn: &mut Turn<'_>,
+    ) -> Option<Opening> {
+        let directed = &mut self.open[index];
         let (machine, authority) = (directed.machine.clone(), directed.authority);
-        let waiting = Stage::Waiting { at: now, why: None };
+        let waiting = Stage::Waiting { at: turn.now, why: None };
         let Stage::Looking(mut survey) = std::mem::replace(&mut directed.stage, waiting) else {
-            return self.look_around(index, now, rng, out);
+            self.look_around(index, scene, turn);
+            return None;
         };
-        let Some(best) = survey.roomiest(&self.host, (&machine, authority), now) else {
-            return self.nobody_takes(index, &survey, now, rng, out);
+        let Some(best) = survey.roomiest(turn.host, (&machine, authority), turn.now) else {
+            self.nobody_takes(index, &survey, turn);
+            return None;
         };
-        let exchange = ExchangeId(rng.next_u64());
-        let directed = &mut self.directed.open[index];
+        let id = ExchangeId(turn.rng.next_u64());
+        let directed = &mut self.open[index];
         let (peer, others) = (best.peer.clone(), survey);
-        directed.stage = Stage::Asking { exchange, peer, others };
+        directed.stage = Stage::Asking { exchange: id, peer: peer.clone(), others };
         let order = Ordered { machine, authority, in_return: directed.in_return.clone() };
-        let step = Exchange::order(exchange, &best, order, directed.measure, &self.host, now);
-        self.step(step, &best.peer, exchange, now, rng, out);
+        let step = Exchange::order(id, &best, order, directed.measure, turn.host, turn.now);
+        Some(Opening { id, peer, step })
     }
 
     /// Asks who was named, or others, whether a machine could go there.
-    fn look_around(&mut self, index: usize, now: Time, rng: &mut impl Rng, out: &mut Vec<Effect>) {
-        let named = self.directed.open[index].to.clone();
-        let mut peers = named.map_or_else(|| self.draw(ASKED_MAX, rng), |to| vec![to]);
-        let failed = &self.directed.open[index].failed;
+    fn look_around(&mut self, index: usize, scene: &Scene, turn: &mut Turn<'_>) {
+        let named = self.open[index].to.clone();
+        let mut peers = named.map_or_else(|| scene.draw(ASKED_MAX, turn), |to| vec![to]);
+        let failed = &self.open[index].failed;
         peers.retain(|peer| !failed.iter().any(|(host, ..)| host == peer));
-        let (id, told) = (ExchangeId(rng.next_u64()), self.host.averaging.told());
-        let directed = &mut self.directed.open[index];
+        let (id, told) = (ExchangeId(turn.rng.next_u64()), turn.host.averaging.told());
+        let directed = &mut self.open[index];
         let failed = directed.failed.iter();
         directed.refusals = failed.map(|(host, reason, _)| (host.clone(), *reason)).collect();
         let what = (true, directed.measure, directed.authority, false);
-        let (survey, probes) = Survey::open(id, &peers, what, told, now + PATIENCE);
+        let (survey, probes) = Survey::open(id, &peers, what, told, turn.now + PATIENCE);
         directed.stage = Stage::Looking(survey);
-        out.extend(probes.map(|(to, talk)| Effect::Send(to, Message::Exchange(id, talk))));
-        let limit = now + self.config.limits.reply_time_max;
-        out.push(Effect::SetTimer(Timer::Exchange(id), limit));
+        probes.for_each(|(to, talk)| turn.talk(&to, id, talk));
+        turn.set_timer(Timer::Exchange(id), turn.now + scene.config.limits.reply_time_max);
     }
 
     /// Nobody is left to ask.
-    fn nobody_takes(
-        &mut self,
-        index: usize,
-        survey: &Survey,
-        now: Time,
-        rng: &mut impl Rng,
-        out: &mut Vec<Effect>,
-    ) {
-        let directed = &mut self.directed.open[index];
+    fn nobody_takes(&mut self, index: usize, survey: &Survey, turn: &mut Turn<'_>) {
+        let directed = &mut self.open[index];
         let asked = std::mem::take(&mut directed.refusals);
         let all: Vec<_> = asked.into_iter().chain(survey.refusals().iter().cloned()).collect();
         if let Some((_, why)) = all.iter().find(|(_, reason)| is_transient(*reason)) {
-            return self.try_later(index, *why, now, rng, out);
+            return self.try_later(index, *why, turn);
         }
-        let named = self.directed.open[index].to.clone();
-        let failed = self.directed.open[index].failed.last().cloned();
-        let (ending, detail) = match (all.as_slice(), &named) {
-            (all, None) if let Some((host, reason, words)) = failed => {
-                let others = all.iter().filter(|(other, _)| *other != host);
-                let said = others.map(|(host, reason)| format!("; {host}: {reason}"));
-                (reason, format!("{host}: {words}{}", said.collect::<String>()))
-            }
-            ([], _) => (Reason::TimedOut, "no other host has answered".to_owned()),
-            ([.., (_, reason)], Some(_)) => (*reason, String::new()),
-            (all, None) => {
-                let said = all.iter().map(|(host, reason)| format!("{host}: {reason}"));
-                (Reason::NoCandidate, said.collect::<Vec<_>>().join(", "))
-            }
-        };
-        let directed = &mut self.directed.open[index];
+        let directed = &mut self.open[index];
+        let (ending, detail) = directed.why_nobody(&all);
         directed.refusals = all;
         let (machine, authority) = (directed.machine.clone(), directed.authority);
-        let known = self.host.view.machines().get(&machine);
-        let judged = known.map(|known| self.host.judged(None, &machine, known));
+        let (named, at) = (directed.to.clone(), turn.now);
+        let known = turn.host.view.machines().get(&machine);
+        let judged = known.map(|known| turn.host.judged(None, &machine, known));
         // What keeps it here is known in more words than a reason.
         let detail = match &judged {
             Some(judged) if detail.is_empty() && judged.verdict == ending => judged.detail.clone(),
@@ -449,22 +412,47 @@ impl Balancer {
         };
         let judged = judged.map(|judged| Judged { verdict: ending, ..judged });
         let outcome =
-            Outcome { at: now, ending, detail: detail.clone(), peer: named.clone(), stats: None };
-        self.directed.end(index, outcome);
-        let lonely = self.lonely(survey.id(), ending, detail, now);
+            Outcome { at, ending, detail: detail.clone(), peer: named.clone(), stats: None };
+        self.end(index, outcome);
+        let lonely = turn.lonely(survey.id(), ending, detail);
         let candidates = judged.into_iter().collect();
-        out.push(Effect::Record(Decision { peer: named, candidates, authority, ..lonely }));
+        turn.record(Decision { peer: named, candidates, authority, ..lonely });
     }
 
-    /// A host asked where a machine could go has answered.
-    pub(super) fn hear_standing(&mut self, survey: ExchangeId, from: &HostId, said: &Talk) -> bool {
-        let Some(survey) = self.directed.survey(survey) else { return false };
+    /// A host asked where a machine could go has answered. Whether it was asked.
+    pub(super) fn hear(
+        &mut self,
+        survey: ExchangeId,
+        from: &HostId,
+        said: &Talk,
+        turn: &mut Turn<'_>,
+    ) -> bool {
+        let Some(survey) = self.survey(survey) else { return false };
         match said {
-            Talk::Standing(standing) => survey.hear(from, standing.clone(), &mut self.host),
+            Talk::Standing(standing) => survey.hear(from, standing.clone(), turn.host),
             Talk::Decline { reason, .. } => survey.refused(from, *reason),
             _ => survey.miss(from),
         }
         true
+    }
+}
+
+impl Directed {
+    /// Why nobody takes the machine, of those who have refused it.
+    fn why_nobody(&self, refused: &[(HostId, Reason)]) -> (Reason, String) {
+        match (refused, &self.to) {
+            (all, None) if let Some((host, reason, words)) = self.failed.last() => {
+                let others = all.iter().filter(|(other, _)| other != host);
+                let said = others.map(|(host, reason)| format!("; {host}: {reason}"));
+                (*reason, format!("{host}: {words}{}", said.collect::<String>()))
+            }
+            ([], _) => (Reason::TimedOut, "no other host has answered".to_owned()),
+            ([.., (_, reason)], Some(_)) => (*reason, String::new()),
+            (all, None) => {
+                let said = all.iter().map(|(host, reason)| format!("{host}: {reason}"));
+                (Reason::NoCandidate, said.collect::<Vec<_>>().join(", "))
+            }
+        }
     }
 }
 

@@ -10,11 +10,11 @@ const KNOWN_MAX: usize = 64;
 
 /// Loads of other hosts, as last heard.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Crowded {
+pub(super) struct Crowd {
     loads: BTreeMap<HostId, (Time, f64)>,
 }
 
-impl Crowded {
+impl Crowd {
     /// A host has told its load.
     pub(super) fn hear(&mut self, host: &HostId, load: f64, now: Time) {
         if self.loads.len() >= KNOWN_MAX && !self.loads.contains_key(host) {
@@ -52,11 +52,11 @@ mod tests {
 
     #[test]
     fn hosts_known_to_be_full_are_asked_last_and_only_for_a_while() {
-        let (mut crowded, second) = (Crowded::default(), Duration::from_secs(1));
+        let (mut crowded, second) = (Crowd::default(), Duration::from_secs(1));
         let at = |seconds: u64| Time::from_unix_ms(seconds * 1000);
         crowded.hear(&host(1), 0.9, at(0));
         crowded.hear(&host(2), 0.1, at(0));
-        let pick = |crowded: &Crowded, count, now| {
+        let pick = |crowded: &Crowd, count, now| {
             crowded.pick(vec![host(1), host(2), host(3)], count, 0.5, 10 * second, at(now))
         };
         assert_eq!(pick(&crowded, 2, 5), [host(2), host(3)]);
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn no_more_hosts_are_remembered_than_the_bound_says() {
-        let mut crowded = Crowded::default();
+        let mut crowded = Crowd::default();
         for index in 0..500 {
             crowded.hear(&host(index), 1.0, Time::from_unix_ms(index as u64));
         }
