@@ -43,10 +43,8 @@ pub use self::heard::{ClusterContention, Heard};
 pub use self::orders::{Directed, Outcome, Stage};
 pub use self::recommendations::Recommendation;
 pub use self::twins::{Leftover, Twin};
-use crate::control::{Control, PauseRegister};
-use crate::cost::Experience;
+use crate::control::PauseRegister;
 use crate::effect::{Effect, Input};
-use crate::estimate::Averaging;
 use crate::exchange::Exchange;
 use crate::explain::{HostExplained, MachineExplained};
 use crate::handoff::{Handoff, Recovered};
@@ -54,7 +52,6 @@ use crate::host::Host;
 use crate::load::Machine;
 use crate::model::{Entry, HostId, HostProfile, MachineId, MoveId, Rules, TARGET_LOAD_MAX, Time};
 use crate::port::{LookId, Order, Rewrite};
-use crate::select::Policy;
 use crate::turn::Turn;
 
 /// One host's balancer.
@@ -70,22 +67,8 @@ impl Balancer {
     /// A balancer for this host, with what its store holds.
     #[must_use]
     pub fn new(config: Config, profile: HostProfile, recovered: Recovered) -> Self {
-        let mut host = Host::new(profile, config.metering);
-        (host.calm, host.restraint) = (config.calm, config.restraint);
-        (host.ceilings, host.costing) = (config.ceilings, config.costing);
-        host.experience = Experience::new(&config.costing);
-        host.tentative = config.tentative;
-        (host.mode, host.repair) = (config.commit, config.repair);
-        host.control = Control { mode: config.mode, closed: false, pause: recovered.pause.clone() };
-        host.copy_storage = config.copy_storage;
-        if matches!(config.policy, Policy::MeanAware(_)) && !config.tentative {
-            host.levelling = Some(config.levelling);
-            host.averaging = Averaging::hasty();
-        }
-        host.floor = config.floor;
-        // Half-difference keeps to its rule, and in plans nobody waits for anything.
-        let helps = matches!(config.policy, Policy::MeanAware(_)) && !config.tentative;
-        host.starving = config.starving.filter(|_| helps);
+        let mut host = Host::new(profile, config.settings());
+        host.control.pause.clone_from(&recovered.pause);
         let dealings = Dealings::new(config, &host, recovered);
         Self { host, looks: LookId::default(), dealings }
     }

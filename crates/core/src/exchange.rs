@@ -228,7 +228,7 @@ impl Exchange {
         let known = Some((pair, role));
         let by_loads = emptied == [false, false];
         let lacking = room.filter(|_| gives && by_loads && host.levelling(None).is_some());
-        if lacking.is_none() && !pair.exceeds(&host.calm) && by_loads {
+        if lacking.is_none() && !pair.exceeds(&host.settings.calm) && by_loads {
             let reason = Reason::WithinDeadBand;
             return exchange.decline(host, reason, String::new(), known, Some(own), now);
         }
@@ -430,7 +430,7 @@ impl Exchange {
         };
         let pair = Pair { donor: own.load, receiver: theirs.load };
         let urgent = own.state == HostState::Draining || self.mending;
-        let is_calm = !pair.exceeds(&host.calm) && !urgent;
+        let is_calm = !pair.exceeds(&host.settings.calm) && !urgent;
         let calm = is_calm.then_some(Reason::WithinDeadBand);
         let authority = host.authority();
         let limit = || host.may(Role::Donor, authority, now).err();
@@ -550,7 +550,7 @@ pub(crate) fn entry_there(
 ) -> Option<Entry> {
     let entry = host.view.machines().get(&candidate.machine)?.entry()?;
     let from = host.origin(entry).unwrap_or(host.id());
-    let home = host.tentative && from == peer;
+    let home = host.settings.tentative && from == peer;
     Some(Entry {
         epoch: entry.epoch.next(),
         target_load: (candidate.basis == Basis::Target).then_some(at_receiver),

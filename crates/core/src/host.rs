@@ -9,30 +9,30 @@ mod levelling;
 mod neighbours;
 mod ruling;
 mod seats;
+mod settings;
 mod taker;
 mod unfit;
 
-use crate::ceiling::{Ceilings, Gauge, Measure};
-use crate::commit::Mode;
+use crate::ceiling::{Gauge, Measure};
 use crate::control::{Authority, Autonomy, Control};
-use crate::cost::{Costing, Experience};
+use crate::cost::Experience;
 use crate::decision::{Reason, Role};
 use crate::estimate::{Averaging, Stock};
 use crate::flocks::Flocks;
 use crate::history::Track;
-use crate::load::{Machine, Metering, Unknown, View};
+use crate::load::{Machine, Unknown, View};
 use crate::message::{PROTOCOL, Probe, Report, Room};
 use crate::model::{
     Entry, HostId, HostProfile, HostState, LastMove, MachineId, Resource, Resources, Time,
 };
 use crate::port::{HostSample, Presence};
-use crate::restraint::{Past, Restraint};
-use crate::select::levelling::Levelling;
+use crate::restraint::Past;
 use crate::select::mean_aware::{self, Choice, Side};
-use crate::select::{Calm, LOAD_EPSILON, emptying, mending, relief};
+use crate::select::{LOAD_EPSILON, emptying, mending, relief};
 
 pub use holds::{Holds, Incoming, Landed, Taken};
 pub use ruling::{Misplaced, Toward};
+pub use settings::Settings;
 pub use taker::Taker;
 pub use unfit::Unfit;
 
@@ -41,78 +41,56 @@ pub use unfit::Unfit;
 pub struct Host {
     /// Capacity, speed and weights.
     pub profile: HostProfile,
+    /// What it was told at its making.
+    pub(crate) settings: Settings,
     /// Whether it takes part.
     pub state: HostState,
     /// Its machines and what they use.
     pub view: View,
     /// What handoffs under way hold of it.
     pub holds: Holds,
-    /// When a difference is worth acting on, by half the difference and over a ceiling.
-    pub calm: Calm,
-    /// How much a move must be worth, where it is judged by that.
-    pub levelling: Option<Levelling>,
-    /// What an operator wants to be left alone besides.
-    pub floor: Calm,
     /// Its fair shares of the past.
     pub shares: Track,
-    /// What keeps it from acting.
-    pub restraint: Restraint,
-    /// How much of each resource may be in use.
-    pub ceilings: Ceilings,
-    /// Within which bounds migrations are worth it.
-    pub costing: Costing,
     /// What it remembers of its own moves.
     pub past: Past,
     /// What it has learnt of what migrations cost.
     pub experience: Experience,
     /// What it knows of the cluster.
     pub averaging: Averaging,
-    /// Whether only entries move, and memory later: see [`Self::origin`].
-    pub tentative: bool,
-    /// By which commit point it hands machines over.
-    pub mode: Mode,
     /// What operators have said of how much it does by itself.
     pub control: Control,
-    /// Whether it gives away what breaks a rule.
-    pub repair: bool,
     /// Where others of its machines' groups are.
     pub flocks: Flocks,
-    /// Whether disks that are on this host alone may be copied when their machine moves.
-    pub copy_storage: bool,
     /// What its hypervisor has said that it cannot run.
     pub unfit: Unfit,
-    /// From which score on a machine starves, if any is to be helped first.
-    pub starving: Option<u8>,
 }
 
 impl Host {
     /// An active host that has not been measured yet.
     #[must_use]
-    pub fn new(profile: HostProfile, metering: Metering) -> Self {
-        Self {
+    pub fn new(profile: HostProfile, settings: Settings) -> Self {
+        let mut host = Self {
             profile,
             state: HostState::Active,
-            view: View::new(metering),
+            view: View::new(settings.metering),
             holds: Holds::default(),
-            calm: Calm::default(),
-            levelling: None,
-            floor: Calm::NONE,
             shares: Track::default(),
-            restraint: Restraint::default(),
-            ceilings: Ceilings::default(),
-            costing: Costing::default(),
             past: Past::default(),
-            experience: Experience::new(&Costing::default()),
+            experience: Experience::new(&settings.costing),
             averaging: Averaging::default(),
-            tentative: false,
-            mode: Mode::default(),
-            control: Control::default(),
-            repair: true,
+            control: Control { mode: settings.autonomy, ..Control::default() },
             flocks: Flocks::default(),
-            copy_storage: false,
             unfit: Unfit::default(),
-            starving: None,
-        }
+            settings,
+        };
+        host.forget_mean();
+        host
+    }
+
+    /// Begins anew to learn of the cluster.
+    pub fn forget_mean(&mut self) {
+        let hasty = self.levelling(None).is_some();
+        self.averaging = if hasty { Averaging::hasty() } else { Averaging::default() };
     }
 
     /// Its id.
@@ -193,7 +171,7 @@ impl Host {
             capacity: self.profile.share_as_usage(1.0),
             used: self.usage(now).ok()?,
             margin: self.view.margin(),
-            ceilings: self.ceilings.0,
+            ceilings: self.settings.ceilings.0,
         })
     }
 
@@ -204,7 +182,7 @@ impl Host {
     pub fn report(&self, measure: Measure, now: Time) -> Result<Report, Unknown> {
         let mode = Some(self.control.mode).filter(|mode| *mode != Autonomy::Automatic);
         let load = self.amount(measure, now)?;
-        let contention = self.view.contention().score().filter(|_| !self.tentative);
+        let contention = self.view.contention().score().filter(|_| !self.settings.tentative);
         let (state, protocol) = (self.state, Some(PROTOCOL));
         Ok(Report { load, state, protocol, contention, mends: None, mode })
     }
@@ -225,7 +203,7 @@ impl Host {
             return Ok(());
         }
         match role {
-            Role::Donor => self.past.may(role, &self.restraint, now),
+            Role::Donor => self.past.may(role, &self.settings.restraint, now),
             Role::Receiver => self.may_take(self.state, now),
         }
     }
@@ -247,7 +225,7 @@ impl Host {
         }
         self.note_share(now);
         // Not worth the arithmetic where a single sample would do.
-        if self.levelling.is_none() || self.restraint.hold > 1 {
+        if self.settings.levelling.is_none() || self.settings.restraint.hold > 1 {
             self.past.sampled(self.is_overloaded(now) == Some(true));
         }
         let machines = self.view.machines();
@@ -274,11 +252,15 @@ impl Host {
     #[must_use]
     pub fn limit(&self, measure: Measure) -> Option<f64> {
         let target = self.target(measure)?;
-        let calm = if self.levelling(measure).is_some() { &self.floor } else { &self.calm };
+        let calm = if self.levelling(measure).is_some() {
+            &self.settings.floor
+        } else {
+            &self.settings.calm
+        };
         let band = calm.difference_min.max(calm.dead_band * target) / 2.0;
         // Where machines starve of it, what its ceiling allows is too much.
         let allowed = measure.filter(|resource| self.starves() != Some(*resource));
-        Some(allowed.map_or(0.0, |resource| self.ceilings.0[resource]).max(target + band))
+        Some(allowed.map_or(0.0, |resource| self.settings.ceilings.0[resource]).max(target + band))
     }
 
     /// The best move from this host's side to another's: of entries while only they move, or of
@@ -294,13 +276,14 @@ impl Host {
     ) -> Option<Choice> {
         let mean = f64::midpoint(donor.load, receiver.load).max(0.0);
         // A machine that starves is worth helping for less.
-        let helps = self.levelling.is_some() && measure.is_some() && measure == self.starves();
-        let gain_min = self.calm.gain_min * if helps { 0.4 * mean } else { mean };
+        let helps =
+            self.settings.levelling.is_some() && measure.is_some() && measure == self.starves();
+        let gain_min = self.settings.calm.gain_min * if helps { 0.4 * mean } else { mean };
         if mending {
             mending::choose(donor, receiver)
         } else if self.state == HostState::Draining {
             emptying::choose(donor, receiver)
-        } else if self.tentative {
+        } else if self.settings.tentative {
             mean_aware::choose(donor, receiver, value_max, gain_min)
         } else if let Some(levelling) = self.levelling(measure) {
             self.level(levelling, (donor, ids), (receiver, room), now)
@@ -337,7 +320,8 @@ impl Host {
         let above = |measure| self.excess(measure, now).map(|excess| excess > LOAD_EPSILON);
         let strained = self.starves().or(self.gauge(now)?.strained());
         // Where all hosts together are short of it, there is nowhere to shed it to.
-        let is_short = |r: Resource| self.target(Some(r)).is_some_and(|t| t > self.ceilings.0[r]);
+        let is_short =
+            |r: Resource| self.target(Some(r)).is_some_and(|t| t > self.settings.ceilings.0[r]);
         let is_short = self.levelling(None).is_some() && strained.is_some_and(is_short);
         let sheds = strained.is_some() && !is_short && above(strained)?;
         let overloaded = match self.levelling(None) {
@@ -345,7 +329,7 @@ impl Host {
             None => above(None)?,
         };
         Some(match (sheds, overloaded) {
-            (true, true) if self.tentative => Some(None),
+            (true, true) if self.settings.tentative => Some(None),
             (true, _) => Some(strained),
             (false, true) => Some(None),
             (false, false) => None,
@@ -366,8 +350,8 @@ impl Host {
         if self.state == HostState::Draining {
             return Ok(());
         }
-        let holds = self.levelling.is_none() || self.restraint.hold > 1;
-        if holds && !self.past.has_held(&self.restraint) && self.starves().is_none() {
+        let holds = self.settings.levelling.is_none() || self.settings.restraint.hold > 1;
+        if holds && !self.past.has_held(&self.settings.restraint) && self.starves().is_none() {
             return Err(Reason::Held);
         }
         self.may(Role::Donor, self.authority(), now)
@@ -382,8 +366,8 @@ impl Host {
         if giver == HostState::Draining {
             return Ok(());
         }
-        self.past.may(Role::Receiver, &self.restraint, now)?;
-        self.past.is_eased_in(self.holds.incoming.len(), &self.restraint, now)
+        self.past.may(Role::Receiver, &self.settings.restraint, now)?;
+        self.past.is_eased_in(self.holds.incoming.len(), &self.settings.restraint, now)
     }
 
     /// Whether a machine of this host starves, one that runs and is not on its way out.
@@ -392,14 +376,14 @@ impl Host {
         let machine = self.view.machines().get(id);
         let runs = machine.filter(|m| m.presence == Presence::Running);
         let here = runs.filter(|_| !self.holds.outgoing.contains(id));
-        here.zip(self.starving).is_some_and(|(m, from)| m.contention.starves(from))
+        here.zip(self.settings.starving).is_some_and(|(m, from)| m.contention.starves(from))
     }
 
     /// What the machine of this host that starves most is short of, if one does: CPU or I/O, of which
     /// machines that leave give some back at once.
     #[must_use]
     pub fn starves(&self) -> Option<Resource> {
-        self.starving?;
+        self.settings.starving?;
         let machines = self.view.machines().iter();
         let starving = machines.filter(|(id, _)| self.is_starving(id)).map(|(_, m)| &m.contention);
         let worst = starving.max_by_key(|contention| contention.score())?.worst();
@@ -409,7 +393,7 @@ impl Host {
     /// Where the memory of a machine is whose entry alone has moved here.
     #[must_use]
     pub fn origin<'m>(&self, entry: &'m Entry) -> Option<&'m HostId> {
-        entry.last_move.as_ref().filter(|_| self.tentative).map(|last| &last.from)
+        entry.last_move.as_ref().filter(|_| self.settings.tentative).map(|last| &last.from)
     }
 
     /// How it stands, for `peer` to reckon with.
@@ -465,7 +449,7 @@ impl Host {
     /// a host is no unrest of the machine.
     #[must_use]
     pub fn moves_with(&self, last: Option<&LastMove>, now: Time) -> u32 {
-        let moves = self.restraint.moves_with(last, now);
+        let moves = self.settings.restraint.moves_with(last, now);
         if self.state == HostState::Draining { moves.saturating_sub(1).max(1) } else { moves }
     }
 
@@ -506,7 +490,7 @@ impl Host {
         let landed: f64 = self.holds.landed.values().map(|l| l.memory_bytes).sum();
         // What the host itself occupies, beyond what is kept for it.
         let own = self.view.background().memory_bytes - self.profile.reserved_memory_bytes;
-        self.ceilings.promisable_bytes(&self.profile)
+        self.settings.ceilings.promisable_bytes(&self.profile)
             - own.max(0.0)
             - self.view.committed_memory_bytes()
             - coming

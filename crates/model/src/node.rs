@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use evenkeel_core::effect::Effect;
 use evenkeel_core::handoff::{Handoffs, Limits, Recovered, Turn};
-use evenkeel_core::host::Host;
-use evenkeel_core::load::Metering;
+use evenkeel_core::host::{Host, Settings};
 use evenkeel_core::message::Pass;
 use evenkeel_core::model::{
     HandoffId, HandoffKey, HostId, HostProfile, MachineId, Resources, Time,
@@ -113,7 +112,7 @@ pub(crate) fn machine() -> MachineId {
 pub(crate) fn facade(me: usize) -> Host {
     let capacity = Resources { cpu_cores: 1.0, memory_bytes: 1e9, io_bytes_per_s: 1e8 };
     let profile = HostProfile::new(host(me), capacity);
-    Host::new(profile, Metering::default())
+    Host::new(profile, Settings::default())
 }
 
 /// Handoffs leave nothing to chance. What did would have courses that are not checked here.

@@ -7,6 +7,7 @@ use crate::contention::STARVING;
 use crate::control::Autonomy;
 use crate::cost::Costing;
 use crate::handoff::{Limits, Mode};
+use crate::host::Settings;
 use crate::load::Metering;
 use crate::restraint::Restraint;
 use crate::select::levelling::Levelling;
@@ -86,6 +87,30 @@ impl Default for Config {
             repair: true,
             copy_storage: false,
             starving: Some(STARVING),
+        }
+    }
+}
+
+impl Config {
+    /// What the host is told of it.
+    #[must_use]
+    pub(super) fn settings(&self) -> Settings {
+        // Half-difference keeps to its rule, and in plans nobody waits for anything.
+        let levels = matches!(self.policy, Policy::MeanAware(_)) && !self.tentative;
+        Settings {
+            metering: self.metering,
+            calm: self.calm,
+            levelling: levels.then_some(self.levelling),
+            floor: self.floor,
+            restraint: self.restraint,
+            ceilings: self.ceilings,
+            costing: self.costing,
+            tentative: self.tentative,
+            commit: self.commit,
+            autonomy: self.mode,
+            repair: self.repair,
+            copy_storage: self.copy_storage,
+            starving: self.starving.filter(|_| levels),
         }
     }
 }

@@ -25,7 +25,6 @@ use crate::appraisal::Appraising;
 use crate::control::Authority;
 use crate::decision::Reason;
 use crate::effect::{Effect, Input, MoveOrder, Timer};
-use crate::estimate::Averaging;
 use crate::exchange::Exchange;
 use crate::handoff::{Handoffs, Recovered};
 use crate::host::Host;
@@ -129,11 +128,7 @@ impl Dealings {
             Input::Revoked(host) => self.removed(&host, turn),
             Input::Forget(host) => self.forget(&host, turn),
             Input::ForgetPause => turn.host.control.pause = None,
-            Input::ForgetMean => {
-                let hasty = turn.host.levelling(None).is_some();
-                let averaging = if hasty { Averaging::hasty() } else { Averaging::default() };
-                turn.host.averaging = averaging;
-            }
+            Input::ForgetMean => turn.host.forget_mean(),
             Input::Claim { machine, fenced } => self.scene.handoffs.claim(&machine, &fenced, turn),
             Input::SetState(state) => turn.host.take_part(state, turn.now),
             Input::Wish(id, wish) => {

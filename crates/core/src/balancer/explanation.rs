@@ -55,7 +55,7 @@ impl Explainer<'_> {
             basis: known.map(|(basis, _)| basis),
             expected: known.map(|(_, factors)| factors),
             margin: machine.margin,
-            lasting_s: machine.lasting(host.costing.payback).as_secs_f64(),
+            lasting_s: machine.lasting(host.settings.costing.payback).as_secs_f64(),
             load: known.map(|(_, factors)| host.profile.price(&factors)),
             contention: machine.contention,
             cost,
@@ -187,7 +187,7 @@ impl Explainer<'_> {
                 let last = machine.entry().and_then(|entry| entry.last_move.as_ref());
                 last.map_or_else(String::new, |last| {
                     let (ago, moves) = (now.since(last.at).as_secs(), last.moves.unwrap_or(1));
-                    let wait = self.host.restraint.cool_down_after(moves).as_secs();
+                    let wait = self.host.settings.restraint.cool_down_after(moves).as_secs();
                     format!("it came from `{}` {ago} s ago and stays for {wait} s", last.from)
                 })
             }
@@ -277,7 +277,7 @@ impl Explainer<'_> {
             (_, Policy::HalfDifference) if heard.measure.is_none() => {
                 let pair = Pair { donor: self.host.load(now).ok()?, receiver: load };
                 let mut judged = self.host.judge_by_half(peer, &pair, now);
-                let calm = !pair.exceeds(&self.host.calm);
+                let calm = !pair.exceeds(&self.host.settings.calm);
                 let open = [Reason::Chosen, Reason::Farther, Reason::NoImprovement];
                 let open = |judged: &&mut Judged| open.contains(&judged.verdict);
                 for judged in judged.iter_mut().filter(|j| calm && open(j)) {

@@ -251,7 +251,7 @@ fn come_by_itself(entry: &Entry, turn: &Turn<'_>) -> Entry {
     let last_move = LastMove {
         at: turn.now,
         from: turn.host.id().clone(),
-        moves: Some(turn.host.restraint.moves_with(last, turn.now)),
+        moves: Some(turn.host.settings.restraint.moves_with(last, turn.now)),
         cost_percent: last.and_then(|last| last.cost_percent),
         others: Some(true),
     };

@@ -42,7 +42,7 @@ impl Exchange {
                 let sized: Vec<_> = candidates.iter().map(|c| c.memory_bytes).zip(prices).collect();
                 (emptying::largest(&sized), None)
             }
-            (None, None) => (half_difference(&pair, &prices, &host.calm), None),
+            (None, None) => (half_difference(&pair, &prices, &host.settings.calm), None),
             (Some(surveyed), None) => {
                 let offer = (self.measure, &candidates[..], &prices[..]);
                 surveyed.choose(&pair, &self.toward(&theirs), offer, host, now)
@@ -67,7 +67,7 @@ impl Exchange {
         let by_loads = !emptied && !self.mending;
         let by_difference = by_loads && self.survey.is_none() && self.ordered.is_none();
         let ending = match chosen {
-            _ if by_difference && !pair.exceeds(&host.calm) => Reason::WithinDeadBand,
+            _ if by_difference && !pair.exceeds(&host.settings.calm) => Reason::WithinDeadBand,
             None => Reason::NoCandidate,
             Some(_) => Reason::Moved,
         };

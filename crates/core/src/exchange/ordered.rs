@@ -40,7 +40,7 @@ impl Ordered {
                 at_donor: price.at_donor - at_donor,
                 at_receiver: price.at_receiver - at_receiver,
             };
-            improves(pair, net, &host.calm)
+            improves(pair, net, &host.settings.calm)
         };
         let verdicts: Vec<_> =
             prices.iter().map(|price| judge(price).err().unwrap_or(Reason::Chosen)).collect();

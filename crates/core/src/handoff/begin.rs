@@ -109,7 +109,7 @@ impl Handoffs {
         turn.host.holds.take_up(&handoff);
         turn.host.begins(Role::Receiver, &handoff.peer, turn.now);
         turn.wake(id, self.limits.reservation_time);
-        if turn.host.tentative {
+        if turn.host.settings.tentative {
             // A plan passes entries on and starts nothing: there is nothing to look for.
             target::nothing_is_here(&mut handoff, turn);
         } else {

@@ -193,8 +193,11 @@ pub(super) fn looked(
             return Next::Stay;
         }
     };
-    let here =
-        if is_it(h, &sight, turn.host.tentative) { sight.presence } else { Presence::Absent };
+    let here = if is_it(h, &sight, turn.host.settings.tentative) {
+        sight.presence
+    } else {
+        Presence::Absent
+    };
     h.seen = Some(here);
     match h.phase {
         Phase::Reserved | Phase::Holding => looked_before_claim(h, here, limits, turn),

@@ -13,8 +13,7 @@ use rand_chacha::rand_core::SeedableRng;
 use super::*;
 use crate::agreement::Agreement;
 use crate::decision::{Choice, Decision};
-use crate::host::Host;
-use crate::load::Metering;
+use crate::host::{Host, Settings};
 use crate::message::{Candidate, Message, PROTOCOL};
 use crate::model::{Entry, Epoch, ExchangeId, HostProfile, Requirements, Resources, Time};
 use crate::port::{Commit, FailureKind, Presence, Stamp};
@@ -43,7 +42,7 @@ impl Side {
     fn new(name: &str) -> Self {
         let capacity = Resources { cpu_cores: 1.0, memory_bytes: 1e9, io_bytes_per_s: 1e8 };
         let profile = HostProfile::new(host_id(name), capacity);
-        let host = Host::new(profile, Metering::default());
+        let host = Host::new(profile, Settings::default());
         let mut handoffs = Handoffs::new(Limits::default());
         handoffs.ticket.life = LIFE;
         "boot 1".clone_into(&mut handoffs.boot);

@@ -131,7 +131,7 @@ impl Host {
             rules: judges_rules(toward.protocol).then(|| entry.rules.clone()),
             ties: judges_rules(toward.protocol).then(|| self.ties(id, &entry.rules)),
             mends,
-            margin: (!self.tentative).then_some(machine.margin),
+            margin: (!self.settings.tentative).then_some(machine.margin),
             cost,
         };
         Ok((entry, candidate))
@@ -146,11 +146,11 @@ impl Host {
         factors: &Resources,
         (peer, now): (&HostId, Time),
     ) -> Result<Option<Prediction>, Reason> {
-        if self.tentative {
+        if self.settings.tentative {
             return Ok(None);
         }
         let weight = self.weight(machine, entry, factors);
-        let (link, bounds) = (self.experience.link_to(peer, now), &self.costing);
+        let (link, bounds) = (self.experience.link_to(peer, now), &self.settings.costing);
         if self.experience.gives_up(&machine.facts.id, &weight, link, now).is_some() {
             return Err(Reason::NotConverging);
         }
@@ -376,7 +376,7 @@ impl Host {
         if machine.presence != Presence::Running {
             return Err(Reason::NotRunning.into());
         }
-        if self.mode.choose(&machine.facts.locks).is_none() {
+        if self.settings.commit.choose(&machine.facts.locks).is_none() {
             return Err(Reason::NoLocks.into());
         }
         machine.facts.needs.movable(self.may_copy(&entry.rules))?;
@@ -400,7 +400,7 @@ impl Host {
         if self.holds.busy.get(id).is_some_and(|at| now.since(*at) < BUSY_FOR) {
             return Err(Reason::JobUnderWay);
         }
-        self.past.failures.may_try(id, peer, self.restraint.quarantine, now)?;
+        self.past.failures.may_try(id, peer, self.settings.restraint.quarantine, now)?;
         if authority.is_operators() || self.state == HostState::Draining {
             return Ok(());
         }
@@ -416,7 +416,7 @@ impl Host {
         if machine.is_new {
             return Err(Reason::WarmingUp);
         }
-        let cooling = |last: &&LastMove| self.restraint.is_cooling(last, peer, now);
+        let cooling = |last: &&LastMove| self.settings.restraint.is_cooling(last, peer, now);
         match entry.last_move.as_ref().filter(cooling) {
             Some(last) if last.is_others() => Err(Reason::OtherMover),
             Some(_) => Err(Reason::CoolDown),
@@ -426,7 +426,7 @@ impl Host {
 
     /// Whether disks of a machine that are on this host alone may be copied.
     const fn may_copy(&self, rules: &Rules) -> bool {
-        self.copy_storage || rules.copy_storage
+        self.settings.copy_storage || rules.copy_storage
     }
 
     /// What a machine of this host needs of another one. Local disks are told only where they may be
@@ -468,7 +468,7 @@ impl Host {
     /// Whether what a machine uses, and may come to use, is really there, where more memory may be
     /// promised than there is.
     fn has_memory_for(&self, usage: &Resources, margin: Option<&Resources>, now: Time) -> bool {
-        if self.ceilings.0.memory <= 1.0 {
+        if self.settings.ceilings.0.memory <= 1.0 {
             return true;
         }
         let Some(own) = self.gauge(now) else { return false };

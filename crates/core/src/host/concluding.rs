@@ -14,7 +14,7 @@ const SENT_MIN: u64 = 1 << 20;
 impl Host {
     /// A handoff with this host begins.
     pub(crate) fn begins(&mut self, role: Role, peer: &HostId, now: Time) {
-        let quarantine = self.restraint.quarantine;
+        let quarantine = self.settings.restraint.quarantine;
         match role {
             Role::Donor => self.past.failures.begins(peer, quarantine, now),
             Role::Receiver => self.past.failures.arrives(quarantine, now),
@@ -24,7 +24,8 @@ impl Host {
     /// A handoff of this host has ended: remembers what that says for the next one.
     pub fn conclude(&mut self, handoff: &Handoff, ending: Reason, now: Time) {
         let (machine, peer) = (&handoff.machine, &handoff.peer);
-        let (quarantine, words) = (self.restraint.quarantine, handoff.decision.detail.as_str());
+        let (quarantine, words) =
+            (self.settings.restraint.quarantine, handoff.decision.detail.as_str());
         let failures = &mut self.past.failures;
         match (handoff.role, ending) {
             (role, Reason::Moved) => {
@@ -112,7 +113,7 @@ impl Host {
         if let Some(times) = aborted {
             return Some(format!("{times} migrations of it in a row were aborted {over}"));
         }
-        let bounds = &self.costing;
+        let bounds = &self.settings.costing;
         let limit = bounds.time_max.as_secs();
         Some(match Prediction::of(&weight, link, bounds.downtime_max) {
             Some(cost) => {

@@ -64,7 +64,7 @@ impl Host {
         ids: &[MachineId],
         machine: &MachineId,
     ) -> Reason {
-        let pieces = ids.iter().zip(&donor.pieces).filter(|_| !self.tentative);
+        let pieces = ids.iter().zip(&donor.pieces).filter(|_| !self.settings.tentative);
         let piece = pieces.into_iter().find(|(id, _)| *id == machine).map(|(_, piece)| *piece);
         let small = piece.is_some_and(|piece| {
             let alone = Side { pieces: vec![piece], ..*donor };
@@ -84,7 +84,7 @@ impl Host {
         let (mut judged, candidates) = self.candidates(None, &Toward::of(peer), pair, now);
         let price = |load: f64| Price { at_donor: load, at_receiver: load };
         let prices: Vec<_> = candidates.iter().map(|c| Ok(price(c.at_donor))).collect();
-        let verdicts = half_difference(pair, &prices, &self.calm);
+        let verdicts = half_difference(pair, &prices, &self.settings.calm);
         for (judged, verdict) in judged.iter_mut().zip(verdicts) {
             judged.verdict = verdict;
         }

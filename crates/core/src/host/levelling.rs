@@ -18,7 +18,7 @@ impl Host {
     /// whole loads are compared.
     #[must_use]
     pub fn levelling(&self, measure: Measure) -> Option<&Levelling> {
-        self.levelling.as_ref().filter(|_| measure.is_none() && !self.tentative)
+        self.settings.levelling.as_ref().filter(|_| measure.is_none() && !self.settings.tentative)
     }
 
     /// Adds to `sums` what a machine used in these minutes at such prices per unit; where nothing is
@@ -145,7 +145,7 @@ impl Host {
                 None => (Vec::new(), Vec::new()),
             })
             .collect();
-        let demands = (levelling.kappa, self.floor.gain_min);
+        let demands = (levelling.kappa, self.settings.floor.gain_min);
         levelling::choose(&weighing, (donor, receiver), &tracks, demands)
     }
 
@@ -298,7 +298,7 @@ impl Host {
 
     /// Keeps what its fair share is, for later.
     pub(super) fn note_share(&mut self, now: Time) {
-        if let Some(share) = self.target(None).filter(|_| self.levelling.is_some()) {
+        if let Some(share) = self.target(None).filter(|_| self.settings.levelling.is_some()) {
             self.shares.observe(now, share);
         }
     }

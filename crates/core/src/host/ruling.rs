@@ -75,7 +75,7 @@ impl Host {
     #[must_use]
     pub fn misplaced(&self, now: Time) -> BTreeMap<MachineId, Misplaced> {
         let mut found = BTreeMap::new();
-        if !self.repair {
+        if !self.settings.repair {
             return found;
         }
         for (id, machine, rules) in self.staying() {
