@@ -30,8 +30,8 @@ pub use crate::agreement::Agreement;
 use crate::ceiling::{Gauge, Measure};
 use crate::control::{Authority, Autonomy};
 use crate::decision::{Decision, Judged, Reason, Role};
-use crate::host::{Host, Taker, Toward};
-use crate::load::Basis;
+use crate::host::{Giver, Host, Taker, Toward};
+use crate::load::{Basis, Unknown};
 use crate::message::{Candidate, Quote, Report, Room, Talk};
 use crate::model::{Entry, ExchangeId, HostId, HostState, LastMove, MachineId, Time};
 use crate::restraint::unwilling;
@@ -62,9 +62,17 @@ enum Phase {
     /// Asked, waits for the answer.
     Inquiring,
     /// Donor: offered, waits for quotes.
-    Offering { own: Report, judged: Vec<Judged>, candidates: Vec<Candidate> },
+    Offering(Offering),
     /// Receiver: quoted, waits for the donor's choice.
     Quoted { pair: Pair, judged: Vec<Judged>, offered: Offered, quotes: Vec<Quote> },
+}
+
+/// What a donor has offered, and what it said of itself.
+#[derive(Clone, Debug)]
+struct Offering {
+    own: Report,
+    judged: Vec<Judged>,
+    candidates: Vec<Candidate>,
 }
 
 /// What a donor offers.
@@ -83,10 +91,10 @@ pub struct Offered {
 }
 
 impl Offered {
-    /// How full the donor is, whether soft rules yield to it, and on whose word it gives.
-    fn donor(&self) -> (Option<&Gauge>, bool, Authority) {
-        let emptied = self.report.state == HostState::Draining;
-        (self.gauge.as_ref(), emptied, self.authority())
+    /// What counts of the host that gives.
+    fn giver(&self) -> Giver<'_> {
+        let pressing = self.report.state == HostState::Draining;
+        Giver { gauge: self.gauge.as_ref(), pressing, authority: self.authority() }
     }
 }
 
@@ -172,10 +180,7 @@ impl Exchange {
         let exchange = Self { measure, survey, authority, mending, ..begun };
         match host.report(measure, now) {
             Ok(own) => exchange.offer(host, own, report, now),
-            Err(unknown) => {
-                let why = unknown.to_string();
-                Step::End(None, exchange.record(host, Reason::UnknownLoad, why, now))
-            }
+            Err(unknown) => exchange.unknown(&unknown, host, now),
         }
     }
 
@@ -187,10 +192,7 @@ impl Exchange {
         let exchange = Self { authority: host.authority(), ..begun };
         match host.report(None, now) {
             Ok(own) => exchange.offer(host, own, theirs, now),
-            Err(unknown) => {
-                let why = unknown.to_string();
-                Step::End(None, exchange.record(host, Reason::UnknownLoad, why, now))
-            }
+            Err(unknown) => exchange.unknown(&unknown, host, now),
         }
     }
 
@@ -297,7 +299,7 @@ impl Exchange {
     pub const fn has_answered(&self, talk: &Talk) -> bool {
         matches!(
             (&self.phase, talk),
-            (Phase::Offering { .. }, Talk::Inquire(..) | Talk::Accept(_))
+            (Phase::Offering(_), Talk::Inquire(..) | Talk::Accept(_))
                 | (Phase::Quoted { .. }, Talk::Inquire(..) | Talk::Offer { .. })
         )
     }
@@ -311,10 +313,10 @@ impl Exchange {
                 let offered = Offered { report, candidates, measure, gauge, authority };
                 self.price(offered, host, now)
             }
-            (Phase::Offering { own, judged, candidates }, Talk::Quotes { report, quotes })
-                if quotes.len() == candidates.len() =>
+            (Phase::Offering(offering), Talk::Quotes { report, quotes })
+                if quotes.len() == offering.candidates.len() =>
             {
-                self.choose(own, judged, candidates, report, &quotes, host, now)
+                self.choose(offering, &report, &quotes, host, now)
             }
             (Phase::Quoted { .. }, Talk::Close { reason, verdicts }) => {
                 let mut decision = self.record(host, reason, String::new(), now);
@@ -342,7 +344,7 @@ impl Exchange {
     #[must_use]
     pub fn is_pressing(&self) -> bool {
         let Phase::Quoted { offered, .. } = &self.phase else { return false };
-        offered.donor().1 || self.measure.is_some() || self.authority == Authority::Told
+        offered.giver().pressing || self.measure.is_some() || self.authority == Authority::Told
     }
 
     /// Receiver: the donor has chosen. Checks the choice and agrees, or refuses.
@@ -374,7 +376,7 @@ impl Exchange {
         // What will be here is what its entry says.
         let candidate = &Candidate { rules: Some(entry.rules.clone()), ..candidate.clone() };
         let authority = self.authority;
-        let quote = host.quote(measure, candidate, offered.donor(), now);
+        let quote = host.quote(measure, candidate, offered.giver(), now);
         let price = Price { at_donor: candidate.at_donor, at_receiver: quotes[index].at_receiver };
         let (peer, protocol) = (&self.peer, offered.report.protocol);
         let toward = Toward { peer, protocol, labels: None, mending: false, authority };
@@ -420,13 +422,16 @@ impl Exchange {
         self.record(host, reason, detail, now)
     }
 
+    /// Ends it, because this host does not know its load.
+    fn unknown(&self, unknown: &Unknown, host: &Host, now: Time) -> Step {
+        let detail = unknown.to_string();
+        Step::End(None, self.record(host, Reason::UnknownLoad, detail, now))
+    }
+
     fn accepted(self, theirs: Report, host: &Host, now: Time) -> Step {
         let own = match host.report(None, now) {
             Ok(own) => own,
-            Err(unknown) => {
-                let record = self.record(host, Reason::UnknownLoad, unknown.to_string(), now);
-                return Step::End(None, record);
-            }
+            Err(unknown) => return self.unknown(&unknown, host, now),
         };
         let pair = Pair { donor: own.load, receiver: theirs.load };
         let urgent = own.state == HostState::Draining || self.mending;
@@ -454,7 +459,7 @@ impl Exchange {
         let candidates_said = candidates.clone();
         let talk =
             Talk::Offer { report: own, candidates: candidates_said, measure, gauge, authority };
-        self.phase = Phase::Offering { own, judged, candidates };
+        self.phase = Phase::Offering(Offering { own, judged, candidates });
         if nothing {
             let mut record = self.record(host, Reason::NoCandidate, String::new(), now);
             record.pair = Some(pair);
@@ -477,8 +482,8 @@ impl Exchange {
         if let Err(reason) = host.takes(self.authority, now) {
             return refuse(self, reason, String::new(), Some(own));
         }
-        let (candidates, donor) = (&offered.candidates, offered.donor());
-        let quote = |c: &Candidate| host.quote(self.measure, c, donor, now);
+        let (candidates, giver) = (&offered.candidates, offered.giver());
+        let quote = |c: &Candidate| host.quote(self.measure, c, giver, now);
         let quotes: Vec<_> = candidates.iter().map(quote).collect();
         let judged = candidates.iter().zip(&quotes).map(|(candidate, quote)| Judged {
             machine: candidate.machine.clone(),

@@ -11,6 +11,7 @@ mod ruling;
 mod seats;
 mod settings;
 mod taker;
+mod to_give;
 mod unfit;
 
 use crate::ceiling::{Gauge, Measure};
@@ -33,7 +34,8 @@ use crate::select::{LOAD_EPSILON, emptying, mending, relief};
 pub use holds::{Holds, Incoming, Landed, Taken};
 pub use ruling::{Misplaced, Toward};
 pub use settings::Settings;
-pub use taker::Taker;
+pub use taker::{Giver, Taker};
+pub use to_give::ToGive;
 pub use unfit::Unfit;
 
 /// A host: what it has, what it knows of itself, and what its handoffs hold.
@@ -305,17 +307,21 @@ impl Host {
 
     /// Whether it should give, and then in which measure: first of all a resource that is over its
     /// ceiling. While only entries move nobody waits for that, and what levels the load may do both.
-    /// A host that is being emptied does so as long as it has anything that may move. `None` where
-    /// its load or the cluster is not known.
+    /// A host that is being emptied does so as long as it has anything that may move.
     #[must_use]
-    pub fn wants_to_give(&self, now: Time) -> Option<Option<Measure>> {
+    pub fn wants_to_give(&self, now: Time) -> ToGive {
+        self.known_to_give(now).unwrap_or(ToGive::Unknown)
+    }
+
+    /// The same; `None` where its load or the cluster is not known.
+    fn known_to_give(&self, now: Time) -> Option<ToGive> {
         if self.state == HostState::Draining {
             self.usage(now).ok().zip(self.target(None))?;
             let stays = |id, m: &Machine| {
                 self.holds.outgoing.contains(id) || m.entry().is_none_or(|e| e.rules.ignore)
             };
             let goes = self.view.machines().iter().any(|(id, m)| !stays(id, m));
-            return Some(goes.then_some(None));
+            return Some(if goes { ToGive::Load } else { ToGive::Nothing });
         }
         let above = |measure| self.excess(measure, now).map(|excess| excess > LOAD_EPSILON);
         let strained = self.starves().or(self.gauge(now)?.strained());
@@ -328,18 +334,18 @@ impl Host {
             Some(_) => self.has_something_to_level(now)?,
             None => above(None)?,
         };
-        Some(match (sheds, overloaded) {
-            (true, true) if self.settings.tentative => Some(None),
-            (true, _) => Some(strained),
-            (false, true) => Some(None),
-            (false, false) => None,
+        Some(match (strained.filter(|_| sheds), overloaded) {
+            (Some(resource), false) => ToGive::Resource(resource),
+            (Some(resource), true) if !self.settings.tentative => ToGive::Resource(resource),
+            (_, true) => ToGive::Load,
+            (None, false) => ToGive::Nothing,
         })
     }
 
     /// Whether it should give; `None` where its load or the cluster is not known.
     #[must_use]
     pub fn is_overloaded(&self, now: Time) -> Option<bool> {
-        Some(self.wants_to_give(now)?.is_some())
+        self.wants_to_give(now).is_something()
     }
 
     /// Whether it may give now, if it should.

@@ -19,15 +19,36 @@ use crate::message::{PROTOCOL, Probe, Report, Standing, Talk};
 use crate::model::{ExchangeId, HostId, HostState, MachineId, Time};
 use crate::select::mean_aware::Score;
 
+/// What a survey is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// Only to learn.
+    Learn,
+    /// To find somebody to give to.
+    Give,
+    /// To find somebody to take what breaks a rule, whatever the loads.
+    Mend,
+    /// To find somebody to take from.
+    Take,
+}
+
+/// What a survey asks about.
+#[derive(Clone, Copy, Debug)]
+pub struct Aim {
+    /// What it is for.
+    pub goal: Goal,
+    /// What loads and prices are of.
+    pub measure: Measure,
+    /// On whose word machines would move.
+    pub authority: Authority,
+}
+
 /// One survey of one host.
 #[derive(Clone, Debug)]
 pub struct Survey {
     id: ExchangeId,
-    giving: bool,
-    /// Whether it looks for somebody to take from.
-    asking: bool,
+    goal: Goal,
     measure: Measure,
-    mending: bool,
     waiting: BTreeSet<HostId>,
     told: Option<(HostId, Estimate)>,
     answers: Vec<Taker>,
@@ -48,16 +69,14 @@ impl Survey {
     pub fn open(
         id: ExchangeId,
         peers: &[HostId],
-        (giving, measure, authority, mending): (bool, Measure, Authority, bool),
+        Aim { goal, measure, authority }: Aim,
         estimate: Estimate,
         fresh_until: Time,
     ) -> (Self, impl Iterator<Item = (HostId, Talk)>) {
         let survey = Self {
             id,
-            giving,
-            asking: false,
+            goal,
             measure,
-            mending,
             waiting: peers.iter().cloned().collect(),
             told: peers.first().map(|peer| (peer.clone(), estimate)),
             answers: Vec::new(),
@@ -68,6 +87,7 @@ impl Survey {
             answered: false,
             fruitful: false,
         };
+        let giving = survey.is_giving();
         let probes = peers.iter().enumerate().map(move |(index, peer)| {
             let estimate = (index == 0).then_some(estimate);
             let said = Some(authority).filter(|word| *word != Authority::Automatic);
@@ -78,16 +98,10 @@ impl Survey {
         (survey, probes)
     }
 
-    /// It, to look for somebody to take from.
-    #[must_use]
-    pub fn asking(self) -> Self {
-        Self { asking: true, ..self }
-    }
-
     /// Whether it looks for somebody to take from.
     #[must_use]
     pub const fn is_asking(&self) -> bool {
-        self.asking
+        matches!(self.goal, Goal::Take)
     }
 
     /// Takes out the most loaded of those that are more loaded than `load` and give by themselves.
@@ -114,7 +128,7 @@ impl Survey {
     /// Whether it looks for somebody to give to, rather than only to learn.
     #[must_use]
     pub const fn is_giving(&self) -> bool {
-        self.giving
+        matches!(self.goal, Goal::Give | Goal::Mend)
     }
 
     /// What loads and prices are of.
@@ -126,7 +140,7 @@ impl Survey {
     /// Whether it looks for somebody to take what breaks a rule, whatever the loads.
     #[must_use]
     pub const fn is_mending(&self) -> bool {
-        self.mending
+        matches!(self.goal, Goal::Mend)
     }
 
     /// Whether nobody is waited for any more.
@@ -152,7 +166,7 @@ impl Survey {
         {
             host.averaging.learn(*told, answer);
         }
-        if self.asking {
+        if self.is_asking() {
             self.reports.push((from.clone(), standing.report));
         }
         if let Some(room) = standing.room {
@@ -265,12 +279,12 @@ impl Survey {
     pub fn best(&mut self, host: &Host, value_max: i32, now: Time) -> Option<Taker> {
         let mut best: Option<(usize, Score)> = None;
         for (index, answer) in self.answers.iter().enumerate() {
-            let toward = Toward { mending: self.mending, ..answer.toward(host.authority()) };
+            let toward = Toward { mending: self.is_mending(), ..answer.toward(host.authority()) };
             let Some((donor, ids)) = host.side(self.measure, &toward, &answer.room, now) else {
                 continue;
             };
             let receiver = host.side_of(self.measure, answer.report.load, &answer.room, now);
-            let (sides, how) = ((&receiver, &answer.room), (value_max, self.mending));
+            let (sides, how) = ((&receiver, &answer.room), (value_max, self.is_mending()));
             let choice = host.choose(self.measure, (&donor, &ids), sides, how, now);
             if let Some(choice) = choice
                 && !(self.fruitful && (choice.score.overfills || choice.score.swaps))

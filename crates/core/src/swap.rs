@@ -16,7 +16,7 @@ use crate::agreement::Agreement;
 use crate::control::Authority;
 use crate::decision::{Decision, Judged, Reason, Role};
 use crate::exchange::entry_there;
-use crate::host::Host;
+use crate::host::{Giver, Host};
 use crate::message::Candidate;
 use crate::model::{Entry, ExchangeId, HostId, MachineId, Time};
 use crate::port::HandoffId;
@@ -104,7 +104,8 @@ impl Owed {
     pub fn take(self, entry: Entry, host: &Host, now: Time) -> Result<Agreement, Reason> {
         // What will be here is what its entry says; whether soft rules yield was judged before.
         let candidate = Candidate { rules: Some(entry.rules.clone()), ..self.candidate.clone() };
-        let quote = host.quote(None, &candidate, (None, true, Authority::Ordered), now);
+        let giver = Giver { gauge: None, pressing: true, authority: Authority::Ordered };
+        let quote = host.quote(None, &candidate, giver, now);
         if let Some(reason) = quote.refusal {
             return Err(reason);
         }

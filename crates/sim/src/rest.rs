@@ -1,7 +1,7 @@
 //! Whether the rule of half the difference could still move anything, seen from above. No host knows
 //! this; it only tells when watching may end.
 
-use evenkeel_core::host::{Host, Toward};
+use evenkeel_core::host::{Giver, Host, Toward};
 use evenkeel_core::model::HostState;
 use evenkeel_core::select::{Calm, Pair, Price, improves};
 
@@ -42,8 +42,9 @@ fn offer(
     let helps = candidates.iter().any(|candidate| {
         let gauge = giving.gauge(cluster.now());
         let emptied = giving.state == HostState::Draining;
-        let donor = (gauge.as_ref(), emptied, giving.authority());
-        let quote = taking.quote(None, candidate, donor, cluster.now());
+        let (gauge, authority) = (gauge.as_ref(), giving.authority());
+        let giver = Giver { gauge, pressing: emptied, authority };
+        let quote = taking.quote(None, candidate, giver, cluster.now());
         let price = Price { at_donor: candidate.at_donor, at_receiver: quote.at_receiver };
         quote.refusal.is_none() && (emptied || improves(&pair, price, &Calm::NONE).is_ok())
     });

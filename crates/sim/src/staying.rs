@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use evenkeel_core::control::Authority;
 use evenkeel_core::decision::{Reason, Refusal};
-use evenkeel_core::host::{Host, Toward};
+use evenkeel_core::host::{Giver, Host, Toward};
 use evenkeel_core::model::{HostId, HostState, MachineId, Time};
 use serde::Serialize;
 
@@ -99,9 +99,9 @@ fn judge(own: &Host, other: &Host, vm: &MachineId, now: Time) -> Result<(), Refu
     let authority =
         if own.state == HostState::Draining { Authority::Ordered } else { own.authority() };
     other.takes(authority, now)?;
-    let donor = own.gauge(now);
-    let emptied = own.state == HostState::Draining;
-    let quote = other.quote(None, &candidate, (donor.as_ref(), emptied, authority), now);
+    let (gauge, pressing) = (own.gauge(now), own.state == HostState::Draining);
+    let giver = Giver { gauge: gauge.as_ref(), pressing, authority };
+    let quote = other.quote(None, &candidate, giver, now);
     match quote.refusal {
         Some(reason) => Err(Refusal { reason, detail: quote.detail.unwrap_or_default() }),
         None => Ok(()),

@@ -24,7 +24,7 @@ use crate::host::Host;
 use crate::message::{Candidate, Talk};
 use crate::model::{ExchangeId, HostId, MachineId, MoveId, Time};
 use crate::port::{HandoffId, MigrationStats, Presence};
-use crate::survey::Survey;
+use crate::survey::{Aim, Goal, Survey};
 use crate::turn::Turn;
 
 /// Most directed moves that wait or are under way at once, and most that have ended and are kept.
@@ -383,8 +383,9 @@ impl Orders {
         let directed = &mut self.open[index];
         let failed = directed.failed.iter();
         directed.refusals = failed.map(|(host, reason, _)| (host.clone(), *reason)).collect();
-        let what = (true, directed.measure, directed.authority, false);
-        let (survey, probes) = Survey::open(id, &peers, what, told, turn.now + PATIENCE);
+        let (measure, authority) = (directed.measure, directed.authority);
+        let aim = Aim { goal: Goal::Give, measure, authority };
+        let (survey, probes) = Survey::open(id, &peers, aim, told, turn.now + PATIENCE);
         directed.stage = Stage::Looking(survey);
         probes.for_each(|(to, talk)| turn.talk(&to, id, talk));
         turn.set_timer(Timer::Exchange(id), turn.now + scene.config.limits.reply_time_max);

@@ -127,10 +127,7 @@ impl Questions {
 pub(super) fn appraise(asked: &Appraise, busy: bool, turn: &Turn<'_>) -> Talk {
     match turn.host.appraise(asked, busy, turn.now) {
         Ok(said) => Talk::Appraisal(said),
-        Err(unknown) => {
-            let (reason, detail) = (Reason::UnknownLoad, unknown.to_string());
-            Talk::Decline { reason, detail, report: None }
-        }
+        Err(unknown) => Talk::unknown(&unknown),
     }
 }
 

@@ -10,12 +10,12 @@ use crate::control::Authority;
 use crate::decision::{Decision, Reason, Role};
 use crate::effect::Timer;
 use crate::exchange::{Agreement, Exchange, Step};
-use crate::host::{Host, Taker};
+use crate::host::{Host, Taker, ToGive};
 use crate::message::{Probe, Standing, Talk};
 use crate::model::{ExchangeId, HostId, Time};
 use crate::select::mean_aware::is_trifle;
 use crate::select::{MeanAware, Policy};
-use crate::survey::Survey;
+use crate::survey::{Aim, Goal, Survey};
 use crate::turn::Turn;
 
 /// A change of a host's excess by more than this part of it is worth a new search.
@@ -110,9 +110,9 @@ impl Rounds {
         let permitted = turn.host.control.permits(Role::Donor, turn.host.authority(), now).is_ok();
         let belongs = if permitted { self.repair.seek(&scene.members, turn) } else { None };
         let mending = belongs.is_some();
-        let wanted = turn.host.wants_to_give(now).flatten();
-        let wanted = wanted.filter(|_| !mending && !scene.drains(turn.host));
-        let measure = wanted.flatten();
+        let others = mending || scene.drains(turn.host);
+        let wanted = if others { ToGive::Nothing } else { turn.host.wants_to_give(now) };
+        let measure = wanted.measure();
         let excess = turn.host.excess(measure, now).unwrap_or(0.0);
         // What was found out about another load says nothing about this one.
         if (excess - self.unlucky_at).abs() > NEWS * self.unlucky_at.abs() {
@@ -120,30 +120,33 @@ impl Rounds {
         }
         let is_turn = self.silent >= policy.idle_rounds.max(1);
         let hopeful = !self.is_hopeless(policy, measure, turn.host, now);
-        let wants = wanted.is_some() && (hopeful || is_turn);
+        let wants = wanted.is_something() == Some(true) && (hopeful || is_turn);
         let held_back = turn.host.may_give(now).err().filter(|_| wants);
         if let Some(reason) = held_back {
             turn.record(turn.lonely(id, reason, String::new()));
         }
-        let giving = mending || wants && held_back.is_none();
         let hopeful = is_turn || self.unfed < policy.surveys_max();
-        let asking = !giving && hopeful && may_ask(turn.host, now);
-        if !giving && !asking && !learning && !is_turn {
-            return;
-        }
+        let goal = match held_back {
+            _ if mending => Goal::Mend,
+            None if wants => Goal::Give,
+            _ if hopeful && may_ask(turn.host, now) => Goal::Take,
+            _ if learning || is_turn => Goal::Learn,
+            _ => return,
+        };
         self.silent = 0;
-        let count = if giving || asking { policy.probes.max(1) } else { 1 };
+        let count = if goal == Goal::Learn { 1 } else { policy.probes.max(1) };
+        let giving = matches!(goal, Goal::Give | Goal::Mend);
         let drawn = scene.draw(if giving { DRAWN_PER_ASKED * count } else { count }, turn);
-        let crowd = measure.is_none() && !asking;
+        let crowd = measure.is_none() && goal != Goal::Take;
         let peers = self.pick(drawn, belongs.unwrap_or_default(), (count, crowd), scene, turn);
         let told = turn.host.averaging.told();
         let fresh_until = now + scene.config.round;
-        let what = (giving, measure, turn.host.authority(), mending);
-        let (survey, probes) = Survey::open(id, &peers, what, told, fresh_until);
+        let aim = Aim { goal, measure, authority: turn.host.authority() };
+        let (survey, probes) = Survey::open(id, &peers, aim, told, fresh_until);
         probes.for_each(|(to, talk)| turn.talk(&to, id, talk));
         let wait = scene.config.limits.reply_time_max.min(scene.config.round / 2);
         turn.set_timer(Timer::Exchange(id), now + wait);
-        self.survey = Some(if asking { survey.asking() } else { survey });
+        self.survey = Some(survey);
     }
 
     /// Whom to ask of those drawn: first those that are right for what breaks a rule, last those that
@@ -294,10 +297,7 @@ impl Rounds {
                 let refusal = if busy { Some(Reason::Busy) } else { refusal };
                 Talk::Standing(Standing { report, estimate, room: room.ok(), refusal })
             }
-            Err(unknown) => {
-                let (reason, detail) = (Reason::UnknownLoad, unknown.to_string());
-                Talk::Decline { reason, detail, report: None }
-            }
+            Err(unknown) => Talk::unknown(&unknown),
         }
     }
 
@@ -363,7 +363,7 @@ impl Rounds {
                 Worth::Nothing
             }
             // What was asked for is not what matters any more: the next survey asks for that.
-            Some(true) if turn.host.wants_to_give(turn.now) != Some(Some(survey.measure())) => {
+            Some(true) if turn.host.wants_to_give(turn.now) != ToGive::of(survey.measure()) => {
                 Worth::Nothing
             }
             Some(true) => Worth::Offer,
@@ -395,7 +395,7 @@ impl Rounds {
     pub(super) fn is_content(&self, idle: bool, scene: &Scene, host: &Host, now: Time) -> bool {
         let Policy::MeanAware(policy) = scene.config.policy else { return idle };
         let settled = host.averaging.is_steady() || scene.members.all().is_empty();
-        let measure = host.wants_to_give(now).flatten().flatten();
+        let measure = host.wants_to_give(now).measure();
         idle && settled
             && !self.repair.is_open(host, now)
             && (self.is_hopeless(&policy, measure, host, now)

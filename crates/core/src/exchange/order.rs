@@ -1,6 +1,6 @@
 //! How an exchange opens about one machine that an operator has ordered to be moved.
 
-use super::{Exchange, Ordered, Phase, Step};
+use super::{Exchange, Offering, Ordered, Phase, Step};
 use crate::ceiling::Measure;
 use crate::decision::Reason;
 use crate::host::{Host, Taker};
@@ -23,10 +23,7 @@ impl Exchange {
         let mut exchange = Self { measure, authority, ordered: Some(Box::new(ordered)), ..begun };
         let own = match host.report(measure, now) {
             Ok(own) => own,
-            Err(unknown) => {
-                let why = unknown.to_string();
-                return Step::End(None, exchange.record(host, Reason::UnknownLoad, why, now));
-            }
+            Err(unknown) => return exchange.unknown(&unknown, host, now),
         };
         let Some(known) = host.view.machines().get(&machine) else {
             let why = "it is not here any more".to_owned();
@@ -46,7 +43,7 @@ impl Exchange {
             gauge: host.gauge(now),
             authority: Some(authority),
         };
-        exchange.phase = Phase::Offering { own, judged: vec![judged], candidates };
+        exchange.phase = Phase::Offering(Offering { own, judged: vec![judged], candidates });
         if nothing {
             let record = exchange.record(host, Reason::NoCandidate, String::new(), now);
             return Step::End(None, record);

@@ -16,7 +16,7 @@ impl Exchange {
     ) -> Decision {
         let (role, pair, candidates) = match &self.phase {
             Phase::Inquiring => (None, None, Vec::new()),
-            Phase::Offering { judged, .. } => (Some(Role::Donor), None, judged.clone()),
+            Phase::Offering(offering) => (Some(Role::Donor), None, offering.judged.clone()),
             Phase::Quoted { pair, judged, .. } => {
                 (Some(Role::Receiver), Some(*pair), judged.clone())
             }

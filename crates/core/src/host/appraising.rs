@@ -1,6 +1,6 @@
 //! What a host says of machines that could come, and which of its own have to go.
 
-use super::Host;
+use super::{Giver, Host};
 use crate::control::Authority;
 use crate::decision::{Reason, Refusal};
 use crate::load::{Machine, Unknown};
@@ -20,8 +20,9 @@ impl Host {
         let limit = willing.err();
         let quote = |candidate: &Candidate| {
             let emptied = asked.giver == HostState::Draining;
-            let donor = (asked.gauge.as_ref(), emptied, Authority::Automatic);
-            let quote = self.quote(None, candidate, donor, now);
+            let (gauge, authority) = (asked.gauge.as_ref(), Authority::Automatic);
+            let giver = Giver { gauge, pressing: emptied, authority };
+            let quote = self.quote(None, candidate, giver, now);
             // Words, if there are any, are about the first of both.
             Quote { refusal: quote.refusal.or(limit), ..quote }
         };

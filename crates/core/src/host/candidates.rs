@@ -2,7 +2,7 @@
 //! price.
 
 use super::ruling::{is_hard, judges_rules};
-use super::{Host, Taker, Toward};
+use super::{Giver, Host, Taker, Toward};
 use crate::advantage::priced;
 use crate::ceiling::{Gauge, Measure};
 use crate::control::{Authority, Autonomy};
@@ -439,16 +439,16 @@ impl Host {
         needs
     }
 
-    /// What a candidate of another host would load this one, and whether it could be taken. `donor`
-    /// is how full the other is, and soft rules yield where something is `pressing` there.
+    /// What a candidate of another host would load this one, and whether it could be taken.
     #[must_use]
     pub fn quote(
         &self,
         measure: Measure,
         candidate: &Candidate,
-        (donor, pressing, authority): (Option<&Gauge>, bool, Authority),
+        giver: Giver<'_>,
         now: Time,
     ) -> Quote {
+        let Giver { gauge, pressing, authority } = giver;
         let at_receiver = self.price(measure, &candidate.factors);
         let free = candidate.memory_bytes <= self.free_memory_bytes()
             && self.has_memory_for(&candidate.factors, candidate.margin.as_ref(), now);
@@ -457,7 +457,7 @@ impl Host {
         let refusal = if free {
             let told = authority == Authority::Told;
             let pressing = pressing || told || measure.is_some() || candidate.mends == Some(true);
-            self.can_take(candidate, own.as_ref(), (donor, pressing), now).err()
+            self.can_take(candidate, own.as_ref(), (gauge, pressing), now).err()
         } else {
             Some(Reason::NoMemory.into())
         };

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Host;
+use super::{Host, ToGive};
 use crate::ceiling::Measure;
 use crate::control::Authority;
 use crate::flocks::Flock;
@@ -118,7 +118,7 @@ impl Host {
         }
         let misplaced = self.misplaced(now);
         misplaced.values().any(|m| !m.broken.soft)
-            || !misplaced.is_empty() && self.wants_to_give(now) == Some(None)
+            || !misplaced.is_empty() && self.wants_to_give(now) == ToGive::Nothing
     }
 
     /// What is to be mended now: what breaks a hard rule, or if nothing does, what breaks a soft one.

@@ -8,7 +8,7 @@ use crate::cost::Prediction;
 use crate::decision::Reason;
 use crate::estimate::Estimate;
 use crate::history::Track;
-use crate::load::Basis;
+use crate::load::{Basis, Unknown};
 use crate::model::{Group, HostId, HostState, MachineId, Requirements, Resources, Rules};
 use crate::rules::{Labels, Tie};
 
@@ -127,6 +127,14 @@ pub enum Talk {
     /// "This much, and this." A statement, not a promise.
     #[n(28)]
     Appraisal(#[n(0)] Appraisal),
+}
+
+impl Talk {
+    /// What a host says that does not know its load.
+    #[must_use]
+    pub fn unknown(why: &Unknown) -> Self {
+        Self::Decline { reason: Reason::UnknownLoad, detail: why.to_string(), report: None }
+    }
 }
 
 /// What a host asks others that plans what could go where.
