@@ -91,6 +91,11 @@ pub struct Offered {
 }
 
 impl Offered {
+    /// On whose word they are to move.
+    fn authority(&self) -> Authority {
+        self.authority.unwrap_or_else(|| self.report.authority())
+    }
+
     /// What counts of the host that gives.
     fn giver(&self) -> Giver<'_> {
         let pressing = self.report.state == HostState::Draining;
@@ -114,13 +119,6 @@ fn refusing(receiver: &Report, authority: Authority) -> Option<Reason> {
     let observes = receiver.mode == Some(Autonomy::Observe) && !authority.is_operators();
     let observing = observes && authority > Authority::Observe;
     unwilling(receiver.state).or(observing.then_some(Reason::Observing))
-}
-
-impl Offered {
-    /// On whose word they are to move.
-    fn authority(&self) -> Authority {
-        self.authority.unwrap_or_else(|| self.report.authority())
-    }
 }
 
 impl Exchange {

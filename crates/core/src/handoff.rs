@@ -433,8 +433,7 @@ impl Handoffs {
         if let Some(mark) = handoff.mark() {
             self.remember(mark);
         }
-        handoff.phase = phase;
-        handoff.since = turn.now;
+        handoff.go_on(phase, turn.now);
         turn.host.holds.incoming.remove(&handoff.key());
         if handoff.role == Role::Receiver && phase == Phase::Done {
             turn.host.holds.land(&handoff, turn.now);

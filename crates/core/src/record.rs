@@ -55,6 +55,29 @@ impl Phase {
         matches!(self, Self::Done | Self::Cancelled)
     }
 
+    /// Whether a handoff may go from this phase to the next one: all steps that there are. A record that
+    /// cannot be written is not one of them: it takes a handoff back to where it was.
+    #[must_use]
+    pub const fn may_become(self, next: Self) -> bool {
+        use Phase::{
+            Armed, Cancelled, Cancelling, Claimed, Discarding, Done, Doubt, Holding, Offered,
+            Released, Reserved, Transferring,
+        };
+        match self {
+            Offered => matches!(next, Armed | Transferring | Cancelled),
+            Armed => matches!(next, Transferring | Cancelling | Cancelled),
+            Transferring => matches!(next, Doubt | Released | Cancelled),
+            Doubt => matches!(next, Doubt | Released | Cancelling),
+            Released => matches!(next, Done),
+            Cancelling => matches!(next, Released | Cancelled),
+            Reserved => matches!(next, Holding | Claimed | Discarding | Done | Cancelled),
+            Holding => matches!(next, Claimed | Discarding | Done | Cancelled),
+            Claimed => matches!(next, Done),
+            Discarding => matches!(next, Claimed | Cancelled),
+            Done | Cancelled => false,
+        }
+    }
+
     /// Whether it ends by itself soon unless something fails, and its host begins nothing else
     /// until then.
     #[must_use]
@@ -201,10 +224,12 @@ pub(crate) struct Steps {
     pub(crate) settled: bool,
     /// Whether the host starts it at boot is as it should be.
     pub(crate) autostart: bool,
-    /// The other host has said that it knows.
+    /// Source: the target knows that the machine stays, and has nothing of it.
     pub(crate) acknowledged: bool,
-    /// Source: the target says that it runs there. Target: the source says that it was released.
-    pub(crate) contradicted: bool,
+    /// Source: the target says that it runs there, although it was cancelled.
+    pub(crate) runs_there: bool,
+    /// Target: the source says that it has released the machine.
+    pub(crate) released: bool,
     /// It was seen to run on both hosts.
     pub(crate) twice: bool,
     /// Source: the target says that it holds it, complete and paused.
@@ -269,6 +294,25 @@ impl Handoff {
             missed: false,
             steps: Steps::default(),
         }
+    }
+
+    /// Goes on to another phase.
+    ///
+    /// # Panics
+    /// In builds with debug assertions, where it may not.
+    pub(crate) fn go_on(&mut self, next: Phase, now: Time) {
+        debug_assert!(
+            self.phase.may_become(next),
+            "a handoff goes from {:?} to {next:?}: {self:?}",
+            self.phase
+        );
+        self.phase = next;
+        self.since = now;
+    }
+
+    /// Goes back to the phase that is durable: the record of the present one could not be written.
+    pub(crate) const fn go_back(&mut self, before: Phase) {
+        self.phase = before;
     }
 
     /// What tells it from all others.
@@ -493,5 +537,39 @@ impl Recovered {
     pub fn reopen(&mut self, life: u64) {
         self.life = life;
         self.lives.push(Ticket { life, number: 0 });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Phase::{
+        Armed, Cancelled, Cancelling, Claimed, Discarding, Done, Doubt, Holding, Offered, Released,
+        Reserved, Transferring,
+    };
+    use super::*;
+
+    const SOURCE: [Phase; 6] = [Offered, Armed, Transferring, Doubt, Released, Cancelling];
+    const TARGET: [Phase; 4] = [Reserved, Holding, Claimed, Discarding];
+
+    #[test]
+    fn no_host_changes_sides_and_nothing_follows_the_end() {
+        for here in SOURCE {
+            assert!(TARGET.iter().all(|there| !here.may_become(*there)), "{here:?}");
+        }
+        for here in TARGET {
+            assert!(SOURCE.iter().all(|there| !here.may_become(*there)), "{here:?}");
+        }
+        for phase in SOURCE.iter().chain(&TARGET).chain(&[Done, Cancelled]) {
+            assert!(!Done.may_become(*phase) && !Cancelled.may_become(*phase));
+        }
+    }
+
+    #[test]
+    fn what_is_released_or_claimed_is_never_cancelled() {
+        for decided in [Released, Claimed] {
+            let next: Vec<_> = SOURCE.iter().chain(&TARGET).chain(&[Done, Cancelled]).collect();
+            let next: Vec<_> = next.into_iter().filter(|next| decided.may_become(**next)).collect();
+            assert_eq!(next, [&Done], "after {decided:?}");
+        }
     }
 }

@@ -58,7 +58,7 @@ pub(super) fn cancel_before(h: &mut Handoff, reason: Reason, turn: &mut Turn<'_>
 }
 
 pub(super) fn looked_while_cancelling(h: &mut Handoff, sight: &Sight, turn: &mut Turn<'_>) -> Next {
-    let there = h.steps.contradicted;
+    let there = h.steps.runs_there;
     match sight.presence {
         Presence::Stranded if !there => {
             turn.resume(h, sight.stamp);

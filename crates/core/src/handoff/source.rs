@@ -59,7 +59,7 @@ pub(super) fn hear(h: &mut Handoff, pass: Pass, limits: &Limits, turn: &mut Turn
         (Phase::Released, Pass::Holding { .. }) if h.attempts > 0 => tell_released(h, turn),
         (Phase::Cancelling, Pass::Discarded | Pass::Missing) => {
             h.steps.acknowledged = true;
-            h.steps.contradicted = false;
+            h.steps.runs_there = false;
             h.steps.twice = false;
             if h.missed && !h.steps.settled {
                 turn.look(h);
@@ -69,7 +69,7 @@ pub(super) fn hear(h: &mut Handoff, pass: Pass, limits: &Limits, turn: &mut Turn
         (Phase::Cancelling, Pass::Holding { .. }) => tell_cancelled(h, turn),
         // It runs there: does it here?
         (Phase::Cancelling, Pass::Claimed) => {
-            h.steps.contradicted = true;
+            h.steps.runs_there = true;
             h.steps.settled = false;
             h.last_error = format!("`{}` says that the machine runs there", h.peer);
             turn.look(h);
@@ -179,8 +179,7 @@ pub(super) fn migrated(
 
 /// It is not known where the machine is: look. Nothing durable, since a restart leads here too.
 pub(super) fn doubt(h: &mut Handoff, why: String, turn: &mut Turn<'_>) {
-    h.phase = Phase::Doubt;
-    h.since = turn.now;
+    h.go_on(Phase::Doubt, turn.now);
     h.attempts = 0;
     h.seen = None;
     // That what ran it has ended while it was paused stays so.
@@ -423,19 +422,19 @@ pub(super) fn store_failed(h: &mut Handoff, why: String, turn: &mut Turn<'_>) ->
         // It goes on as before; only a gap may have to be settled by an operator now.
         (Phase::Transferring, Some(Phase::Transferring)) => h.finished = false,
         (Phase::Transferring, _) => {
-            h.phase = Phase::Armed;
+            h.go_back(Phase::Armed);
             turn.wake(h.id, RETRY_MIN);
         }
         // Looked at later: at once, the same would be decided and fail again.
         (Phase::Released | Phase::Cancelling, Some(Phase::Transferring | Phase::Doubt)) => {
-            h.phase = Phase::Doubt;
+            h.go_back(Phase::Doubt);
             h.since = turn.now;
             h.seen = None;
             h.steps = Steps { gone: h.steps.gone, ..Steps::default() };
             turn.wake(h.id, STORE_RETRY);
         }
         (Phase::Released | Phase::Cancelling, Some(before)) => {
-            h.phase = before;
+            h.go_back(before);
             turn.wake(h.id, RETRY_MIN);
         }
         _ => {}

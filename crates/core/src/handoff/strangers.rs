@@ -12,7 +12,7 @@ use crate::agreement::Agreement;
 use crate::decision::{Decision, Reason, Role};
 use crate::message::{Candidate, Pass};
 use crate::model::{Entry, ExchangeId, HandoffKey, HostId, MachineId, Ticket, Time};
-use crate::port::{Commit, Failure, LookId, MigrationStats, Presence, Sight};
+use crate::port::{Commit, Failure, LookId, MigrationStats, Order, Presence, Sight};
 use crate::record::{Handoff, MarkKind, Phase};
 use crate::turn::Turn;
 
@@ -119,81 +119,37 @@ impl Handoffs {
     }
 
     fn answer(&mut self, key: HandoffKey, stranger: Stranger, sight: &Sight, turn: &mut Turn<'_>) {
-        use Presence::{Defined, Leaving, Running};
         let Stranger { machine, look, question } = stranger;
-        let live = self.live.get(&key);
+        match reply(&machine, &question, sight, &self.known(&key, &machine, sight)) {
+            Reply::Say(pass) => turn.say(&key.peer, key.id, pass),
+            Reply::Adopt(stats, autostart) => {
+                self.adopt(&key, &machine, sight, (stats, autostart), turn);
+            }
+            Reply::Discard => {
+                turn.order(Order::Discard(machine.clone(), sight.stamp));
+                let question = Question::Discarding;
+                self.strangers.insert(key, Stranger { machine, look, question });
+            }
+            Reply::Wait => {}
+        }
+    }
+
+    /// What is known here of a machine that was looked for because of this handoff.
+    fn known(&self, key: &HandoffKey, machine: &MachineId, sight: &Sight) -> Known {
+        let live = self.live.get(key);
         let mark = self.marks.get(&(MarkKind::Claimed, machine.clone()));
         let claimed = live.is_some_and(|h| h.phase == Phase::Claimed)
             || mark.is_some_and(|mark| mark.handoff == key.id);
         let is_it = sight.stamp.handoff == Some(key.id);
-        // Without a record only the host that the copy came from decides over it, and never over what
-        // this host has claimed or another host is handing over.
         let is_from = is_it && !claimed && sight.from.as_ref() == Some(&key.peer);
-        let decides = is_from && !self.moves(&machine) && !self.is_live(key.id);
-        let runs = matches!(sight.presence, Running | Leaving);
-        let held = is_it && !claimed && matches!(sight.presence, Presence::Held | Presence::Paused);
-        let pass = match question {
-            // Of what no record tells, what is seen does: whether it is on its way.
-            Question::Reserved => match sight.presence {
-                Presence::Running | Presence::Paused | Presence::Defined | Presence::Absent => {
-                    Pass::Refused { reason: Reason::TimedOut, detail: None }
-                }
-                Presence::Leaving | Presence::Stranded | Presence::Incoming | Presence::Held => {
-                    return;
-                }
-            },
-            Question::Holding if sight.presence == Presence::Running => cancelled(&machine),
-            // One that is leaving may have its end behind it. Nobody here knows whether it was
-            // released: only an operator can say.
-            Question::Holding | Question::Discarding => return,
-            // It is to be started at boot here, too.
-            Question::Released { stats, autostart: true }
-                if decides && matches!(sight.presence, Running | Leaving | Defined) =>
-            {
-                return self.adopt(&key, &machine, sight, (stats, true), turn);
-            }
-            _ if claimed || runs => Pass::Claimed,
-            // It was complete, and by the hypervisor's commit point ran as soon as it was: what its
-            // source has of it is older, although this host has lost its power before it could claim.
-            Question::Where
-                if is_it
-                    && sight.presence == Defined
-                    && live.is_some_and(|h| h.commit == Commit::Fast) =>
-            {
-                Pass::Claimed
-            }
-            Question::Where if held => Pass::Holding { machine, ticket: None },
-            // What nobody knows to be complete is not called missing either.
-            Question::Where
-                if is_it && matches!(sight.presence, Presence::Incoming | Presence::Stranded) =>
-            {
-                Pass::Arriving
-            }
-            Question::Where => Pass::Missing,
-            // It was taken up meanwhile.
-            _ if live.is_some() => return,
-            Question::Released { stats, autostart } if held && decides => {
-                return self.adopt(&key, &machine, sight, (stats, autostart), turn);
-            }
-            // It is for another host to say.
-            Question::Released { .. } if held => return,
-            // Still arriving, or paused by somebody: told again.
-            Question::Released { .. } if sight.presence == Presence::Incoming && is_it => return,
-            Question::Released { .. } if sight.presence == Presence::Paused => Pass::Claimed,
-            Question::Released { .. } => Pass::Missing,
-            // One that is paused otherwise may have been let run here, by a record that is lost.
-            Question::Cancelled
-                if decides && matches!(sight.presence, Presence::Held | Presence::Incoming) =>
-            {
-                turn.order(crate::port::Order::Discard(machine.clone(), sight.stamp));
-                let question = Question::Discarding;
-                self.strangers.insert(key, Stranger { machine, look, question });
-                return;
-            }
-            Question::Cancelled if is_it && sight.presence.is_resident() => return,
-            Question::Cancelled => Pass::Discarded,
-        };
-        turn.say(&key.peer, key.id, pass);
+        let held = matches!(sight.presence, Presence::Held | Presence::Paused);
+        Known {
+            live: live.map(|h| h.commit),
+            claimed,
+            is_it,
+            decides: is_from && !self.moves(machine) && !self.is_live(key.id),
+            held: is_it && !claimed && held,
+        }
     }
 
     /// Tells those who wanted it that what had arrived is destroyed.
@@ -234,6 +190,87 @@ impl Handoffs {
         turn.enter(&mut handoff, Phase::Claimed, RETRY_MIN);
         turn.resume(&handoff, sight.stamp);
         self.live.insert(handoff.key(), handoff);
+    }
+}
+
+/// What is known here of a machine that a stranger asks about.
+struct Known {
+    /// The commit point of the handoff, if it is under way here.
+    live: Option<Commit>,
+    /// Whether the machine is this host's by this handoff.
+    claimed: bool,
+    /// Whether what was seen is the copy that this handoff brought.
+    is_it: bool,
+    /// Without a record only the host that the copy came from decides over it, and never over what
+    /// this host has claimed or another host is handing over.
+    decides: bool,
+    /// Whether what was seen is that copy, complete and paused.
+    held: bool,
+}
+
+/// What comes of a stranger's question.
+enum Reply {
+    Say(Pass),
+    /// The machine is this host's: claim it, with what its migration cost and whether it is started at
+    /// boot.
+    Adopt(MigrationStats, bool),
+    /// Destroy what has arrived.
+    Discard,
+    /// Nothing: whoever has asked asks again.
+    Wait,
+}
+
+fn reply(machine: &MachineId, question: &Question, sight: &Sight, known: &Known) -> Reply {
+    use Presence::{Absent, Defined, Held, Incoming, Leaving, Paused, Running, Stranded};
+    let Known { live, claimed, is_it, decides, held } = *known;
+    let seen = sight.presence;
+    match *question {
+        // Of what no record tells, what is seen does: whether it is on its way.
+        Question::Reserved => match seen {
+            Running | Paused | Defined | Absent => {
+                Reply::Say(Pass::Refused { reason: Reason::TimedOut, detail: None })
+            }
+            Leaving | Stranded | Incoming | Held => Reply::Wait,
+        },
+        Question::Holding if seen == Running => Reply::Say(cancelled(machine)),
+        // One that is leaving may have its end behind it. Nobody here knows whether it was
+        // released: only an operator can say.
+        Question::Holding | Question::Discarding => Reply::Wait,
+        // It is to be started at boot here, too.
+        Question::Released { stats, autostart: true }
+            if decides && matches!(seen, Running | Leaving | Defined) =>
+        {
+            Reply::Adopt(stats, true)
+        }
+        _ if claimed || matches!(seen, Running | Leaving) => Reply::Say(Pass::Claimed),
+        // It was complete, and by the hypervisor's commit point ran as soon as it was: what its
+        // source has of it is older, although this host has lost its power before it could claim.
+        Question::Where if is_it && seen == Defined && live == Some(Commit::Fast) => {
+            Reply::Say(Pass::Claimed)
+        }
+        Question::Where if held => {
+            Reply::Say(Pass::Holding { machine: machine.clone(), ticket: None })
+        }
+        // What nobody knows to be complete is not called missing either.
+        Question::Where if is_it && matches!(seen, Incoming | Stranded) => {
+            Reply::Say(Pass::Arriving)
+        }
+        Question::Where => Reply::Say(Pass::Missing),
+        // It was taken up meanwhile.
+        _ if live.is_some() => Reply::Wait,
+        Question::Released { stats, autostart } if held && decides => {
+            Reply::Adopt(stats, autostart)
+        }
+        // It is for another host to say.
+        Question::Released { .. } if held => Reply::Wait,
+        // Still arriving, or paused by somebody: told again.
+        Question::Released { .. } if seen == Incoming && is_it => Reply::Wait,
+        Question::Released { .. } if seen == Paused => Reply::Say(Pass::Claimed),
+        Question::Released { .. } => Reply::Say(Pass::Missing),
+        // One that is paused otherwise may have been let run here, by a record that is lost.
+        Question::Cancelled if decides && matches!(seen, Held | Incoming) => Reply::Discard,
+        Question::Cancelled if is_it && seen.is_resident() => Reply::Wait,
+        Question::Cancelled => Reply::Say(Pass::Discarded),
     }
 }
 

@@ -125,7 +125,7 @@ pub(super) fn hear(h: &mut Handoff, pass: Pass, turn: &mut Turn<'_>) -> Next {
         (Phase::Reserved | Phase::Holding, Pass::Released { stats, unanswered, .. }) => {
             h.decision.stats = Some(stats);
             h.steps.unanswered = unanswered == Some(true);
-            h.steps.acknowledged = true;
+            h.steps.released = true;
             turn.wake(h.id, RETRY_MIN);
             turn.look(h);
         }
@@ -143,7 +143,7 @@ pub(super) fn hear(h: &mut Handoff, pass: Pass, turn: &mut Turn<'_>) -> Next {
             turn.look(h);
         }
         (Phase::Discarding, Pass::Released { .. }) => {
-            h.steps.contradicted = true;
+            h.steps.released = true;
             turn.look(h);
         }
         (Phase::Claimed, Pass::Released { stats, unanswered: None | Some(false), .. })
@@ -213,7 +213,7 @@ fn looked_before_claim(
     limits: &Limits,
     turn: &mut Turn<'_>,
 ) -> Next {
-    let released = h.steps.acknowledged;
+    let released = h.steps.released;
     match here {
         // By the hypervisor's commit point, or because somebody let it run.
         Presence::Running | Presence::Leaving => return claim(h, true, turn),
@@ -408,7 +408,7 @@ fn looked_while_discarding(
     match here {
         Presence::Absent => gone(h, turn),
         // The other copy is gone, and the source has released this one after all.
-        Presence::Running | Presence::Leaving if h.steps.contradicted => claim(h, true, turn),
+        Presence::Running | Presence::Leaving if h.steps.released => claim(h, true, turn),
         // It was let run by the hypervisor or by somebody, and is never killed.
         Presence::Running | Presence::Leaving => {
             h.steps.twice = true;
@@ -473,7 +473,7 @@ pub(super) fn store_failed(h: &mut Handoff, why: String, turn: &mut Turn<'_>) ->
         h.decision.detail = why;
         return Next::Cancelled(Reason::StoreFailed);
     };
-    h.phase = before;
+    h.go_back(before);
     turn.wake(h.id, STORE_RETRY);
     Next::Stay
 }

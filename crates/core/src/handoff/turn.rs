@@ -15,8 +15,7 @@ impl Turn<'_> {
     /// comes first, since nothing behind a record that cannot be written is done.
     pub(super) fn enter(&mut self, handoff: &mut Handoff, phase: Phase, wake_after: Duration) {
         handoff.before = Some(handoff.phase);
-        handoff.phase = phase;
-        handoff.since = self.now;
+        handoff.go_on(phase, self.now);
         handoff.attempts = 0;
         handoff.seen = None;
         handoff.steps = Steps::default();
