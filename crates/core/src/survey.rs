@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ceiling::Measure;
 use crate::control::Authority;
-use crate::decision::{Judged, Reason};
+use crate::decision::{Judged, Reason, Refusal};
 use crate::estimate::Estimate;
 use crate::host::{Host, Taker, Toward};
 use crate::message::{PROTOCOL, Probe, Report, Standing, Talk};
@@ -54,7 +54,7 @@ pub struct Survey {
     answers: Vec<Taker>,
     /// What those asked said of themselves who are not asked for room.
     reports: Vec<(HostId, Report)>,
-    refusals: Vec<(HostId, Reason)>,
+    refusals: Vec<(HostId, Refusal)>,
     fresh_until: Time,
     /// How many of those asked have said anything.
     pub heard: usize,
@@ -173,13 +173,13 @@ impl Survey {
             self.answered = true;
             self.answers.push(Taker { peer: from.clone(), report: standing.report, room });
         } else if let Some(reason) = standing.refusal {
-            self.refusals.push((from.clone(), reason));
+            self.refusals.push((from.clone(), reason.into()));
         }
     }
 
-    /// Who takes nothing, and why.
+    /// Who takes nothing, or not what it was asked for, and why.
     #[must_use]
-    pub fn refusals(&self) -> &[(HostId, Reason)] {
+    pub fn refusals(&self) -> &[(HostId, Refusal)] {
         &self.refusals
     }
 
@@ -189,12 +189,13 @@ impl Survey {
     pub fn refused_for(&self) -> Option<(Reason, String)> {
         let lasting =
             |reason| matches!(reason, Reason::Observing | Reason::Paused | Reason::OutsideHours);
-        let mut refusals = self.refusals.iter().filter(|(_, reason)| lasting(*reason));
-        let (_, first) = refusals.clone().next().filter(|_| !self.answered)?;
-        let same = refusals.all(|(_, reason)| reason == first);
-        let ending = if same { *first } else { Reason::NoCandidate };
+        let reasons = self.refusals.iter().map(|(_, refusal)| refusal.reason);
+        let mut refusals = reasons.filter(|reason| lasting(*reason));
+        let first = refusals.clone().next().filter(|_| !self.answered)?;
+        let same = refusals.all(|reason| reason == first);
+        let ending = if same { first } else { Reason::NoCandidate };
         let said: Vec<_> =
-            self.refusals.iter().map(|(host, why)| format!("{host}: {why}")).collect();
+            self.refusals.iter().map(|(host, why)| format!("{host}: {}", why.reason)).collect();
         Some((ending, said.join(", ")))
     }
 
@@ -202,7 +203,7 @@ impl Survey {
     pub fn refused(&mut self, from: &HostId, reason: Reason) {
         if self.waiting.remove(from) {
             self.heard += 1;
-            self.refusals.push((from.clone(), reason));
+            self.refusals.push((from.clone(), reason.into()));
         }
     }
 
@@ -242,7 +243,7 @@ impl Survey {
                 }
                 Err(refusal) => {
                     let refused = self.answers.remove(index);
-                    self.refusals.push((refused.peer, refusal.reason));
+                    self.refusals.push((refused.peer, refusal));
                 }
             }
         }

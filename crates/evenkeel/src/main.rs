@@ -13,6 +13,7 @@ mod scene;
 mod simulate;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{FromArgMatches, Parser, Subcommand};
 
@@ -51,11 +52,18 @@ enum Command {
     },
 }
 
+/// How long libvirt may take to answer the last calls of this process.
+const CLOSING_MAX: Duration = Duration::from_secs(5);
+
 fn main() -> ExitCode {
     let matches = help::command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     hosts::log_to_stderr();
-    match run(cli.command) {
+    let ended = run(cli.command);
+    if !evenkeel_libvirt::all_closed(CLOSING_MAX) {
+        tracing::warn!("a call of libvirt hangs, and the end of this process cuts it off");
+    }
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.is::<output::Unheard>() => ExitCode::SUCCESS,
         Err(failure) => {

@@ -73,6 +73,7 @@ pub use carried::{
     Admission, Agreed, Control, Here, Refused, Sockets, carried_uri, is_carried, socket_of,
 };
 pub use emulator::{Emulator, EmulatorError, QemuVersion, check_emulator};
+pub use ffi::all_closed;
 pub use finish::FinishWatch;
 pub use found::{Found, FoundStorage, find_storage};
 pub use inspect::{Inspection, baseline_cpu, inspect, reaches};

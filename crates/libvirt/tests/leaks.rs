@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use evenkeel_core::port::{Event, Order};
 use evenkeel_hypervisor::Hypervisor;
-use evenkeel_libvirt::LibvirtHypervisor;
+use evenkeel_libvirt::{LibvirtHypervisor, all_closed};
 use support::{clock, config, lab};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -31,7 +31,9 @@ fn a_hypervisor_that_is_dropped_leaves_no_connection_and_no_thread() {
         hypervisor.submit(Order::Sample);
         let answer = events.recv_timeout(SOON).expect("it answers");
         assert!(matches!(answer, Event::Sampled(Ok(_))), "{answer:?}");
+        assert!(!all_closed(Duration::ZERO), "it is connected");
         drop(hypervisor);
+        assert!(all_closed(SOON), "a connection is left open");
         // The channel closes when the last thread has let go of the other end.
         assert!(
             events.recv_timeout(SOON).is_err_and(|e| e == mpsc::RecvTimeoutError::Disconnected)

@@ -56,8 +56,8 @@ pub enum AdmissionRefused {
     TokenUsed(TokenId),
     /// There is such a host.
     #[error(
-        "the name `{0}` is taken by a host of this cluster: join under another name, or remove that \
-         host first with `evenkeel cluster remove {0}`"
+        "the name `{0}` is taken by a host of this cluster: join under another name \
+         (`init --name`, `agent --host-id`), or remove that host first with `evenkeel cluster remove {0}`"
     )]
     HostTaken(HostId),
     /// There is no such host, or it has been removed.

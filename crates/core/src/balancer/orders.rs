@@ -17,7 +17,7 @@ use rand::RngExt;
 use super::scene::{Opening, Scene};
 use crate::ceiling::Measure;
 use crate::control::Authority;
-use crate::decision::{Decision, Judged, Reason};
+use crate::decision::{Decision, Judged, Reason, Refusal};
 use crate::effect::{MoveOrder, Timer};
 use crate::exchange::{Exchange, Ordered};
 use crate::host::Host;
@@ -395,21 +395,23 @@ impl Orders {
     fn nobody_takes(&mut self, index: usize, survey: &Survey, turn: &mut Turn<'_>) {
         let directed = &mut self.open[index];
         let asked = std::mem::take(&mut directed.refusals);
-        let all: Vec<_> = asked.into_iter().chain(survey.refusals().iter().cloned()).collect();
-        if let Some((_, why)) = all.iter().find(|(_, reason)| is_transient(*reason)) {
-            return self.try_later(index, *why, turn);
+        let asked = asked.into_iter().map(|(host, reason)| (host, reason.into()));
+        let all: Vec<_> = asked.chain(survey.refusals().iter().cloned()).collect();
+        let mut reasons = all.iter().map(|(_, refusal)| refusal.reason);
+        if let Some(why) = reasons.find(|reason| is_transient(*reason)) {
+            return self.try_later(index, why, turn);
         }
         let directed = &mut self.open[index];
         let (ending, detail) = directed.why_nobody(&all);
-        directed.refusals = all;
+        directed.refusals = all.into_iter().map(|(host, why)| (host, why.reason)).collect();
         let (machine, authority) = (directed.machine.clone(), directed.authority);
         let (named, at) = (directed.to.clone(), turn.now);
-        let outcome =
-            Outcome { at, ending, detail: detail.clone(), peer: named.clone(), stats: None };
-        self.end(index, outcome);
         let known = turn.host.view.machines().get(&machine);
         let judged = known.map(|known| turn.host.judged(None, &machine, known));
         let judged = judged.map(|judged| Judged { verdict: ending, ..judged });
+        let outcome =
+            Outcome { at, ending, detail: detail.clone(), peer: named.clone(), stats: None };
+        self.end(index, outcome);
         let lonely = turn.lonely(survey.id(), ending, detail);
         let candidates = judged.into_iter().collect();
         turn.record(Decision { peer: named, candidates, authority, ..lonely });
@@ -435,18 +437,22 @@ impl Orders {
 
 impl Directed {
     /// Why nobody takes the machine, of those who have refused it.
-    fn why_nobody(&self, refused: &[(HostId, Reason)]) -> (Reason, String) {
+    fn why_nobody(&self, refused: &[(HostId, Refusal)]) -> (Reason, String) {
+        let said = |(host, why): &(HostId, Refusal)| match why.detail.as_str() {
+            "" => format!("{host}: {}", why.reason),
+            words => format!("{host}: {} ({words})", why.reason),
+        };
         match (refused, &self.to) {
             (all, None) if let Some((host, reason, words)) = self.failed.last() => {
                 let others = all.iter().filter(|(other, _)| other != host);
-                let said = others.map(|(host, reason)| format!("; {host}: {reason}"));
+                let said = others.map(|refused| format!("; {}", said(refused)));
                 (*reason, format!("{host}: {words}{}", said.collect::<String>()))
             }
             ([], _) => (Reason::TimedOut, "no other host has answered".to_owned()),
-            ([.., (_, reason)], Some(_)) => (*reason, String::new()),
+            ([.., (_, why)], Some(_)) => (why.reason, why.detail.clone()),
             (all, None) => {
-                let said = all.iter().map(|(host, reason)| format!("{host}: {reason}"));
-                (Reason::NoCandidate, said.collect::<Vec<_>>().join(", "))
+                let said: Vec<_> = all.iter().map(said).collect();
+                (Reason::NoCandidate, said.join(", "))
             }
         }
     }

@@ -205,8 +205,10 @@ impl Place {
     pub fn configure(&self, seeds: &[SocketAddr]) {
         let told = self.earlier || self.tables.contains("[operation]");
         let operation = if told { "" } else { "[operation]\nmode = 'automatic'\n" };
-        let declared = "[capacity]\ncpu_cores = 2.0\nmemory = '4GiB'\nio_per_s = '100MB'\n\
-                        background = false\n";
+        // Hosts of a lab are one machine: what each does besides its guests is the same of all.
+        let alone = if self.earlier { "" } else { "background = false\n" };
+        let declared =
+            format!("[capacity]\ncpu_cores = 2.0\nmemory = '4GiB'\nio_per_s = '100MB'\n{alone}");
         self.write(&format!(
             "{}{}[libvirt]\nuri = '{uri}'\n{way}{declared}{operation}{}",
             self.base(seeds),

@@ -171,7 +171,7 @@ impl Hosts {
             // Nor where a host is too busy to answer: nothing has begun then.
             let early =
                 ["has no machine", "UNKNOWN", "only a running", "no other host has answered"];
-            let unknown = early.iter().any(|words| moved.stderr.contains(words));
+            let unknown = !moved.success && early.iter().any(|words| moved.stderr.contains(words));
             if unknown { Err(format!("{moved:?}")) } else { Ok(moved) }
         })
     }

@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 
+use super::cookie::Author;
 use super::document::{Node, clean};
 use super::here::Here;
 pub use super::judge::Agreed;
@@ -202,8 +203,8 @@ impl Control {
         let cancelled = finish.then(|| reader.i32()).transpose().map_err(broken)?;
         reader.end().map_err(broken)?;
         let parameters = self.parameters(parameters)?;
-        let here = self.here.as_deref();
-        let cookie = cookie::judged(cookie, &self.agreed, here)?;
+        let author = Author::Source(self.here.as_deref());
+        let cookie = cookie::judged(cookie, &self.agreed, author)?;
         let flags = params::flags(flags, self.agreed.paused, !self.agreed.disks.is_empty())?;
         let writer = parameters.write(Writer::default()).bytes(&cookie).u32(flags);
         match cancelled {
@@ -315,7 +316,7 @@ impl Control {
                     let uri = clean(uri.unwrap_or_default());
                     return Err(format!("it wants the memory to be sent to `{uri}`, not `{ours}`"));
                 }
-                let cookie = cookie::judged(cookie, &self.agreed, None)?;
+                let cookie = cookie::judged(cookie, &self.agreed, Author::Target)?;
                 Ok(Writer::default().bytes(&cookie).maybe_text(uri).done())
             }
             m::FINISH => {
@@ -327,7 +328,7 @@ impl Control {
                 if self.agreed.name.as_ref() != Some(&name) || Some(uuid) != ours {
                     return Err(format!("it answers of another machine, `{}`", clean(&name)));
                 }
-                let cookie = cookie::judged(cookie, &self.agreed, None)?;
+                let cookie = cookie::judged(cookie, &self.agreed, Author::Target)?;
                 Ok(Writer::default().text(&name).fixed(&uuid).i32(id).bytes(&cookie).done())
             }
             _ => m::nothing(body).map(|()| Vec::new()).map_err(broken),

@@ -8,12 +8,17 @@ use super::judge::{Agreed, description};
 /// Longest cookie, in bytes (`REMOTE_MIGRATE_COOKIE_MAX`).
 pub(super) const BYTES_MAX: usize = 4 << 20;
 
-/// A cookie, written anew. With `here` it is one that this host's libvirt is to read.
-pub(super) fn judged(
-    bytes: &[u8],
-    agreed: &Agreed,
-    here: Option<&Here>,
-) -> Result<Vec<u8>, String> {
+/// Whose cookie it is.
+#[derive(Clone, Copy)]
+pub(super) enum Author<'a> {
+    /// The source's. With what this host has, if its libvirt is to read it.
+    Source(Option<&'a Here>),
+    /// The target's. It never holds a definition, and nobody looks at the files that one would name.
+    Target,
+}
+
+/// A cookie, written anew.
+pub(super) fn judged(bytes: &[u8], agreed: &Agreed, author: Author<'_>) -> Result<Vec<u8>, String> {
     // libvirt sends the NUL at the end along.
     let Some(text) = bytes.strip_suffix(b"\0") else {
         return if bytes.is_empty() {
@@ -38,10 +43,13 @@ pub(super) fn judged(
     }
     let mut out = found.root;
     names_the_machine(&out, agreed)?;
-    copies(&out, agreed)?;
-    if domains.len() > 1 {
-        return Err("its cookie has two definitions".to_owned());
-    }
+    keep_copied(&mut out, agreed)?;
+    let here = match (domains.len(), author) {
+        (0, _) => None,
+        (1, Author::Source(here)) => here,
+        (1, Author::Target) => return Err("its cookie has a definition".to_owned()),
+        _ => return Err("its cookie has two definitions".to_owned()),
+    };
     for content in domains {
         let Content::Node(domain) = content else { continue };
         let (domain, _) = description(&domain, agreed, here)
@@ -53,25 +61,44 @@ pub(super) fn judged(
     Ok(written)
 }
 
-/// The disks that it copies are those that were agreed on, and not larger: libvirt makes files of that size.
-fn copies(cookie: &Node, agreed: &Agreed) -> Result<(), String> {
-    for disk in cookie.find("nbd").iter().flat_map(|nbd| nbd.all("disk")) {
-        let (name, size) = (disk.attribute("target"), disk.attribute("capacity"));
-        let is_agreed = agreed.disks.iter().any(|place| Some(place.name.as_str()) == name);
-        let told = agreed.needs.local_disks.iter().flatten();
-        let told =
-            told.filter(|disk| Some(disk.name.as_str()) == name).map(|disk| disk.bytes).next();
-        let fits = size.and_then(|size| size.parse::<u64>().ok()).zip(told);
-        if !is_agreed || fits.is_none_or(|(size, told)| size > told) {
-            return Err(format!(
-                "it copies a disk `{}` of {} bytes, and {} were agreed on",
-                clean(name.unwrap_or_default()),
-                clean(size.unwrap_or("?")),
-                told.unwrap_or_default()
-            ));
+/// Leaves those disks in the cookie that were agreed to be copied, none larger than agreed: libvirt makes
+/// files of that size. A source's libvirt lists all disks of a machine of which it copies one.
+fn keep_copied(cookie: &mut Node, agreed: &Agreed) -> Result<(), String> {
+    let copied = |disk: &Node| {
+        let name = disk.attribute("target");
+        agreed.disks.iter().any(|place| Some(place.name.as_str()) == name)
+    };
+    for content in &mut cookie.content {
+        let Content::Node(nbd) = content else { continue };
+        if nbd.name != "nbd" {
+            continue;
         }
+        for disk in nbd.all("disk").filter(|disk| agreed.disks.is_empty() || copied(disk)) {
+            no_larger(disk, agreed)?;
+        }
+        nbd.content.retain(|content| match content {
+            Content::Node(node) => node.name != "disk" || copied(node),
+            _ => true,
+        });
     }
     Ok(())
+}
+
+fn no_larger(disk: &Node, agreed: &Agreed) -> Result<(), String> {
+    let (name, size) = (disk.attribute("target"), disk.attribute("capacity"));
+    let told = agreed.needs.local_disks.iter().flatten();
+    let told = told.filter(|disk| Some(disk.name.as_str()) == name).map(|disk| disk.bytes).next();
+    let told = told.filter(|_| !agreed.disks.is_empty());
+    let fits = size.and_then(|size| size.parse::<u64>().ok()).zip(told);
+    if fits.is_some_and(|(size, told)| size <= told) {
+        return Ok(());
+    }
+    Err(format!(
+        "it copies a disk `{}` of {} bytes, and {} were agreed on",
+        clean(name.unwrap_or_default()),
+        clean(size.unwrap_or("?")),
+        told.unwrap_or_default()
+    ))
 }
 
 fn names_the_machine(cookie: &Node, agreed: &Agreed) -> Result<(), String> {

@@ -155,17 +155,24 @@ fn a_copy_is_no_larger_than_was_agreed_on() {
     rig.agreed.needs.local_disks = Some(vec![told]);
     let judged = |rig: &Rig, more: &str| {
         let bytes = format!("{}\0", cookie(more)).into_bytes();
-        super::cookie::judged(&bytes, &rig.agreed, None)
+        super::cookie::judged(&bytes, &rig.agreed, super::cookie::Author::Source(None))
     };
     let disk = |name: &str, bytes: &str| format!("<disk target='{name}' capacity='{bytes}'/>");
     assert!(judged(&rig, &disk("vdx", "4096")).is_err(), "nothing is copied");
     let place = DiskPlace { name: "vdx".to_owned(), path: "/srv/x".to_owned() };
     rig.agreed.disks = vec![place];
     judged(&rig, &disk("vdx", "4096")).unwrap();
-    for (name, bytes) in [("vdx", "4097"), ("vdx", "-1"), ("vdx", "0x10"), ("vda", "1")] {
-        let why = judged(&rig, &disk(name, bytes)).expect_err(bytes);
+    for bytes in ["4097", "-1", "0x10"] {
+        let why = judged(&rig, &disk("vdx", bytes)).expect_err(bytes);
         assert!(why.contains("were agreed on"), "{why}");
+        // libvirt reads the disks of every list.
+        let second = format!("</nbd><nbd>{}", disk("vdx", bytes));
+        judged(&rig, &second).expect_err("the second list");
     }
+    // A source's libvirt lists also disks that are not copied: the target's is not told of them.
+    let kept = judged(&rig, &[disk("sdb", "8192"), disk("vdx", "4096")].concat()).unwrap();
+    let kept = String::from_utf8(kept).unwrap();
+    assert!(kept.contains("\"vdx\"") && !kept.contains("sdb"), "{kept}");
     // As it is said when a machine comes.
     let all = parameters(&rig.xml());
     rig.agreed.disks.clear();

@@ -16,6 +16,7 @@ mod sys;
 use std::ffi::{CStr, CString, c_char, c_void};
 
 pub(crate) use connection::Connection;
+pub use connection::all_closed;
 pub(crate) use domain::{Domain, Ending, Job, MigrateCall, Pause, State};
 pub(crate) use events::{News, Subscription, run_event_loop};
 
