@@ -604,7 +604,7 @@ fn log(decision: &Decision) {
             info!(%exchange, peer, role = ?decision.role, machine = machine.name, downtime_ms, "moved");
         }
         (Reason::Observing | Reason::AwaitsApproval, Some(machine)) => {
-            let to = matches!(decision.role, Some(Role::Donor));
+            let to = matches!(decision.role, Some(Role::Source));
             info!(%exchange, peer, %ending, machine = machine.name, to, "would be moved");
         }
         (_, Some(machine)) => {

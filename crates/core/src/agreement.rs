@@ -13,11 +13,11 @@ pub struct Agreement {
     pub peer: HostId,
     /// The machine and what it needs, as offered.
     pub candidate: Candidate,
-    /// What it will load the receiver.
+    /// What it will load the target.
     pub at_receiver: f64,
-    /// Its schedule entry, as it will read on the receiver.
+    /// Its schedule entry, as it will read on the target.
     pub entry: Entry,
-    /// The donor's verdict on each candidate offered.
+    /// The source's verdict on each candidate offered.
     pub verdicts: Vec<Reason>,
     /// The record of the exchange so far; the handoff will close it.
     pub decision: Decision,

@@ -182,7 +182,7 @@ impl Control {
             return Err(Reason::OutsideHours);
         }
         // Two that observe tell each other what they would do.
-        let observes = role == Role::Receiver && self.mode == Autonomy::Observe;
+        let observes = role == Role::Target && self.mode == Autonomy::Observe;
         if observes && authority > Authority::Observe {
             return Err(Reason::Observing);
         }
@@ -235,7 +235,7 @@ mod tests {
             (&resumed, 59, Ok(())),
             (&closed, 59, closed_is),
         ] {
-            for role in [Role::Donor, Role::Receiver] {
+            for role in [Role::Source, Role::Target] {
                 for authority in [Observe, Approve, Automatic] {
                     assert_eq!(control.permits(role, authority, at(seconds)), balancers);
                 }
@@ -251,7 +251,7 @@ mod tests {
             (Ordered, Ok(())),
             (Told, Ok(())),
         ] {
-            assert_eq!(observes.permits(Role::Receiver, authority, at(0)), takes, "{authority:?}");
+            assert_eq!(observes.permits(Role::Target, authority, at(0)), takes, "{authority:?}");
         }
     }
 

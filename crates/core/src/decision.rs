@@ -23,7 +23,7 @@ pub struct Choice {
     pub because: String,
 }
 
-/// One machine of the donor, as it was judged.
+/// One machine of the source, as it was judged.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Judged {
     /// The machine.
@@ -32,11 +32,11 @@ pub struct Judged {
     pub name: String,
     /// Where its load comes from.
     pub basis: Option<Basis>,
-    /// Its load factors, as the donor sent them.
+    /// Its load factors, as the source sent them.
     pub factors: Option<Resources>,
-    /// What it loads the donor.
+    /// What it loads the source.
     pub at_donor: Option<f64>,
-    /// What it would load the receiver, by the receiver's own capacity and weights.
+    /// What it would load the target, by the target's own capacity and weights.
     pub at_receiver: Option<f64>,
     /// Chosen, or why not.
     pub verdict: Reason,
@@ -86,7 +86,7 @@ pub struct Decision {
     pub ended: Time,
     /// Both loads, if it came to that.
     pub pair: Option<Pair>,
-    /// Every machine of the donor that was considered.
+    /// Every machine of the source that was considered.
     pub candidates: Vec<Judged>,
     /// The handoff of the machine chosen, if any.
     pub handoff: Option<HandoffId>,
@@ -103,7 +103,7 @@ pub struct Decision {
     /// this record are shares of that resource.
     #[serde(default)]
     pub measure: Measure,
-    /// By which commit point the machine was handed over, and why; the donor's record has it.
+    /// By which commit point the machine was handed over, and why; the source's record has it.
     #[serde(default)]
     pub commit: Option<Choice>,
     /// On whose word a machine was to move.

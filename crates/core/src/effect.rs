@@ -119,7 +119,7 @@ pub enum Timer {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     /// Make this handoff durable before anything behind it is done, and with it its
-    /// [mark](Handoff::mark) and, for a donor, its [ticket](Handoff::ticket). If that fails, drop the
+    /// [mark](Handoff::mark) and, for a source, its [ticket](Handoff::ticket). If that fails, drop the
     /// rest of this list and say so by [`Input::StoreFailed`], before any other input.
     Persist(Handoff),
     /// Make what is known of another host durable before anything behind it is done. If that fails,

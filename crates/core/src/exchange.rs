@@ -8,11 +8,11 @@
 //!         ├─ Offer  ──▶ Quotes → Quoted
 //!         └─ Decline, time-out ──▶ ended
 //!
-//!     Offering (donor)    ── Quotes ──▶ agreed (→ handoff), or Close and ended
-//!     Quoted   (receiver) ── Reserve ─▶ agreed (→ handoff), Close ──▶ ended
+//!     Offering (source)    ── Quotes ──▶ agreed (→ handoff), or Close and ended
+//!     Quoted   (target) ── Reserve ─▶ agreed (→ handoff), Close ──▶ ended
 //! ```
 //!
-//! An answer to an inquiry is a statement, not a promise: only an offer engages its receiver. Every
+//! An answer to an inquiry is a statement, not a promise: only an offer engages its target. Every
 //! phase has the same limit of time, and every way out of it ends in a [`Decision`].
 
 mod choosing;
@@ -47,13 +47,13 @@ pub struct Exchange {
     phase: Phase,
     /// What loads and prices are of.
     measure: Measure,
-    /// On whose word the donor gives.
+    /// On whose word the source gives.
     authority: Authority,
-    /// Donor, mean-aware: what room the receiver said it has.
+    /// Source, mean-aware: what room the target said it has.
     survey: Option<Box<Surveyed>>,
-    /// Donor: the machine that an operator has ordered to be moved.
+    /// Source: the machine that an operator has ordered to be moved.
     ordered: Option<Box<Ordered>>,
-    /// Donor: whether it gives what breaks a rule, whatever the loads.
+    /// Source: whether it gives what breaks a rule, whatever the loads.
     mending: bool,
 }
 
@@ -61,13 +61,13 @@ pub struct Exchange {
 enum Phase {
     /// Asked, waits for the answer.
     Inquiring,
-    /// Donor: offered, waits for quotes.
+    /// Source: offered, waits for quotes.
     Offering(Offering),
-    /// Receiver: quoted, waits for the donor's choice.
+    /// Target: quoted, waits for the source's choice.
     Quoted { pair: Pair, judged: Vec<Judged>, offered: Offered, quotes: Vec<Quote> },
 }
 
-/// What a donor has offered, and what it said of itself.
+/// What a source has offered, and what it said of itself.
 #[derive(Clone, Debug)]
 struct Offering {
     own: Report,
@@ -75,16 +75,16 @@ struct Offering {
     candidates: Vec<Candidate>,
 }
 
-/// What a donor offers.
+/// What a source offers.
 #[derive(Clone, Debug)]
 pub struct Offered {
-    /// Of the donor.
+    /// Of the source.
     pub report: Report,
     /// What it could give.
     pub candidates: Vec<Candidate>,
     /// What loads and prices are of.
     pub measure: Measure,
-    /// How full the donor is.
+    /// How full the source is.
     pub gauge: Option<Gauge>,
     /// On whose word they are to move, where that is not plain from the report.
     pub authority: Option<Authority>,
@@ -110,7 +110,7 @@ pub enum Step {
     Say(Exchange, Talk),
     /// It is over. Say this to the peer, if anything.
     End(Option<Talk>, Decision),
-    /// Donor: ask the receiver to keep room for the machine.
+    /// Source: ask the target to keep room for the machine.
     Agree(Box<Agreement>),
 }
 
@@ -221,9 +221,9 @@ impl Exchange {
             .map(|report| report.state == HostState::Draining || report.mends == Some(true));
         let gives = if emptied[0] == emptied[1] { own.load > theirs.load } else { emptied[0] };
         let (pair, role, receiver) = if gives {
-            (Pair { donor: own.load, receiver: theirs.load }, Role::Donor, theirs)
+            (Pair { donor: own.load, receiver: theirs.load }, Role::Source, theirs)
         } else {
-            (Pair { donor: theirs.load, receiver: own.load }, Role::Receiver, own)
+            (Pair { donor: theirs.load, receiver: own.load }, Role::Target, own)
         };
         let known = Some((pair, role));
         let by_loads = emptied == [false, false];
@@ -240,7 +240,7 @@ impl Exchange {
         if let Some(reason) = refusing(&receiver, exchange.authority).or_else(limit) {
             return exchange.decline(host, reason, String::new(), known, Some(own), now);
         }
-        if role == Role::Receiver {
+        if role == Role::Target {
             return Answer::Say(Talk::Accept(own));
         }
         if let Some(room) = lacking {
@@ -338,14 +338,14 @@ impl Exchange {
         }
     }
 
-    /// Receiver: whether soft rules yield to what makes the donor give.
+    /// Target: whether soft rules yield to what makes the source give.
     #[must_use]
     pub fn is_pressing(&self) -> bool {
         let Phase::Quoted { offered, .. } = &self.phase else { return false };
         offered.giver().pressing || self.measure.is_some() || self.authority == Authority::Told
     }
 
-    /// Receiver: the donor has chosen. Checks the choice and agrees, or refuses.
+    /// Target: the source has chosen. Checks the choice and agrees, or refuses.
     ///
     /// # Errors
     /// The record of the exchange, ended with the reason for refusing.
@@ -387,7 +387,7 @@ impl Exchange {
             // A host that is being emptied gives whatever there is room for, and a rule weighs more
             // than loads.
             None if in_return.is_none() && (emptied || candidate.mends.is_some()) => None,
-            // What the other loads the donor only the donor knows; this side must end below it.
+            // What the other loads the source only the source knows; this side must end below it.
             Some(back) if pair.receiver + price.at_receiver - back.at_donor < pair.donor => None,
             None if in_return.is_none() => improves(&pair, price, &Calm::NONE).err(),
             _ => Some(Reason::NoImprovement),
@@ -395,7 +395,7 @@ impl Exchange {
         if let Some(back) = &returned {
             decision.candidates.push(judged(back, None, Reason::Returned));
         }
-        // The donor's own calm may be another; that the pair ends closer together must hold for both.
+        // The source's own calm may be another; that the pair ends closer together must hold for both.
         if let Some(reason) = quote.refusal.or(kept).or(willing) {
             decision.ending = reason;
             decision.detail = quote.detail.unwrap_or_default();
@@ -436,16 +436,16 @@ impl Exchange {
         let is_calm = !pair.exceeds(&host.settings.calm) && !urgent;
         let calm = is_calm.then_some(Reason::WithinDeadBand);
         let authority = host.authority();
-        let limit = || host.may(Role::Donor, authority, now).err();
+        let limit = || host.may(Role::Source, authority, now).err();
         if let Some(reason) = calm.or_else(|| refusing(&theirs, authority)).or_else(limit) {
             let mut record = self.record(host, reason, String::new(), now);
-            (record.pair, record.role) = (Some(pair), Some(Role::Donor));
+            (record.pair, record.role) = (Some(pair), Some(Role::Source));
             return Step::End(None, record);
         }
         Self { authority, ..self }.offer(host, own, theirs, now)
     }
 
-    /// Donor: offers what could go, if anything.
+    /// Source: offers what could go, if anything.
     fn offer(mut self, host: &Host, own: Report, theirs: Report, now: Time) -> Step {
         let pair = Pair { donor: own.load, receiver: theirs.load };
         let measure = self.measure;
@@ -466,7 +466,7 @@ impl Exchange {
         Step::Say(self, talk)
     }
 
-    /// Receiver: prices what is offered by its own capacity and weights (claims 8, 20, 31).
+    /// Target: prices what is offered by its own capacity and weights (claims 8, 20, 31).
     fn price(mut self, offered: Offered, host: &Host, now: Time) -> Step {
         (self.measure, self.authority) = (offered.measure, offered.authority());
         let refuse = |exchange: Self, reason: Reason, detail: String, report: Option<Report>| {
@@ -541,7 +541,7 @@ pub enum Answer {
     Decline(Talk, Decision),
 }
 
-/// The schedule entry of a machine of this host, as it will read on the receiver: a target load is
+/// The schedule entry of a machine of this host, as it will read on the target: a target load is
 /// restated as the share that it is there. Where only entries move, it remembers where its memory
 /// is, until it is back there.
 pub(crate) fn entry_there(
@@ -577,9 +577,9 @@ fn percent(correction: f64) -> Option<u32> {
 
 fn ordered(own: f64, theirs: f64) -> (Pair, Role) {
     if own > theirs {
-        (Pair { donor: own, receiver: theirs }, Role::Donor)
+        (Pair { donor: own, receiver: theirs }, Role::Source)
     } else {
-        (Pair { donor: theirs, receiver: own }, Role::Receiver)
+        (Pair { donor: theirs, receiver: own }, Role::Target)
     }
 }
 

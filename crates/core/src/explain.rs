@@ -196,8 +196,9 @@ fn told(record: &Decision, judged: &Judged) -> Vec<Why> {
     let undecided = record.chosen().is_none() && judged.verdict == Reason::Farther;
     match (judged.verdict, record.ending, record.role) {
         // It came here by it, and what kept it elsewhere says nothing of here.
-        (Reason::Chosen | Reason::RuleRepaired, Reason::Moved, _)
-        | (_, _, Some(Role::Receiver)) => Vec::new(),
+        (Reason::Chosen | Reason::RuleRepaired, Reason::Moved, _) | (_, _, Some(Role::Target)) => {
+            Vec::new()
+        }
         (Reason::Chosen | Reason::RuleRepaired, ..) => vec![ended()],
         // It was never chosen among.
         _ if undecided => vec![ended()],

@@ -120,8 +120,8 @@ impl Handoffs {
     #[must_use]
     pub fn hold_up_stop(&self) -> bool {
         self.live.values().any(|h| match h.role {
-            Role::Donor => h.is_brisk(),
-            Role::Receiver => h.is_brisk() && !self.aborting,
+            Role::Source => h.is_brisk(),
+            Role::Target => h.is_brisk() && !self.aborting,
         })
     }
 
@@ -183,8 +183,8 @@ impl Handoffs {
             return self.hear_of_unknown(key, pass, turn);
         }
         self.with(&key, turn, |h, limits, turn| match h.role {
-            Role::Donor => source::hear(h, pass, limits, turn),
-            Role::Receiver => target::hear(h, pass, turn),
+            Role::Source => source::hear(h, pass, limits, turn),
+            Role::Target => target::hear(h, pass, turn),
         });
     }
 
@@ -202,8 +202,8 @@ impl Handoffs {
         self.with_id(id, turn, |h, limits, turn| {
             h.attempts = h.attempts.saturating_add(1);
             match h.role {
-                Role::Donor => source::timer(h, limits, turn),
-                Role::Receiver => target::timer(h, turn),
+                Role::Source => source::timer(h, limits, turn),
+                Role::Target => target::timer(h, turn),
             }
         });
     }
@@ -240,7 +240,7 @@ impl Handoffs {
     /// Something has happened to a machine that may have brought its handoff forward.
     pub fn changed(&mut self, machine: &MachineId, turn: &mut Turn<'_>) {
         self.with_machine(machine, turn, |h, _, turn| {
-            if h.role == Role::Receiver {
+            if h.role == Role::Target {
                 target::changed(h, turn);
             }
             Next::Stay
@@ -258,8 +258,8 @@ impl Handoffs {
         self.with_machine(machine, turn, |h, limits, turn| match h.role {
             // Of what was seen before, something may not be so any more.
             _ if look < h.look => Next::Stay,
-            Role::Donor => source::looked(h, sight.clone(), limits, turn),
-            Role::Receiver => target::looked(h, sight.clone(), limits, turn),
+            Role::Source => source::looked(h, sight.clone(), limits, turn),
+            Role::Target => target::looked(h, sight.clone(), limits, turn),
         });
         self.answer_strangers(machine, look, sight.as_ref().ok(), turn);
     }
@@ -272,8 +272,8 @@ impl Handoffs {
         turn: &mut Turn<'_>,
     ) {
         self.with_id(id, turn, |h, _, turn| match h.role {
-            Role::Donor => Next::Stay,
-            Role::Receiver => target::examined(h, verdict, turn),
+            Role::Source => Next::Stay,
+            Role::Target => target::examined(h, verdict, turn),
         });
     }
 
@@ -285,8 +285,8 @@ impl Handoffs {
         turn: &mut Turn<'_>,
     ) {
         self.with_machine(machine, turn, |h, _, turn| match h.role {
-            Role::Donor => cancelling::resumed(h, result.clone(), turn),
-            Role::Receiver => target::resumed(h, result.clone(), turn),
+            Role::Source => cancelling::resumed(h, result.clone(), turn),
+            Role::Target => target::resumed(h, result.clone(), turn),
         });
     }
 
@@ -298,11 +298,11 @@ impl Handoffs {
         turn: &mut Turn<'_>,
     ) {
         self.with_machine(machine, turn, |h, _, turn| match h.role {
-            Role::Donor => {
+            Role::Source => {
                 source::discarded(h, result.clone(), turn);
                 Next::Stay
             }
-            Role::Receiver => target::discarded(h, result.clone(), turn),
+            Role::Target => target::discarded(h, result.clone(), turn),
         });
         self.discarded_for_strangers(machine, result, turn);
     }
@@ -315,8 +315,8 @@ impl Handoffs {
         turn: &mut Turn<'_>,
     ) {
         self.with_machine(machine, turn, |h, _, turn| match h.role {
-            Role::Donor => cancelling::started(h, result.clone(), turn),
-            Role::Receiver => target::started(h, result.clone(), turn),
+            Role::Source => cancelling::started(h, result.clone(), turn),
+            Role::Target => target::started(h, result.clone(), turn),
         });
     }
 
@@ -332,16 +332,16 @@ impl Handoffs {
         self.with_machine(machine, turn, |h, limits, turn| match h.role {
             // The answer to an earlier wish.
             _ if wanted == (h.phase == Phase::Armed) => Next::Stay,
-            Role::Donor => source::autostart_set(h, result.clone(), &boot, limits, turn),
-            Role::Receiver => target::autostart_set(h, result.clone(), turn),
+            Role::Source => source::autostart_set(h, result.clone(), &boot, limits, turn),
+            Role::Target => target::autostart_set(h, result.clone(), turn),
         });
     }
 
     /// A record of this handoff could not be made durable, and what depended on it was not done.
     pub fn store_failed(&mut self, key: &HandoffKey, why: String, turn: &mut Turn<'_>) {
         self.with(key, turn, |h, _, turn| match h.role {
-            Role::Donor => source::store_failed(h, why, turn),
-            Role::Receiver => target::store_failed(h, why, turn),
+            Role::Source => source::store_failed(h, why, turn),
+            Role::Target => target::store_failed(h, why, turn),
         });
     }
 
@@ -359,7 +359,7 @@ impl Handoffs {
 
     /// The hypervisor has said how far a migration is. Not durable: it tells only what a link carries.
     pub fn progressed(&mut self, id: HandoffId, progress: Progress) {
-        let mut of_it = self.live.values_mut().filter(|h| h.id == id && h.role == Role::Donor);
+        let mut of_it = self.live.values_mut().filter(|h| h.id == id && h.role == Role::Source);
         if let Some(handoff) = of_it.next() {
             handoff.sent = Some(progress);
         }
@@ -386,7 +386,7 @@ impl Handoffs {
             }
             Next::Cancelled(reason) => {
                 // What was sampled while it was not started at boot is not how it is.
-                let disarmed = handoff.role == Role::Donor && handoff.autostart;
+                let disarmed = handoff.role == Role::Source && handoff.autostart;
                 self.end(handoff, Phase::Cancelled, reason, turn);
                 if disarmed {
                     turn.host.view.outdate();
@@ -435,7 +435,7 @@ impl Handoffs {
         }
         handoff.go_on(phase, turn.now);
         turn.host.holds.incoming.remove(&handoff.key());
-        if handoff.role == Role::Receiver && phase == Phase::Done {
+        if handoff.role == Role::Target && phase == Phase::Done {
             turn.host.holds.land(&handoff, turn.now);
         }
         turn.host.holds.outgoing.remove(&handoff.machine);

@@ -205,8 +205,8 @@ impl Host {
             return Ok(());
         }
         match role {
-            Role::Donor => self.past.may(role, &self.settings.restraint, now),
-            Role::Receiver => self.may_take(self.state, now),
+            Role::Source => self.past.may(role, &self.settings.restraint, now),
+            Role::Target => self.may_take(self.state, now),
         }
     }
 
@@ -360,7 +360,7 @@ impl Host {
         if holds && !self.past.has_held(&self.settings.restraint) && self.starves().is_none() {
             return Err(Reason::Held);
         }
-        self.may(Role::Donor, self.authority(), now)
+        self.may(Role::Source, self.authority(), now)
     }
 
     /// Whether it may take a machine now from a host in this state: one that is being emptied is not
@@ -372,7 +372,7 @@ impl Host {
         if giver == HostState::Draining {
             return Ok(());
         }
-        self.past.may(Role::Receiver, &self.settings.restraint, now)?;
+        self.past.may(Role::Target, &self.settings.restraint, now)?;
         self.past.is_eased_in(self.holds.incoming.len(), &self.settings.restraint, now)
     }
 
@@ -470,7 +470,7 @@ impl Host {
                 if authority != Authority::Told {
                     self.past.failures.may_take(now)?;
                 }
-                self.may(Role::Receiver, authority, now)
+                self.may(Role::Target, authority, now)
             }
             HostState::Cordoned => Err(Reason::Cordoned),
             HostState::Draining => Err(Reason::Draining),

@@ -18,9 +18,9 @@
 //!     │ ── Appraise(candidates) ───▶ │   what would these load you?
 //!     │ ◀─── Appraisal(prices) ───── │   nobody is engaged by it
 //!
-//!   donor                         receiver
-//!     │ ── Offer(candidates) ──────▶ │   load factors and the donor's prices
-//!     │ ◀──────── Quotes(prices) ─── │   the receiver's prices and refusals
+//!   source                         target
+//!     │ ── Offer(candidates) ──────▶ │   load factors and the source's prices
+//!     │ ◀──────── Quotes(prices) ─── │   the target's prices and refusals
 //!     │ ── Close ──────────────────▶ │   no machine fits, or:
 //!     │ ── Reserve(machine) ───────▶ │
 //!     │ ◀──────── Reserved(uri) ──── │
@@ -214,10 +214,10 @@ pub enum Pass {
         /// The machine.
         #[n(1)]
         machine: MachineId,
-        /// Its schedule entry as it will read on the receiver.
+        /// Its schedule entry as it will read on the target.
         #[n(2)]
         entry: Entry,
-        /// The donor's verdict on each candidate, in the order of the offer.
+        /// The source's verdict on each candidate, in the order of the offer.
         #[n(3)]
         verdicts: Vec<Reason>,
         /// The machine that is to come back in return, once this one has arrived.

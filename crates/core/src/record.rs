@@ -270,8 +270,8 @@ impl Handoff {
             boot: String::new(),
             rearmed: None,
             phase: match role {
-                Role::Donor => Phase::Offered,
-                Role::Receiver => Phase::Reserved,
+                Role::Source => Phase::Offered,
+                Role::Target => Phase::Reserved,
             },
             since: now,
             attempts: 0,
@@ -351,8 +351,8 @@ impl Handoff {
     #[must_use]
     pub fn mark(&self) -> Option<Mark> {
         let kind = match (self.role, self.phase) {
-            (Role::Donor, Phase::Released) => MarkKind::Released,
-            (Role::Receiver, Phase::Claimed) => MarkKind::Claimed,
+            (Role::Source, Phase::Released) => MarkKind::Released,
+            (Role::Target, Phase::Claimed) => MarkKind::Claimed,
             _ => return None,
         };
         let (machine, peer) = (self.machine.clone(), self.peer.clone());
@@ -417,7 +417,7 @@ impl Handoff {
     /// Whether a source whose machine stays may not start it before the target has said that it has
     /// nothing.
     pub(crate) fn waits_to_start(&self) -> bool {
-        let waits = self.role == Role::Donor && self.phase == Phase::Cancelling;
+        let waits = self.role == Role::Source && self.phase == Phase::Cancelling;
         waits && self.missed && !self.steps.settled && !self.steps.acknowledged
     }
 
@@ -425,7 +425,7 @@ impl Handoff {
     /// whether it ran on here after that: an operator has to say which of the two is the newer.
     #[must_use]
     pub fn waits_for_proof(&self) -> bool {
-        self.role == Role::Donor && self.phase == Phase::Doubt && self.steps.held
+        self.role == Role::Source && self.phase == Phase::Doubt && self.steps.held
     }
 
     /// Whether an operator should hear of it: it is not over, and takes longer than it should.
@@ -512,7 +512,7 @@ pub struct Recovered {
 
 impl Recovered {
     /// What a store does with a record that it is to keep: the record as long as it is open, its
-    /// mark, and for a donor its ticket, all or nothing. For drivers whose store is in memory.
+    /// mark, and for a source its ticket, all or nothing. For drivers whose store is in memory.
     pub fn keep(&mut self, handoff: Handoff) {
         if let Some(mark) = handoff.mark() {
             let newer = |old: &Mark| {
@@ -521,7 +521,7 @@ impl Recovered {
             self.marks.retain(newer);
             self.marks.push(mark);
         }
-        if let Some(ticket) = handoff.ticket.filter(|_| handoff.role == Role::Donor) {
+        if let Some(ticket) = handoff.ticket.filter(|_| handoff.role == Role::Source) {
             match self.lives.iter_mut().find(|life| life.life == ticket.life) {
                 Some(life) => life.number = life.number.max(ticket.number),
                 None => self.lives.push(ticket),

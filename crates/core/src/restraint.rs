@@ -166,8 +166,8 @@ impl Past {
     /// A machine has moved.
     pub fn moved(&mut self, role: Role, seconds: f64, now: Time) {
         let moves = match role {
-            Role::Donor => &mut self.given,
-            Role::Receiver => &mut self.taken,
+            Role::Source => &mut self.given,
+            Role::Target => &mut self.taken,
         };
         moves.push_back(Spent { at: now, seconds });
         if moves.len() > MOVES_KEPT_MAX {
@@ -209,7 +209,7 @@ impl Past {
         restraint: &Restraint,
         now: Time,
     ) -> Result<(), Reason> {
-        if state == HostState::Draining { Ok(()) } else { self.may(Role::Donor, restraint, now) }
+        if state == HostState::Draining { Ok(()) } else { self.may(Role::Source, restraint, now) }
     }
 
     /// Whether this host has taken part in as many moves as it may.
@@ -218,8 +218,8 @@ impl Past {
     /// [`Reason::MoveLimit`], if it has.
     pub fn may(&self, role: Role, restraint: &Restraint, now: Time) -> Result<(), Reason> {
         let (moves, most) = match role {
-            Role::Donor => (&self.given, restraint.given_per_hour_max),
-            Role::Receiver => (&self.taken, restraint.taken_per_hour_max),
+            Role::Source => (&self.given, restraint.given_per_hour_max),
+            Role::Target => (&self.taken, restraint.taken_per_hour_max),
         };
         let recent = || moves.iter().rev().take_while(|m| now.since(m.at) < HOUR);
         let spent: f64 = recent().map(|m| m.seconds).sum();
@@ -339,17 +339,17 @@ mod tests {
     fn a_host_takes_part_in_so_many_moves_an_hour() {
         let calm = Restraint { given_per_hour_max: 2, ..Restraint::default() };
         let mut past = Past::default();
-        past.moved(Role::Donor, 1.0, at(0));
-        past.moved(Role::Donor, 1.0, at(30));
-        assert_eq!(past.may(Role::Donor, &calm, at(59)), Err(Reason::MoveLimit));
-        assert_eq!(past.may(Role::Receiver, &calm, at(59)), Ok(()));
-        assert_eq!(past.may(Role::Donor, &calm, at(60)), Ok(()));
+        past.moved(Role::Source, 1.0, at(0));
+        past.moved(Role::Source, 1.0, at(30));
+        assert_eq!(past.may(Role::Source, &calm, at(59)), Err(Reason::MoveLimit));
+        assert_eq!(past.may(Role::Target, &calm, at(59)), Ok(()));
+        assert_eq!(past.may(Role::Source, &calm, at(60)), Ok(()));
         // Two that took 300 s each are too many, 200 small ones are not.
         let calm = Restraint::default();
-        past.moved(Role::Donor, 300.0, at(61));
-        (0..200).for_each(|_| past.moved(Role::Donor, 1.0, at(62)));
-        assert_eq!(past.may(Role::Donor, &calm, at(63)), Ok(()));
-        past.moved(Role::Donor, 300.0, at(63));
-        assert_eq!(past.may(Role::Donor, &calm, at(64)), Err(Reason::MoveLimit));
+        past.moved(Role::Source, 300.0, at(61));
+        (0..200).for_each(|_| past.moved(Role::Source, 1.0, at(62)));
+        assert_eq!(past.may(Role::Source, &calm, at(63)), Ok(()));
+        past.moved(Role::Source, 300.0, at(63));
+        assert_eq!(past.may(Role::Source, &calm, at(64)), Err(Reason::MoveLimit));
     }
 }

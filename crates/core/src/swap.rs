@@ -1,7 +1,7 @@
 //! The second half of a swap: one machine comes back once the other has arrived.
 //!
 //! ```text
-//!   donor                                        receiver
+//!   source                                       target
 //!     │ ── Reserve(machine, in return) ────────────▶ │  promises
 //!     │ ════════════ machine ══════════════════════▶ │
 //!   is owed                                          │  keeps the promise:
@@ -21,7 +21,7 @@ use crate::message::Candidate;
 use crate::model::{Entry, ExchangeId, HostId, MachineId, Time};
 use crate::port::HandoffId;
 
-/// Receiver: what is to be given back once a machine has arrived.
+/// Target: what is to be given back once a machine has arrived.
 #[derive(Clone, Debug)]
 pub struct Promise {
     /// The handoff of the machine that arrives first.
@@ -48,7 +48,7 @@ impl Promise {
         }
         let price = self.candidate.at_donor;
         let entry = entry_there(host, &self.to, &self.candidate, price, now)?;
-        let decision = record(self.exchange, host, &self.to, Role::Donor, &self.candidate, now);
+        let decision = record(self.exchange, host, &self.to, Role::Source, &self.candidate, now);
         Some(Agreement {
             exchange: self.exchange,
             peer: self.to,
@@ -62,7 +62,7 @@ impl Promise {
     }
 }
 
-/// Donor: what is to come back once the machine given has arrived.
+/// Source: what is to come back once the machine given has arrived.
 #[derive(Clone, Debug)]
 pub struct Owed {
     /// The handoff of the machine that was given.
@@ -93,7 +93,7 @@ impl Owed {
     /// The record of what did not come.
     #[must_use]
     pub fn unpaid(&self, host: &Host, ending: Reason, detail: &str, now: Time) -> Decision {
-        let record = record(self.exchange, host, &self.from, Role::Receiver, &self.candidate, now);
+        let record = record(self.exchange, host, &self.from, Role::Target, &self.candidate, now);
         Decision { ending, detail: detail.to_owned(), ..record }
     }
 
@@ -109,8 +109,7 @@ impl Owed {
         if let Some(reason) = quote.refusal {
             return Err(reason);
         }
-        let decision =
-            record(self.exchange, host, &self.from, Role::Receiver, &self.candidate, now);
+        let decision = record(self.exchange, host, &self.from, Role::Target, &self.candidate, now);
         Ok(Agreement {
             exchange: self.exchange,
             peer: self.from,
@@ -145,8 +144,8 @@ fn record(
     };
     Decision {
         initiator: match role {
-            Role::Donor => peer.clone(),
-            Role::Receiver => host.id().clone(),
+            Role::Source => peer.clone(),
+            Role::Target => host.id().clone(),
         },
         peer: Some(peer.clone()),
         role: Some(role),

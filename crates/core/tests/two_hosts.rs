@@ -283,7 +283,7 @@ fn a_machine_moves_by_this_script_whoever_begins() {
         assert!(two.load(0) > 0.1 && two.load(1) < 0.01, "{} {}", two.load(0), two.load(1));
         let script = two.round(first);
         assert_eq!(script, [talk, &HANDOFF].concat(), "host {first} begins");
-        for (host, role) in [(0, Role::Donor), (1, Role::Receiver)] {
+        for (host, role) in [(0, Role::Source), (1, Role::Target)] {
             assert_eq!(two.endings(host), [Reason::Moved], "of h{host}");
             assert_eq!(two.records[host][0].role, Some(role));
             assert_eq!(two.balancers[host].handoffs().count(), 0);

@@ -161,12 +161,13 @@ impl Brief {
         let used = host.view.usage(profile, now).ok().map(|usage| profile.shares(&usage));
         let used = used.map(|shares| [shares.cpu, shares.memory, shares.io].map(per_mille));
         let row = |(id, machine): (&_, &Machine)| {
-            let leaves = |h: &Handoff| h.role == Role::Donor && h.machine == *id;
+            let leaves = |h: &Handoff| h.role == Role::Source && h.machine == *id;
             row(machine, profile, balancer.handoffs().any(leaves))
         };
         let mut machines: Vec<Row> = host.view.machines().iter().map(row).collect();
         machines.sort_by(|a, b| a.0.cmp(&b.0));
-        let leaving = balancer.handoffs().filter(|h| h.role == Role::Donor && !h.phase.has_ended());
+        let leaving =
+            balancer.handoffs().filter(|h| h.role == Role::Source && !h.phase.has_ended());
         let alarming = balancer.handoffs().filter(|h| h.is_alarming(now));
         Self {
             host: profile.id.clone(),

@@ -71,7 +71,7 @@ pub fn merged(mut records: Vec<Decision>) -> Vec<Entry> {
                 if entry.other.is_some() || entry.record.host == record.host {
                     continue;
                 }
-                let first = if record.role == Some(Role::Donor) {
+                let first = if record.role == Some(Role::Source) {
                     std::mem::replace(&mut entry.record, record)
                 } else {
                     record
@@ -102,13 +102,13 @@ mod tests {
     #[test]
     fn each_migration_appears_once_with_both_records_and_all_by_time() {
         let records = vec![
-            record("a", Role::Donor, 10, Some(1)),
-            record("a", Role::Receiver, 40, Some(2)),
-            record("a", Role::Donor, 30, None),
-            record("b", Role::Receiver, 12, Some(1)),
-            record("b", Role::Donor, 30, None),
-            record("c", Role::Donor, 39, Some(2)),
-            record("c", Role::Donor, 5, Some(3)),
+            record("a", Role::Source, 10, Some(1)),
+            record("a", Role::Target, 40, Some(2)),
+            record("a", Role::Source, 30, None),
+            record("b", Role::Target, 12, Some(1)),
+            record("b", Role::Source, 30, None),
+            record("c", Role::Source, 39, Some(2)),
+            record("c", Role::Source, 5, Some(3)),
         ];
         let merged = merged(records);
         let seen: Vec<_> = merged
@@ -121,9 +121,9 @@ mod tests {
             ..record(host, role, 50, None)
         };
         let twice = vec![
-            recommended("b", "a", Role::Receiver),
-            recommended("a", "b", Role::Donor),
-            recommended("c", "d", Role::Donor),
+            recommended("b", "a", Role::Target),
+            recommended("a", "b", Role::Source),
+            recommended("c", "d", Role::Source),
         ];
         let once = super::merged(twice);
         let donors: Vec<_> = once.iter().map(|e| e.record.host.as_str()).collect();

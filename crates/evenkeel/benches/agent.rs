@@ -97,7 +97,7 @@ fn migrations() -> Result<(), Failure> {
 }
 
 fn spent(decision: &Decision) -> Option<(u64, u64)> {
-    let moved = decision.ending == Reason::Moved && decision.role == Some(Role::Donor);
+    let moved = decision.ending == Reason::Moved && decision.role == Some(Role::Source);
     let hypervisor = decision.stats.filter(|_| moved)?.elapsed_ms;
     let all = decision.ended.since(decision.began).as_millis();
     Some((u64::try_from(all).ok()?.saturating_sub(hypervisor), hypervisor))

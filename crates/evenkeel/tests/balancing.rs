@@ -45,7 +45,7 @@ fn guests_skewed_onto_one_host_end_balanced_by_machines_nearest_to_half_the_diff
     cluster.until(LIMIT, "balance and rest", |c| is_balanced(c).filter(|()| c.is_quiet(QUIET)));
 
     let decisions = cluster.decisions();
-    let given = moves(&decisions, Role::Donor);
+    let given = moves(&decisions, Role::Source);
     let skew = given[0].pair.expect("both loads are known");
     assert_eq!(given[0].host.as_str(), "h1", "only the first host had anything to give");
     assert!(skew.donor > 0.1 && skew.receiver < 0.02, "{skew:?} is no skew");
@@ -80,7 +80,7 @@ fn either_side_of_a_pair_can_turn_out_to_be_the_donor() {
     let mut donors = BTreeSet::new();
     let mut sides = BTreeSet::new();
     for turn in 0..TURNS {
-        let known = moves(&cluster.decisions(), Role::Donor).len();
+        let known = moves(&cluster.decisions(), Role::Source).len();
         let has = |host: &str| cluster.domains(host);
         let (busy, calm) = if has("h1").len() >= 2 { ("h1", "h2") } else { ("h2", "h1") };
         has(calm).iter().for_each(|guest| cluster.set_burn(guest, 0));
@@ -88,11 +88,11 @@ fn either_side_of_a_pair_can_turn_out_to_be_the_donor() {
         let what = format!("a move from {busy} in turn {turn}");
         cluster.until(LIMIT, &what, |c| {
             let decisions = c.decisions();
-            let moves = moves(&decisions, Role::Donor);
+            let moves = moves(&decisions, Role::Source);
             moves[known..].iter().any(|d| d.host.as_str() == busy).then_some(())
         });
         let decisions = cluster.decisions();
-        for decision in moves(&decisions, Role::Donor) {
+        for decision in moves(&decisions, Role::Source) {
             assert_nearest(decision, &CALM);
             assert_agreed(decision, &decisions);
             donors.insert(decision.host.clone());
@@ -117,12 +117,12 @@ fn hosts_that_know_the_mean_level_themselves_with_few_moves() {
     let cluster = Cluster::up(cpu_hosts(3), guests, &balance_by_default(ROUND, &calm));
 
     cluster.until(LIMIT, "moves and rest", |c| {
-        let moved = !moves(&c.decisions(), Role::Donor).is_empty();
+        let moved = !moves(&c.decisions(), Role::Source).is_empty();
         (moved && c.is_quiet(2)).then_some(())
     });
 
     let decisions = cluster.decisions();
-    let given = moves(&decisions, Role::Donor);
+    let given = moves(&decisions, Role::Source);
     let moved: BTreeSet<_> = given.iter().filter_map(|d| d.chosen()).map(|c| &c.machine).collect();
     assert!((2..=5).contains(&given.len()), "{} moves", given.len());
     assert_eq!(moved.len(), given.len(), "a machine moved twice");

@@ -40,7 +40,7 @@ fn up() -> Cluster {
 fn judged(cluster: &Cluster, guest: &str, reason: Reason) -> Judged {
     cluster.until(LIMIT, &format!("`{guest}` judged {reason}"), |cluster| {
         let all = cluster.decisions_of("h1").into_iter().rev();
-        let of_it = all.filter(|d| d.role == Some(Role::Donor)).flat_map(|d| d.candidates);
+        let of_it = all.filter(|d| d.role == Some(Role::Source)).flat_map(|d| d.candidates);
         of_it.into_iter().find(|judged| judged.name == guest && judged.verdict == reason)
     })
 }

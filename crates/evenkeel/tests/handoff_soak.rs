@@ -110,7 +110,7 @@ fn befall(swing: &mut Swing, kind: Kind, rng: &mut ChaCha12Rng) {
 fn endings(swing: &Swing) -> BTreeMap<&'static str, usize> {
     let all: Vec<Decision> = swing.cluster.decisions();
     let mut endings = BTreeMap::new();
-    for decision in all.iter().filter(|d| d.handoff.is_some() && d.role == Some(Role::Donor)) {
+    for decision in all.iter().filter(|d| d.handoff.is_some() && d.role == Some(Role::Source)) {
         *endings.entry(decision.ending.code()).or_default() += 1;
     }
     endings

@@ -47,7 +47,7 @@ fn a_target_load_counts_is_selected_by_and_is_restated_on_arrival() {
     let guests = vec![idle("plan-a", "h1"), idle("plan-b", "h1"), GuestSpec::new("busy", "h1", 80)];
     let cluster = Cluster::up(hosts.clone(), guests, &balance(ROUND, &calm));
     cluster.until(LIMIT, "known loads", Cluster::loads);
-    assert_eq!(moves(&cluster.decisions(), Role::Donor).len(), 0);
+    assert_eq!(moves(&cluster.decisions(), Role::Source).len(), 0);
 
     cluster.set_targets(&[("plan-a", 0.3), ("plan-b", 0.3)]);
     let decision = cluster.await_move("a planned machine on its way", |_| true);
@@ -96,7 +96,7 @@ fn a_machine_that_begins_to_burn_is_moved_because_of_it() {
     // In this order, in which neither of the two ever improves anything by moving.
     cluster.set_targets(&[("rock-2", 0.27), ("rock-1", 0.3)]);
     cluster.until(LIMIT, "rest", |c| c.is_quiet(QUIET).then_some(()));
-    assert_eq!(moves(&cluster.decisions(), Role::Donor).len(), 0);
+    assert_eq!(moves(&cluster.decisions(), Role::Source).len(), 0);
     let before = cluster.machine_on("h1", "mover").expect("it has no reason to be elsewhere");
     let cores_before = before.usage.expect("measured").cpu_cores;
 
@@ -145,7 +145,7 @@ fn unlike_hosts_price_the_same_machine_differently_and_both_prices_decide() {
 
     let of = |id: &str| hosts.iter().find(|h| h.id == id).expect("one of the two");
     let decisions = cluster.decisions();
-    let given = moves(&decisions, Role::Donor);
+    let given = moves(&decisions, Role::Source);
     for decision in &given {
         let peer = decision.peer.as_ref().expect("it moved somewhere");
         let (donor, receiver) = (of(decision.host.as_str()), of(peer.as_str()));

@@ -42,7 +42,7 @@ fn refused(result: Result<String, String>, says: &[&str]) {
 
 fn given(cluster: &Cluster, ending: Reason) -> Vec<Decision> {
     let mut decisions = cluster.decisions();
-    decisions.retain(|d| d.role == Some(Role::Donor) && d.ending == ending);
+    decisions.retain(|d| d.role == Some(Role::Source) && d.ending == ending);
     decisions
 }
 

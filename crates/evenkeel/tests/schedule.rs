@@ -133,7 +133,7 @@ fn a_migrated_machine_outlives_the_host_it_was_launched_on_and_the_others_balanc
     cluster.set_targets(&[(&has[0], 0.5), (&has[1], 0.4)]);
     cluster.until(LIMIT, "a move between the two that are left", |c| {
         let decisions = c.decisions_of(busy);
-        let given = moves(&decisions[known..], Role::Donor);
+        let given = moves(&decisions[known..], Role::Source);
         given.iter().any(|d| d.chosen().is_some_and(|m| has.contains(&m.name))).then_some(())
     });
     // It did not only live once more, but goes on living.

@@ -36,7 +36,7 @@ fn moved(swing: &Swing, from: &[String], to: &[String]) -> usize {
         peer && among(from, d.host.as_str())
     };
     let decisions = swing.cluster.decisions();
-    moves(&decisions, Role::Donor).into_iter().filter(fits).count()
+    moves(&decisions, Role::Source).into_iter().filter(fits).count()
 }
 
 /// Makes guests move from these hosts to those, and waits until one has.
@@ -83,5 +83,5 @@ fn agents_are_upgraded_one_by_one_while_guests_move_between_them() {
     swing.settle("the upgrade", BOUND);
     swing.assert_unharmed();
     let all = swing.cluster.decisions();
-    eprintln!("{} handoffs in all, {GUESTS} guests unharmed", moves(&all, Role::Donor).len());
+    eprintln!("{} handoffs in all, {GUESTS} guests unharmed", moves(&all, Role::Source).len());
 }

@@ -645,7 +645,7 @@ fn agreement(me: usize, peer: usize, epoch: Epoch) -> Agreement {
         verdicts: Vec::new(),
         decision: Decision {
             peer: Some(host(peer)),
-            role: Some(Role::Donor),
+            role: Some(Role::Source),
             ..Decision::new(exchange, host(me), Reason::Moved, Time::from_unix_ms(0))
         },
         in_return: None,

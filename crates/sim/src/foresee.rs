@@ -116,7 +116,7 @@ pub fn foresee(
 fn is_over(cluster: &Cluster, last: Time) -> bool {
     let now = cluster.now();
     let limited = |host: &evenkeel_core::host::Host| {
-        [Role::Donor, Role::Receiver]
+        [Role::Source, Role::Target]
             .into_iter()
             .any(|role| host.may(role, host.authority(), now) == Err(Reason::MoveLimit))
     };

@@ -31,7 +31,7 @@ fn an_overloaded_host_sheds_its_load_by_itself() {
     cluster.run_until(at(600));
     let after = loads(&cluster);
     assert!(after.iter().all(|load| (load - mean).abs() < 0.15 * mean), "{after:?}");
-    assert!(moved(&cluster, Role::Donor).iter().all(|d| d.pair.unwrap().difference() > 0.0));
+    assert!(moved(&cluster, Role::Source).iter().all(|d| d.pair.unwrap().difference() > 0.0));
     assert_sound(&mut cluster);
 }
 
@@ -39,8 +39,8 @@ fn an_overloaded_host_sheds_its_load_by_itself() {
 #[test]
 fn a_migrated_machine_outlives_the_host_it_came_from() {
     let mut cluster = crowded(2, 2, &eager(), &[2.0, 2.0]);
-    cluster.run_while(at(600), |c| moved(c, Role::Receiver).is_empty());
-    let machine = moved(&cluster, Role::Receiver)[0].chosen().unwrap().machine.clone();
+    cluster.run_while(at(600), |c| moved(c, Role::Target).is_empty());
+    let machine = moved(&cluster, Role::Target)[0].chosen().unwrap().machine.clone();
     cluster.power_off(&host_id(0)).unwrap();
     let ran = |c: &mut Cluster| {
         let host = c.balancer(&host_id(1)).unwrap().host().view.machines()[&machine].measured();
@@ -152,7 +152,7 @@ fn the_machine_moved_is_nearest_to_half_the_difference() {
             (1..30).map(|i| 0.05 * f64::from((i * 7 + seed as i32) % 31)).collect();
         let mut cluster = crowded(seed, 5, &eager(), &cpus);
         cluster.run_until(at(900));
-        let moves = moved(&cluster, Role::Donor);
+        let moves = moved(&cluster, Role::Source);
         assert!(moves.len() > 8, "only {} moves", moves.len());
         for decision in moves {
             let (pair, chosen) = (decision.pair.unwrap(), decision.chosen().unwrap());
@@ -192,7 +192,7 @@ fn a_target_load_counts_instead_of_what_is_measured() {
     cluster.keep_records();
     cluster.start();
     cluster.run_until(at(300));
-    let first = moved(&cluster, Role::Donor)[0].chosen().unwrap().clone();
+    let first = moved(&cluster, Role::Source)[0].chosen().unwrap().clone();
     assert!(first.name.starts_with("idle"), "{first:?}");
     assert_eq!(first.basis, Some(Basis::Target));
     assert!((first.at_donor.unwrap() - 0.3).abs() < 1e-9);
@@ -224,14 +224,14 @@ fn unlike_hosts_select_with_both_prices() {
     cluster.keep_records();
     cluster.start();
     cluster.run_until(at(600));
-    let given = moved(&cluster, Role::Donor);
-    let taken = moved(&cluster, Role::Receiver);
+    let given = moved(&cluster, Role::Source);
+    let taken = moved(&cluster, Role::Target);
     assert!(!given.is_empty() && given.len() == taken.len());
     for (given, taken) in given.iter().zip(taken) {
         let theirs = cluster
             .records()
             .iter()
-            .find(|d| d.exchange == given.exchange && d.role == Some(Role::Receiver));
+            .find(|d| d.exchange == given.exchange && d.role == Some(Role::Target));
         let (a, b) = (given.chosen().unwrap(), theirs.unwrap().chosen().unwrap());
         assert_eq!((a.at_donor, a.at_receiver), (b.at_donor, b.at_receiver));
         assert!((a.at_donor.unwrap() - a.at_receiver.unwrap()).abs() > 1e-4, "{a:?}");
@@ -275,7 +275,7 @@ fn migrating_deletes_the_entry_here_and_inserts_it_there() {
     };
     assert_eq!(entry(&cluster, 0, "v000").unwrap().epoch, Epoch(0));
     cluster.run_until(at(300));
-    let moved = moved(&cluster, Role::Donor)[0].chosen().unwrap().name.clone();
+    let moved = moved(&cluster, Role::Source)[0].chosen().unwrap().name.clone();
     assert_eq!(entry(&cluster, 0, &moved), None);
     let inserted = entry(&cluster, 1, &moved).unwrap();
     assert_eq!(inserted.epoch, Epoch(1));
@@ -290,7 +290,7 @@ fn either_side_can_be_the_donor() {
     for seed in 0..20 {
         let mut cluster = crowded(seed, 2, &eager(), &[1.0, 1.0]);
         cluster.run_until(at(100));
-        for decision in moved(&cluster, Role::Donor) {
+        for decision in moved(&cluster, Role::Source) {
             if decision.initiator == decision.host { asked += 1 } else { was_asked += 1 }
         }
         assert_sound(&mut cluster);

@@ -57,7 +57,8 @@ fn furnished(mut cluster: Cluster, seed: u64) -> (Cluster, ChaCha8Rng) {
 }
 
 fn failed(cluster: &Cluster) -> Vec<&Decision> {
-    let failed = |d: &&Decision| d.ending == Reason::MigrationFailed && d.role == Some(Role::Donor);
+    let failed =
+        |d: &&Decision| d.ending == Reason::MigrationFailed && d.role == Some(Role::Source);
     cluster.records().iter().filter(failed).collect()
 }
 
@@ -296,7 +297,7 @@ fn one_gigabit(small: usize) -> Cluster {
 
 fn too_long(cluster: &Cluster) -> usize {
     let aborted =
-        |d: &&Decision| d.ending == Reason::MigrationTooLong && d.role == Some(Role::Donor);
+        |d: &&Decision| d.ending == Reason::MigrationTooLong && d.role == Some(Role::Source);
     cluster.records().iter().filter(aborted).count()
 }
 

@@ -333,7 +333,7 @@ proptest! {
                 match effect {
                     Effect::Persist(handoff) => {
                         durable.push(handoff.id);
-                        let promised = (handoff.role, handoff.phase) == (Role::Receiver, Phase::Reserved);
+                        let promised = (handoff.role, handoff.phase) == (Role::Target, Phase::Reserved);
                         let free = balancer.host().free_memory_bytes();
                         prop_assert!(!promised || free >= 0.0, "{free} bytes left after {handoff:?}");
                     }

@@ -26,7 +26,7 @@ fn with_mode(mode: Autonomy) -> [Config; 2] {
 
 /// The donors' records that ended so.
 fn endings(cluster: &Cluster, ending: Reason) -> Vec<&Decision> {
-    let is = |d: &&Decision| d.ending == ending && d.role == Some(Role::Donor);
+    let is = |d: &&Decision| d.ending == ending && d.role == Some(Role::Source);
     cluster.records().iter().filter(is).collect()
 }
 

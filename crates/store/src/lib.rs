@@ -328,8 +328,8 @@ impl Store {
         let bytes = record.len();
         let insert = "INSERT OR REPLACE INTO handoff VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
         let role = match handoff.role {
-            Role::Donor => "donor",
-            Role::Receiver => "receiver",
+            Role::Source => "donor",
+            Role::Target => "receiver",
         };
         let row = params![
             handoff.id.to_string(),
@@ -346,7 +346,7 @@ impl Store {
             Some((kind, record)) => Some((kind, self.json("a mark", record)?)),
             None => None,
         };
-        let ticket = handoff.ticket.filter(|_| handoff.role == Role::Donor);
+        let ticket = handoff.ticket.filter(|_| handoff.role == Role::Source);
         let write = |connection: &mut Connection| {
             let transaction = connection.transaction()?;
             transaction.execute(insert, row)?;

@@ -14,7 +14,7 @@ use super::*;
 fn decision(ending: Reason) -> Decision {
     Decision {
         peer: Some(HostId::new("b").unwrap()),
-        role: Some(Role::Donor),
+        role: Some(Role::Source),
         began: Time::from_unix_ms(1),
         handoff: Some(HandoffId(3)),
         detail: "ü".to_owned(),
@@ -42,7 +42,8 @@ fn handoff(id: u64, phase: Phase) -> Handoff {
         decision: decision(Reason::Moved),
         in_return: None,
     };
-    let mut handoff = Handoff::begin(HandoffId(id), Role::Donor, agreement, Time::from_unix_ms(id));
+    let mut handoff =
+        Handoff::begin(HandoffId(id), Role::Source, agreement, Time::from_unix_ms(id));
     handoff.phase = phase;
     handoff
 }
@@ -67,7 +68,7 @@ fn handoffs_of_one_id_with_two_hosts_are_two() {
     let mut store = Store::open(directory.path()).unwrap();
     let (mine, mut other) = (handoff(1, Phase::Released), handoff(1, Phase::Reserved));
     other.peer = HostId::new("liar").unwrap();
-    other.role = Role::Receiver;
+    other.role = Role::Target;
     store.persist(&mine).unwrap();
     store.persist(&other).unwrap();
     drop(store);
@@ -475,7 +476,7 @@ fn what_a_handoff_lays_down_for_good_is_kept_with_it() {
         store.persist(&handoff(id, Phase::Done)).unwrap();
     }
     let mut claimed = handoff(3, Phase::Claimed);
-    claimed.role = Role::Receiver;
+    claimed.role = Role::Target;
     store.persist(&claimed).unwrap();
     drop(store);
     let marks = Store::open(directory.path()).unwrap().recovered(String::new()).unwrap().marks;

@@ -67,9 +67,9 @@ impl Terms {
 impl Expected {
     pub(super) fn of(handoff: &Handoff) -> Option<(HandoffId, Self)> {
         let open = match (handoff.role, handoff.phase) {
-            (Role::Receiver, Phase::Reserved | Phase::Holding) => true,
+            (Role::Target, Phase::Reserved | Phase::Holding) => true,
             // What it is claimed by needs no more of its source than to end.
-            (Role::Receiver, Phase::Claimed) => false,
+            (Role::Target, Phase::Claimed) => false,
             _ => return None,
         };
         Some((handoff.id, Self { from: handoff.peer.clone(), open, terms: Terms::of(handoff) }))

@@ -86,7 +86,7 @@ impl Draining {
 
     /// The largest machine that anybody takes who was not offered something yet: who, and how it
     /// stands.
-    fn receiver(&self, host: &Host, now: Time) -> Option<(HostId, Report)> {
+    fn taker(&self, host: &Host, now: Time) -> Option<(HostId, Report)> {
         let free = || self.answers.iter().filter(|a| !a.said.busy && !self.spent.contains(&a.host));
         for (index, candidate) in self.candidates.iter().enumerate() {
             let takes = free().filter(|a| {
@@ -108,7 +108,7 @@ impl Draining {
         if turn.now >= self.fresh_until {
             return None;
         }
-        let (peer, report) = self.receiver(turn.host, turn.now)?;
+        let (peer, report) = self.taker(turn.host, turn.now)?;
         self.spent.insert(peer.clone());
         self.fruitless = 0;
         let id = ExchangeId(turn.rng.next_u64());
@@ -140,7 +140,7 @@ impl Draining {
         self.answers = asked.answers;
         self.spent.clear();
         self.fresh_until = turn.now + scene.config.round;
-        if self.receiver(turn.host, turn.now).is_some() {
+        if self.taker(turn.host, turn.now).is_some() {
             // When these have been offered something, others are asked at once.
             self.next = turn.now;
         }

@@ -213,12 +213,12 @@ impl Explainer<'_> {
         if self.scene.members.others(host.id()).next().is_none() {
             return vec![about(Reason::NoPeer, String::new())];
         }
-        if let Err(code) = host.control.permits(Role::Donor, host.authority(), now) {
+        if let Err(code) = host.control.permits(Role::Source, host.authority(), now) {
             let pause = host.control.pause_at(now).filter(|_| code == Reason::Paused);
             let words = |pause: &Pause| format!("by {}: {}", pause.by, pause.reason);
             return vec![about(code, pause.map(words).unwrap_or_default())];
         }
-        let limited = host.may(Role::Donor, host.authority(), now).err();
+        let limited = host.may(Role::Source, host.authority(), now).err();
         if self.scene.config.policy == Policy::HalfDifference {
             return limited.map(|code| about(code, String::new())).into_iter().collect();
         }

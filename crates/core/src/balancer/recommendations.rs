@@ -158,7 +158,7 @@ impl Recommendations {
 /// Why what was agreed on does not happen by itself.
 pub(super) fn withheld(agreement: &Agreement, turn: &Turn<'_>) -> Option<Reason> {
     let authority = agreement.decision.authority;
-    let permitted = turn.host.control.permits(Role::Donor, authority, turn.now);
+    let permitted = turn.host.control.permits(Role::Source, authority, turn.now);
     authority.withheld().or(permitted.err())
 }
 

@@ -68,7 +68,7 @@ impl Rounds {
             }
         };
         // One that knows the mean goes on learning.
-        let stands_still = turn.host.control.permits(Role::Donor, own.authority(), turn.now).err();
+        let stands_still = turn.host.control.permits(Role::Source, own.authority(), turn.now).err();
         if let (Policy::HalfDifference, Some(reason)) = (&scene.config.policy, stands_still) {
             turn.record(turn.lonely(id, reason, String::new()));
             return None;
@@ -107,7 +107,7 @@ impl Rounds {
         let now = turn.now;
         let learning = turn.host.averaging.tick();
         self.silent += 1;
-        let permitted = turn.host.control.permits(Role::Donor, turn.host.authority(), now).is_ok();
+        let permitted = turn.host.control.permits(Role::Source, turn.host.authority(), now).is_ok();
         let belongs = if permitted { self.repair.seek(&scene.members, turn) } else { None };
         let mending = belongs.is_some();
         let others = mending || scene.drains(turn.host);
@@ -424,5 +424,5 @@ fn fruitless(survey: &Survey, scene: &Scene, turn: &Turn<'_>) -> Decision {
     // Plans judge again by themselves what stays.
     let judged = survey.answered && !scene.config.tentative;
     let candidates = if judged { survey.verdicts(turn.host, turn.now) } else { Vec::new() };
-    Decision { role: Some(Role::Donor), measure: survey.measure(), candidates, ..record }
+    Decision { role: Some(Role::Source), measure: survey.measure(), candidates, ..record }
 }

@@ -1,4 +1,4 @@
-//! The donor's choice, with both prices.
+//! The source's choice, with both prices.
 
 use super::{Agreement, Exchange, Offering, Step, entry_there, verdicts};
 use crate::control::Authority;
@@ -8,7 +8,7 @@ use crate::message::{Candidate, Quote, Report, Talk};
 use crate::model::{HostState, Time};
 use crate::select::{Pair, Price, emptying, half_difference, mending};
 
-/// What a donor chooses.
+/// What a source chooses.
 struct Choice {
     /// On each candidate.
     verdicts: Vec<Reason>,
@@ -48,7 +48,7 @@ fn judge(mut judged: Vec<Judged>, quotes: &[Quote], choice: &Choice) -> Vec<Judg
 }
 
 impl Exchange {
-    /// Donor: selects with both prices.
+    /// Source: selects with both prices.
     pub(super) fn choose(
         self,
         offering: Offering,

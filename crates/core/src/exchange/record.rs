@@ -16,10 +16,8 @@ impl Exchange {
     ) -> Decision {
         let (role, pair, candidates) = match &self.phase {
             Phase::Inquiring => (None, None, Vec::new()),
-            Phase::Offering(offering) => (Some(Role::Donor), None, offering.judged.clone()),
-            Phase::Quoted { pair, judged, .. } => {
-                (Some(Role::Receiver), Some(*pair), judged.clone())
-            }
+            Phase::Offering(offering) => (Some(Role::Source), None, offering.judged.clone()),
+            Phase::Quoted { pair, judged, .. } => (Some(Role::Target), Some(*pair), judged.clone()),
         };
         Decision {
             initiator: self.initiator.clone(),

@@ -1,4 +1,4 @@
-//! The choice of a donor that knows what room its receiver has.
+//! The choice of a source that knows what room its target has.
 
 use crate::ceiling::Measure;
 use crate::decision::Reason;
@@ -7,7 +7,7 @@ use crate::message::{Candidate, Room};
 use crate::model::{MachineId, Time};
 use crate::select::{Pair, Price};
 
-/// What a mean-aware donor knows of its receiver from a survey.
+/// What a mean-aware source knows of its target from a survey.
 #[derive(Clone, Debug)]
 pub(super) struct Surveyed {
     pub(super) room: Room,
@@ -16,7 +16,7 @@ pub(super) struct Surveyed {
 }
 
 impl Surveyed {
-    /// Selects with both prices, and with what the receiver has: the verdict on each candidate, and
+    /// Selects with both prices, and with what the target has: the verdict on each candidate, and
     /// what comes back in return, with what it loads here.
     pub(super) fn choose(
         &self,

@@ -3,8 +3,8 @@
 use crate::decision::{Judged, Reason};
 use crate::message::Candidate;
 
-/// One machine of the receiver that is to come back, as the records have it: prices are named after
-/// the host that they are of, as for all others, so that at first it loads the receiver.
+/// One machine of the target that is to come back, as the records have it: prices are named after
+/// the host that they are of, as for all others, so that at first it loads the target.
 pub(super) fn judged(back: &Candidate, at_donor: Option<f64>, verdict: Reason) -> Judged {
     Judged {
         machine: back.machine.clone(),
@@ -18,7 +18,7 @@ pub(super) fn judged(back: &Candidate, at_donor: Option<f64>, verdict: Reason) -
     }
 }
 
-/// Puts the donor's verdicts on the candidates that it offered.
+/// Puts the source's verdicts on the candidates that it offered.
 pub(super) fn apply(judged: &mut [Judged], verdicts: &[Reason]) {
     for (judged, verdict) in judged.iter_mut().zip(verdicts) {
         judged.verdict = *verdict;

@@ -48,8 +48,8 @@ impl Handoffs {
             (handoff.look, handoff.steps) = Default::default();
             handoff.missed = starting::has_missed_boot(&handoff, &self.boot);
             match handoff.role {
-                Role::Donor => source::recover(&mut handoff, turn),
-                Role::Receiver => {
+                Role::Source => source::recover(&mut handoff, turn),
+                Role::Target => {
                     // It is on record only since it was promised.
                     handoff.examined = true;
                     target::recover(&handoff, turn);
@@ -65,7 +65,7 @@ impl Handoffs {
         let exchange = agreement.exchange;
         let verdicts = agreement.verdicts.clone();
         let in_return = agreement.in_return.as_ref().map(|c| c.machine.clone());
-        let mut handoff = Handoff::begin(id, Role::Donor, agreement, turn.now);
+        let mut handoff = Handoff::begin(id, Role::Source, agreement, turn.now);
         self.ticket.number += 1;
         handoff.from = terms.from;
         handoff.commit = terms.choice.commit;
@@ -75,7 +75,7 @@ impl Handoffs {
         handoff.ticket = Some(self.ticket);
         handoff.boot.clone_from(&self.boot);
         turn.host.holds.take_up(&handoff);
-        turn.host.begins(Role::Donor, &handoff.peer, turn.now);
+        turn.host.begins(Role::Source, &handoff.peer, turn.now);
         let pass = Pass::Reserve {
             exchange,
             machine: handoff.machine.clone(),
@@ -99,7 +99,7 @@ impl Handoffs {
     /// nothing of the machine is here and that it can run here. [`Self::refusal`] says whether this
     /// host may be asked to. `uri` is where this host's hypervisor is reached.
     pub fn take(&mut self, id: HandoffId, offer: Offer, uri: String, turn: &mut Turn<'_>) {
-        let mut handoff = Handoff::begin(id, Role::Receiver, offer.agreement, turn.now);
+        let mut handoff = Handoff::begin(id, Role::Target, offer.agreement, turn.now);
         handoff.commit = offer.commit;
         handoff.autostart = offer.autostart;
         handoff.ticket = offer.ticket;
@@ -107,7 +107,7 @@ impl Handoffs {
         handoff.boot.clone_from(&self.boot);
         handoff.uri = uri;
         turn.host.holds.take_up(&handoff);
-        turn.host.begins(Role::Receiver, &handoff.peer, turn.now);
+        turn.host.begins(Role::Target, &handoff.peer, turn.now);
         turn.wake(id, self.limits.reservation_time);
         if turn.host.settings.tentative {
             // A plan passes entries on and starts nothing: there is nothing to look for.

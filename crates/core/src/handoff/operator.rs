@@ -35,9 +35,8 @@ impl Handoffs {
 
     /// An operator has removed a host from the cluster: what nothing has come of will not come.
     pub fn removed(&mut self, host: &HostId, turn: &mut Turn<'_>) {
-        let waits = |h: &&Handoff| {
-            h.role == Role::Receiver && h.phase == Phase::Reserved && h.peer == *host
-        };
+        let waits =
+            |h: &&Handoff| h.role == Role::Target && h.phase == Phase::Reserved && h.peer == *host;
         let keys: Vec<_> = self.live.values().filter(waits).map(Handoff::key).collect();
         for key in keys {
             self.with(&key, turn, |h, _, turn| {
@@ -82,11 +81,11 @@ impl Handoffs {
             return;
         }
         self.with_machine(machine, turn, |h, _, turn| match h.role {
-            Role::Donor => {
+            Role::Source => {
                 source::claim(h, turn);
                 Next::Stay
             }
-            Role::Receiver => target::claim_fenced(h, turn),
+            Role::Target => target::claim_fenced(h, turn),
         });
     }
 }

@@ -182,7 +182,7 @@ impl Handoffs {
     ) {
         let from = key.peer.clone();
         let agreement = unknown_agreement(turn.host.id(), from, machine, sight, turn.now);
-        let mut handoff = Handoff::begin(key.id, Role::Receiver, agreement, turn.now);
+        let mut handoff = Handoff::begin(key.id, Role::Target, agreement, turn.now);
         handoff.decision.stats = Some(stats);
         handoff.autostart = autostart;
         handoff.boot.clone_from(&self.boot);
@@ -297,7 +297,7 @@ fn unknown_agreement(
         decision: Decision {
             initiator: peer.clone(),
             peer: Some(peer),
-            role: Some(Role::Receiver),
+            role: Some(Role::Target),
             detail: "it was released to this host, which had no record of it".to_owned(),
             ..Decision::new(exchange, host.clone(), Reason::Moved, now)
         },

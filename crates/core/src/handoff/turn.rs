@@ -51,7 +51,7 @@ impl Turn<'_> {
 
     pub(super) fn discard(&mut self, handoff: &Handoff, stamp: Stamp) {
         let claimed = stamp.handoff.is_some() && stamp.handoff == self.spared;
-        if claimed && handoff.role == Role::Receiver {
+        if claimed && handoff.role == Role::Target {
             return;
         }
         self.order(Order::Discard(handoff.machine.clone(), stamp));

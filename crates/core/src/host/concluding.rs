@@ -16,8 +16,8 @@ impl Host {
     pub(crate) fn begins(&mut self, role: Role, peer: &HostId, now: Time) {
         let quarantine = self.settings.restraint.quarantine;
         match role {
-            Role::Donor => self.past.failures.begins(peer, quarantine, now),
-            Role::Receiver => self.past.failures.arrives(quarantine, now),
+            Role::Source => self.past.failures.begins(peer, quarantine, now),
+            Role::Target => self.past.failures.arrives(quarantine, now),
         }
     }
 
@@ -30,42 +30,42 @@ impl Host {
         match (handoff.role, ending) {
             (role, Reason::Moved) => {
                 match role {
-                    Role::Donor => failures.gave(machine, peer),
-                    Role::Receiver => failures.took(machine),
+                    Role::Source => failures.gave(machine, peer),
+                    Role::Target => failures.took(machine),
                 }
                 let seconds = handoff.decision.stats.as_ref().map_or(0.0, spent_s);
                 self.past.moved(role, seconds, now);
                 self.learn(handoff, now);
             }
-            (Role::Donor, Reason::MigrationFailed | Reason::FitUnknown)
+            (Role::Source, Reason::MigrationFailed | Reason::FitUnknown)
                 if !is_of_this_host(handoff.failed) =>
             {
                 let pair = (machine, peer);
                 failures.gave_in_vain(pair, &self.profile.id, words, quarantine, now);
             }
-            (Role::Donor, Reason::AlreadyHere) => {
+            (Role::Source, Reason::AlreadyHere) => {
                 failures.pair_failed(machine, peer, now);
                 failures.undecided(peer, now);
             }
             // A link that carries nothing at all is no slow link: something hangs there.
-            (Role::Donor, Reason::MigrationTooLong) if !has_sent(handoff) => {
+            (Role::Source, Reason::MigrationTooLong) if !has_sent(handoff) => {
                 let pair = (machine, peer);
                 failures.gave_in_vain(pair, &self.profile.id, words, quarantine, now);
             }
-            (Role::Donor, Reason::MigrationTooLong) => {
+            (Role::Source, Reason::MigrationTooLong) => {
                 failures.undecided(peer, now);
                 let weight = self.weight_of(handoff);
                 self.experience.aborted((machine, peer), &weight, handoff.sent.as_ref(), now);
             }
-            (Role::Donor, Reason::JobUnderWay) => {
+            (Role::Source, Reason::JobUnderWay) => {
                 failures.undecided(peer, now);
                 self.holds.busy.insert(machine.clone(), now);
             }
-            (Role::Donor, _) => failures.undecided(peer, now),
-            (Role::Receiver, Reason::MigrationFailed) => {
+            (Role::Source, _) => failures.undecided(peer, now),
+            (Role::Target, Reason::MigrationFailed) => {
                 failures.took_in_vain((machine, peer), words, quarantine, now);
             }
-            (Role::Receiver, _) => failures.arrived_undecided(now),
+            (Role::Target, _) => failures.arrived_undecided(now),
         }
     }
 

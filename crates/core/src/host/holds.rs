@@ -74,14 +74,14 @@ impl Holds {
     /// What a handoff holds of this host until it has ended.
     pub(crate) fn take_up(&mut self, handoff: &Handoff) {
         match (handoff.role, handoff.phase) {
-            (Role::Donor, Phase::Released) => {}
-            (Role::Donor, Phase::Cancelling) => {
+            (Role::Source, Phase::Released) => {}
+            (Role::Source, Phase::Cancelling) => {
                 self.settling.insert(handoff.machine.clone());
             }
-            (Role::Donor, _) => {
+            (Role::Source, _) => {
                 self.outgoing.insert(handoff.machine.clone());
             }
-            (Role::Receiver, _) => {
+            (Role::Target, _) => {
                 let incoming = Incoming {
                     machine: handoff.machine.clone(),
                     name: handoff.name.clone(),

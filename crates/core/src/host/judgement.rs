@@ -1,5 +1,5 @@
 //! What a host would say of its machines now, given how another one said it stands. Nothing is agreed
-//! on: the receiver has the last word on what only it knows.
+//! on: the target has the last word on what only it knows.
 
 use super::{Host, Toward};
 use crate::advantage::priced;

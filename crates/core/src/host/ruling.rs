@@ -172,7 +172,7 @@ impl Host {
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
-    /// What the receiver is told of a machine's groups that stay together.
+    /// What the target is told of a machine's groups that stay together.
     pub(super) fn ties(&self, id: &MachineId, rules: &Rules) -> Vec<Tie> {
         let tie = |group: &Group| Tie {
             mates: if group.label().is_none() { self.mates(id, group, true) } else { 0 },

@@ -20,7 +20,7 @@ impl Host {
             .iter()
             .filter_map(|(id, machine)| Some((id, &machine.entry()?.rules.anti_affinity)));
         let landed = self.holds.landed.iter().map(|(id, landed)| (id, &landed.rules.anti_affinity));
-        let held = |h: &&Handoff| h.role == Role::Receiver || h.phase != Phase::Released;
+        let held = |h: &&Handoff| h.role == Role::Target || h.phase != Phase::Released;
         let moving = handoffs.filter(held).map(|h| (&h.machine, &h.entry.rules.anti_affinity));
         let all = known.chain(landed).chain(moving).filter(|(_, groups)| is_across(groups));
         Here {

@@ -79,7 +79,7 @@ pub enum Talk {
     /// "These could go to you; what would they load you?"
     #[n(3)]
     Offer {
-        /// Of the donor, now.
+        /// Of the source, now.
         #[n(0)]
         report: Report,
         /// At most [`OFFER_MAX`].
@@ -88,7 +88,7 @@ pub enum Talk {
         /// The resource that loads and prices of this exchange are shares of, if they are.
         #[n(2)]
         measure: Measure,
-        /// How full the donor is.
+        /// How full the source is.
         #[n(3)]
         gauge: Option<Gauge>,
         /// On whose word they are to move, where that is not plain from the report.
@@ -98,7 +98,7 @@ pub enum Talk {
     /// "This is what they would load me", in the order of the offer.
     #[n(4)]
     Quotes {
-        /// Of the receiver, now.
+        /// Of the target, now.
         #[n(0)]
         report: Report,
         /// One for each candidate.
@@ -111,7 +111,7 @@ pub enum Talk {
         /// How the exchange ended.
         #[n(0)]
         reason: Reason,
-        /// The donor's verdict on each candidate, in the order of the offer.
+        /// The source's verdict on each candidate, in the order of the offer.
         #[n(1)]
         verdicts: Vec<Reason>,
     },
@@ -264,10 +264,10 @@ pub struct Candidate {
     /// Where its load comes from.
     #[n(2)]
     pub basis: Basis,
-    /// Its load factors: what it uses, for the receiver to price.
+    /// Its load factors: what it uses, for the target to price.
     #[n(3)]
     pub factors: Resources,
-    /// What it loads the donor.
+    /// What it loads the source.
     #[n(4)]
     pub at_donor: f64,
     /// Memory that it may come to occupy, in bytes.
@@ -276,7 +276,7 @@ pub struct Candidate {
     /// What it needs of a host besides room.
     #[n(6)]
     pub needs: Requirements,
-    /// Groups whose members must not share a host: all that a receiver of an earlier version judges.
+    /// Groups whose members must not share a host: all that a target of an earlier version judges.
     #[n(7)]
     pub anti_affinity: Vec<Group>,
     /// How much more it may come to use.
@@ -285,7 +285,7 @@ pub struct Candidate {
     /// What its migration is predicted to cost.
     #[n(9)]
     pub cost: Option<Prediction>,
-    /// Its rules, of which the receiver judges what only it can know; not for one of an earlier
+    /// Its rules, of which the target judges what only it can know; not for one of an earlier
     /// version.
     #[n(10)]
     pub rules: Option<Rules>,
@@ -320,13 +320,13 @@ impl Candidate {
     }
 }
 
-/// The receiver's answer to one candidate.
+/// The target's answer to one candidate.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub struct Quote {
-    /// What it would load the receiver.
+    /// What it would load the target.
     #[n(0)]
     pub at_receiver: f64,
-    /// Why the receiver cannot take it, if so.
+    /// Why the target cannot take it, if so.
     #[n(1)]
     pub refusal: Option<Reason>,
     /// What is missing, in words that name it.

@@ -111,7 +111,7 @@ fn news<'d>(decisions: &'d [Vec<Decision>], seen: &mut BTreeSet<ExchangeId>) -> 
     let mut new: Vec<_> = decisions
         .iter()
         .flatten()
-        .filter(|d| d.role == Some(Role::Donor) && d.handoff.is_some() && seen.insert(d.exchange))
+        .filter(|d| d.role == Some(Role::Source) && d.handoff.is_some() && seen.insert(d.exchange))
         .collect();
     new.sort_by_key(|d| d.ended);
     new

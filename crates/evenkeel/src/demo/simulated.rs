@@ -29,7 +29,7 @@ pub(super) fn run(scene: &Scene) -> Result<(), Failure> {
     let before = frame(&cluster);
     cluster.run_until(Time::from_unix_ms(0) + SPAN);
     let donors = |d: &&evenkeel_core::decision::Decision| {
-        d.handoff.is_some() && d.role == Some(evenkeel_core::decision::Role::Donor)
+        d.handoff.is_some() && d.role == Some(evenkeel_core::decision::Role::Source)
     };
     for decision in cluster.records().iter().filter(donors) {
         say!("  {}", told(decision))?;

@@ -244,8 +244,8 @@ fn agreement(own: &Decision, other: &Decision) -> String {
 fn decision(record: &Decision, machine: Option<&str>) -> String {
     let peer = record.peer.as_ref().map_or("nobody", HostId::as_str);
     let part = match record.role {
-        Some(Role::Donor) => format!("{} would give to {peer}", record.host),
-        Some(Role::Receiver) => format!("{} would take from {peer}", record.host),
+        Some(Role::Source) => format!("{} would give to {peer}", record.host),
+        Some(Role::Target) => format!("{} would take from {peer}", record.host),
         None => format!("{} asked {peer}", record.host),
     };
     let mut text = format!(

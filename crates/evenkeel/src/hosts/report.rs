@@ -59,8 +59,8 @@ pub(super) fn status(status: &Status) -> String {
     }
     for handoff in &status.handoffs {
         let arrow = match handoff.role {
-            Role::Donor => "to",
-            Role::Receiver => "from",
+            Role::Source => "to",
+            Role::Target => "from",
         };
         let done = handoff.progress.map_or(0, |p| p.bytes_done);
         text += &format!(
@@ -188,8 +188,8 @@ pub(super) fn history(entries: &[Entry]) -> String {
         let peer = record.peer.as_ref().map_or("-", HostId::as_str);
         let host = record.host.as_str();
         let (from, to) = match record.role {
-            Some(Role::Donor) => (host, peer),
-            Some(Role::Receiver) => (peer, host),
+            Some(Role::Source) => (host, peer),
+            Some(Role::Target) => (peer, host),
             None => (host, "-"),
         };
         let (loads, half) = record.pair.map_or_else(Default::default, |pair| {

@@ -94,7 +94,7 @@ fn render(seen: &[Seen]) -> String {
                 .iter()
                 .map(|alarm| format!("ALARM of {host}: {}\n", super::report::alarm(alarm))),
         );
-        moves.extend(status.handoffs.iter().filter(|h| h.role == Role::Donor).map(|handoff| {
+        moves.extend(status.handoffs.iter().filter(|h| h.role == Role::Source).map(|handoff| {
             let since = status.at.since(handoff.since).as_secs();
             let sent = handoff.progress.map_or(0, |p| p.bytes_done / 1_048_576);
             let phase = format!("{:?}", handoff.phase).to_lowercase();

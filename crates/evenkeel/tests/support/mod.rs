@@ -217,7 +217,7 @@ impl Cluster {
     pub fn await_move(&self, what: &str, is_wanted: impl Fn(&Decision) -> bool) -> Decision {
         self.until(LIMIT, what, |cluster| {
             let decisions = cluster.decisions();
-            moves(&decisions, Role::Donor).into_iter().find(|d| is_wanted(d)).cloned()
+            moves(&decisions, Role::Source).into_iter().find(|d| is_wanted(d)).cloned()
         })
     }
 

@@ -85,7 +85,7 @@ pub fn assert_agreed<'d>(donor: &Decision, decisions: &'d [Decision]) -> &'d Dec
     let receiver = decisions.iter().find(of_receiver);
     let receiver = receiver.unwrap_or_else(|| panic!("the receiver has no record of {donor:#?}"));
     let differ = || format!("the records differ:\n{donor:#?}\n{receiver:#?}");
-    assert_eq!(receiver.role, Some(Role::Receiver), "{}", differ());
+    assert_eq!(receiver.role, Some(Role::Target), "{}", differ());
     assert_eq!(receiver.peer.as_ref(), Some(&donor.host), "{}", differ());
     assert_eq!(receiver.initiator, donor.initiator, "{}", differ());
     assert!([&donor.host, &receiver.host].contains(&&donor.initiator), "{}", differ());

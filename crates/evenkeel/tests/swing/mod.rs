@@ -348,7 +348,7 @@ impl Swing {
     fn keep_what_is_unproved(&self, statuses: &[Status]) {
         for status in statuses {
             let unproved = |h: &&HandoffStatus| {
-                h.role == Role::Donor
+                h.role == Role::Source
                     && h.phase == Phase::Doubt
                     && h.waits_for.starts_with("an operator")
             };

@@ -57,7 +57,7 @@ impl Cluster {
             Effect::Order(order) => self.order(index, order),
             Effect::Record(decision) => {
                 let donor = match decision.role {
-                    Some(Role::Receiver) => decision.peer.as_ref(),
+                    Some(Role::Target) => decision.peer.as_ref(),
                     _ => Some(&decision.host),
                 };
                 let donor = donor.and_then(|donor| self.by_id.get(donor));

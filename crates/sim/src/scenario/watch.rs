@@ -113,7 +113,7 @@ impl Watch {
             if record.host == record.initiator {
                 *self.endings.entry(record.ending).or_default() += 1;
             }
-            if record.role == Some(Role::Donor) {
+            if record.role == Some(Role::Source) {
                 for judged in &record.candidates {
                     *self.verdicts.entry(judged.verdict).or_default() += 1;
                 }
