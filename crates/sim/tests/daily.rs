@@ -137,9 +137,10 @@ proptest! {
             cluster.place(&host, facts(&name, 2.0), work(cpu, 2.0, 0.0)).unwrap();
         }
         cluster.start();
-        cluster.run_until(at(2 * 3600));
+        // The longer a difference lasts, the longer it is counted on.
+        cluster.run_until(at(6 * 3600));
         let moved = cluster.tally().migrations;
-        cluster.run_until(at(4 * 3600));
+        cluster.run_until(at(9 * 3600));
         prop_assert_eq!(cluster.tally().migrations, moved, "still moving");
         let loads = loads(&cluster);
         let mean = loads.iter().sum::<f64>() / hosts as f64;

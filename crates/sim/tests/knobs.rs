@@ -98,7 +98,7 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("balance.forecast_quantile", "0.0", TIGHT),
     ("balance.warm_up", "20", ""),
     ("balance.stale_after", "'5100ms'", SLOWER),
-    ("balance.dead_band", "0.05", ""),
+    ("balance.dead_band", "0.3", ""),
     ("balance.difference_min", "0.3", ""),
     ("balance.gain_min", "0.9", ""),
     ("balance.hold", "1", RESTLESS),

@@ -12,7 +12,8 @@
 //!
 //! **For how long.** A difference that was there all the time will be there for longer than one that
 //! comes and goes. `ρ = (mean d)² / mean d²` of the pair's difference is 1 for the one and near 0 for
-//! the other, and the gain is counted on for between an hour and three: `H = 1 h / (1 − ⅔ ρ)`.
+//! the other, and the gain is counted on for between an hour and three: `H = 1 h / (1 − ⅔ ρ)`. Only what
+//! was all but the same for half a day and longer is counted on for more.
 //!
 //! **What it costs.** `c` in seconds: see [`effort`]. The move is made if `gain · H ≥ κ · c`, of all
 //! moves the one that is worth most. `κ` is the one knob; see [`Levelling`].
@@ -36,7 +37,7 @@ pub struct Levelling {
 
 impl Levelling {
     /// What suits most clusters.
-    pub const KAPPA: f64 = 27.0;
+    pub const KAPPA: f64 = 22.0;
 }
 
 impl Default for Levelling {
@@ -48,8 +49,9 @@ impl Default for Levelling {
 /// Every move disturbs: so many seconds of migration is that taken for, of a machine of
 /// [`FULL_SHARE`] of the mean load of a host or more; less of a smaller one, in proportion.
 const DISTURBANCE_S: f64 = 10.0;
-/// See [`DISTURBANCE_S`].
-const FULL_SHARE: f64 = 1.0 / 16.0;
+/// See [`DISTURBANCE_S`]. What is smaller pays where a difference is steady, and nowhere else: were it
+/// cheaper, machines that do next to nothing would move all the time where loads go up and down.
+const FULL_SHARE: f64 = 1.0 / 60.0;
 /// What a GiB costs on a link of [`LINK_GIB_S`]; on a slower one the root of so much more.
 const GIB_S: f64 = 5.0;
 /// Seconds that a GiB takes on a link of 10 Gbit/s.
@@ -68,9 +70,12 @@ const STILL_S: f64 = 3.0 * HORIZON_S;
 const STEADY_HALF_LIFE_S: f64 = 2.0 * 3600.0;
 /// Of a pair that is so far apart, in mean loads, half of what is levelled counts, and ever less of one
 /// that is nearer to level: the last little costs as many moves as all before it.
-const NEAR: f64 = 0.12;
-/// What has lasted for longer than this, in seconds, will last for as long again, and then some.
+const NEAR: f64 = 0.05;
+/// What has lasted for longer than this, in seconds, will last for as long again, and then some, if it
+/// was steady all the time.
 const LASTING_S: f64 = 12.0 * 3600.0;
+/// From which `ρ` on a difference counts for that: real loads that go up and down seldom come near.
+const STEADY_MIN: f64 = 0.9;
 /// A pair whose mean load is below this is idle: what is levelled there is worth ever less.
 const IDLE: f64 = 0.05;
 /// Before anything is known of how loads vary, they are taken to vary by so much of the mean.
@@ -178,7 +183,8 @@ impl<'a> Weighing<'a> {
         }
         let steady = if mean_d > 0.0 && mean_d2 > 0.0 { mean_d * mean_d / mean_d2 } else { 0.0 };
         let lasting = (60.0 * ages.span - LASTING_S).max(0.0);
-        let horizon_s = HORIZON_S / (1.0 - 2.0 / 3.0 * steady) + 2.0 * lasting * steady * steady;
+        let still = ((steady - STEADY_MIN) / (1.0 - STEADY_MIN)).max(0.0);
+        let horizon_s = HORIZON_S / (1.0 - 2.0 / 3.0 * steady) + 2.0 * lasting * still * still;
         let before = (2.0 * (sum + doubt)).sqrt();
         let apart: f64 = ages.weights.iter().enumerate().map(|(i, w)| w * (x[i] - y[i])).sum();
         let (apart, near) = (apart.max(0.0), NEAR * scale);
@@ -331,9 +337,12 @@ mod tests {
 
     #[test]
     fn small_machines_have_no_cliff_and_large_ones_are_not_left() {
-        // Two hundred on a host, of half a GiB each.
-        let small = effort(&move_of(0.5, 0.63), 0.005);
-        assert!(worth(1, 0.5, 0.0, 0.005, small).net() > 0.0);
+        // A hundred and fifty on a host, of half a GiB each; five hundred only after most of a day.
+        let small = |share| effort(&move_of(0.5, 0.63), share);
+        assert!(worth(1, 0.5, 0.0, 0.0067, small(0.0067)).net() > 0.0);
+        assert!(worth(1200, 0.5, 0.0, 0.002, small(0.002)).net() > 0.0);
+        // Where loads go up and down, the small ones stay as the large ones do.
+        assert!(worth(1200, 0.1, 0.2, 0.002, small(0.002)).net() < 0.0);
         let large = effort(&move_of(64.0, 55.0), 0.13);
         assert!(worth(1, 1.5, 0.0, 0.13, large).net() > 0.0);
     }
