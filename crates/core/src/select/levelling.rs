@@ -337,9 +337,9 @@ mod tests {
 
     #[test]
     fn small_machines_have_no_cliff_and_large_ones_are_not_left() {
-        // A hundred and fifty on a host, of half a GiB each; five hundred only after most of a day.
+        // A hundred on a host, of half a GiB each; five hundred only after most of a day.
         let small = |share| effort(&move_of(0.5, 0.63), share);
-        assert!(worth(1, 0.5, 0.0, 0.0067, small(0.0067)).net() > 0.0);
+        assert!(worth(1, 0.5, 0.0, 0.01, small(0.01)).net() > 0.0);
         assert!(worth(1200, 0.5, 0.0, 0.002, small(0.002)).net() > 0.0);
         // Where loads go up and down, the small ones stay as the large ones do.
         assert!(worth(1200, 0.1, 0.2, 0.002, small(0.002)).net() < 0.0);
