@@ -12,7 +12,7 @@
 //! [summary](summary::Summary) is made: one sentence, what needs somebody, and the level.
 //!
 //! The desk reaches hosts through one trait, [`Ask`]. The agent implements it over its links to other
-//! agents; a [`Player`](replay::Player) implements it over a [recording](recording), so that a
+//! agents; a [`Player`](replay::Player) implements it over a [recording], so that a
 //! simulated cluster is shown by the same code.
 
 pub mod assets;

@@ -23,7 +23,7 @@ use rand_chacha::ChaCha12Rng;
 const REPEATS: usize = 200;
 
 fn main() {
-    println!("machines on the donor   decide, median   decide, p99   messages   bytes   ending");
+    println!("machines on the source  decide, median   decide, p99   messages   bytes   ending");
     for machines in [10, 100, 1000] {
         let runs: Vec<Run> = (0..REPEATS).map(|seed| run(machines, seed as u64)).collect();
         let mut times: Vec<_> = runs.iter().map(|r| r.decide).collect();
