@@ -8,7 +8,9 @@ use std::sync::mpsc::{self, Receiver};
 
 use evenkeel_core::decision::Reason;
 use evenkeel_core::model::{DiskPlace, LocalDisk, MachineId, Network, Requirements};
-use evenkeel_core::port::{Event, Examination, HandoffId, ORDER_TIME_MAX, Order, Unfit};
+use evenkeel_core::port::{
+    Event, Examination, HandoffId, HostSample, ORDER_TIME_MAX, Order, Unfit,
+};
 use evenkeel_hypervisor::Hypervisor;
 use evenkeel_lab::GuestSpec;
 use evenkeel_libvirt::LibvirtHypervisor;
@@ -26,12 +28,19 @@ impl Asked {
         let (sink, events) = mpsc::channel();
         let sink = move |event| drop(sink.send(event));
         let hypervisor = LibvirtHypervisor::new(config(lab, host), sink, clock());
-        Self {
-            hypervisor: hypervisor.expect("there are threads"),
-            events,
-            count: 0,
-            machine: "web",
-        }
+        let hypervisor = hypervisor.expect("there are threads");
+        let mut asked = Self { hypervisor, events, count: 0, machine: "web" };
+        // Nothing is examined before it is known what the host is; who has sampled knows.
+        asked.sample();
+        asked
+    }
+
+    fn sample(&mut self) -> HostSample {
+        self.hypervisor.submit(Order::Sample);
+        self.until(|event| match event {
+            Event::Sampled(sampled) => Some(sampled.expect("it is measured")),
+            _ => None,
+        })
     }
 
     fn until<T>(&self, wanted: impl Fn(Event) -> Option<T>) -> T {
@@ -44,15 +53,9 @@ impl Asked {
     }
 
     fn needs(&mut self, name: &str) -> Requirements {
-        self.hypervisor.submit(Order::Sample);
-        self.until(|event| match event {
-            Event::Sampled(sampled) => {
-                let machines = sampled.expect("it is measured").machines;
-                let found = machines.into_iter().find(|m| &*m.facts.name == name);
-                Some(found.expect("it is in the sample").facts.needs.clone())
-            }
-            _ => None,
-        })
+        let machines = self.sample().machines;
+        let found = machines.into_iter().find(|m| &*m.facts.name == name);
+        found.expect("it is in the sample").facts.needs.clone()
     }
 
     fn examine(&mut self, needs: Requirements) -> Result<Vec<DiskPlace>, Unfit> {
