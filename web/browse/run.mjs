@@ -183,6 +183,7 @@ async function keyboard(page) {
   await page.waitForFunction(() => location.hash.startsWith('#/hosts/'))
   held('Enter opens the host at the cursor')
   await page.keyboard.press('/')
+  await page.waitForFunction(() => document.activeElement?.tagName === 'INPUT')
   await page.keyboard.type('web-1')
   await page.waitForSelector('[role=option]')
   await page.keyboard.press('Enter')
