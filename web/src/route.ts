@@ -29,8 +29,10 @@ export function withQuery(change: Record<string, string | null>): string {
   return link(route.value.path, { ...query, ...change })
 }
 
+/** Goes to a view. At once: the browser tells of the change only later, and the next key may come before. */
 export const go = (to: string): void => {
   location.hash = to
+  route.value = parse(location.hash)
 }
 
 /** Changes the query without a step to go back to. */
