@@ -32,6 +32,7 @@ use crate::message::{Message, Talk, Watch, Witness};
 use crate::model::{ClaimId, HostId, HostState, MoveId};
 use crate::port::{Event, HostSample, Order};
 use crate::turn::Turn;
+use crate::witness::Outcome;
 
 /// Rounds in the time of one while nothing is known of the cluster.
 const LEARNING_ROUNDS: u32 = 10;
@@ -344,11 +345,8 @@ impl Dealings {
 
     /// Another host cannot be reached.
     fn undelivered(&mut self, to: &HostId, why: &str, turn: &mut Turn<'_>) {
-        for outcome in self.seats.undelivered(to, why) {
-            if let Some(admitted) = self.seats.conclude(outcome, turn) {
-                self.accept(admitted, turn);
-            }
-        }
+        let outcomes = self.seats.undelivered(to, why);
+        self.witnessed(outcomes, turn);
         self.rounds.miss(to);
         self.orders.miss(to);
         self.questions.miss(to);
@@ -359,16 +357,22 @@ impl Dealings {
         self.scene.handoffs.undelivered(to, why, turn);
     }
 
+    /// Claims of seats have ended: room is kept for what all witnesses are clear of.
+    fn witnessed(&mut self, outcomes: Vec<Outcome>, turn: &mut Turn<'_>) {
+        for outcome in outcomes {
+            if let Some(admitted) = self.seats.conclude(outcome, turn) {
+                self.accept(admitted, turn);
+            }
+        }
+    }
+
     /// An operator says that there is no such host.
     fn forget(&mut self, host: &HostId, turn: &mut Turn<'_>) {
         if self.scene.members.has(host) {
             return;
         }
-        for outcome in self.seats.forget(host) {
-            if let Some(admitted) = self.seats.conclude(outcome, turn) {
-                self.accept(admitted, turn);
-            }
-        }
+        let outcomes = self.seats.forget(host);
+        self.witnessed(outcomes, turn);
     }
 
     /// An operator has removed a host. Others learn it from the list; earlier versions believe it.
@@ -383,11 +387,7 @@ impl Dealings {
     /// A host was removed: it is no witness any more, and nothing comes from it.
     fn removed(&mut self, host: &HostId, turn: &mut Turn<'_>) {
         let Some(outcomes) = self.seats.remove(host, turn) else { return };
-        for outcome in outcomes {
-            if let Some(admitted) = self.seats.conclude(outcome, turn) {
-                self.accept(admitted, turn);
-            }
-        }
+        self.witnessed(outcomes, turn);
         self.scene.handoffs.removed(host, turn);
     }
 
