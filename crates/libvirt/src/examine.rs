@@ -8,16 +8,18 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, TcpListener};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use evenkeel_core::model::{
     DiskPlace, FileUse, HostFile, LocalDisk, MachineId, Missing, Requirements, Secret,
 };
-use evenkeel_core::port::{Examination, Failure, FailureKind, Unfit};
+use evenkeel_core::port::{Examination, Failure, Unfit};
 use virt_sys as sys;
 
 use crate::Shared;
 use crate::answer::lock;
+use crate::basis::Basis;
 use crate::failure::classify;
 use crate::ffi::{CallError, Connection};
 use crate::locks::Mounts;
@@ -34,10 +36,15 @@ pub(crate) fn examine(
     examination: &Examination,
 ) -> Result<Vec<DiskPlace>, Unfit> {
     let (needs, machine) = (&examination.needs, &examination.machine);
-    let Some(basis) = lock(&shared.basis).clone() else {
-        let what = format!("machine `{machine}` could not be examined: libvirt is being asked");
-        return Err(Unfit::NotTold(Failure::new(FailureKind::Unreachable, what)));
+    let failed = |error: CallError| {
+        let kind = classify(&error, connection, false);
+        let words = format!("machine `{machine}` could not be examined: {error}");
+        Unfit::NotTold(Failure::new(kind, words))
     };
+    // Somebody may ask before the connection that keeps it has found it out.
+    let known = lock(&shared.basis).clone();
+    let gathered = || Basis::gather(connection, &shared.config).map(Arc::new);
+    let basis = known.map_or_else(gathered, Ok).map_err(failed)?;
     let around = Surroundings::look(connection, &shared.config);
     // The next sample tells of it, if it has changed.
     shared.around_changed.store(true, Ordering::SeqCst);
@@ -45,11 +52,7 @@ pub(crate) fn examine(
     provides.meets(needs)?;
     let refused = |refused: Refused| match refused {
         Refused::Missing(missing) => missing.into(),
-        Refused::Failed(error) => {
-            let kind = classify(&error, connection, false);
-            let words = format!("machine `{machine}` could not be examined: {error}");
-            Unfit::NotTold(Failure::new(kind, words))
-        }
+        Refused::Failed(error) => failed(error),
     };
     compare(connection, needs, || provides.names_cpu(needs)).map_err(refused)?;
     if let Some(name) = &examination.name {
