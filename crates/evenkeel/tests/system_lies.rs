@@ -87,6 +87,7 @@ impl Stage {
     /// Says all of this over a connection of its own for this machine, and sees that the last of it is
     /// refused.
     fn says(&mut self, name: &str, machine: &Machine, calls: impl FnOnce(HandoffId) -> Vec<Frame>) {
+        println!("{name}");
         let (handoff, mut control) = self.connect(machine);
         let answered = calls(handoff).iter().map(|call| control.ask(call)).last().flatten();
         if let Some(answer) = answered.filter(|answer| answer.status == 0) {
